@@ -1,0 +1,3012 @@
+#!/usr/bin/env python3
+"""How fast is Apple's Neural Engine, and does INT8 help?
+
+Copy this one file to a Mac with Apple silicon and run it:
+
+    python3 ane_bench.py
+
+"""
+
+import argparse
+import codecs
+import contextlib
+import ctypes
+import datetime
+import functools
+import gc
+import io
+import json
+import math
+import os
+import random
+import re
+import selectors
+import shutil
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import add, mul
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+
+__version__ = "0.1.0"
+__all__ = ["Config", "VARIANTS", "Program", "build_program", "parse_mil", "read_weight_file", "main"]
+
+
+# ======================================================================================================================
+# 1. Constants and errors: the names and limits that several sections share
+# ======================================================================================================================
+
+PROGRAM_NAME = "ane_bench"
+STANDIN_VARIABLE = "ANE_BENCH_STANDIN"
+
+# Where a program's text names its weights, and where both files lie in a model's directory. The path prefix is
+# Apple's own, seen in every compiled program that has weights.
+MIL_FILE = "model.mil"
+WEIGHT_FILE = os.path.join("weights", "weight.bin")
+WEIGHT_PATH = "@model_path/weights/weight.bin"
+
+LARGEST_DIMENSION = 16384
+LARGEST_BYTES = 1 << 32
+
+
+class AneBenchError(Exception):
+    """The base of every error that this module raises on purpose; its text is one line, made for a person."""
+
+
+class UsageError(AneBenchError):
+    """What was asked for cannot be: a bad value, an unknown name, an option that does not go with another (exit 2)."""
+
+
+class MilError(AneBenchError):
+    """A MIL text that is damaged, or that asks for what the reference does not compute. `line` counts from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"line {line}: {message}")
+        self.line = line
+
+
+class BlobError(AneBenchError):
+    """A weight file that is damaged."""
+
+
+class Unavailable(AneBenchError):
+    """There is no usable Neural Engine here (exit 3). The text says what is missing."""
+
+
+class StageError(AneBenchError):
+    """One stage of one program failed: a failed cell. `stage` is the name under which it stands in the record."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+# ======================================================================================================================
+# 2. Configurations: what is computed, and in which variants
+# ======================================================================================================================
+
+class _Shape(NamedTuple):
+    channels: int
+    spatial: int
+    depth: int
+
+
+class Config(_Shape):
+    """A chain of `depth` 1x1 convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
+
+    Raises UsageError where a number is not from 1 to 16384, or where the weights or one activation would take more than 4 GiB.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, channels: int, spatial: int, depth: int) -> "Config":
+        config = super().__new__(cls, channels, spatial, depth)
+        for name, value in zip(cls._fields, config):
+            if not isinstance(value, int) or not 1 <= value <= LARGEST_DIMENSION:
+                raise UsageError(f"{name} {value!r}: expected a whole number from 1 to {LARGEST_DIMENSION}")
+        if max(2 * config.weights, config.tensor_bytes) > LARGEST_BYTES:
+            raise UsageError(f"{config.name}: weights and activations of up to {LARGEST_BYTES >> 30} GiB were expected")
+        return config
+
+    @classmethod
+    def parse(cls, text: str) -> "Config":
+        """The configuration that `512x64x128` names; raises UsageError where it names none."""
+        if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9}){2}", text):
+            raise UsageError(f"{text!r}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128")
+        return cls(*map(int, text.split("x")))
+
+    @property
+    def name(self) -> str:
+        """Such as `512x64x128`."""
+        return f"{self.channels}x{self.spatial}x{self.depth}"
+
+    @property
+    def label(self) -> str:
+        """The original's name for it, such as `128x conv 512ch 64x64`."""
+        return f"{self.depth}x conv {self.channels}ch {self.spatial}x{self.spatial}"
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one channel."""
+        return self.spatial * self.spatial
+
+    @property
+    def weights(self) -> int:
+        """Weights of all layers together."""
+        return self.channels * self.channels * self.depth
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the fp16 input, and of the output."""
+        return 2 * self.channels * self.pixels
+
+    @property
+    def gop(self) -> float:
+        """Operations of one evaluate in units of 10**9; a multiply and an add count as two."""
+        return 2 * self.weights * self.pixels / 1e9
+
+
+class DataType(NamedTuple):
+    """A tensor's element: its code in a weight file's record, its bytes, and its letter in `struct`."""
+
+    code: int
+    size: int
+    letter: str
+
+
+# Codes: BlobDataType in apple/coremltools, mlmodel/src/MILBlob/Blob/BlobDataType.hpp.
+DATA_TYPES = {
+    "fp16": DataType(1, 2, "e"),
+    "fp32": DataType(2, 4, "f"),
+    "uint8": DataType(3, 1, "B"),
+    "int8": DataType(4, 1, "b"),
+}
+
+class Variant(NamedTuple):
+    """How a program stores its weights and what passes between its layers: each `fp16` or `int8`."""
+
+    name: str
+    weights: str
+    activations: str
+    opset: str  # the least that has its operations, for the long-form dialect: quantize came with ios17
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.name.upper()
+
+    def weights_mib(self, config: Config) -> float:
+        """MiB of weights, records and header not counted, as the original counts them."""
+        return config.weights * DATA_TYPES[self.weights].size / (1 << 20)
+
+
+VARIANTS = {
+    "fp16": Variant("fp16", "fp16", "fp16", "ios16"),
+    "w8a16": Variant("w8a16", "int8", "fp16", "ios16"),
+    "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
+}
+
+DEFAULT_CONFIGS = tuple(Config(*shape) for shape in (
+    (512, 64, 128), (512, 64, 64), (256, 64, 256), (256, 64, 128), (384, 64, 128)))
+DEFAULT_VARIANTS = ("fp16", "w8a8")
+
+
+# ======================================================================================================================
+# 3. Weights and input: seeded data that stay in range, and the weight file's writer and reader
+# ======================================================================================================================
+
+# Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The header: count of
+# tensors, version, zeros. A record: sentinel, data type, bytes of data, offset of the data, padding in bits, zeros.
+HEADER = struct.Struct("<II7Q")
+RECORD = struct.Struct("<IIQQQ4Q")
+BLOB_VERSION = 2
+SENTINEL = 0xDEADBEEF
+ALIGNMENT = 64
+
+# The only sizes the original ever writes (byte 10 of the record, whatever the shape), and its scale of 2**-3 for all.
+ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
+ORIGINAL_EXPONENT = 3
+
+# Activations in int8 step by 2**-5 and so reach +-4; with orthogonal layers and this input few are clipped.
+ACTIVATION_EXPONENT = 5
+
+
+class Weights(NamedTuple):
+    """The weights of a chain: every row of every layer is a slice of one pool.
+
+    A weight is a value of the pool times 2**-exponent. `starts[layer][output channel]` is where that row begins.
+    """
+
+    pool: Sequence[float]
+    exponent: int
+    starts: Sequence[Sequence[int]]
+
+    def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
+        """The bytes of each layer, [output][input] in order, as `fp16` or `int8`."""
+        pool = self.pool if data_type == "int8" else [value * 2.0 ** -self.exponent for value in self.pool]
+        encoded = struct.pack(f"<{len(pool)}{DATA_TYPES[data_type].letter}", *pool)
+        size = DATA_TYPES[data_type].size
+        row = channels * size
+        for starts in self.starts:
+            yield b"".join([encoded[start:start + row] for start in [start * size for start in starts]])
+
+
+def orthogonal_weights(channels: int, depth: int, seed: int) -> Weights:
+    """Layers of integers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
+
+    One row has a flat spectrum, so its rotations are orthonormal; each layer holds all of them, in an order and with
+    signs of its own. The integers are exact in fp16 and in int8: every variant computes with the same weights.
+    """
+    generator = random.Random(seed)
+    row = flat_spectrum_row(channels, generator.random)
+    exponent = 0
+    while max(map(abs, row)) * 2 ** (exponent + 1) <= 127:
+        exponent += 1
+    integers = [round(value * 2 ** exponent) for value in row]
+    negated = [-value for value in integers]
+    starts = []
+    for _ in range(depth):
+        keys = [generator.random() for _ in range(channels)]
+        signs = [generator.random() for _ in range(channels)]
+        order = sorted(range(channels), key=keys.__getitem__)
+        starts.append([rotation if sign < 0.5 else rotation + 2 * channels for rotation, sign in zip(order, signs)])
+    return Weights(2 * integers + 2 * negated, exponent, starts)
+
+
+def flat_spectrum_row(length: int, draw: Callable[[], float]) -> list[float]:
+    """A real row of Euclidean length 1 all of whose Fourier coefficients have magnitude 1, from random phases."""
+    spectrum = [0j] * length
+    for index in range(length // 2 + 1):
+        real = index == 0 or 2 * index == length
+        spectrum[index] = complex(1 - 2 * round(draw())) if real else _unit(draw())
+        spectrum[-index] = spectrum[index].conjugate()
+    roots = [_unit(index / length) for index in range(length)]
+    return [value.real / length for value in _inverse_dft(spectrum, roots)]
+
+
+def _unit(turns: float) -> complex:
+    """The complex unit at a fraction of a turn, by its series: the last bit of libm's sine differs between systems."""
+    angle, cosine, sine, term = 2 * math.pi * turns, 0.0, 0.0, 1.0
+    for power in range(0, 48, 2):
+        cosine += term
+        term *= angle / (power + 1)
+        sine += term
+        term *= -angle / (power + 2)
+    return complex(cosine, sine)
+
+
+def _times(a: complex, b: complex) -> complex:
+    """a * b with each product rounded: a compiler may fuse those of Python's own, and the last bit would differ."""
+    return complex(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
+
+
+def _inverse_dft(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
+    """The unscaled inverse transform of any length, splitting off its smallest factor; `roots` are those of the whole."""
+    length = len(values)
+    if length == 1:
+        return values
+    radix = next((factor for factor in range(2, math.isqrt(length) + 1) if length % factor == 0), length)
+    parts = [_inverse_dft(values[offset::radix], roots) for offset in range(radix)]
+    step = len(roots) // length
+    return [functools.reduce(add, [_times(part[index % len(part)], roots[index * offset * step % len(roots)])
+                                   for offset, part in enumerate(parts)])
+            for index in range(length)]
+
+
+def original_weights(channels: int, depth: int, seed: int, data_type: str) -> Weights:
+    """Random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
+
+    The original draws each weight by itself; here rows begin at random places of one pool of drawn levels.
+    """
+    draw = random.Random(seed).random
+    size = 8192 + channels
+    if data_type == "int8":
+        pool: list[float] = [int(draw() * 256) - 128 for _ in range(size)]
+    else:
+        thousandth = _stored(0.001, "f")
+        pool = [_stored((int(draw() * 1000) - 500) * thousandth, "f") for _ in range(size)]
+    starts = [[int(draw() * 8192) for _ in range(channels)] for _ in range(depth)]
+    return Weights(pool, ORIGINAL_EXPONENT if data_type == "int8" else 0, starts)
+
+
+def _stored(value: float, letter: str) -> float:
+    """A value as it comes back from `struct` format `letter`."""
+    return float(struct.unpack(letter, struct.pack(letter, value))[0])
+
+
+def random_input(config: Config, seed: int) -> bytes:
+    """The fp16 input [channels][pixels]: normal of variance 1, clipped to +-3.9 so that int8 steps of 2**-5 reach it.
+
+    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere; each channel
+    begins at its own place of one pool of such values.
+    """
+    draw = random.Random(seed).random
+    period = 8191
+    sums = [sum([int(draw() * 65536) for _ in range(12)]) / 65536 - 6 for _ in range(period)]
+    pool = struct.pack(f"<{period}e", *[max(-3.9, min(3.9, value)) for value in sums])
+    pool *= 2 + config.pixels // period
+    starts = [2 * int(draw() * period) for _ in range(config.channels)]
+    return b"".join([pool[start:start + 2 * config.pixels] for start in starts])
+
+
+def tensor_stride(size: int, aligned: bool = True) -> int:
+    """Bytes from one record to the next, for tensors of `size` bytes each."""
+    return ALIGNMENT + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
+
+
+def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[bytes], layout: str = "standard",
+                      aligned: bool = True) -> bytearray:
+    """A weight file of `count` tensors of `size` bytes each, the first record at 64.
+
+    `standard` is what Apple's writer writes. `original` has the same places but the original's records: count 1, type 1,
+    its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
+    """
+    stride = tensor_stride(size, aligned)
+    blob = bytearray(ALIGNMENT + stride * (count - 1) + RECORD.size + size)
+    standard = layout == "standard"
+    HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
+    code, stated = (DATA_TYPES[data_type].code, size) if standard else (DATA_TYPES["fp16"].code, ORIGINAL_SIZES[data_type])
+    for index, tensor in enumerate(tensors):
+        record = ALIGNMENT + index * stride
+        data = record + RECORD.size
+        RECORD.pack_into(blob, record, SENTINEL, code, stated, data if standard else 0, *[0] * 5)
+        blob[data:data + size] = tensor
+    return blob
+
+
+class Tensor(NamedTuple):
+    """One tensor of a weight file: the offset of its record (what BLOBFILE names), its data type, its bytes."""
+
+    offset: int
+    data_type: str
+    data: memoryview
+
+
+def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
+    """Every tensor of a conforming weight file, in order. Raises BlobError naming the offset of what is wrong."""
+    view = memoryview(data).cast("B")
+    if len(view) < HEADER.size:
+        raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this one has {len(view)} bytes in all")
+    count, version, *reserved = HEADER.unpack_from(view)
+    if version != BLOB_VERSION:
+        raise BlobError(f"version {version}; expected {BLOB_VERSION}")
+    if any(reserved):
+        raise BlobError("the header's reserved bytes are not zero")
+    tensors, end = [], HEADER.size
+    for _ in range(count):
+        record = -(-end // ALIGNMENT) * ALIGNMENT
+        if any(view[end:record]):
+            raise BlobError(f"the gap before offset {record} is not zero")
+        tensors.append(read_tensor(view, record))
+        end = record + RECORD.size + len(tensors[-1].data)
+    if end != len(view):
+        raise BlobError(f"{len(view) - end} bytes follow the last datum at offset {end}")
+    return tensors
+
+
+def read_tensor(view: memoryview, offset: int) -> Tensor:
+    """The tensor whose record is at `offset`. Raises BlobError where the record does not describe data in the file."""
+    if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
+        raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
+    sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
+    if sentinel != SENTINEL:
+        raise BlobError(f"offset {offset}: sentinel {sentinel:#010x}; expected {SENTINEL:#010x}")
+    name = next((name for name, data_type in DATA_TYPES.items() if data_type.code == code), None)
+    if name is None:
+        raise BlobError(f"offset {offset}: data type {code}; expected one of {[t.code for t in DATA_TYPES.values()]}")
+    if data != offset + RECORD.size or any(reserved):
+        raise BlobError(f"offset {offset}: its data are said to be at {data}; expected {offset + RECORD.size}, then zeros")
+    if size % DATA_TYPES[name].size or size > len(view) - data:
+        raise BlobError(f"offset {offset}: {size} bytes of {name} do not fit in a file of {len(view)} bytes")
+    return Tensor(offset, name, view[data:data + size])
+
+
+# ======================================================================================================================
+# 4. MIL text: a writer with one method per kind of statement, and a strict reader
+# ======================================================================================================================
+
+# As the original has it; Apple's compiler writes it and nothing is known to read it.
+BUILD_INFO = (("coremlc-component-MIL", "3510.2.1"), ("coremlc-version", "3505.4.1"),
+              ("coremltools-component-milinternal", ""), ("coremltools-version", "9.0"))
+DIALECTS = ("1.3", "1.0")
+
+
+class MilWriter:
+    """Writes one program of one function to a stream, in dialect `1.3` (short scalars) or `1.0` (long ones)."""
+
+    def __init__(self, stream: TextIO, dialect: str = "1.3") -> None:
+        self._stream = stream
+        self._dialect = dialect
+
+    def scalar_type(self, name: str) -> str:
+        """`fp16`, or in the long form `tensor<fp16, []>`."""
+        return name if self._dialect == "1.3" else f"tensor<{name}, []>"
+
+    def scalar(self, data_type: str, literal: str) -> str:
+        """A typed scalar, such as `fp16(0x1p-3)`."""
+        return f"{self.scalar_type(data_type)}({literal})"
+
+    def string(self, text: str) -> str:
+        """A typed string."""
+        return self.scalar("string", f'"{text}"')
+
+    def begin(self, opset: str, shape: Sequence[int]) -> None:
+        """The program's head and `main` with one fp16 input, `x`."""
+        string = self.scalar_type("string")
+        info = ", ".join(f'{{"{key}", "{value}"}}' for key, value in BUILD_INFO)
+        self._stream.write(f"program({self._dialect})\n[buildInfo = dict<{string}, {string}>({{{info}}})]\n{{\n"
+                           f"    func main<{opset}>({tensor_type('fp16', shape)} x) {{\n")
+
+    def end(self, output: str) -> None:
+        """The function's output, and the end of all."""
+        self._stream.write(f"    }} -> ({output});\n}}\n")
+
+    def constant(self, name: str, data_type: str, literal: str) -> None:
+        """A named scalar."""
+        self._statement(self.scalar_type(data_type), name, "const", {}, {"val": self.scalar(data_type, literal)})
+
+    def integers(self, name: str, values: Sequence[int]) -> None:
+        """A named vector of int32."""
+        vector = tensor_type("int32", [len(values)])
+        self._statement(vector, name, "const", {}, {"val": f"{vector}({list(values)})"})
+
+    def weight(self, name: str, shape: Sequence[int], offset: int) -> None:
+        """Named fp16 weights in the weight file."""
+        self._statement(tensor_type("fp16", shape), name, "const", {}, {"val": self._blob_file("fp16", shape, offset)})
+
+    def affine_weight(self, name: str, shape: Sequence[int], offset: int, scale: float) -> None:
+        """Named int8 weights in the weight file, times a scale. As arguments these would be an InvalidMILProgram."""
+        self._statement(tensor_type("fp16", shape), name, "constexpr_affine_dequantize", {}, {
+            "axis": self.scalar("int32", "0"), "quantized_data": self._blob_file("int8", shape, offset),
+            "scale": self.scalar("fp16", hexadecimal(scale)), "zero_point": self.scalar("int8", "0")})
+
+    def operation(self, data_type: str, shape: Sequence[int], name: str, operation: str, **arguments: str) -> None:
+        """A named result of an operation on named values: conv, quantize, dequantize."""
+        self._statement(tensor_type(data_type, shape), name, operation, arguments, {})
+
+    def _blob_file(self, data_type: str, shape: Sequence[int], offset: int) -> str:
+        place = f"path = {self.string(WEIGHT_PATH)}, offset = {self.scalar('uint64', str(offset))}"
+        return f"{tensor_type(data_type, shape)}(BLOBFILE({place}))"
+
+    def _statement(self, result: str, name: str, operation: str, arguments: dict[str, str], attributes: dict[str, str]) -> None:
+        attributes["name"] = self.string(name)
+        given, noted = (", ".join(f"{key} = {value}" for key, value in sorted(pairs.items())) for pairs in (arguments, attributes))
+        self._stream.write(f"        {result} {name} = {operation}({given})[{noted}];\n")
+
+
+def tensor_type(data_type: str, shape: Sequence[int]) -> str:
+    """Such as `tensor<fp16, [1, 512, 64, 64]>`."""
+    return f"tensor<{data_type}, {list(shape)}>"
+
+
+def hexadecimal(value: float) -> str:
+    """A float as MIL writes it, C99 without trailing zeros: 0.125 is `0x1p-3`."""
+    mantissa, exponent = value.hex().split("p")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
+
+
+class Program(NamedTuple):
+    """What the engine is given for one configuration and variant: MIL text and weight file.
+
+    `layout` is the weight file's (`standard` or `original`), `dialect` the text's (`1.3` or `1.0`).
+    """
+
+    config: Config
+    variant: Variant
+    mil: str
+    blob: bytearray
+    layout: str
+    dialect: str
+
+
+def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
+                  dialect: str = "1.3") -> Program:
+    """The program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. Weights are orthogonal_weights of the seed (0 or
+    more). `original` gives the original's text, records, scales and ranges instead, and sets blob and dialect itself.
+    Raises UsageError for a variant, layout or dialect that does not exist.
+    """
+    if variant not in VARIANTS:
+        raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+    if blob not in ("standard", "original") or dialect not in DIALECTS:
+        raise UsageError(f"blob {blob!r}, dialect {dialect!r}: expected standard or original, {' or '.join(DIALECTS)}")
+    kind = VARIANTS[variant]
+    if original:
+        blob, dialect = "original", "1.3"
+        weights = original_weights(config.channels, config.depth, seed, kind.weights)
+    else:
+        weights = orthogonal_weights(config.channels, config.depth, seed)
+    size = config.channels ** 2 * DATA_TYPES[kind.weights].size
+    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
+    text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
+                     ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
+    return Program(config, kind, text, data, blob, dialect)
+
+
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+    """The text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names are the
+    original's."""
+    stream = io.StringIO()
+    writer = MilWriter(stream, dialect)
+    activation = [1, config.channels, config.spatial, config.spatial]
+    writer.begin("ios18" if dialect == "1.3" else variant.opset, activation)
+    _write_settings(writer, variant, activation_exponent)
+    previous = "x"
+    for layer in range(config.depth):
+        shape, offset = [config.channels, config.channels, 1, 1], ALIGNMENT + layer * stride
+        if variant.weights == "int8":
+            writer.affine_weight(f"W{layer}", shape, offset, 2.0 ** -exponent)
+        else:
+            writer.weight(f"W{layer}", shape, offset)
+        writer.operation("fp16", activation, f"c{layer}", "conv", dilations="c_dilations", groups="c_groups", pad="c_pad",
+                         pad_type="c_pad_type", strides="c_strides", weight=f"W{layer}", x=previous)
+        previous = f"c{layer}"
+        if variant.activations == "int8" and layer < config.depth - 1:
+            writer.operation("int8", activation, f"q{layer}", "quantize", input=previous, output_dtype="q_dtype", scale="q_scale")
+            writer.operation("fp16", activation, f"dq{layer}", "dequantize", input=f"q{layer}", scale="dq_scale")
+            previous = f"dq{layer}"
+    writer.end(previous)
+    return stream.getvalue()
+
+
+def _write_settings(writer: MilWriter, variant: Variant, activation_exponent: int) -> None:
+    """The constants that all layers name."""
+    writer.constant("c_pad_type", "string", '"valid"')
+    writer.integers("c_strides", [1, 1])
+    writer.integers("c_pad", [0, 0, 0, 0])
+    writer.integers("c_dilations", [1, 1])
+    writer.constant("c_groups", "int32", "1")
+    if variant.activations == "int8":
+        scale = hexadecimal(2.0 ** -activation_exponent)
+        writer.constant("q_scale", "fp16", scale)
+        writer.constant("q_dtype", "string", '"int8"')
+        writer.constant("dq_scale", "fp16", scale)
+
+
+class Type(NamedTuple):
+    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter and a shape, None for each `?`."""
+
+    name: str
+    parameters: tuple["Type", ...] = ()
+    shape: Optional[tuple[Optional[int], ...]] = None
+
+    @property
+    def element(self) -> str:
+        """The data type of a scalar or tensor."""
+        return self.parameters[0].name if self.name == "tensor" else self.name
+
+
+class BlobFile(NamedTuple):
+    """A literal that stands in a weight file, at the record at `offset`."""
+
+    path: str
+    offset: int
+
+
+class Pairs(tuple[tuple[Any, Any], ...]):
+    """The literal of a dict, keys and values in order."""
+
+
+class Value(NamedTuple):
+    """A typed literal: a number, string or bool; a list for a tensor or list; Pairs; a tuple; a BlobFile."""
+
+    type: Type
+    literal: Any
+
+
+class Name(str):
+    """An argument that names an earlier value."""
+
+
+class Statement(NamedTuple):
+    """`type name, … = operation(arguments)[attributes];` and the line it begins on."""
+
+    line: int
+    results: tuple[tuple[Type, str], ...]
+    operation: str
+    arguments: dict[str, Any]
+    attributes: dict[str, Value]
+
+
+class Function(NamedTuple):
+    """`func name<opset>(inputs) [attributes] { statements } -> (outputs);`"""
+
+    name: str
+    opset: str
+    inputs: tuple[tuple[Type, str], ...]
+    attributes: dict[str, Value]
+    statements: tuple[Statement, ...]
+    outputs: tuple[str, ...]
+
+
+class MilProgram(NamedTuple):
+    """A whole text: its version (`1.3`), its attributes (buildInfo), its functions."""
+
+    version: str
+    attributes: dict[str, Value]
+    functions: tuple[Function, ...]
+
+
+def parse_mil(text: str) -> MilProgram:
+    """The program that a MIL text holds. Raises MilError with the line where it is not one: bad grammar, literals that
+    do not fit their type, names undefined or repeated, text after the program."""
+    return _MilParser(text).program()
+
+
+_TOKEN = re.compile(r"""(?P<space>[\ \t\r\n]+)
+    | (?P<string>"(?:[^"\\\n]|\\["\\nt])*")
+    | (?P<number>-?(?:0x[0-9a-f]+(?:\.[0-9a-f]+)?p[+-]?[0-9]{1,5}|[0-9]{1,20}(?:\.[0-9]{1,9})?|inf|nan)(?![\w.]))
+    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<mark>->|[\[\](){}<>=,;?])""", re.VERBOSE)
+_ESCAPES = {"n": "\n", "t": "\t"}
+_DEEPEST_NESTING = 32
+_PYTHON_TYPES = {"string": str, "bool": bool, "fp16": float, "fp32": float, "fp64": float, "bf16": float}
+_INTEGER_TYPE = re.compile(r"(u?)int(4|8|16|32|64)")
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    line: int
+
+
+class _MilParser:
+    """Recursive descent over the tokens, one method per rule of the grammar."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = list(self._scan(text))
+        self._place = 0
+        self._depth = 0
+
+    @staticmethod
+    def _scan(text: str) -> Iterator[_Token]:
+        line, place = 1, 0
+        while place < len(text):
+            match = _TOKEN.match(text, place)
+            if match is None:
+                raise MilError(line, f"{text[place:place + 20]!r} is no part of a MIL text")
+            kind, found, place = str(match.lastgroup), match.group(), match.end()
+            if kind != "space":
+                yield _Token(kind, found, line)
+            line += found.count("\n")
+        yield _Token("end", "the end of the text", line)
+
+    @property
+    def _next(self) -> _Token:
+        return self._tokens[self._place]
+
+    def _fail(self, expected: str) -> NoReturn:
+        raise MilError(self._next.line, f"found {self._next.text[:40]!r}; expected {expected}")
+
+    def _take(self, kind: str, expected: str = "") -> str:
+        """The next token's text, where it is of that kind, or else an error."""
+        token = self._next
+        if token.kind != kind:
+            self._fail(expected or f"a {kind}")
+        self._place += 1
+        return token.text
+
+    def _at(self, text: str) -> bool:
+        return self._next.text == text and self._next.kind in ("mark", "name")
+
+    def _expect(self, *texts: str) -> None:
+        for text in texts:
+            if not self._at(text):
+                self._fail(repr(text))
+            self._place += 1
+
+    def _accept(self, text: str) -> bool:
+        found = self._at(text)
+        self._place += found
+        return found
+
+    def _several(self, close: str, item: Callable[[], Any]) -> list[Any]:
+        """Items between commas up to a closing mark, which is taken too; none at all is fine."""
+        items: list[Any] = []
+        while not self._accept(close):
+            if items:
+                self._expect(",")
+            items.append(item())
+        return items
+
+    def _pairs(self, close: str, value: Callable[[], Any]) -> dict[str, Any]:
+        """`name = value` between commas up to a closing mark."""
+        pairs: dict[str, Any] = {}
+
+        def pair() -> None:
+            line, name = self._next.line, self._take("name")
+            if name in pairs:
+                raise MilError(line, f"{name!r} is given twice")
+            self._expect("=")
+            pairs[name] = value()
+
+        self._several(close, pair)
+        return pairs
+
+    def program(self) -> MilProgram:
+        self._expect("program", "(")
+        version = self._take("number", "a version such as 1.3")
+        self._expect(")")
+        attributes = self._attributes()
+        self._expect("{")
+        functions: list[Function] = []
+        while not self._accept("}"):
+            line, function = self._next.line, self._function()
+            if any(function.name == other.name for other in functions):
+                raise MilError(line, f"function {function.name!r} is defined twice")
+            functions.append(function)
+        if self._next.kind != "end":
+            self._fail("nothing after the program")
+        return MilProgram(version, attributes, tuple(functions))
+
+    def _attributes(self) -> dict[str, Value]:
+        return self._pairs("]", self._value) if self._accept("[") else {}
+
+    def _function(self) -> Function:
+        self._expect("func")
+        name = self._take("name")
+        self._expect("<")
+        opset = self._take("name")
+        self._expect(">", "(")
+        defined: dict[str, Type] = {}
+        inputs = self._several(")", lambda: self._definition(defined))
+        attributes = self._attributes()
+        self._expect("{")
+        statements: list[Statement] = []
+        while not self._accept("}"):
+            statements.append(self._statement(defined))
+        self._expect("->", "(")
+        outputs = self._several(")", lambda: self._known(defined))
+        self._expect(";")
+        return Function(name, opset, tuple(inputs), attributes, tuple(statements), tuple(outputs))
+
+    def _definition(self, defined: dict[str, Type]) -> tuple[Type, str]:
+        type_, line, name = self._type(), self._next.line, self._take("name")
+        if name in defined:
+            raise MilError(line, f"{name!r} is defined twice")
+        defined[name] = type_
+        return type_, name
+
+    def _known(self, defined: dict[str, Type]) -> Name:
+        line, name = self._next.line, self._take("name")
+        if name not in defined:
+            raise MilError(line, f"{name!r} is not defined")
+        return Name(name)
+
+    def _statement(self, defined: dict[str, Type]) -> Statement:
+        line = self._next.line
+        own: dict[str, Type] = {}
+        results = [self._definition(own)]
+        while self._accept(","):
+            results.append(self._definition(own))
+        self._expect("=")
+        operation = self._take("name")
+        self._expect("(")
+        arguments = self._pairs(")", lambda: self._argument(defined))
+        attributes = self._attributes()
+        self._expect(";")
+        for name in own:
+            if name in defined:
+                raise MilError(line, f"{name!r} is defined twice")
+        defined.update(own)
+        return Statement(line, tuple(results), operation, arguments, attributes)
+
+    def _argument(self, defined: dict[str, Type]) -> Any:
+        """A typed literal, a name, or a tuple of either."""
+        if self._accept("("):
+            return tuple(self._several(")", lambda: self._argument(defined)))
+        following = self._tokens[self._place + 1].text if self._next.kind == "name" else ""
+        return self._value() if following in ("(", "<") else self._known(defined)
+
+    def _nested(self, rule: Callable[[], Any]) -> Any:
+        """What a rule reads one level further down; damage must not exhaust Python's stack."""
+        self._depth += 1
+        if self._depth > _DEEPEST_NESTING:
+            self._fail(f"at most {_DEEPEST_NESTING} levels of nesting")
+        found = rule()
+        self._depth -= 1
+        return found
+
+    def _type(self) -> Type:
+        name = self._take("name", "a type")
+        if not self._accept("<"):
+            return Type(name)
+        parameters, shape = [self._nested(self._type)], None
+        while self._accept(","):
+            if name == "tensor":
+                self._expect("[")
+                shape = tuple(self._several("]", self._dimension))
+            elif name == "list":
+                shape = (self._dimension(),)
+            else:
+                parameters.append(self._nested(self._type))
+        self._expect(">")
+        if (name in ("tensor", "list")) != (shape is not None):
+            self._fail(f"a complete {name} type before it")
+        return Type(name, tuple(parameters), shape)
+
+    def _dimension(self) -> Optional[int]:
+        if self._accept("?"):
+            return None
+        text = self._take("number", "a dimension")
+        if not text.isdigit():
+            self._place -= 1
+            self._fail("a dimension")
+        return int(text)
+
+    def _value(self) -> Value:
+        line, type_ = self._next.line, self._type()
+        self._expect("(")
+        literal = self._blob_file() if self._accept("BLOBFILE") else self._literal()
+        self._expect(")")
+        if not isinstance(literal, BlobFile) and not _fits(type_, literal):
+            raise MilError(line, f"a literal does not fit its type {type_.name} of {type_.element}")
+        return Value(type_, literal)
+
+    def _blob_file(self) -> BlobFile:
+        line = self._next.line
+        self._expect("(")
+        place = self._pairs(")", self._value)
+        path, offset = (place.get(key, Value(Type(""), None)) for key in ("path", "offset"))
+        if len(place) != 2 or path.type.element != "string" or offset.type.element != "uint64":
+            raise MilError(line, "BLOBFILE takes path = string(…) and offset = uint64(…)")
+        return BlobFile(path.literal, offset.literal)
+
+    def _literal(self) -> Any:
+        if self._accept("["):
+            return self._several("]", lambda: self._nested(self._literal))
+        if self._accept("("):
+            return tuple(self._several(")", lambda: self._nested(self._literal)))
+        if self._accept("{"):
+            return Pairs(self._several("}", self._entry))
+        if self._next.kind == "string":
+            return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), self._take("string")[1:-1])
+        if self._next.kind == "number":
+            return self._number()
+        for text, value in (("true", True), ("false", False)):
+            if self._accept(text):
+                return value
+        return self._fail("a literal")
+
+    def _number(self) -> Union[int, float]:
+        text = self._take("number")
+        if text.lstrip("-").isdigit():
+            return int(text)
+        try:
+            return float.fromhex(text) if "x" in text else float(text)
+        except OverflowError:
+            self._place -= 1
+            return self._fail("a number in the range of a float")
+
+    def _entry(self) -> tuple[Any, Any]:
+        self._expect("{")
+        items = self._several("}", lambda: self._nested(self._literal))
+        if len(items) != 2:
+            self._fail("a key and a value before it")
+        return items[0], items[1]
+
+
+def _fits(type_: Type, literal: Any) -> bool:
+    """Whether an untyped literal can be a value of a type."""
+    if type_.name in ("tensor", "list"):
+        return _fits_shape(type_.parameters[0], type_.shape or (), literal)
+    if type_.name == "tuple":
+        return (isinstance(literal, tuple) and len(literal) == len(type_.parameters)
+                and all(map(_fits, type_.parameters, literal)))
+    if type_.name == "dict":
+        return (isinstance(literal, Pairs) and len(type_.parameters) == 2
+                and all(all(map(_fits, type_.parameters, pair)) for pair in literal))
+    integer = _INTEGER_TYPE.fullmatch(type_.name)
+    if integer:
+        bits, signed = int(integer[2]), not integer[1]
+        least = -(1 << bits - 1) if signed else 0
+        return type(literal) is int and least <= literal < least + (1 << bits)
+    return type(literal) is _PYTHON_TYPES.get(type_.name)
+
+
+def _fits_shape(element: Type, shape: Sequence[Optional[int]], literal: Any) -> bool:
+    if not shape:
+        return _fits(element, literal)
+    return (isinstance(literal, list) and shape[0] in (None, len(literal))
+            and all(_fits_shape(element, shape[1:], item) for item in literal))
+
+
+# ======================================================================================================================
+# 5. Reference: what a program computes, in plain Python, from its text and weight file alone
+# ======================================================================================================================
+
+class Arithmetic(NamedTuple):
+    """What a program leaves open: how a convolution's result is stored (`fp16` or `fp32`; the last is always fp16), and
+    whether quantize rounds halves to `even` or `away` from zero. Sums are exact."""
+
+    store: str = "fp16"
+    rounding: str = "even"
+
+
+REFERENCE_ARITHMETIC = Arithmetic()
+
+Vector = Sequence[float]
+Lanes = tuple[list[int], int]
+
+
+class Matrix:
+    """The weights of a 1x1 convolution, rows x columns, and their product with a vector.
+
+    Where each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big
+    integer per input channel holds a lane per output channel, and a multiplication is one for all lanes. It is exact.
+    """
+
+    def __init__(self, rows: int, columns: int, integers: Optional[bytes], exponent: int, values: Callable[[], Vector]) -> None:
+        self._rows, self._columns = rows, columns
+        self._integers, self._exponent = integers, exponent
+        self._values = values
+        self._packed: dict[int, Lanes] = {}
+        self._unpacked: list[Vector] = []
+
+    def product(self, vector: Vector) -> Vector:
+        """The sums, exact before they become floats; NaN and infinities as in IEEE 754."""
+        integers = self._integers and _common_integers(vector)
+        if integers:
+            multipliers, exponent = integers
+            largest = max(map(abs, multipliers)) * 255 * self._columns
+            width = next((width for width in (4, 8) if largest < 1 << 8 * width - 1), None)
+            if width:
+                scale = 2.0 ** -(exponent + self._exponent)
+                return [total * scale for total in self._packed_product(multipliers, width)]
+        self._unpacked = self._unpacked or _rows_of(self._values(), self._columns)
+        return [_float_sum(map(mul, row, vector)) for row in self._unpacked]
+
+    def _packed_product(self, multipliers: list[int], width: int) -> list[int]:
+        if width not in self._packed:
+            self._packed[width] = self._pack(width)
+        columns, middle = self._packed[width]
+        total = sum(map(mul, columns, multipliers), middle)
+        lanes = struct.unpack(f"<{self._rows}{'I' if width == 4 else 'Q'}", total.to_bytes(self._rows * width, "little"))
+        bias = 128 * sum(multipliers) + (1 << 8 * width - 1)
+        return [lane - bias for lane in lanes]
+
+    def _pack(self, width: int) -> Lanes:
+        """A big integer per column, weights biased by 128 so that no lane is negative; and one with half a lane in
+        each, which keeps the sums from being so."""
+        biased = (self._integers or b"").translate(_BIASED)
+        columns = []
+        for column in range(self._columns):
+            lanes = bytearray(self._rows * width)
+            lanes[::width] = biased[column::self._columns]
+            columns.append(int.from_bytes(lanes, "little"))
+        return columns, int.from_bytes((b"\0" * (width - 1) + b"\x80") * self._rows, "little")
+
+
+_BIASED = bytes((index + 128) % 256 for index in range(256))
+
+
+def _common_integers(vector: Vector) -> Optional[Lanes]:
+    """Integers and an exponent, each float an integer times 2**-exponent exactly; None where one is not finite."""
+    if not all(map(math.isfinite, vector)):
+        return None
+    ratios = [value.as_integer_ratio() for value in vector]
+    common = max(denominator for _, denominator in ratios)
+    return [numerator * (common // denominator) for numerator, denominator in ratios], common.bit_length() - 1
+
+
+def _rows_of(values: Vector, columns: int) -> list[Vector]:
+    return [values[start:start + columns] for start in range(0, len(values), columns)]
+
+
+def _float_sum(products: Iterable[float]) -> float:
+    """The sum rounded once; NaN where infinities of both signs meet."""
+    try:
+        return math.fsum(products)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+@functools.cache
+def _level_map(exponent: int) -> Any:
+    """For codecs.charmap_encode: from each fp16 of an 8-bit integer times 2**-exponent, as a character, to that byte."""
+    halves = struct.pack("<256e", *[(level - 256 * (level > 127)) * 2.0 ** -exponent for level in range(256)])
+    return codecs.charmap_build("".join(map(chr, struct.unpack("<256H", halves))))
+
+
+def _fp16_integers(data: memoryview) -> tuple[Optional[bytes], int]:
+    """fp16 weights as int8 bytes and an exponent, where they are such; a codec does in C what a loop would take long for."""
+    try:
+        characters = codecs.utf_16_le_decode(data)[0]
+    except UnicodeDecodeError:
+        return None, 0
+    for exponent in range(24, -1, -1):
+        with contextlib.suppress(UnicodeEncodeError):
+            return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
+    return None, 0
+
+
+def round_to(letter: str, values: Vector) -> Vector:
+    """Floats rounded to fp16 (`e`) or fp32 (`f`), half to even; what is too large becomes infinite."""
+    form = f"<{len(values)}{letter}"
+    try:
+        return struct.unpack(form, struct.pack(form, *values))
+    except OverflowError:
+        limit = {"e": 65520.0, "f": float.fromhex("0x1.ffffffp+127")}[letter]
+        return round_to(letter, [math.copysign(math.inf, value) if abs(value) >= limit else value for value in values])
+
+
+def quantized(values: Vector, scale: float, zero_point: int, rounding: str) -> Vector:
+    """int8 of each value: clip(round(value / scale) + zero_point, -128, 127)."""
+    clipped = [max(-1e4, min(1e4, value / scale)) for value in values]
+    steps = map(round, clipped) if rounding == "even" else (int(math.copysign(abs(value) + 0.5, value)) for value in clipped)
+    return [max(-128, min(127, step + zero_point)) for step in steps]
+
+
+# The 1x1 convolutions that the reference computes.
+CONVOLUTION_SETTINGS = (("strides", [1, 1]), ("dilations", [1, 1]), ("pad", [0, 0, 0, 0]), ("groups", 1), ("pad_type", "valid"))
+
+
+class Reference:
+    """Computes a program's function for any pixels: every operation acts on a pixel by itself.
+
+    Takes programs of const, constexpr_affine_dequantize, 1x1 conv, quantize and dequantize, with scalar scales, one
+    input and one output; raises MilError naming the line for others, BlobError where the weight file does not hold the
+    weights. `keep` holds on to the packed weights between calls: fast, and large.
+    """
+
+    def __init__(self, mil: str, blob: Union[bytes, bytearray], keep: bool = False) -> None:
+        program = parse_mil(mil)
+        self._blob = memoryview(blob)
+        self._keep = keep
+        self._matrices: dict[str, Matrix] = {}
+        if len(program.functions) != 1 or len(program.functions[0].inputs) != 1 or len(program.functions[0].outputs) != 1:
+            raise MilError(1, "the reference takes one function of one input and one output")
+        self._function = program.functions[0]
+        self._statements = {name: statement for statement in self._function.statements for _, name in statement.results}
+
+    def compute(self, pixels: Sequence[Vector], arithmetics: Sequence[Arithmetic] = (REFERENCE_ARITHMETIC,)) -> list[list[Vector]]:
+        """The output channels of each input pixel (its channels), for each arithmetic in turn: [arithmetic][pixel][channel]."""
+        states = [arithmetic for arithmetic in arithmetics for _ in pixels]
+        values: dict[str, list[Vector]] = {self._function.inputs[0][1]: list(pixels) * len(arithmetics)}
+        for statement in self._function.statements:
+            rule = _RULES.get(statement.operation)
+            if rule is None:
+                raise MilError(statement.line, f"the reference does not compute {statement.operation}")
+            rule(self, statement, states, values)
+        output = self._function.outputs[0]
+        if output not in values:
+            raise MilError(1, f"the output {output} does not depend on the input")
+        rounded = [round_to("e", vector) for vector in values[output]]
+        return [rounded[start:start + len(pixels)] for start in range(0, len(rounded), len(pixels))]
+
+    def _constant(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
+        """Constants are read where they are used."""
+
+    def _convolve(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
+        for argument, allowed in CONVOLUTION_SETTINGS:
+            if self._literal(statement, argument) != allowed:
+                raise MilError(statement.line, f"the reference computes conv with {argument} {allowed} only")
+        matrix = self._matrix(statement)
+        stored = [matrix.product(vector) for vector in self._vectors(statement, "x", values)]
+        values[statement.results[0][1]] = [round_to("e" if arithmetic.store == "fp16" else "f", vector)
+                                           for arithmetic, vector in zip(states, stored)]
+
+    def _quantize(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
+        scale, zero_point = self._scale(statement)
+        values[statement.results[0][1]] = [quantized(vector, scale, zero_point, arithmetic.rounding) for arithmetic, vector
+                                           in zip(states, self._vectors(statement, "input", values))]
+
+    def _dequantize(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
+        scale, zero_point = self._scale(statement)
+        values[statement.results[0][1]] = [round_to("e", [scale * (step - zero_point) for step in vector])
+                                           for vector in self._vectors(statement, "input", values)]
+
+    def _vectors(self, statement: Statement, argument: str, values: dict[str, list[Vector]]) -> list[Vector]:
+        name = statement.arguments.get(argument)
+        if not isinstance(name, Name) or name not in values:
+            raise MilError(statement.line, f"{argument} of {statement.operation} should name an activation")
+        return values[name]
+
+    def _scale(self, statement: Statement) -> tuple[float, int]:
+        scale = self._literal(statement, "scale")
+        zero_point = self._literal(statement, "zero_point") if "zero_point" in statement.arguments else 0
+        if not isinstance(scale, float) or not 0 < scale < math.inf or not isinstance(zero_point, int):
+            raise MilError(statement.line, f"{statement.operation} takes a positive scale and a whole zero_point")
+        return scale, zero_point
+
+    def _literal(self, statement: Statement, argument: str) -> Any:
+        """The literal of an argument, given in place or by the name of a const."""
+        value = statement.arguments.get(argument)
+        if isinstance(value, Name) and value in self._statements:
+            value = self._statements[value].attributes.get("val")
+        if not isinstance(value, Value):
+            raise MilError(statement.line, f"{statement.operation} has no constant {argument}")
+        return value.literal
+
+    def _matrix(self, statement: Statement) -> Matrix:
+        name = statement.arguments.get("weight")
+        if name in self._matrices:
+            return self._matrices[name]
+        if not isinstance(name, Name) or name not in self._statements:
+            raise MilError(statement.line, "the weight of conv should name a constant")
+        source = self._statements[name]
+        matrix = self._affine_matrix(source) if source.operation == "constexpr_affine_dequantize" else self._fp16_matrix(source)
+        if self._keep:
+            self._matrices[name] = matrix
+        return matrix
+
+    def _fp16_matrix(self, source: Statement) -> Matrix:
+        rows, columns, data = self._tensor(source, source.attributes.get("val"), "fp16")
+        integers, exponent = _fp16_integers(data)
+        return Matrix(rows, columns, integers, exponent, lambda: struct.unpack(f"<{rows * columns}e", data))
+
+    def _affine_matrix(self, source: Statement) -> Matrix:
+        rows, columns, data = self._tensor(source, source.attributes.get("quantized_data"), "int8")
+        scale, zero_point = (getattr(source.attributes.get(name), "literal", None) for name in ("scale", "zero_point"))
+        if not isinstance(scale, float) or not isinstance(zero_point, int):
+            raise MilError(source.line, "constexpr_affine_dequantize takes a scalar scale and zero_point as attributes")
+        levels = round_to("e", [scale * ((level - 256 * (level > 127)) - zero_point) for level in range(256)])
+        mantissa, exponent = math.frexp(scale)
+        exact = zero_point == 0 and mantissa == 0.5 and -23 <= exponent <= 8
+        return Matrix(rows, columns, bytes(data) if exact else None, 1 - exponent, lambda: [levels[level] for level in data])
+
+    def _tensor(self, source: Statement, value: Optional[Value], data_type: str) -> tuple[int, int, memoryview]:
+        """Rows, columns and bytes of a weight in the file."""
+        if value is None or not isinstance(value.literal, BlobFile) or value.type.element != data_type:
+            raise MilError(source.line, f"the reference takes {data_type} weights from the weight file only")
+        shape = value.type.shape or ()
+        if len(shape) != 4 or shape[2:] != (1, 1) or not shape[0] or not shape[1]:
+            raise MilError(source.line, f"weights of shape {list(shape)}; expected [outputs, inputs, 1, 1]")
+        size = shape[0] * shape[1] * DATA_TYPES[data_type].size
+        return shape[0], shape[1], weight_data(self._blob, value.literal.offset, data_type, size)
+
+
+_RULES: dict[str, Callable[[Reference, Statement, list[Arithmetic], dict[str, list[Vector]]], None]] = {
+    "const": Reference._constant,
+    "constexpr_affine_dequantize": Reference._constant,
+    "conv": Reference._convolve,
+    "quantize": Reference._quantize,
+    "dequantize": Reference._dequantize,
+}
+
+
+def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
+    """The bytes that BLOBFILE names at `offset`: those of a conforming record, or those that follow an original one."""
+    if 0 <= offset <= len(blob) - RECORD.size - size:
+        sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
+        if sentinel == SENTINEL and data == 0:
+            return blob[offset + RECORD.size:offset + RECORD.size + size]
+    tensor = read_tensor(blob, offset)
+    if (tensor.data_type, len(tensor.data)) != (data_type, size):
+        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; the text says {size} of {data_type}")
+    return tensor.data
+
+
+# ======================================================================================================================
+# 6. Objective-C runtime: libraries, senders typed by the runtime's own encodings, pools, ownership, Foundation values
+# ======================================================================================================================
+
+# The ownership rule: what comes from `new` or a Create function is ours, and so is what we retain; each is released
+# exactly once, by the stack that it was put on when it became ours. All else is borrowed until the pool drains.
+
+# Since macOS 11 these are not files on disk: dlopen knows them, os.path.exists does not.
+FRAMEWORKS = "/System/Library/Frameworks"
+LIBRARIES = {
+    "libobjc": "/usr/lib/libobjc.A.dylib",
+    "libSystem": "/usr/lib/libSystem.B.dylib",
+    "Foundation": f"{FRAMEWORKS}/Foundation.framework/Foundation",
+    "CoreFoundation": f"{FRAMEWORKS}/CoreFoundation.framework/CoreFoundation",
+    "IOSurface": f"{FRAMEWORKS}/IOSurface.framework/IOSurface",
+    "IOKit": f"{FRAMEWORKS}/IOKit.framework/IOKit",
+    "AppleNeuralEngine": "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine",
+}
+
+
+class Pointer(ctypes.c_void_p):
+    """Any pointer that a call returns. A subclass, so that ctypes does not make it an int; false where nil."""
+
+
+class Libraries:
+    """The system's libraries, each opened on first use; or one stand-in library in place of all of them."""
+
+    def __init__(self, standin: Optional[str] = None) -> None:
+        self._standin = standin
+        self._opened: dict[str, ctypes.CDLL] = {}
+
+    def open(self, name: str) -> ctypes.CDLL:
+        """The library of that name in LIBRARIES; raises Unavailable where it cannot be opened."""
+        if name not in self._opened:
+            path = self._standin or LIBRARIES[name]
+            try:
+                self._opened[name] = ctypes.CDLL(path)
+            except OSError as error:
+                raise Unavailable(f"the library {name} cannot be opened: {error}") from None
+        return self._opened[name]
+
+    def function(self, library: str, symbol: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+        """A C function with its exact prototype; raises Unavailable where this system lacks it."""
+        try:
+            return ctypes.CFUNCTYPE(result, *arguments)((symbol, self.open(library)))
+        except AttributeError:
+            raise Unavailable(f"{library} has no function {symbol} here") from None
+
+    def constant(self, library: str, symbol: str) -> Pointer:
+        """The value of an exported pointer variable, such as a CFStringRef; raises Unavailable where it is missing."""
+        try:
+            return Pointer.in_dll(self.open(library), symbol)
+        except ValueError:
+            raise Unavailable(f"{library} has no constant {symbol} here") from None
+
+    def system_value(self, name: str, kind: Any = None) -> Any:
+        """What sysctlbyname says of a name: text, or an integer of ctypes type `kind`; None where it says nothing."""
+        # int sysctlbyname(const char *name, void *old, size_t *oldlen, void *new, size_t newlen)
+        sysctlbyname = self.function("libSystem", "sysctlbyname", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p,
+                                     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+        value = kind() if kind else ctypes.create_string_buffer(256)
+        size = ctypes.c_size_t(ctypes.sizeof(value))
+        if sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0) != 0:
+            return None
+        return value.value if kind else value.value.decode(errors="replace") or None
+
+
+# Type codes of method_getTypeEncoding that a call here may meet. BOOL is B on arm64, c on Intel Macs, C on GNUstep.
+_CODES = {
+    "@": Pointer, "#": Pointer, ":": Pointer, "^": Pointer, "*": ctypes.c_char_p, "v": None,
+    "B": ctypes.c_bool, "c": ctypes.c_byte, "C": ctypes.c_ubyte, "s": ctypes.c_short, "S": ctypes.c_ushort,
+    "i": ctypes.c_int, "I": ctypes.c_uint, "l": ctypes.c_long, "L": ctypes.c_ulong,
+    "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong, "f": ctypes.c_float, "d": ctypes.c_double,
+}
+_CLOSING = {"{": "}", "(": ")", "[": "]"}
+
+
+def parse_encoding(encoding: str) -> list[str]:
+    """One code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^.
+
+    Qualifiers, frame offsets, and what a pointer points to are left out: they differ between runtimes.
+    """
+    codes, place = [], 0
+    while place < len(encoding):
+        start = place + len(encoding[place:]) - len(encoding[place:].lstrip("rnNoORVA"))
+        codes.append(encoding[start:start + 1])
+        place = _end_of_type(encoding, start)
+        while encoding[place:place + 1].isdigit() or encoding[place:place + 1] in ("+", "-"):
+            place += 1
+    return codes
+
+
+def _end_of_type(encoding: str, place: int) -> int:
+    """Where the type that begins at `place` ends."""
+    while encoding[place:place + 1] in tuple("^rnNoORVA"):
+        place += 1
+    code = encoding[place:place + 1]
+    if code in _CLOSING:
+        depth = 0
+        while place < len(encoding):
+            depth += (encoding[place] == code) - (encoding[place] == _CLOSING[code])
+            place += 1
+            if not depth:
+                break
+        return place
+    place += 1
+    if code == "@" and encoding[place:place + 1] == "?":
+        return place + 1
+    if code == "@" and encoding[place:place + 1] == '"':
+        return encoding.find('"', place + 1) + 1 or len(encoding)
+    return place
+
+
+class Runtime:
+    """Objective-C by typed senders. Every message is looked up first: an unknown selector would end the process."""
+
+    def __init__(self, libraries: Libraries) -> None:
+        self.libraries = libraries
+        libobjc = functools.partial(libraries.function, "libobjc")
+        # Class objc_getClass(const char *name); Class object_getClass(id object); SEL sel_registerName(const char *name)
+        self._get_class = libobjc("objc_getClass", Pointer, ctypes.c_char_p)
+        self._class_of = libobjc("object_getClass", Pointer, ctypes.c_void_p)
+        self._selector = libobjc("sel_registerName", Pointer, ctypes.c_char_p)
+        # Method class_getInstanceMethod(Class class, SEL selector); const char *method_getTypeEncoding(Method method)
+        self._find_method = libobjc("class_getInstanceMethod", Pointer, ctypes.c_void_p, ctypes.c_void_p)
+        self._find_class_method = libobjc("class_getClassMethod", Pointer, ctypes.c_void_p, ctypes.c_void_p)
+        self._encoding = libobjc("method_getTypeEncoding", ctypes.c_char_p, ctypes.c_void_p)
+        # id objc_retain(id object); void objc_release(id object)
+        self._retain = libobjc("objc_retain", Pointer, ctypes.c_void_p)
+        self.release = libobjc("objc_release", None, ctypes.c_void_p)
+        # void *objc_autoreleasePoolPush(void); void objc_autoreleasePoolPop(void *pool)
+        self._push_pool = libobjc("objc_autoreleasePoolPush", Pointer)
+        self._pop_pool = libobjc("objc_autoreleasePoolPop", None, ctypes.c_void_p)
+        self._senders: dict[str, tuple[int, Callable[..., Any]]] = {}
+
+    def macos_version(self) -> str:
+        """Such as `macOS 26.1`."""
+        return f"macOS {self.libraries.system_value('kern.osproductversion') or '(version unknown)'}"
+
+    def find_class(self, name: str) -> Pointer:
+        """The class, or a nil Pointer."""
+        found: Pointer = self._get_class(name.encode())
+        return found
+
+    def get_class(self, name: str) -> Pointer:
+        """The class; raises Unavailable where this macOS has none of that name."""
+        found = self.find_class(name)
+        if not found:
+            raise Unavailable(f"{self.macos_version()} has no class {name}")
+        return found
+
+    def method_encoding(self, class_name: str, selector: str, of_class: bool) -> Optional[str]:
+        """The type encoding of a class or instance method; None where there is no such method."""
+        find = self._find_class_method if of_class else self._find_method
+        method = find(self.get_class(class_name), self._selector(selector.encode()))
+        return self._encoding(method).decode() if method else None
+
+    def responds(self, receiver: Pointer, selector: str) -> bool:
+        """Whether an object, or a class, has a method for a selector."""
+        return bool(self._find_method(self._class_of(receiver), self._selector(selector.encode())))
+
+    def bind(self, receiver: Pointer, selector: str, *arguments: Any) -> Callable[[], Any]:
+        """A message ready to be sent many times: method found, argument count checked, types taken from its encoding.
+
+        Raises Unavailable naming the selector where the receiver has no such method. The arguments must outlive it.
+        """
+        if not receiver:
+            raise Unavailable(f"{selector} was about to be sent to nil")
+        name = self._selector(selector.encode())
+        method = self._find_method(self._class_of(receiver), name)
+        if not method:
+            raise Unavailable(f"{self.macos_version()} has no method {selector} in {self._class_name(receiver)}")
+        expected, send = self._sender(self._encoding(method).decode())
+        if len(arguments) != expected:
+            raise Unavailable(f"{selector} takes {expected} arguments on {self.macos_version()}, not {len(arguments)}")
+        return functools.partial(send, receiver, name, *arguments)
+
+    def send(self, receiver: Pointer, selector: str, *arguments: Any) -> Any:
+        """Sends a message now; see bind."""
+        return self.bind(receiver, selector, *arguments)()
+
+    def create(self, class_name: str, selector: str, *arguments: Any) -> Pointer:
+        """A borrowed object from a class method, or a nil Pointer."""
+        created: Pointer = self.send(self.get_class(class_name), selector, *arguments)
+        return created
+
+    def _sender(self, encoding: str) -> tuple[int, Callable[..., Any]]:
+        """How many arguments a method of that encoding takes, and objc_msgSend with its exact prototype: variadic
+        arguments go elsewhere on Apple's arm64, and ctypes takes surplus ones silently."""
+        if encoding not in self._senders:
+            codes = parse_encoding(encoding)
+            if len(codes) < 3 or any(code not in _CODES for code in codes):
+                raise Unavailable(f"a method of type {encoding} cannot be called by this program")
+            result, *arguments = (_CODES[code] for code in codes)
+            types = [ctypes.c_void_p if argument is Pointer else argument for argument in arguments]
+            self._senders[encoding] = len(codes) - 3, self.libraries.function("libobjc", "objc_msgSend", result, *types)
+        return self._senders[encoding]
+
+    def _class_name(self, receiver: Pointer) -> str:
+        return self.text(self.send(receiver, "className")) if self.responds(receiver, "className") else "its class"
+
+    @contextlib.contextmanager
+    def pool(self) -> Iterator[None]:
+        """An autorelease pool."""
+        pool = self._push_pool()
+        try:
+            yield
+        finally:
+            self._pop_pool(pool)
+
+    def keep(self, borrowed: Pointer, owner: contextlib.ExitStack) -> Pointer:
+        """Retains an object, to be released when its owner closes."""
+        owner.callback(self.release, self._retain(borrowed))
+        return borrowed
+
+    def string(self, text: str) -> Pointer:
+        """A borrowed NSString."""
+        return self.create("NSString", "stringWithUTF8String:", text.encode())
+
+    def text(self, string: Pointer) -> str:
+        """The text of an NSString; empty for nil."""
+        return (self.send(string, "UTF8String") or b"").decode(errors="replace") if string else ""
+
+    def number(self, value: int) -> Pointer:
+        """A borrowed NSNumber of unsigned long long."""
+        return self.create("NSNumber", "numberWithUnsignedLongLong:", value)
+
+    def data(self, buffer: bytearray) -> Pointer:
+        """A borrowed NSData over a buffer's own bytes, which must stay in place for as long as the data do."""
+        start = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+        return self.create("NSData", "dataWithBytesNoCopy:length:freeWhenDone:", start, len(buffer), False)
+
+    def array(self, *items: Pointer) -> Pointer:
+        """A borrowed NSArray."""
+        return self.create("NSArray", "arrayWithObjects:count:", _pointers(items), len(items))
+
+    def dictionary(self, items: Sequence[tuple[Pointer, Pointer]] = ()) -> Pointer:
+        """A borrowed NSDictionary of keys and values."""
+        keys, values = ([pair[side] for pair in items] for side in (0, 1))
+        return self.create("NSDictionary", "dictionaryWithObjects:forKeys:count:", _pointers(values), _pointers(keys), len(items))
+
+    def describe_error(self, error: ctypes.c_void_p) -> str:
+        """Domain, code and description of an NSError; says so where there is none."""
+        if not error:
+            return "no NSError was given"
+        receiver = Pointer(error.value)
+        domain, described = (self.text(self.send(receiver, selector)) for selector in ("domain", "localizedDescription"))
+        return f"{domain} {self.send(receiver, 'code')}: {' '.join(described.split())}"
+
+
+def _pointers(items: Sequence[Pointer]) -> ctypes.Array:  # type: ignore[type-arg]
+    return (ctypes.c_void_p * len(items))(*[item.value for item in items])
+
+
+# ======================================================================================================================
+# 7. Neural Engine: IOSurface, the stages of a model, its errors
+# ======================================================================================================================
+
+# Smaller surfaces fail with status 0x1d on hardware; reports of the least size differ: 16, 48, 64 KiB.
+SURFACE_GRANULE = 1 << 16
+LOCK_READ_ONLY = 1  # kIOSurfaceLockReadOnly, IOSurfaceRef.h
+
+# A NaN in every output element before the first evaluate: what evaluate never wrote is then seen.
+UNWRITTEN = b"\x00\x7e"
+
+
+class Session:
+    """Where the work says what it is doing; whoever listens overrides what it wants to hear."""
+
+    def stage(self, name: str, variant: str, limit: float = 0, **details: Any) -> None:
+        """A stage begins. `limit` is how many seconds it may take beyond the time limit of every stage."""
+
+    def directory(self, path: str) -> None:
+        """A model's directory is about to be made."""
+
+    def warn(self, code: str, message: str) -> None:
+        """Something was seen that whoever reads the figures should know."""
+
+
+class Executable:
+    """A program that an engine has loaded: what the measurement needs of it. `facts` go into its cell."""
+
+    facts: dict[str, Any]
+
+    def write_input(self, data: bytes) -> None:
+        """Puts the fp16 input in place."""
+        raise NotImplementedError
+
+    def evaluate(self) -> bool:
+        """Runs the program once; false where the engine says that it failed."""
+        raise NotImplementedError
+
+    def failure(self) -> str:
+        """Why the last evaluate failed; to be asked within the same pool."""
+        raise NotImplementedError
+
+    def read_output(self) -> bytes:
+        """The fp16 output."""
+        raise NotImplementedError
+
+
+class Engine:
+    """What runs programs: loads them, and has the clock that they are timed by, `now`, in ticks."""
+
+    now: Callable[[], int]
+
+    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
+        """A program ready to evaluate, undone when its owner closes; raises StageError naming the stage that failed."""
+        raise NotImplementedError
+
+    def nanoseconds(self, ticks: int) -> float:
+        """Ticks as nanoseconds."""
+        raise NotImplementedError
+
+    def pool(self) -> contextlib.AbstractContextManager[None]:
+        """What evaluates run inside of."""
+        return contextlib.nullcontext()
+
+
+class ReferenceEngine(Engine):
+    """Section 5 as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+
+    def __init__(self) -> None:
+        self.now = time.perf_counter_ns
+
+    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
+        session.stage("load", program.variant.name)
+        return _ReferenceExecutable(program)
+
+    def nanoseconds(self, ticks: int) -> float:
+        return ticks
+
+
+class _ReferenceExecutable(Executable):
+    def __init__(self, program: Program) -> None:
+        self.facts = {}
+        self._config = program.config
+        self._reference = Reference(program.mil, program.blob, keep=True)
+        self._pixels: list[Vector] = []
+        self._output = b""
+
+    def write_input(self, data: bytes) -> None:
+        self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
+
+    def evaluate(self) -> bool:
+        pixels, = self._reference.compute(self._pixels)
+        channels = [channel for values in zip(*pixels) for channel in values]
+        self._output = struct.pack(f"<{len(channels)}e", *channels)
+        return True
+
+    def failure(self) -> str:
+        return "the reference does not fail"
+
+    def read_output(self) -> bytes:
+        return self._output
+
+
+def pixel_of(tensor: bytes, config: Config, index: int) -> Vector:
+    """The channels of one pixel of an fp16 tensor [channels][pixels]."""
+    halves = memoryview(tensor).cast("H")[index::config.pixels]
+    return struct.unpack(f"<{config.channels}e", struct.pack(f"={config.channels}H", *halves))
+
+
+class _Timebase(ctypes.Structure):
+    _fields_ = [("numer", ctypes.c_uint32), ("denom", ctypes.c_uint32)]
+
+
+class NeuralEngine(Engine):
+    """Apple's engine, through the private in-memory model API and IOSurface."""
+
+    def __init__(self, libraries: Libraries, exact_surfaces: bool = False) -> None:
+        libraries.open("Foundation")
+        libraries.open("AppleNeuralEngine")
+        self.runtime = Runtime(libraries)
+        self._exact_surfaces = exact_surfaces
+        iosurface, system = (functools.partial(libraries.function, name) for name in ("IOSurface", "libSystem"))
+        # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties); void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
+        self._create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
+        self._base_address = iosurface("IOSurfaceGetBaseAddress", ctypes.c_void_p, ctypes.c_void_p)
+        # int IOSurfaceLock(IOSurfaceRef surface, uint32_t options, uint32_t *seed), and IOSurfaceUnlock
+        lock = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+        self._lock, self._unlock = iosurface("IOSurfaceLock", *lock), iosurface("IOSurfaceUnlock", *lock)
+        # void CFRelease(CFTypeRef object)
+        self._cf_release = libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
+        # uint64_t mach_absolute_time(void); int mach_timebase_info(struct { uint32_t numer, denom; } *info)
+        self.now = system("mach_absolute_time", ctypes.c_uint64)
+        timebase = _Timebase()
+        system("mach_timebase_info", ctypes.c_int, ctypes.c_void_p)(ctypes.byref(timebase))
+        self._nanoseconds_per_tick = int(timebase.numer) / int(timebase.denom)
+
+    def nanoseconds(self, ticks: int) -> float:
+        return ticks * self._nanoseconds_per_tick
+
+    def pool(self) -> contextlib.AbstractContextManager[None]:
+        return self.runtime.pool()
+
+    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
+        with self.pool(), contextlib.ExitStack() as undo:
+            executable = _LoadedModel(self, program, qos, session, undo)
+            owner.push(undo.pop_all())
+            return executable
+
+    def temporary_directory(self) -> str:
+        """Foundation's, which need not be Python's."""
+        # NSString *NSTemporaryDirectory(void)
+        function = self.runtime.libraries.function("Foundation", "NSTemporaryDirectory", Pointer)
+        with self.pool():
+            return self.runtime.text(function())
+
+    def create_surface(self, size: int, owner: contextlib.ExitStack) -> Pointer:
+        """A surface of one row of bytes, released when its owner closes; nil where it cannot be had."""
+        size = size if self._exact_surfaces else -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
+        properties = {"Width": size, "Height": 1, "BytesPerElement": 1, "BytesPerRow": size, "AllocSize": size, "PixelFormat": 0}
+        surface: Pointer = self._create_surface(self.runtime.dictionary([
+            (self.runtime.libraries.constant("IOSurface", f"kIOSurface{name}"), self.runtime.number(value))
+            for name, value in properties.items()]))
+        if surface:
+            owner.callback(self._cf_release, surface)
+        return surface
+
+    @contextlib.contextmanager
+    def mapped(self, surface: Pointer, stage: str, options: int = 0) -> Iterator[int]:
+        """The address of a surface's bytes while it is locked."""
+        status = self._lock(surface, options, None)
+        if status:
+            raise StageError(stage, f"IOSurfaceLock returned {status:#x}")
+        try:
+            address = self._base_address(surface)
+            if not address:
+                raise StageError(stage, "IOSurfaceGetBaseAddress returned NULL")
+            yield address
+        finally:
+            self._unlock(surface, options, None)
+
+
+class _LoadedModel(Executable):
+    """One _ANEInMemoryModel, from its descriptor to a bound evaluate. What it owns closes with `owner`, in reverse."""
+
+    def __init__(self, engine: NeuralEngine, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> None:
+        self.facts = {}
+        self._variant = program.variant.name
+        self._engine, self._runtime, self._session = engine, engine.runtime, session
+        self._qos, self._size = qos, program.config.tensor_bytes
+        self._error = ctypes.c_void_p()
+        # The model keeps its descriptor's data, and those are these very buffers.
+        self._mil, self._blob = bytearray(program.mil.encode()), program.blob
+        # All objects are released last, after the model was unloaded and its directory removed.
+        self._owner = owner.enter_context(contextlib.ExitStack())
+        self._options = self._runtime.keep(self._runtime.dictionary(), self._owner)
+        self._model = self._create_model()
+        self._write_files(owner)
+        if self._runtime.responds(self._model, "compiledModelExists"):
+            self.facts["compiled_before"] = bool(self._runtime.send(self._model, "compiledModelExists"))
+        self._call("compile", "compileWithQoS:options:error:", self._options)
+        self._call("load", "loadWithQoS:options:error:", self._options)
+        owner.callback(self._unload)
+        self._input, self._output = (self._create_surface() for _ in range(2))
+        request = self._create_request()
+        self._evaluate = self._runtime.bind(self._model, "evaluateWithQoS:options:request:error:", qos, self._options, request,
+                                            ctypes.byref(self._error))
+
+    def _stage(self, name: str) -> str:
+        self._session.stage(name, self._variant)
+        return name
+
+    def _some(self, stage: str, found: Pointer) -> Pointer:
+        """A result kept, or the stage's failure where it is nil."""
+        if not found:
+            raise StageError(stage, "nil was returned")
+        return self._runtime.keep(found, self._owner)
+
+    def _create_model(self) -> Pointer:
+        runtime, stage = self._runtime, self._stage("descriptor")
+        weights = runtime.dictionary([(runtime.string(WEIGHT_PATH), self._weights_entry())])
+        descriptor = self._some(stage, runtime.create("_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:",
+                                                      runtime.data(self._mil), weights, None))
+        stage = self._stage("model")
+        return self._some(stage, runtime.create("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
+
+    def _weights_entry(self) -> Pointer:
+        """Data and offset of the weights. The framework takes the first key's value as the data, so where Foundation
+        puts `offset` first it is left out: 0 is what it would be anyway."""
+        runtime = self._runtime
+        data = (runtime.string("data"), runtime.data(self._blob))
+        entry = runtime.dictionary([data, (runtime.string("offset"), runtime.number(0))])
+        first = runtime.send(runtime.send(entry, "allKeys"), "objectAtIndex:", 0)
+        return entry if runtime.text(first) == "data" else runtime.dictionary([data])
+
+    def _directory(self) -> str:
+        """Where the framework looks for the model's files."""
+        stage = self._stage("identifier")
+        identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
+        if not re.fullmatch(r"[0-9A-Za-z_-]{1,255}", identifier):
+            raise StageError(stage, f"hexStringIdentifier is {identifier!r}: expected a name for a directory")
+        path = ""
+        if self._runtime.responds(self._model, "localModelPath"):
+            path = self._runtime.text(self._runtime.send(self._model, "localModelPath"))
+        return path or os.path.join(self._engine.temporary_directory(), identifier)
+
+    def _write_files(self, owner: contextlib.ExitStack) -> None:
+        path, stage = self._directory(), self._stage("files")
+        self._session.directory(path)
+        owner.callback(remove_directory, path)
+        try:
+            write_program(path, self._mil, self._blob)
+        except OSError as error:
+            raise StageError(stage, f"{error.filename or path}: {error.strerror}") from None
+
+    def _call(self, stage: str, selector: str, *arguments: Any) -> None:
+        """A stage that answers YES, or NO with or without an NSError."""
+        self._stage(stage)
+        self._error.value = None
+        started = time.perf_counter()
+        if not self._runtime.send(self._model, selector, self._qos, *arguments, ctypes.byref(self._error)):
+            raise StageError(stage, self._runtime.describe_error(self._error))
+        self.facts[f"{stage}_ms"] = (time.perf_counter() - started) * 1e3
+
+    def _unload(self) -> None:
+        with self._engine.pool():
+            try:
+                self._call("unload", "unloadWithQoS:error:")
+            except StageError as error:
+                self._session.warn("unload", f"unloading {self._variant} failed ({error}); its figures are not touched by that")
+
+    def _create_surface(self) -> Pointer:
+        stage = self._stage("surface")
+        surface = self._engine.create_surface(self._size, self._owner)
+        if not surface:
+            raise StageError(stage, f"IOSurfaceCreate gave no surface of {self._size} bytes")
+        return surface
+
+    def _create_request(self) -> Pointer:
+        runtime, stage = self._runtime, self._stage("request")
+        first, second = (self._some(stage, runtime.create("_ANEIOSurfaceObject", "objectWithIOSurface:", surface))
+                         for surface in (self._input, self._output))
+        zero = runtime.number(0)
+        request = runtime.create(
+            "_ANERequest", "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:",
+            runtime.array(first), runtime.array(zero), runtime.array(second), runtime.array(zero), None, None, zero)
+        return self._some(stage, request)
+
+    def write_input(self, data: bytes) -> None:
+        with self._engine.mapped(self._input, "surface") as address:
+            ctypes.memmove(address, data, self._size)
+        with self._engine.mapped(self._output, "surface") as address:
+            ctypes.memmove(address, UNWRITTEN * (self._size // 2), self._size)
+
+    def evaluate(self) -> bool:
+        self._error.value = None
+        return bool(self._evaluate())
+
+    def failure(self) -> str:
+        return self._runtime.describe_error(self._error)
+
+    def read_output(self) -> bytes:
+        with self._engine.mapped(self._output, "read", LOCK_READ_ONLY) as address:
+            return ctypes.string_at(address, self._size)
+
+
+def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[bytes, bytearray]) -> None:
+    """A program's two files in a private directory, made where it is missing. Raises OSError; a directory that is a
+    symbolic link is refused."""
+    for path in (directory, os.path.join(directory, os.path.dirname(WEIGHT_FILE))):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        if os.path.islink(path):
+            raise NotADirectoryError(20, "is a symbolic link, and a directory was expected", path)
+    for name, content in ((MIL_FILE, mil), (WEIGHT_FILE, blob)):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        path = os.path.join(directory, name)
+        try:
+            with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+                _write_all(file, content)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+
+
+def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
+    """A raw file may take less than it is given: at 2 GiB, or where the disk is nearly full."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view):]
+
+
+def remove_directory(path: str) -> None:
+    """Removes a model's directory, where it still is one; never through a symbolic link."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+# ======================================================================================================================
+# 8. Measurement: the protocol, the rounds, the statistics
+# ======================================================================================================================
+
+class Protocol(NamedTuple):
+    """How a configuration is measured.
+
+    `iters` timed evaluates per variant in `rounds`, after `warmup`; `input` random or zeros; `verify` pixels compared;
+    `blob` and `dialect` auto or a fixed one; `timeout` seconds without progress; `original` does as the original does,
+    one variant after the other.
+    """
+
+    iters: int = 50
+    rounds: int = 10
+    warmup: int = 10
+    qos: int = 21
+    seed: int = 0
+    input: str = "random"
+    verify: int = 1
+    blob: str = "auto"
+    dialect: str = "auto"
+    original: bool = False
+    timeout: float = 120.0
+
+    def check(self) -> "Protocol":
+        """Itself; raises UsageError where it cannot be followed."""
+        for name, least in (("iters", 1), ("rounds", 1), ("warmup", 0), ("seed", 0), ("qos", 0), ("verify", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} {value!r}: expected a whole number from {least}")
+        if self.iters % self.rounds:
+            raise UsageError(f"iters {self.iters}: expected a multiple of rounds {self.rounds}")
+        if self.qos >= 1 << 32 or not 0 < self.timeout < 1e6:
+            raise UsageError(f"qos {self.qos}, timeout {self.timeout}: expected a 32-bit number, and seconds above 0")
+        for name, choices in PROTOCOL_CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(choices)}")
+        return self
+
+
+DEFAULT_PROTOCOL = Protocol()
+PROTOCOL_CHOICES = {"input": ("random", "zeros"), "blob": ("auto", "standard", "original"), "dialect": ("auto", *DIALECTS)}
+
+# What the original fixes: QoS 0, zeros, one sequence of 50 after 10.
+ORIGINAL_PROTOCOL = Protocol(rounds=1, qos=0, input="zeros", verify=0, blob="original", dialect="1.3", original=True)
+
+# In this order a refused program is tried again: long-form scalars for systems that do not take short ones, the
+# original's records last.
+ATTEMPTS = (("standard", "1.3"), ("standard", "1.0"), ("original", "1.3"))
+REFUSALS = ("descriptor", "model", "compile", "load")
+
+# Of an evaluate whose pace is not known yet; and how much slower than its pace one may be before it counts as hanging.
+UNKNOWN_PACE = 0.1
+SLOWEST = 10
+
+
+class Cell(NamedTuple):
+    """What was measured of one configuration and variant; times in ns, per round. A failed one names stage and error,
+    and has samples only where it was timed before it failed its verification."""
+
+    variant: str
+    status: str = "ok"
+    stage: Optional[str] = None
+    error: Optional[str] = None
+    samples_ns: Sequence[Sequence[float]] = ()
+    compile_ms: Optional[float] = None
+    load_ms: Optional[float] = None
+    first_ms: Optional[float] = None
+    compiled_before: Optional[bool] = None
+    blob: Optional[str] = None
+    dialect: Optional[str] = None
+    verified: Optional[dict[str, Any]] = None
+
+    @property
+    def samples(self) -> list[float]:
+        """All timed evaluates in ns, in the order in which they were made."""
+        return [sample for samples in self.samples_ns for sample in samples]
+
+
+class Job(NamedTuple):
+    """One configuration to be measured: by which engine (`standin` names a library), in which variants. What is
+    `preferred`, a layout and a dialect, is tried first."""
+
+    engine: str
+    standin: Optional[str]
+    config: Config
+    variants: Sequence[str]
+    protocol: Protocol
+    preferred: Sequence[str] = ()
+
+
+class Trial:
+    """A variant while it is measured."""
+
+    def __init__(self, variant: str) -> None:
+        self.cell = Cell(variant)
+        self.program: Optional[Program] = None
+        self.executable: Optional[Executable] = None
+        self.pace = UNKNOWN_PACE
+        self.outputs: list[Vector] = []
+
+    def note(self, **facts: Any) -> None:
+        """Adds to what is known of the cell."""
+        self.cell = self.cell._replace(**facts)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """A failure within is this variant's alone."""
+        try:
+            yield
+        except StageError as error:
+            self.note(status="failed", stage=error.stage, error=str(error), samples_ns=())
+
+
+def measure(engine: Engine, job: Job, session: Session, report: Callable[[Cell], None]) -> None:
+    """Measures a configuration in each variant and reports a cell for each, before anything is unloaded."""
+    groups = [[variant] for variant in job.variants] if job.protocol.original else [list(job.variants)]
+    for group in groups:
+        trials = [Trial(variant) for variant in group]
+        with contextlib.ExitStack() as owner:
+            for trial in trials:
+                with trial.guarded():
+                    prepare(engine, job, trial, session, owner)
+            run_rounds(engine, trials, job.protocol, session)
+            if job.protocol.verify and job.protocol.input != "zeros":
+                verify_outputs(job, trials, session)
+            for trial in trials:
+                report(trial.cell)
+
+
+def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: contextlib.ExitStack) -> None:
+    """Loads a variant's program by the first attempt that is not refused, and writes its input."""
+    config, protocol = job.config, job.protocol
+    refused = []
+    for blob, dialect in sorted(attempts(protocol), key=lambda attempt: list(attempt) != list(job.preferred)):
+        session.stage("generate", trial.cell.variant)
+        program = build_program(config, trial.cell.variant, seed=protocol.seed, original=protocol.original,
+                                blob=blob, dialect=dialect)
+        try:
+            executable = engine.load(program, protocol.qos, session, owner)
+        except StageError as error:
+            refused.append(f"{blob}/{dialect}: {error}")
+            if error.stage not in REFUSALS:
+                raise
+            stage = error.stage
+            continue
+        trial.note(blob=blob, dialect=dialect, **executable.facts)
+        if not protocol.original:
+            zeros = protocol.input == "zeros"
+            executable.write_input(bytes(config.tensor_bytes) if zeros else random_input(config, protocol.seed))
+        trial.program, trial.executable = program, executable
+        return
+    raise StageError(stage, "; ".join(refused) if len(refused) > 1 else refused[0].split(": ", 1)[1])
+
+
+def attempts(protocol: Protocol) -> list[tuple[str, str]]:
+    """The weight-file layouts and dialects to try, in order."""
+    blobs = ("standard", "original") if protocol.blob == "auto" else (protocol.blob,)
+    dialects = DIALECTS if protocol.dialect == "auto" else (protocol.dialect,)
+    every = [(blob, dialect) for blob in blobs for dialect in dialects]
+    return [attempt for attempt in every if attempt in ATTEMPTS] or every
+
+
+def run_rounds(engine: Engine, trials: Sequence[Trial], protocol: Protocol, session: Session) -> None:
+    """Warms each variant up, then times all of them in rounds whose order alternates."""
+    for trial in trials:
+        if trial.executable:
+            with trial.guarded(), collector_off():
+                warm_up(engine, trial, protocol.warmup, session)
+    per_round = protocol.iters // protocol.rounds
+    uncounted = 0 if protocol.original else 1
+    for number in range(protocol.rounds):
+        running = [trial for trial in trials if trial.cell.status == "ok"]
+        if not running:
+            return
+        seconds = sum(trial.pace for trial in running) * (per_round + uncounted)
+        session.stage("evaluate", ",".join(trial.cell.variant for trial in running), SLOWEST * seconds,
+                      number=number + 1, of=protocol.rounds)
+        with collector_off():
+            for trial in running if number % 2 == 0 else reversed(running):
+                with trial.guarded():
+                    samples = timed_evaluates(engine, trial, "evaluate", per_round, uncounted)
+                    trial.note(samples_ns=[*trial.cell.samples_ns, samples])
+
+
+def warm_up(engine: Engine, trial: Trial, count: int, session: Session) -> None:
+    """Evaluates that are not counted; the first by itself, since it tells how long the others may take."""
+    stage = "warm-up"
+    session.stage(stage, trial.cell.variant)
+    if count:
+        trial.pace = timed_evaluates(engine, trial, stage, 1)[0] / 1e9
+        trial.note(first_ms=trial.pace * 1e3)
+        session.stage(stage, trial.cell.variant, SLOWEST * trial.pace * count)
+        trial.pace = max(timed_evaluates(engine, trial, stage, count - 1), default=trial.pace * 1e9) / 1e9
+
+
+def timed_evaluates(engine: Engine, trial: Trial, stage: str, count: int, uncounted: int = 0) -> list[float]:
+    """ns of each of `count` evaluates, back to back in one pool, after `uncounted`; raises StageError where one fails."""
+    assert trial.executable
+    evaluate, now = trial.executable.evaluate, engine.now
+    with engine.pool():
+        for _ in range(uncounted):
+            if not evaluate():
+                raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
+        marks = [now()]
+        for _ in range(count):
+            if not evaluate():
+                raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
+            marks.append(now())
+    return [engine.nanoseconds(end - start) for start, end in zip(marks, marks[1:])]
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Python's garbage collector off, and as it was afterwards."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+# Verification. Limits are what the arithmetics of tests/test_verification.py reach, times 1.3 or more: relative L2 and
+# slope per square root of the depth, by what passes between layers. fp16 sums lose more where there are more terms.
+LIMITS = {"fp16": (0.0055, 0.0012), "int8": (0.020, 0.007)}
+WIDEST_LIMIT = 1.2
+UNRELATED = 0.5  # a cosine below this: not the rounding, but what is computed, differs
+
+
+class Comparison(NamedTuple):
+    """How an output differs from what it should be, over all values compared. Where these are smaller than the input's
+    variance of 1, `floor` is what lessens a relative figure to what it would be of values of that size."""
+
+    cosine: float
+    relative_l2: float
+    slope: float
+    max_error: float
+    floor: float
+
+
+def compare_vectors(values: Vector, expected: Vector) -> Comparison:
+    """Compares finite values with expected ones."""
+    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in ((values, expected), (values, values), (expected, expected)))
+    differences = [value - should for value, should in zip(values, expected)]
+    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, differences, differences)) / power), dot / power,
+                      max(map(abs, differences)), min(1.0, math.sqrt(power / len(expected))))
+
+
+def chosen_pixels(config: Config, protocol: Protocol) -> list[int]:
+    """Which pixels are verified: `verify` of them, drawn by the seed."""
+    draw = random.Random(protocol.seed).random
+    chosen: dict[int, None] = {}
+    while len(chosen) < min(protocol.verify, config.pixels):
+        chosen[int(draw() * config.pixels)] = None
+    return list(chosen)
+
+
+def verify_outputs(job: Job, trials: Sequence[Trial], session: Session) -> None:
+    """Compares pixels of each output with the reference; what differs too much becomes a failed cell that keeps its
+    samples. Says of each variant also how far it is from what FP16 gave."""
+    chosen = chosen_pixels(job.config, job.protocol)
+    data = random_input(job.config, job.protocol.seed)
+    inputs = [pixel_of(data, job.config, index) for index in chosen]
+    for trial in trials:
+        if trial.cell.status == "ok" and trial.executable:
+            session.stage("verify", trial.cell.variant)
+            with trial.guarded():
+                output = trial.executable.read_output()
+                trial.outputs = [pixel_of(output, job.config, index) for index in chosen]
+                verify(trial, inputs)
+    base = next((flat(trial.outputs) for trial in trials if trial.cell.variant == "fp16" and trial.cell.status == "ok"), None)
+    for trial in trials:
+        if base and trial.cell.variant != "fp16" and trial.cell.status == "ok" and trial.cell.verified:
+            price = compare_vectors(flat(trial.outputs), base)
+            trial.note(verified={**trial.cell.verified, "from_fp16": {"cosine": price.cosine, "relative_l2": price.relative_l2}})
+
+
+def flat(vectors: Iterable[Vector]) -> list[float]:
+    """Vectors one after the other."""
+    return [value for vector in vectors for value in vector]
+
+
+def verify(trial: Trial, inputs: Sequence[Vector]) -> None:
+    """Notes how a trial's outputs compare with the reference, and whether that is a failure."""
+    assert trial.program
+    int8 = trial.program.variant.activations == "int8"
+    roundings = ("even", "away") if int8 else ("even",)
+    arithmetics = [Arithmetic(store, rounding) for rounding in roundings for store in ("fp16", "fp32")]
+    references = Reference(trial.program.mil, trial.program.blob).compute(inputs, arithmetics)
+    verified: dict[str, Any] = {"pixels": len(inputs)}
+    values, expected = flat(trial.outputs), flat(references[0])
+    problem = useless(values, expected)
+    if problem is None:
+        found = compare_vectors(values, expected)
+        verified.update(found._asdict())
+        del verified["floor"]
+        problem = judge(found, len(values), trial.program.config, trial.program.variant)
+    verified["ok"] = problem is None
+    for arithmetic, reference in zip(arithmetics, references):
+        if trial.outputs == reference and "matches" not in verified:
+            verified["matches"] = f"{arithmetic.store} stores" + (f", halves {arithmetic.rounding}" if int8 else "")
+    trial.note(verified=verified)
+    if problem:
+        trial.note(status="failed", stage="verify", error=problem)
+
+
+def useless(values: Vector, expected: Vector) -> Optional[str]:
+    """What is wrong with an output that need not be compared, and what that usually means; None where it must be."""
+    if not all(map(math.isfinite, values)):
+        if all(map(math.isnan, values)):
+            return "the output is NaN, as it was before: evaluate said YES and did nothing; try --qos 0, or another --dialect"
+        return "the output holds NaN or infinities: weights or scales were read wrongly; try another --blob"
+    if not any(values) and any(expected):
+        return "the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another --dialect"
+    if min(values) == max(values) and min(expected) != max(expected):
+        return f"the output is {values[0]} everywhere: weights were not read; try another --blob"
+    return None
+
+
+def verification_limits(count: int, config: Config, variant: Variant) -> tuple[float, float]:
+    """The largest relative L2, and the largest distance of the slope from 1, that rounding explains over `count` values."""
+    relative, slope = LIMITS[variant.activations]
+    depth, width = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / 512))
+    return min(WIDEST_LIMIT, relative * depth * (1 + 4 / count) * width), slope * depth * (1 + 16 / count)
+
+
+def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Optional[str]:
+    """What is wrong with an output, from how it compares over `count` values; None where rounding explains it."""
+    limit, slope_limit = verification_limits(count, config, variant)
+    figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
+               f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
+    if found.cosine < UNRELATED and found.relative_l2 * found.floor > limit:
+        return f"the output is not what was asked for ({figures}): often weights of the wrong layer; try another --blob"
+    if abs(found.slope - 1) * found.floor ** 2 > slope_limit:
+        return f"the output has the wrong scale ({figures}): often a scale that is misread; try another --dialect"
+    if found.relative_l2 * found.floor > limit:
+        return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+    return None
+
+
+# Statistics. A run of few rounds cannot tell how much they vary.
+FEWEST_ROUNDS = 5
+RESAMPLES = 2000
+
+
+def quantile(values: Sequence[float], fraction: float) -> float:
+    """A quantile by linear interpolation."""
+    ordered = sorted(values)
+    place = fraction * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
+    """A 95 % interval for the median of all values, by drawing whole rounds with replacement: the evaluates of one round
+    are alike, so they say less than as many of different rounds would. None below 5 rounds."""
+    if len(rounds) < FEWEST_ROUNDS:
+        return None
+    draw = random.Random(seed).random
+    count = len(rounds)
+    medians = [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
+    return [quantile(medians, 0.025), quantile(medians, 0.975)]
+
+
+def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
+    """The figures of a cell's times in ms: median, mean, min, p95, MAD, and the median's interval where there is one."""
+    samples = [sample / 1e6 for sample in cell.samples]
+    median = statistics.median(samples)
+    figures: dict[str, Any] = {
+        "median": median, "mean": statistics.fmean(samples), "min": min(samples), "p95": quantile(samples, 0.95),
+        "mad": statistics.median([abs(sample - median) for sample in samples])}
+    interval = bootstrap([[sample / 1e6 for sample in samples] for samples in cell.samples_ns], seed)
+    return {**figures, "ci95": interval} if interval else figures
+
+
+def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
+    """How many times faster than the baseline: the median over rounds of one round's median by the other's in the same
+    round, so that what changes slowly cancels out; with its interval where there is one. The original's is of means."""
+    average = statistics.fmean if protocol.original else statistics.median
+    middles = [[average(samples) for samples in one.samples_ns] for one in (baseline, cell)]
+    quotients = [base / own for base, own in zip(*middles)]
+    interval = bootstrap([[quotient] for quotient in quotients], protocol.seed)
+    value = {"value": statistics.median(quotients)}
+    return {**value, "ci95": interval} if interval else value
+
+
+# ======================================================================================================================
+# 9. Machine: what this machine is and has
+# ======================================================================================================================
+
+# Names of sysctlbyname, and the type of those that are not text.
+SYSTEM_VALUES = {
+    "chip": ("machdep.cpu.brand_string", None),
+    "model": ("hw.model", None),
+    "macos": ("kern.osproductversion", None),
+    "build": ("kern.osversion", None),
+    "memory_bytes": ("hw.memsize", ctypes.c_uint64),
+}
+# Class methods of _ANEDeviceInfo, which came with different releases.
+DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_count": "numANEs", "ane_cores": "numANECores"}
+
+
+THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
+
+
+def describe_machine(engine: Engine) -> dict[str, Any]:
+    """The record's facts of this machine, each absent where unknown."""
+    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
+    facts.update(load_average=os.getloadavg()[0])
+    if isinstance(engine, NeuralEngine):
+        libraries = engine.runtime.libraries
+        facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
+        facts.update({name: device_value(engine.runtime, selector) for name, selector in DEVICE_VALUES.items()})
+        facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
+                     low_power_mode=process_value(engine.runtime, "isLowPowerModeEnabled"))
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def thermal_state(engine: Engine) -> Optional[str]:
+    """How hot the machine says it is; None where it does not say."""
+    state = process_value(engine.runtime, "thermalState") if isinstance(engine, NeuralEngine) else None
+    return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
+
+
+def process_value(runtime: Runtime, selector: str) -> Union[bool, int, None]:
+    """A number from NSProcessInfo; None where this macOS lacks it."""
+    information = runtime.create("NSProcessInfo", "processInfo")
+    if not information or not runtime.responds(information, selector):
+        return None
+    value = runtime.send(information, selector)
+    return bool(value) if selector.startswith("is") else value
+
+
+def power_source(runtime: Runtime) -> Optional[str]:
+    """`AC Power` or `Battery Power`; None where IOKit does not say."""
+    try:
+        # CFTypeRef IOPSCopyPowerSourcesInfo(void); CFStringRef IOPSGetProvidingPowerSourceType(CFTypeRef snapshot)
+        snapshot = runtime.libraries.function("IOKit", "IOPSCopyPowerSourcesInfo", Pointer)()
+        provider = runtime.libraries.function("IOKit", "IOPSGetProvidingPowerSourceType", Pointer, ctypes.c_void_p)
+        release = runtime.libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
+    except Unavailable:
+        return None
+    if not snapshot:
+        return None
+    try:
+        return runtime.text(provider(snapshot))
+    finally:
+        release(snapshot)
+
+
+def device_value(runtime: Runtime, selector: str) -> Union[str, int, None]:
+    """Text or number from a class method of _ANEDeviceInfo; None where this macOS lacks it. Its encoding says which: to
+    take a number for an object would end the process."""
+    device = runtime.find_class("_ANEDeviceInfo")
+    if not device or not runtime.responds(device, selector):
+        return None
+    value = runtime.send(device, selector)
+    return runtime.text(value) if isinstance(value, Pointer) else value
+
+
+# ======================================================================================================================
+# 10. Worker: one child process per configuration, its messages, its time limits, its cleaning up
+# ======================================================================================================================
+
+# Private: the argument that makes a run of this file a child.
+WORKER_ARGUMENT = "--measure-one-configuration"
+ENGINES = ("ane", "reference")
+SCHEMA = "ane-bench/1"
+
+# A message is a line of JSON of this size at most; the longest carries the samples.
+LONGEST_MESSAGE = 1 << 26
+KEPT_ERROR_OUTPUT = 4096
+
+
+def create_engine(job: Job) -> Engine:
+    """The engine that a job asks for; raises Unavailable where it is not here."""
+    if job.engine == "reference":
+        return ReferenceEngine()
+    return NeuralEngine(Libraries(job.standin), exact_surfaces=job.protocol.original)
+
+
+class _Link(Session):
+    """A child's side: a message is sent as a line, and answered by one byte when the parent has dealt with it, so that
+    the parent is never at work during a timed round."""
+
+    def __init__(self, source: io.FileIO, sink: int) -> None:
+        self._source, self._sink = source, sink
+        self._answers = threading.Semaphore(0)
+        self._directories: list[str] = []
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Ends the child when the parent is gone, whatever the child is doing."""
+        while self._source.read(1):
+            self._answers.release()
+        for path in self._directories:
+            remove_directory(path)
+        os._exit(1)
+
+    def send(self, kind: str, **content: Any) -> None:
+        """Sends a message and waits for its answer."""
+        line = json.dumps({"kind": kind, **content}).encode() + b"\n"
+        while line:
+            line = line[os.write(self._sink, line):]
+        self._answers.acquire()
+
+    def stage(self, name: str, variant: str, limit: float = 0, **details: Any) -> None:
+        self.send("stage", stage=name, variant=variant, limit=limit, **details)
+
+    def directory(self, path: str) -> None:
+        self._directories.append(path)
+        self.send("directory", path=path)
+
+    def warn(self, code: str, message: str) -> None:
+        self.send("warning", code=code, message=message)
+
+
+def work() -> int:
+    """The child: reads a job, measures it, sends what it finds. Interrupts are the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source = io.FileIO(0, closefd=False)
+    sink = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not end up among the messages
+    engine, standin, config, variants, protocol, preferred = json.loads(source.readline())
+    job = Job(engine, standin, Config(*config), variants, Protocol(*protocol), preferred)
+    link = _Link(source, sink)
+    try:
+        with contextlib.ExitStack() as owner:
+            found = create_engine(job)
+            owner.enter_context(found.pool())
+            link.send("machine", machine=describe_machine(found))
+            measure(found, job, link, lambda cell: link.send("cell", cell=cell._asdict(), thermal_state=thermal_state(found)))
+    except Unavailable as error:
+        link.send("unavailable", reason=str(error))
+    return 0
+
+
+class Child:
+    """A child process with one job: its messages come out, and on leaving it is gone and so is what it left behind."""
+
+    def __init__(self, job: Job) -> None:
+        self._timeout = job.protocol.timeout
+        self._directories: list[str] = []
+        self.stage = "start"
+        self.error_output = b""
+        # -I: neither PYTHON* variables nor modules that lie beside this file change what the child runs.
+        self._process = subprocess.Popen([sys.executable, "-I", os.path.abspath(__file__), WORKER_ARGUMENT],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+        self._write(json.dumps(job).encode() + b"\n")
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert stream
+            stream.close()
+        for path in self._directories:
+            remove_directory(path)
+
+    def _write(self, data: bytes) -> None:
+        """A child that is gone is noticed when its messages end."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the child sends, each answered after it was dealt with. Raises StageError where it sends nothing for too
+        long, or ends badly."""
+        limit = self._timeout
+        lines = self._lines()
+        while True:
+            line = lines(limit)
+            if not line:
+                break
+            message = read_message(line)
+            limit = self._timeout + message.get("limit", 0)
+            self.stage = message.get("stage", self.stage)
+            if message["kind"] == "directory":
+                self._directories.append(message["path"])
+            yield message
+            self._write(b"\n")
+        self._check_end()
+
+    def _lines(self) -> Callable[[float], bytes]:
+        """A function that reads a line, empty at the end, and meanwhile keeps what the child writes to standard error."""
+        assert self._process.stdout and self._process.stderr
+        output, errors = self._process.stdout.fileno(), self._process.stderr.fileno()
+        selector = selectors.DefaultSelector()
+        for descriptor in (output, errors):
+            selector.register(descriptor, selectors.EVENT_READ)
+        pending = bytearray()
+
+        def line(limit: float) -> bytes:
+            deadline = time.monotonic() + limit
+            while b"\n" not in pending and len(pending) < LONGEST_MESSAGE:
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise StageError(self.stage, f"the child said nothing for {limit:.0f} s in this stage and was stopped")
+                for key, _ in ready:
+                    data = os.read(key.fd, 1 << 16)
+                    if key.fd == errors:
+                        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
+                    elif data:
+                        pending.extend(data)
+                    if not data:
+                        selector.unregister(key.fd)
+                if not selector.get_map():
+                    break
+            end = pending.find(b"\n") + 1 or len(pending)
+            found = bytes(pending[:end])
+            del pending[:end]
+            return found
+
+        return line
+
+    def _check_end(self) -> None:
+        """Raises StageError where the child did not end by itself and well."""
+        try:
+            code = self._process.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            raise StageError(self.stage, "the child did not end") from None
+        if code:
+            raise StageError(self.stage, self.last_words(code))
+
+    def last_words(self, code: int) -> str:
+        """How a child ended, and the last line that it wrote to standard error."""
+        lines = self.error_output.decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing to standard error")
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"the child {how}: {last}"
+
+
+MESSAGES: dict[str, dict[str, Any]] = {
+    "machine": {"machine": dict},
+    "stage": {"stage": str, "variant": str, "limit": (int, float)},
+    "directory": {"path": str},
+    "warning": {"code": str, "message": str},
+    "cell": {"cell": dict},
+    "unavailable": {"reason": str},
+}
+
+
+def read_message(line: bytes) -> dict[str, Any]:
+    """A child's message; raises StageError where it is none."""
+    try:
+        message = json.loads(line)
+        fields = MESSAGES[message["kind"]]
+        if all(isinstance(message[name], types) for name, types in fields.items()):
+            return message  # type: ignore[no-any-return]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise StageError("message", f"the child sent what is no message: {line[:60]!r}")
+
+
+class Result(NamedTuple):
+    """The cells of one configuration, by variant."""
+
+    config: Config
+    cells: dict[str, Cell]
+
+
+class Run:
+    """Everything that a run found, and what it was."""
+
+    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config] = (), variants: Sequence[str] = ()) -> None:
+        self.engine = engine
+        self.protocol = protocol
+        self.configs = configs
+        self.variants = variants
+        self.command: Sequence[str] = ()
+        self.started = datetime.datetime.now(datetime.timezone.utc)
+        self.system: dict[str, Any] = {}
+        self.results: list[Result] = []
+        self.warnings: list[dict[str, str]] = []
+
+    def warn(self, code: str, message: str) -> None:
+        """Adds a warning."""
+        self.warnings.append({"code": code, "message": message})
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell was measured, and verified where that was asked."""
+        return all(cell.status == "ok" for result in self.results for cell in result.cells.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, schema ane-bench/1: figures unrounded, beside the samples that each can be worked out from."""
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "started": self.started.isoformat(timespec="seconds"),
+            "engine": self.engine,
+            "command": list(self.command),
+            "system": {name: value for name, value in self.system.items() if value is not None},
+            "protocol": self.protocol._asdict(),
+            "results": [result_record(result, self.protocol) for result in self.results],
+            "warnings": list(self.warnings),
+        }
+
+
+def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
+    """A configuration's part of the record."""
+    cells = list(result.cells.values())
+    ratios = {cell.variant: ratio(cells[0], cell, protocol) for cell in cells[1:] if cell.samples and cells[0].samples}
+    return {"config": result.config._asdict(), "gop": result.config.gop,
+            "variants": {cell.variant: cell_record(result.config, cell, protocol) for cell in cells}, "ratio": ratios}
+
+
+def cell_record(config: Config, cell: Cell, protocol: Protocol) -> dict[str, Any]:
+    """A cell's part of the record. TOPS go by the median; the original's by the mean."""
+    record = {name: value for name, value in cell._asdict().items() if value is not None and name not in ("variant", "samples_ns")}
+    record["weights_mib"] = VARIANTS[cell.variant].weights_mib(config)
+    if cell.samples:
+        ms = times_ms(cell, protocol.seed)
+        record.update(ms=ms, tops=config.gop / ms["mean" if protocol.original else "median"], samples_ns=cell.samples_ns)
+    return record
+
+
+class Chip(NamedTuple):
+    """What is known of a chip: ms below which no evaluate was ever seen, and Apple's rated TOPS where there are any."""
+
+    dispatch_ms: float
+    rated_tops: Optional[float]
+
+
+# Dispatch floors reported from hardware; ratings of Apple's announcements (M4: INT8; none was given for M5).
+CHIPS = {"M1": Chip(0.23, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.095, 38), "M5": Chip(0.06, None)}
+UNKNOWN_CHIP = Chip(0.05, None)
+OVER_RATED = 1.15
+
+DRIFT, SPREAD, SLOW_FIRST = 0.05, 0.03, 10
+OUTLIER, MANY_OUTLIERS = 1.5, 0.05
+BUSY = 0.5
+
+
+def examine(run: Run, result: Result) -> list[dict[str, str]]:
+    """Warnings about a configuration that is done: what was seen, why that may be, what to do. Each about the machine once."""
+    known = {warning["code"] for warning in run.warnings}
+    found = [(code, text) for code, text in examine_machine(run.system) if code not in known]
+    if result.config.spatial % 32 and run.engine != "reference":
+        found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
+    for cell in result.cells.values():
+        about = f"{cell.variant} at {result.config.name}: "
+        found.extend((code, about + text) for code, text in [*examine_cell(cell), *examine_rate(run, result.config, cell)])
+    return [{"code": code, "message": message} for code, message in found]
+
+
+def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What about the machine may change the figures."""
+    if system.get("power_source") == "Battery Power":
+        yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
+    if system.get("low_power_mode"):
+        yield "low-power", "low-power mode is on, which slows the engine; switch it off in System Settings, Battery"
+    for moment in ("before", "after"):
+        state = system.get(f"thermal_state_{moment}")
+        if state not in (None, "nominal"):
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
+                                     "let it cool, and measure fewer configurations at a time")
+    if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
+        yield "busy", f"other programs kept the Mac busy (load {system['load_average']:.1f}), which makes times longer; close them"
+
+
+def examine_cell(cell: Cell) -> Iterator[tuple[str, str]]:
+    """What about a cell's own times may make them less than sure."""
+    if cell.compiled_before:
+        yield "cached", "the compiled program was in the system's cache, so compile_ms is no time of compiling; try another --seed"
+    samples = cell.samples
+    if len(samples) < 3:
+        return
+    median = statistics.median(samples)
+    third = len(samples) // 3
+    drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
+    if abs(drift) > DRIFT:
+        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: heat, or the engine's clock; let the Mac "
+                        "cool, or try more --warmup; the ratio, taken round by round, suffers least")
+    spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
+    if spread > SPREAD:
+        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
+                         "close other programs, or try more --iters")
+    outliers = sum(sample > OUTLIER * median for sample in samples)
+    if outliers > MANY_OUTLIERS * len(samples):
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came between; "
+                           "the median ignores them, the mean does not; close other programs")
+    if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
+        yield "first", (f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: work that load put off; "
+                        "it is not counted, and needs no act unless --warmup is 0")
+
+
+def examine_rate(run: Run, config: Config, cell: Cell) -> Iterator[tuple[str, str]]:
+    """Times and rates that no engine of this chip can have. Unknown chips are held to the least floor."""
+    if run.engine == "reference" or not cell.samples:
+        return
+    words = str(run.system.get("chip", "")).split()
+    chip = next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
+    ms = statistics.median(cell.samples) / 1e6
+    if ms < chip.dispatch_ms:
+        yield "floor", (f"{ms:.3f} ms is less than a mere dispatch takes ({chip.dispatch_ms} ms): evaluate may do nothing; "
+                        "look at its check, or try a larger --config")
+    if chip.rated_tops and config.gop / ms > OVER_RATED * chip.rated_tops * (2 if "Ultra" in words else 1):
+        yield "rate", (f"{config.gop / ms:.1f} TOPS is more than {' '.join(words)} is rated for: evaluate may do less than it "
+                       "should; look at its check, and try --verify 4")
+
+
+class Watcher:
+    """Is told how a run goes; whoever wants to know overrides what it wants to hear."""
+
+    def start(self, run: "Run") -> None:
+        """The run begins."""
+
+    def message(self, run: "Run", message: dict[str, Any]) -> None:
+        """A child said something."""
+
+    def result(self, run: "Run", result: Result) -> None:
+        """A configuration is done."""
+
+
+def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = DEFAULT_VARIANTS, protocol: Protocol = DEFAULT_PROTOCOL, *,
+        engine: str = "ane", watcher: Optional[Watcher] = None) -> Run:
+    """Measures configurations in variants (names in VARIANTS; the first is the baseline), one child process each.
+
+    Where ANE_BENCH_STANDIN names a library in the environment, that takes the place of Apple's. Raises UsageError for
+    what cannot be asked, Unavailable where there is no usable Neural Engine. A configuration that fails is a failed cell.
+    """
+    protocol.check()
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+    standin = os.environ.get(STANDIN_VARIABLE) or None if engine == "ane" else None
+    if engine == "ane" and not standin:
+        check_platform()
+    watcher = watcher or Watcher()
+    found = Run("stand-in" if standin else engine, protocol, configs, variants)
+    watcher.start(found)
+    preferred: tuple[str, ...] = ()
+    for config in configs:
+        cells = measure_in_child(Job(engine, standin, config, variants, protocol, preferred), found, watcher)
+        preferred = next(((cell.blob, cell.dialect) for cell in cells.values() if cell.blob and cell.dialect), preferred)
+        found.results.append(Result(config, cells))
+        found.warnings.extend(examine(found, found.results[-1]))
+        watcher.result(found, found.results[-1])
+    return found
+
+
+def check_platform() -> None:
+    """Raises Unavailable where this system cannot have a Neural Engine."""
+    machine = os.uname().machine
+    if sys.platform != "darwin" or machine != "arm64":
+        raise Unavailable(f"this is {sys.platform} on {machine}, and the engine is reached from macOS on Apple silicon only")
+
+
+def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
+    """The cells of one configuration, measured by a child; whatever becomes of the child, there is one for each variant."""
+    cells: dict[str, Cell] = {}
+    stage, problem = "start", "the child ended without a result"
+    try:
+        with Child(job) as child:
+            for message in child.messages():
+                receive(message, run, cells)
+                watcher.message(run, message)
+    except StageError as error:
+        stage, problem = error.stage, str(error)
+        if len(cells) == len(job.variants):
+            run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {stage}: {problem}")
+    return {variant: cells.get(variant, Cell(variant, "failed", stage, problem)) for variant in job.variants}
+
+
+def receive(message: dict[str, Any], run: Run, cells: dict[str, Cell]) -> None:
+    """Puts what a child said where it belongs."""
+    if message["kind"] == "machine":
+        facts = dict(message["machine"])
+        run.system = {**facts, "thermal_state_before": facts.pop("thermal_state", None), **run.system}
+    elif message["kind"] == "warning":
+        run.warn(message["code"], message["message"])
+    elif message["kind"] == "cell":
+        cell = Cell(**message["cell"])
+        cells[cell.variant] = cell
+        run.system["thermal_state_after"] = message.get("thermal_state")
+    elif message["kind"] == "unavailable":
+        raise Unavailable(message["reason"])
+
+
+
+
+# ======================================================================================================================
+# 11. Reports: one ordered list of fields behind every format, all made from the record
+# ======================================================================================================================
+
+class Row(NamedTuple):
+    """One cell of a record, with what its line needs of the others."""
+
+    config: Config
+    variant: str
+    gop: float
+    cell: Mapping[str, Any]
+    ratio: Mapping[str, Any]
+    original: bool
+
+
+class Field(NamedTuple):
+    """A column: its heading as the table sets it, and a row's text, widths and spaces included; empty where unknown."""
+
+    heading: str
+    text: Callable[[Row], str]
+
+
+def _milliseconds(row: Row) -> str:
+    return f"  {row.cell['ms']['mean' if row.original else 'median']:7.3f} ms" if "ms" in row.cell else ""
+
+
+def _interval(row: Row) -> str:
+    ms = row.cell.get("ms", {})
+    return f" {'±' + format((ms['ci95'][1] - ms['ci95'][0]) / 2 / ms['median'], '.1%'):>7}" if "ci95" in ms else ""
+
+
+def _check(row: Row) -> str:
+    verified = row.cell.get("verified")
+    return "" if verified is None else f" {'ok' if verified['ok'] else 'WRONG':>6}"
+
+
+# The first six are the original's, to the character; their headings end one column later than their figures.
+FIELDS = (
+    Field(f"{'Config':<30}", lambda row: f"{f'{VARIANTS[row.variant].label:<4} {row.config.label}':<30}"),
+    Field(f" {'W(MB)':>7}", lambda row: f" {row.cell['weights_mib']:6.1f}"),
+    Field(f" {'GOP':>7}", lambda row: f"  {row.gop:6.2f}"),
+    Field(f" {'ms/eval':>9}", _milliseconds),
+    Field(f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}" if "tops" in row.cell else ""),
+    Field(f" {'Ratio':>7}", lambda row: f"  {row.ratio['value']:.2f}x" if row.ratio else ""),
+    Field(f" {'±95%':>7}", _interval),
+    Field(f" {'Check':>6}", _check),
+)
+ORIGINAL_FIELDS = FIELDS[:6]
+
+
+def rows_of(result: Mapping[str, Any], original: bool) -> list[Row]:
+    """The cells of a configuration's part of a record."""
+    config = Config(**result["config"])
+    return [Row(config, variant, result["gop"], cell, result["ratio"].get(variant, {}), original)
+            for variant, cell in result["variants"].items()]
+
+
+def title(record: Mapping[str, Any]) -> str:
+    """The first line: what was measured on which machine, and by what, where that is not the engine itself."""
+    system = record["system"]
+    chip = system.get("chip", "unknown chip")
+    names = [chip[len("Apple "):] if chip.startswith("Apple ") else chip, system.get("ane_subtype", "unknown")]
+    if record["engine"] == "reference":
+        return "=== ane_bench: reference engine in plain Python, which says nothing about a Neural Engine ==="
+    if record["engine"] == "stand-in":
+        names.insert(0, "stand-in library")
+    if record["protocol"]["original"]:
+        return f"=== ANE INT8 W8A8 Benchmark ({', '.join(names)}) ==="
+    if "macos" in system:
+        names.append(f"macOS {system['macos']}")
+    return f"=== ane_bench {record['version']} ({', '.join(names)}) ==="
+
+
+def table_head(record: Mapping[str, Any]) -> str:
+    """Title, headings and rule."""
+    headings = "".join(field.heading for field in (ORIGINAL_FIELDS if record["protocol"]["original"] else FIELDS))
+    return f"{title(record)}\n\n{headings}\n{'-' * max(80, len(headings))}\n"
+
+
+def table_rows(result: Mapping[str, Any], original: bool) -> str:
+    """The lines of one configuration, and a blank one."""
+    rows = rows_of(result, original)
+    if original and any(row.cell["status"] != "ok" for row in rows):
+        return original_failure(rows)
+    return "".join(f"{table_row(row)}\n" for row in rows) + "\n"
+
+
+def table_row(row: Row) -> str:
+    """A variant's line; one that failed says why, below its figures where it has any."""
+    failure = f"failed in stage {row.cell.get('stage')}: {row.cell.get('error')}"
+    if "ms" not in row.cell:
+        return f"{FIELDS[0].text(row)} {failure}"
+    line, width = "", 0
+    for field in ORIGINAL_FIELDS if row.original else FIELDS:
+        line = line.ljust(width) + field.text(row)
+        width += len(field.heading)
+    return line.rstrip() + (f"\n     {failure}" if row.cell["status"] != "ok" else "")
+
+
+# The original prints these for a stage that failed, as if they were milliseconds; all that it does not know is -5.
+ORIGINAL_CODES = {"descriptor": -1.0, "model": -2.0, "compile": -3.0, "load": -4.0}
+ORIGINAL_STAGES = {"descriptor": "desc", "model": "mdl"}
+
+
+def original_failure(rows: Sequence[Row]) -> str:
+    """The original's lines where a stage failed."""
+    lines, figures = [], []
+    config = rows[0].config
+    for row in rows:
+        label, stage = VARIANTS[row.variant].label, row.cell.get("stage", "")
+        if row.cell["status"] != "ok":
+            name = f"{label} {config.depth}x conv {config.channels}ch"
+            lines.append(f"  {name}: {ORIGINAL_STAGES.get(stage, stage)} FAIL: {row.cell['error']}")
+        figure = row.cell["ms"]["mean"] if row.cell["status"] == "ok" else ORIGINAL_CODES.get(stage, -5.0)
+        figures.append(f"{'INT8' if row.variant == 'w8a8' else label}={figure:.1f}")
+    return "\n".join([*lines, f"  {config.depth}x conv {config.channels}ch: {' '.join(figures)} (FAIL)\n"])
+
+
+def save_record(record: Mapping[str, Any], path: str) -> None:
+    """Writes a record as JSON, aside and then renamed, so that there is never half a file. Raises UsageError."""
+    aside = f"{path}.{os.getpid()}.partial"
+    try:
+        try:
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                json.dump(record, file, indent=1)
+                file.write("\n")
+            os.replace(aside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+# ======================================================================================================================
+# 12. Command line: the parser, the verbs, the exit codes
+# ======================================================================================================================
+
+REFERENCE_CONFIGS = (Config(32, 8, 4), Config(64, 8, 4))
+FORMATS = ("table", "json")
+WITHOUT_AN_ENGINE = "Without one: --engine reference runs small configurations in plain Python, and emit DIR writes the programs."
+
+# Of a live progress line, and the least time between two plain ones.
+PLAIN_SECONDS = 1.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, and whose help is this file's docstring."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+    def format_help(self) -> str:
+        return f"{(__doc__ or '').strip()}\n"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: verbs and their options."""
+    parser = _Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    run_options, emit_options = (verbs.add_parser(verb, allow_abbrev=False) for verb in ("run", "emit"))
+    emit_options.add_argument("directory", metavar="DIR")
+    for options in (run_options, emit_options):
+        options.add_argument("--config", action="append", type=_value(Config.parse), dest="configs", metavar="CHxSPxDEPTH")
+        options.add_argument("--variants", type=_value(parse_variants))
+        options.add_argument("--original", action="store_true")
+        options.add_argument("--seed", type=_value(whole_number))
+        for name in ("blob", "dialect"):
+            options.add_argument(f"--{name}", choices=PROTOCOL_CHOICES[name])
+    for name in ("iters", "rounds", "warmup", "qos", "verify"):
+        run_options.add_argument(f"--{name}", type=_value(whole_number))
+    run_options.add_argument("--input", choices=PROTOCOL_CHOICES["input"])
+    run_options.add_argument("--timeout", type=_value(seconds))
+    run_options.add_argument("--engine", choices=ENGINES, default="ane")
+    run_options.add_argument("--format", choices=FORMATS, default="table")
+    run_options.add_argument("--save", metavar="FILE")
+    run_options.add_argument("--quiet", action="store_true")
+    return parser
+
+
+def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser of values whose own error argparse prints beside the option's name."""
+    def value(text: str) -> Any:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return value
+
+
+def whole_number(text: str) -> int:
+    """A number from 0; raises UsageError where the text is none."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise UsageError(f"{text!r}: expected a whole number from 0")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time above 0; raises UsageError where the text is none."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
+        raise UsageError(f"{text!r}: expected seconds above 0, such as 120")
+    return float(text)
+
+
+def parse_variants(text: str) -> list[str]:
+    """Variants in a list such as `fp16,w8a8`; raises UsageError where one does not exist or stands there twice."""
+    names = text.split(",")
+    for name in names:
+        if name not in VARIANTS or names.count(name) > 1:
+            raise UsageError(f"{name!r}: expected some of {', '.join(VARIANTS)}, each once")
+    return names
+
+
+def protocol_of(options: argparse.Namespace) -> Protocol:
+    """The protocol that the options ask for; raises UsageError for one that --original fixes."""
+    given = {name: getattr(options, name) for name in Protocol._fields if getattr(options, name, None) is not None}
+    if not options.original:
+        return Protocol(**given).check()
+    for name in given:
+        if name not in ("original", "seed", "timeout"):
+            raise UsageError(f"--{name} does not go with --original, which fixes it to {getattr(ORIGINAL_PROTOCOL, name)}")
+    return ORIGINAL_PROTOCOL._replace(**given).check()
+
+
+class Progress(Watcher):
+    """Tells how far a run is: one live line on a terminal, plain lines, at most one a second, elsewhere."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._live = stream.isatty()
+        self._started = self._printed = clock()
+        self._config = -1
+
+    def message(self, run: Run, message: dict[str, Any]) -> None:
+        if message["kind"] != "stage":
+            return
+        now, number = self._clock(), len(run.results)
+        if not self._live and number == self._config and now - self._printed < PLAIN_SECONDS:
+            return
+        self._printed, self._config = now, number
+        step = f"round {message['number']} of {message['of']}" if "of" in message else message["stage"]
+        share = (number + (message["number"] / message["of"] if "of" in message else 0)) / len(run.configs)
+        left = f", about {clock_time((now - self._started) * (1 / share - 1))} left" if share else ""
+        self._print(f"[{number + 1}/{len(run.configs)}] {run.configs[number].name} {message['variant']}: {step}, "
+                    f"{clock_time(now - self._started)} elapsed{left}")
+
+    def result(self, run: Run, result: Result) -> None:
+        """Clears the live line, so that what comes next stands by itself."""
+        if self._live:
+            self._print("")
+
+    def _print(self, line: str) -> None:
+        self._stream.write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+        self._stream.flush()
+
+
+def clock_time(seconds: float) -> str:
+    """Minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class _Reporter(Watcher):
+    """What a run prints and saves while it goes on."""
+
+    def __init__(self, options: argparse.Namespace, command: Sequence[str]) -> None:
+        self._options, self._command = options, command
+        self._progress = Watcher() if options.quiet else Progress(sys.stderr)
+
+    def start(self, run: Run) -> None:
+        run.command = self._command
+        self._save(run)
+
+    def message(self, run: Run, message: dict[str, Any]) -> None:
+        self._progress.message(run, message)
+
+    def result(self, run: Run, result: Result) -> None:
+        self._progress.result(run, result)
+        record = run.to_dict()
+        if self._options.format == "table":
+            if len(run.results) == 1:
+                print(table_head(record), end="")
+            print(table_rows(record["results"][-1], run.protocol.original), end="", flush=True)
+        self._save(run)
+
+    def _save(self, run: Run) -> None:
+        if self._options.save:
+            save_record(run.to_dict(), self._options.save)
+
+
+def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """`run`: the comparison."""
+    configs = options.configs or (REFERENCE_CONFIGS if options.engine == "reference" else DEFAULT_CONFIGS)
+    found = run(configs, options.variants or DEFAULT_VARIANTS, protocol_of(options), engine=options.engine,
+                watcher=_Reporter(options, command))
+    if options.format == "json":
+        print(json.dumps(found.to_dict(), indent=1))
+    elif found.protocol.original:
+        print("=== Done ===")
+    if not options.quiet:
+        for warning in found.warnings:
+            print(f"warning ({warning['code']}): {warning['message']}", file=sys.stderr)
+    return 0 if found.ok else 1
+
+
+def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """`emit`: each program's two files, below a directory."""
+    protocol = protocol_of(options)
+    blob, dialect = attempts(protocol)[0]
+    for config in options.configs or DEFAULT_CONFIGS:
+        for variant in options.variants or DEFAULT_VARIANTS:
+            program = build_program(config, variant, seed=protocol.seed, original=protocol.original, blob=blob, dialect=dialect)
+            path = os.path.join(options.directory, f"{config.name}-{variant}")
+            try:
+                os.makedirs(path, exist_ok=True)
+                write_program(path, program.mil.encode(), program.blob)
+            except OSError as error:
+                raise UsageError(f"{error.filename or path}: {error.strerror}") from None
+            print(path)
+    return 0
+
+
+VERBS = {"run": run_verb, "emit": emit_verb}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the command line (sys.argv where none is given) and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = [os.path.basename(word) for word in (__file__, *arguments)]  # a path may name its user
+    if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        arguments.insert(0, "run")
+    try:
+        options = build_parser().parse_args(arguments)
+        return VERBS[options.verb](options, command)
+    except UsageError as error:
+        print(f"{PROGRAM_NAME}: {error}", file=sys.stderr)
+        return 2
+    except Unavailable as error:
+        print(f"{PROGRAM_NAME}: no usable Neural Engine: {error}.\n{WITHOUT_AN_ENGINE}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(f"{PROGRAM_NAME}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse ends so after --help and --version
+        return int(stop.code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(work() if sys.argv[1:] == [WORKER_ARGUMENT] else main())
