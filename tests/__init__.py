@@ -1,0 +1,1 @@
+"""The tests, one file per section of ane_bench.py, in its order."""

@@ -1,0 +1,83 @@
+"""Builds the stand-in library: `python3 tests/standin/build.py [DIRECTORY]` prints where it is.
+
+On Linux it needs gobjc and libgnustep-base-dev, on a Mac the command line tools.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import List, Sequence
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = "gobjc and libgnustep-base-dev (apt-get install gobjc libgnustep-base-dev)"
+# What gnustep-config says on Debian, for where it is not installed.
+GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1", "-D_NATIVE_OBJC_EXCEPTIONS", "-fno-strict-aliasing",
+                 "-fexceptions", "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString", "-I/usr/include/GNUstep"]
+GNUSTEP_LIBRARIES = ["-lgnustep-base", "-lobjc", "-lm"]
+# Of gnustep-config's flags: dependency files would be written beside the object, and debugging is not wanted here.
+UNWANTED = {"-MMD", "-MP", "-g", "-O2", "-DGSWARN", "-DGSDIAGNOSE", "-Wall", "-I."}
+
+
+class Unavailable(Exception):
+    """What it takes to build is not installed; the text says what to install."""
+
+
+def build(directory: Path, *, source: str = "standin.m", shared: bool = True, defines: Sequence[str] = ()) -> Path:
+    """Compiles a source (beside this file, or a whole path) to a library, or to a program, in a directory; returns its path.
+
+    `defines` are NAME or NAME=VALUE. Raises Unavailable where compiler or headers are missing, RuntimeError with the
+    compiler's messages where it refuses the source.
+    """
+    path = HERE / source
+    mac = sys.platform == "darwin"
+    suffix = "" if not shared else ".dylib" if mac else ".so"
+    target = directory / (path.stem + suffix)
+    front, back = _mac_command(shared) if mac else _gnustep_command(shared)
+    command = [*front, "-O2", "-Wall", "-Wextra", *(f"-D{define}" for define in defines), str(path), "-o", str(target), *back]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        _explain(done.stderr)
+    return target
+
+
+def _mac_command(shared: bool) -> "tuple[List[str], List[str]]":
+    """The command before and after source and target."""
+    if not shutil.which("clang"):
+        raise Unavailable("there is no clang: install the command line tools (xcode-select --install)")
+    return ["clang", "-fno-objc-arc", "-fobjc-exceptions", *(["-dynamiclib"] if shared else [])], \
+        ["-framework", "Foundation", "-framework", "CoreFoundation", "-lobjc"]
+
+
+def _gnustep_command(shared: bool) -> "tuple[List[str], List[str]]":
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        raise Unavailable(f"there is no C compiler: install gcc, {PACKAGES}")
+    flags = [flag for flag in _gnustep_config("--objc-flags", GNUSTEP_FLAGS) if flag not in UNWANTED]
+    return [compiler, "-x", "objective-c", *flags, "-fPIC", *(["-shared"] if shared else [])], \
+        ["-x", "none", *_gnustep_config("--base-libs", GNUSTEP_LIBRARIES), "-ldl"]
+
+
+def _gnustep_config(option: str, otherwise: List[str]) -> List[str]:
+    """What gnustep-config answers, where it is installed."""
+    if not shutil.which("gnustep-config"):
+        return otherwise
+    done = subprocess.run(["gnustep-config", option], capture_output=True, encoding="utf-8", check=False)
+    return shlex.split(done.stdout) or otherwise
+
+
+def _explain(messages: str) -> None:
+    """Raises the error that a failed compilation calls for."""
+    for sign in ("cc1obj", "Foundation/Foundation.h", "objc/objc.h", "objc/runtime.h", "-lgnustep-base", "-lobjc"):
+        if sign in messages:
+            raise Unavailable(f"Objective-C cannot be compiled here ({sign} is missing): install {PACKAGES}")
+    raise RuntimeError(f"the compiler refuses the source:\n{messages}")
+
+
+if __name__ == "__main__":
+    try:
+        print(build(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="standin_"))))
+    except Unavailable as reason:
+        sys.exit(str(reason))

@@ -1,0 +1,1966 @@
+// A stand-in for every Apple library that ane_bench needs, in one shared library: the private classes of the Neural
+// Engine's framework, IOSurface, the clock, sysctl and the power source, over a real Objective-C runtime and a real
+// Foundation (GNUstep Base and GCC's libobjc on Linux; Apple's own on a Mac). It computes what the MIL text and the weight
+// file say, refuses what the real framework refuses, and misbehaves on demand. Manual retain and release throughout.
+//
+// All of that is asked for in the environment, read once when the library is loaded. A value that cannot be read ends the
+// process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one.
+//
+//   STANDIN_LOG=FILE        a line per call is appended: `compile fp16 qos=21`, `evaluate fp16 qos=21 -> YES`,
+//                           `IOSurfaceCreate 65536`, `alloc CLASS 0xADDRESS`, `dealloc CLASS 0xADDRESS`, …
+//   STANDIN_COMPUTE=WHAT    all (default) | none (evaluate leaves the output as it is) | P,Q,… (only the pixels of these
+//                           indices; the rest get 0). A new result is computed after the input surface was locked for
+//                           writing; the output is written again after it was
+//   STANDIN_STORE=TYPE      fp16 (default) | fp32: how convolutions between the first and the last are stored
+//   STANDIN_ROUNDING=HOW    even (default) | away: where quantize puts ties
+//   STANDIN_LATENCY=LIST    VARIANT:MICROSECONDS,… per evaluate; 0 by default
+//   STANDIN_DRIFT=F         latency grows by that fraction per second since the first evaluate
+//   STANDIN_SPIKE=NxF       every N-th evaluate of the process takes F times as long
+//   STANDIN_CLOCK=KIND      real (default) | virtual: a counter that evaluate advances by the latency and that each
+//                           mach_absolute_time advances by one tick. A tick is 125/3 ns in both
+//   STANDIN_FAULT=ITEMS     `[VARIANT/]STAGE:KIND[@N]` separated by `;`, from the N-th call of that stage on, counted per
+//                           variant. Stages: descriptor model identifier localModelPath compile load surface surfaceobject
+//                           request evaluate unload purge lock. Kinds: nil or no (nil, NO and an NSError; a lock fails),
+//                           silent (NO without one), unicode (NO, with a description that is not ASCII), raise (an
+//                           NSException), crash (SIGSEGV), exit (status 0, at once), hang, killdir (removes the model's
+//                           directory and goes on), rubbish (bytes that are no JSON on descriptors 1 and 2, goes on),
+//                           slow=SECONDS (sleeps and goes on). purge, which returns nothing, is skipped by nil, no, silent
+//   STANDIN_MISSING=NAMES   classes that objc_getClass, and selectors (also `Class.selector`) that class_get…Method do not
+//                           know; separated by spaces
+//   STANDIN_ENCODING=LIST   selector=encoding, separated by spaces: what method_getTypeEncoding answers
+//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND` separated by `;`: nan inf zeros constant noop (YES, and nothing was done)
+//                           aliased (all layers have the first one's weights) swapped[:I,J] (two layers' weights, by
+//                           default the middle ones) scale:F (the middle layer's weights) drop:CHANNEL (of its input)
+//   STANDIN_REFUSE=LIST     of standard (weight records with a data offset), original (without one), short (program(1.3)),
+//                           long (program(1.0)): compile says NO
+//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes; in memory by default
+//   STANDIN_SYSCTL=LIST     name=value;… beside the defaults below; an empty value makes a name unknown
+//   STANDIN_DEVICE=LIST     name=value,… beside the defaults below; an empty value is nil or 0
+//   STANDIN_POWER=TEXT      "AC Power" (default); empty is NULL
+//   STANDIN_THERMAL=LIST    successive answers of thermalState, the last one for good; 0 by default
+//   STANDIN_LOW_POWER=0|1   isLowPowerModeEnabled; 0 by default
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE  // RTLD_NEXT
+#endif
+#import <Foundation/Foundation.h>
+#import <objc/runtime.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+// Gives a C function the name of a library's own, whose prototype may be a macro or inline in the headers. The real one
+// is found by dlsym(RTLD_NEXT).
+#define LABEL_(prefix, name) __asm__(#prefix name)
+#define LABEL(prefix, name) LABEL_(prefix, name)
+#define EXPORTED(name) LABEL(__USER_LABEL_PREFIX__, name)
+
+// =====================================================================================================================
+// Settings: the environment
+// =====================================================================================================================
+
+typedef enum { NoVariant, FP16, W8A16, W8A8, Variants } Variant;
+static const char *const variantNames[Variants] = {"-", "fp16", "w8a16", "w8a8"};
+
+typedef enum { AtDescriptor, AtModel, AtIdentifier, AtLocalModelPath, AtCompile, AtLoad, AtSurface, AtSurfaceObject, AtRequest,
+               AtEvaluate, AtUnload, AtPurge, AtLock, Stages } Stage;
+static const char *const stageNames[Stages] = {"descriptor", "model", "identifier", "localModelPath", "compile", "load", "surface",
+                                               "surfaceobject", "request", "evaluate", "unload", "purge", "lock"};
+
+typedef enum { AnswerNil, AnswerNo, AnswerSilently, AnswerInUnicode, Raise, Crash, ExitAtOnce, Hang, KillDirectory, WriteRubbish, Slow,
+               FaultKinds } FaultKind;
+static const char *const faultNames[FaultKinds] = {"nil", "no", "silent", "unicode", "raise", "crash", "exit", "hang", "killdir",
+                                                   "rubbish", "slow"};
+
+typedef enum { Right, NaNs, Infinities, Zeros, Constant, Noop, Aliased, Swapped, Scaled, Dropped, OutputKinds } OutputKind;
+static const char *const outputNames[OutputKinds] = {"right", "nan", "inf", "zeros", "constant", "noop", "aliased", "swapped", "scale",
+                                                     "drop"};
+
+typedef struct { Variant variant; Stage stage; FaultKind kind; long from; double seconds; } Fault;
+typedef struct { Variant variant; OutputKind kind; BOOL given; double first, second; } Output;
+
+enum { MostItems = 32, MostPixels = 4096 };
+
+static struct {
+    int log;
+    BOOL computeNone, storeFloat, roundAway, virtualClock, lowPower;
+    int pixels[MostPixels], pixelCount;  // none: all of them
+    double latency[Variants], drift, spikeFactor;  // latency in ticks
+    long spikeEvery;
+    Fault faults[MostItems];
+    Output outputs[MostItems];
+    int faultCount, outputCount;
+    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal;
+} settings = {.log = -1};  // in force until the constructor runs: Foundation's own may call us before
+
+// Names and numbers cut from a line of the environment.
+typedef char Text[256];
+
+__attribute__((noreturn)) static void reject(const char *name, const char *value)
+{
+    fprintf(stderr, "standin: %s: cannot read %s\n", name, value);
+    _exit(70);
+}
+
+// The next item of a list, and how far the list was read; NO at its end.
+static BOOL nextItem(const char **list, const char *separators, Text item)
+{
+    const char *at = *list ? *list + strspn(*list, separators) : "";
+    size_t length = strcspn(at, separators);
+    if (!length)
+        return NO;
+    snprintf(item, sizeof(Text), "%.*s", (int)length, at);
+    *list = at + length;
+    return YES;
+}
+
+// The value of `name` in a list of names and values.
+static BOOL valueOf(const char *list, const char *separators, char assigned, const char *name, Text value)
+{
+    Text item;
+    size_t length = strlen(name);
+    while (nextItem(&list, separators, item))
+        if (!strncmp(item, name, length) && item[length] == assigned) {
+            memmove(value, item + length + 1, strlen(item + length + 1) + 1);
+            return YES;
+        }
+    return NO;
+}
+
+static BOOL isListed(const char *list, const char *separators, const char *name)
+{
+    Text item;
+    while (nextItem(&list, separators, item))
+        if (!strcmp(item, name))
+            return YES;
+    return NO;
+}
+
+static int indexOf(const char *name, const char *const *names, int count)
+{
+    for (int index = 0; index < count; index++)
+        if (!strcmp(name, names[index]))
+            return index;
+    return -1;
+}
+
+static const char *variable(const char *name, const char *otherwise)
+{
+    const char *value = getenv(name);
+    return value ? strdup(value) : otherwise;
+}
+
+// A variable that has one of two values; whether it is the second.
+static BOOL isSecond(const char *name, const char *first, const char *second)
+{
+    const char *value = variable(name, first);
+    if (strcmp(value, first) && strcmp(value, second))
+        reject(name, value);
+    return !strcmp(value, second);
+}
+
+// Cuts `VARIANT/` off an item's front.
+static Variant cutVariant(Text item, const char *name)
+{
+    char *slash = strchr(item, '/');
+    if (!slash)
+        return NoVariant;
+    *slash = 0;
+    int found = indexOf(item, variantNames, Variants);
+    if (found < 0)
+        reject(name, item);
+    memmove(item, slash + 1, strlen(slash + 1) + 1);
+    return (Variant)found;
+}
+
+static void readFault(Text item)
+{
+    Text whole;
+    strcpy(whole, item);
+    Fault fault = {.variant = cutVariant(item, "STANDIN_FAULT"), .from = 1};
+    char *kind = strchr(item, ':'), *from = strchr(item, '@'), *seconds = strchr(item, '=');
+    if (!kind || settings.faultCount == MostItems)
+        reject("STANDIN_FAULT", whole);
+    *kind++ = 0;
+    if (from) {
+        *from++ = 0;
+        fault.from = atol(from);
+    }
+    if (seconds) {
+        *seconds++ = 0;
+        fault.seconds = atof(seconds);
+    }
+    int stage = indexOf(item, stageNames, Stages), found = indexOf(kind, faultNames, FaultKinds);
+    if (stage < 0 || found < 0 || fault.from < 1 || (found == Slow) != (seconds != NULL))
+        reject("STANDIN_FAULT", whole);
+    fault.stage = (Stage)stage;
+    fault.kind = (FaultKind)found;
+    settings.faults[settings.faultCount++] = fault;
+}
+
+static void readOutput(Text item)
+{
+    Output output = {.variant = cutVariant(item, "STANDIN_OUTPUT")};
+    char *numbers = strchr(item, ':');
+    if (numbers) {
+        *numbers++ = 0;
+        output.given = sscanf(numbers, "%lf,%lf", &output.first, &output.second) >= 1;
+    }
+    int found = indexOf(item, outputNames, OutputKinds);
+    if (found < 0 || settings.outputCount == MostItems || ((found == Scaled || found == Dropped) && !output.given))
+        reject("STANDIN_OUTPUT", item);
+    output.kind = (OutputKind)found;
+    settings.outputs[settings.outputCount++] = output;
+}
+
+static void readItems(const char *name, void (*read)(Text item))
+{
+    Text item;
+    const char *list = variable(name, "");
+    while (nextItem(&list, ";", item))
+        read(item);
+}
+
+static void readPixels(const char *value)
+{
+    Text item;
+    settings.computeNone = !strcmp(value, "none");
+    if (settings.computeNone || !strcmp(value, "all"))
+        return;
+    for (const char *list = value; nextItem(&list, ",", item);) {
+        char *end;
+        long pixel = strtol(item, &end, 10);
+        if (*end || pixel < 0 || settings.pixelCount == MostPixels)
+            reject("STANDIN_COMPUTE", value);
+        settings.pixels[settings.pixelCount++] = (int)pixel;
+    }
+}
+
+static void readTimes(void)
+{
+    Text value;
+    const char *latencies = variable("STANDIN_LATENCY", ""), *spike = variable("STANDIN_SPIKE", "");
+    for (int variant = FP16; variant < Variants; variant++)
+        if (valueOf(latencies, ",", ':', variantNames[variant], value))
+            settings.latency[variant] = atof(value) * 1000 * 3 / 125;
+    settings.drift = atof(variable("STANDIN_DRIFT", "0"));
+    if (*spike && sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) != 2)
+        reject("STANDIN_SPIKE", spike);
+}
+
+__attribute__((constructor)) static void readSettings(void)
+{
+    const char *log = variable("STANDIN_LOG", "");
+    if (*log && (settings.log = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)) < 0)
+        reject("STANDIN_LOG", log);
+    readPixels(variable("STANDIN_COMPUTE", "all"));
+    settings.storeFloat = isSecond("STANDIN_STORE", "fp16", "fp32");
+    settings.roundAway = isSecond("STANDIN_ROUNDING", "even", "away");
+    settings.virtualClock = isSecond("STANDIN_CLOCK", "real", "virtual");
+    settings.lowPower = isSecond("STANDIN_LOW_POWER", "0", "1");
+    readTimes();
+    readItems("STANDIN_FAULT", readFault);
+    readItems("STANDIN_OUTPUT", readOutput);
+    settings.encodings = variable("STANDIN_ENCODING", "");
+    settings.refuse = variable("STANDIN_REFUSE", "");
+    settings.cache = variable("STANDIN_CACHE", "");
+    settings.sysctls = variable("STANDIN_SYSCTL", "");
+    settings.device = variable("STANDIN_DEVICE", "");
+    settings.power = variable("STANDIN_POWER", "AC Power");
+    settings.thermal = variable("STANDIN_THERMAL", "0");
+    settings.missing = variable("STANDIN_MISSING", "");
+}
+
+// =====================================================================================================================
+// Log and errors
+// =====================================================================================================================
+
+// One line by one write: processes that share the file do not cut each other's lines.
+__attribute__((format(printf, 1, 2))) static void writeLog(const char *format, ...)
+{
+    char line[512];
+    if (settings.log < 0)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    length = length < (int)sizeof line - 1 ? length : (int)sizeof line - 2;
+    line[length] = '\n';
+    if (write(settings.log, line, (size_t)length + 1) < 0)
+        perror("standin: STANDIN_LOG");
+}
+
+static NSString *const engineDomain = @"com.apple.appleneuralengine";
+static NSString *const compilerDomain = @"com.apple.appleneuralengine.compiler";
+
+// Sets the NSError where the caller wants one, and says NO.
+static BOOL refuse(NSError **error, NSString *domain, NSInteger code, NSString *description)
+{
+    if (error)
+        *error = [NSError errorWithDomain:domain code:code
+                                 userInfo:[NSDictionary dictionaryWithObject:description forKey:NSLocalizedDescriptionKey]];
+    return NO;
+}
+
+static BOOL refuseToCompile(NSError **error, NSString *name)
+{
+    return refuse(error, compilerDomain, 1, [NSString stringWithFormat:@"_ANECompiler : ANECCompile() FAILED err=(%@)", name]);
+}
+
+static BOOL refuseToEvaluate(NSError **error, int status)
+{
+    return refuse(error, engineDomain, 8, [NSString stringWithFormat:
+        @"ANEProgramProcessRequestDirect() Failed with status=0x%x : statusType=0x9", status]);
+}
+
+// Every private object says when it comes and goes, so that a log shows what leaked.
+@interface StandInObject : NSObject
+@end
+
+// The class's name as the log has it.
+static const char *loggedName(Class class)
+{
+    const char *name = class_getName(class);
+    return strncmp(name, "StandIn", 7) ? name : name + 7;
+}
+
+@implementation StandInObject
++ (id)allocWithZone:(NSZone *)zone
+{
+    id object = [super allocWithZone:zone];
+    writeLog("alloc %s %p", loggedName(self), (void *)object);
+    return object;
+}
+
+- (void)dealloc
+{
+    writeLog("dealloc %s %p", loggedName([self class]), (void *)self);
+    [super dealloc];
+}
+@end
+
+// =====================================================================================================================
+// Clock
+// =====================================================================================================================
+
+#ifdef CLOCK_UPTIME_RAW
+#define CLOCK CLOCK_UPTIME_RAW  // what mach_absolute_time is on a Mac
+#else
+#define CLOCK CLOCK_MONOTONIC
+#endif
+static const double ticksPerSecond = 24e6;
+
+static uint64_t virtualTicks, firstEvaluate;
+static long evaluates;
+
+static uint64_t readClock(void)
+{
+    struct timespec now;
+    if (settings.virtualClock)
+        return __atomic_load_n(&virtualTicks, __ATOMIC_RELAXED);
+    clock_gettime(CLOCK, &now);
+    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) * 3 / 125;
+}
+
+uint64_t standInAbsoluteTime(void) EXPORTED("mach_absolute_time");
+uint64_t standInAbsoluteTime(void)
+{
+    return settings.virtualClock ? __atomic_add_fetch(&virtualTicks, 1, __ATOMIC_RELAXED) : readClock();
+}
+
+int standInTimebase(uint32_t *fraction) EXPORTED("mach_timebase_info");
+int standInTimebase(uint32_t *fraction)
+{
+    fraction[0] = 125;
+    fraction[1] = 3;
+    return 0;
+}
+
+// Makes an evaluate that began at `started` take as long as it should.
+static void spendTime(Variant variant, uint64_t started)
+{
+    if (!firstEvaluate)
+        firstEvaluate = started | 1;
+    double latency = settings.latency[variant] * (1 + settings.drift * (double)(started - (firstEvaluate & ~1ull)) / ticksPerSecond);
+    if (settings.spikeEvery && ++evaluates % settings.spikeEvery == 0)
+        latency *= settings.spikeFactor;
+    if (settings.virtualClock)
+        __atomic_add_fetch(&virtualTicks, (uint64_t)llround(latency), __ATOMIC_RELAXED);
+    else if (latency > 0)
+        while ((double)(readClock() - started) < latency)
+            ;
+}
+
+// =====================================================================================================================
+// Faults
+// =====================================================================================================================
+
+typedef enum { GoOn, Refuse, RefuseSilently, RefuseInUnicode } Verdict;
+
+static void sleepFor(double seconds)
+{
+    struct timespec rest = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
+    while (nanosleep(&rest, &rest) && errno == EINTR)
+        ;
+}
+
+static void writeRubbish(void)
+{
+    static const char rubbish[] = "\xff\xfe{ this is not JSON \x80\n";
+    for (int descriptor = 1; descriptor <= 2; descriptor++)
+        if (write(descriptor, rubbish, sizeof rubbish - 1) < 0)
+            return;
+}
+
+static Verdict commit(const Fault *fault, NSString *directory)
+{
+    static int *volatile nowhere;
+    switch (fault->kind) {
+    case AnswerNil: case AnswerNo: return Refuse;
+    case AnswerSilently: return RefuseSilently;
+    case AnswerInUnicode: return RefuseInUnicode;
+    case Raise: [NSException raise:@"StandInException" format:@"the stand-in was told to raise at %s", stageNames[fault->stage]]; break;
+    case Crash: *nowhere = 1; break;
+    case ExitAtOnce: _exit(0);
+    case Hang: for (;;) pause();
+    case KillDirectory: [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL]; break;
+    case WriteRubbish: writeRubbish(); break;
+    case Slow: sleepFor(fault->seconds); break;
+    case FaultKinds: break;
+    }
+    return GoOn;
+}
+
+// Counts a call of a stage, and does what STANDIN_FAULT says of it.
+static Verdict stumble(Stage stage, Variant variant, NSString *directory)
+{
+    static long calls[Stages][Variants];
+    long call = ++calls[stage][variant];
+    Verdict verdict = GoOn;
+    for (int index = 0; index < settings.faultCount; index++) {
+        const Fault *fault = &settings.faults[index];
+        if (fault->stage == stage && call >= fault->from && (!fault->variant || fault->variant == variant)) {
+            Verdict found = commit(fault, directory);
+            verdict = verdict ? verdict : found;
+        }
+    }
+    return verdict;
+}
+
+// The same for a stage that answers YES or NO; whether it is to say NO.
+static BOOL stumbles(Stage stage, Variant variant, NSString *directory, NSError **error)
+{
+    Verdict verdict = stumble(stage, variant, directory);
+    if (verdict == Refuse)
+        refuse(error, stage == AtCompile ? compilerDomain : engineDomain, stage == AtCompile ? 1 : 8,
+               [NSString stringWithFormat:@"the stand-in was told to refuse at %s", stageNames[stage]]);
+    if (verdict == RefuseInUnicode)
+        refuse(error, engineDomain, 8, [NSString stringWithUTF8String:"le modèle « x » a été refusé — 失敗 ✗ 𝛑"]);
+    return verdict != GoOn;
+}
+
+// =====================================================================================================================
+// Objective-C runtime: what can be missing here, and what GCC's lacks
+// =====================================================================================================================
+
+static void *realFunction(const char *name)
+{
+    void *found = dlsym(RTLD_NEXT, name);
+    if (!found)
+        reject("dlsym", name);
+    return found;
+}
+
+Class standInGetClass(const char *name) EXPORTED("objc_getClass");
+Class standInGetClass(const char *name)
+{
+    static Class (*real)(const char *);
+    if (isListed(settings.missing, " ", name))
+        return Nil;
+    real = real ? real : (Class (*)(const char *))realFunction("objc_getClass");
+    return real(name);
+}
+
+static BOOL isMissing(Class class, SEL selector)
+{
+    Text full;
+    if (!class || !selector || !settings.missing || !*settings.missing)
+        return NO;
+    snprintf(full, sizeof full, "%s.%s", class_getName(class), sel_getName(selector));
+    return isListed(settings.missing, " ", sel_getName(selector)) || isListed(settings.missing, " ", full);
+}
+
+typedef Method (*MethodFinder)(Class, SEL);
+
+Method standInInstanceMethod(Class class, SEL selector) EXPORTED("class_getInstanceMethod");
+Method standInInstanceMethod(Class class, SEL selector)
+{
+    static MethodFinder real;
+    real = real ? real : (MethodFinder)realFunction("class_getInstanceMethod");
+    return isMissing(class, selector) ? NULL : real(class, selector);
+}
+
+Method standInClassMethod(Class class, SEL selector) EXPORTED("class_getClassMethod");
+Method standInClassMethod(Class class, SEL selector)
+{
+    static MethodFinder real;
+    real = real ? real : (MethodFinder)realFunction("class_getClassMethod");
+    return isMissing(class, selector) ? NULL : real(class, selector);
+}
+
+const char *standInTypeEncoding(Method method) EXPORTED("method_getTypeEncoding");
+const char *standInTypeEncoding(Method method)
+{
+    static const char *(*real)(Method);
+    Text value;
+    if (method && settings.encodings && valueOf(settings.encodings, " ", '=', sel_getName(method_getName(method)), value))
+        return strdup(value);  // a runtime's encodings live for ever
+    real = real ? real : (const char *(*)(Method))realFunction("method_getTypeEncoding");
+    return real(method);
+}
+
+#ifndef __APPLE__
+
+// In GCC's headers this is inline, and no library has it.
+Class standInClassOf(id object) EXPORTED("object_getClass");
+Class standInClassOf(id object)
+{
+    return object ? object_getClass(object) : Nil;
+}
+
+id standInRetain(id object) EXPORTED("objc_retain");
+id standInRetain(id object)
+{
+    return [object retain];
+}
+
+void standInRelease(id object) EXPORTED("objc_release");
+void standInRelease(id object)
+{
+    [object release];
+}
+
+void *standInPushPool(void) EXPORTED("objc_autoreleasePoolPush");
+void *standInPushPool(void)
+{
+    return [[NSAutoreleasePool alloc] init];
+}
+
+// A pool that is released takes those above it along.
+void standInPopPool(void *pool) EXPORTED("objc_autoreleasePoolPop");
+void standInPopPool(void *pool)
+{
+    [(NSAutoreleasePool *)pool release];
+}
+
+// Core Foundation objects are Objective-C objects here.
+void standInCFRelease(const void *object) EXPORTED("CFRelease");
+void standInCFRelease(const void *object)
+{
+    [(id)object release];
+}
+
+// GNUstep's own makes a directory for the user, and complains about its owner.
+NSString *standInTemporaryDirectory(void) EXPORTED("NSTemporaryDirectory");
+NSString *standInTemporaryDirectory(void)
+{
+    const char *path = getenv("TMPDIR");
+    path = path && *path ? path : "/tmp";
+    return [NSString stringWithFormat:@"%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/"];
+}
+
+// objc_msgSend: finds the method and jumps there with every argument register as it was. The stack is left as it is, so
+// that arguments on it are where the method looks for them. nil answers 0.
+#if defined(__x86_64__)
+__asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, @function\n"
+        "objc_msgSend:\n .cfi_startproc\n endbr64\n testq %rdi, %rdi\n je 1f\n"
+        " pushq %rbp\n .cfi_def_cfa_offset 16\n .cfi_offset %rbp, -16\n movq %rsp, %rbp\n .cfi_def_cfa_register %rbp\n"
+        " subq $192, %rsp\n"
+        " movq %rdi, 0(%rsp)\n movq %rsi, 8(%rsp)\n movq %rdx, 16(%rsp)\n movq %rcx, 24(%rsp)\n"
+        " movq %r8, 32(%rsp)\n movq %r9, 40(%rsp)\n movq %rax, 48(%rsp)\n"
+        " movaps %xmm0, 64(%rsp)\n movaps %xmm1, 80(%rsp)\n movaps %xmm2, 96(%rsp)\n movaps %xmm3, 112(%rsp)\n"
+        " movaps %xmm4, 128(%rsp)\n movaps %xmm5, 144(%rsp)\n movaps %xmm6, 160(%rsp)\n movaps %xmm7, 176(%rsp)\n"
+        " call objc_msg_lookup@PLT\n movq %rax, %r11\n"
+        " movq 0(%rsp), %rdi\n movq 8(%rsp), %rsi\n movq 16(%rsp), %rdx\n movq 24(%rsp), %rcx\n"
+        " movq 32(%rsp), %r8\n movq 40(%rsp), %r9\n movq 48(%rsp), %rax\n"
+        " movaps 64(%rsp), %xmm0\n movaps 80(%rsp), %xmm1\n movaps 96(%rsp), %xmm2\n movaps 112(%rsp), %xmm3\n"
+        " movaps 128(%rsp), %xmm4\n movaps 144(%rsp), %xmm5\n movaps 160(%rsp), %xmm6\n movaps 176(%rsp), %xmm7\n"
+        " leave\n .cfi_remember_state\n .cfi_def_cfa %rsp, 8\n jmp *%r11\n .cfi_restore_state\n"
+        "1: .cfi_def_cfa %rsp, 8\n xorl %eax, %eax\n xorl %edx, %edx\n xorps %xmm0, %xmm0\n xorps %xmm1, %xmm1\n ret\n"
+        " .cfi_endproc\n .size objc_msgSend, .-objc_msgSend\n");
+#elif defined(__aarch64__)
+__asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, %function\n"
+        "objc_msgSend:\n .cfi_startproc\n hint #34\n cbz x0, 1f\n"
+        " stp x29, x30, [sp, #-224]!\n .cfi_def_cfa_offset 224\n .cfi_offset 29, -224\n .cfi_offset 30, -216\n mov x29, sp\n"
+        " stp x0, x1, [sp, #16]\n stp x2, x3, [sp, #32]\n stp x4, x5, [sp, #48]\n stp x6, x7, [sp, #64]\n str x8, [sp, #80]\n"
+        " stp q0, q1, [sp, #96]\n stp q2, q3, [sp, #128]\n stp q4, q5, [sp, #160]\n stp q6, q7, [sp, #192]\n"
+        " bl objc_msg_lookup\n mov x16, x0\n"
+        " ldp x0, x1, [sp, #16]\n ldp x2, x3, [sp, #32]\n ldp x4, x5, [sp, #48]\n ldp x6, x7, [sp, #64]\n ldr x8, [sp, #80]\n"
+        " ldp q0, q1, [sp, #96]\n ldp q2, q3, [sp, #128]\n ldp q4, q5, [sp, #160]\n ldp q6, q7, [sp, #192]\n"
+        " ldp x29, x30, [sp], #224\n .cfi_def_cfa_offset 0\n .cfi_restore 29\n .cfi_restore 30\n br x16\n"
+        "1: mov x1, xzr\n movi d0, #0\n movi d1, #0\n movi d2, #0\n movi d3, #0\n ret\n"
+        " .cfi_endproc\n .size objc_msgSend, .-objc_msgSend\n");
+#else
+#error objc_msgSend is written for x86-64 and aarch64
+#endif
+
+#endif  // not __APPLE__
+
+// =====================================================================================================================
+// MIL text: a chain of 1x1 convolutions, quantize and dequantize, as a list of steps
+// =====================================================================================================================
+
+typedef struct { const char *at; size_t length; } Span;
+typedef struct { Span key, value; } Pair;
+typedef struct { Span type, name, operation; Pair pairs[16]; int arguments, count; } Statement;  // attributes after arguments
+
+typedef struct { BOOL int8; int rows, columns; uint64_t record; const uint8_t *data; double scale; int zero; } Weights;
+typedef enum { Convolve, Quantize, Dequantize } StepKind;
+typedef struct { StepKind kind; Weights weights; double scale; } Step;
+typedef struct { int channels, outputs, pixels, opset, count; BOOL longForm, conforming, original; Step *steps; } Program;
+
+typedef struct { Span name; Span literal; Weights weights; int next; } Symbol;  // a constant: a literal, or weights with rows
+enum { Buckets = 1 << 12 };
+
+typedef struct {
+    const char *at, *end;
+    const char *wrong;  // why the text cannot be read, once it cannot
+    Program *program;
+    Symbol *symbols;
+    int symbolCount, buckets[Buckets], height, width;
+    Span current;  // the chain's last activation
+    BOOL isInt8;
+    int channels;
+    NSData *blob;
+    const char *path;  // as BLOBFILE should name it
+} Reader;
+
+static BOOL complain(Reader *reader, const char *why)
+{
+    reader->wrong = reader->wrong ? reader->wrong : why;
+    return NO;
+}
+
+static BOOL isText(Span span, const char *text)
+{
+    return span.length == strlen(text) && !memcmp(span.at, text, span.length);
+}
+
+static BOOL isSame(Span one, Span other)
+{
+    return one.length == other.length && !memcmp(one.at, other.at, one.length);
+}
+
+static BOOL isWordCharacter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+}
+
+static void skipSpace(Reader *reader)
+{
+    while (reader->at < reader->end && (*reader->at == ' ' || *reader->at == '\n' || *reader->at == '\t' || *reader->at == '\r'))
+        reader->at++;
+}
+
+static BOOL accept(Reader *reader, const char *text)
+{
+    size_t length = strlen(text);
+    skipSpace(reader);
+    if ((size_t)(reader->end - reader->at) < length || memcmp(reader->at, text, length))
+        return NO;
+    reader->at += length;
+    return YES;
+}
+
+static void expect(Reader *reader, const char *text)
+{
+    if (!accept(reader, text))
+        complain(reader, text);
+}
+
+static Span readWord(Reader *reader)
+{
+    skipSpace(reader);
+    Span word = {reader->at, 0};
+    while (reader->at < reader->end && isWordCharacter(*reader->at))
+        reader->at++;
+    word.length = (size_t)(reader->at - word.at);
+    if (!word.length)
+        complain(reader, "a name was expected");
+    return word;
+}
+
+// All up to a comma or a closing bracket that belongs to what is around; strings are passed over.
+static Span readBalanced(Reader *reader)
+{
+    skipSpace(reader);
+    Span span = {reader->at, 0};
+    int depth = 0;
+    for (BOOL quoted = NO; reader->at < reader->end; reader->at++) {
+        char c = *reader->at;
+        if (c == '"')
+            quoted = !quoted;
+        else if (quoted)
+            continue;
+        else if (c == '(' || c == '[' || c == '{' || c == '<')
+            depth++;
+        else if (!depth && (c == ',' || c == ')' || c == ']' || c == '}' || c == '>'))
+            break;
+        else if (c == ')' || c == ']' || c == '}' || c == '>')
+            depth--;
+    }
+    span.length = (size_t)(reader->at - span.at);
+    if (depth || !span.length)
+        complain(reader, "a value was expected");
+    return span;
+}
+
+static Span readType(Reader *reader)
+{
+    Span type = readWord(reader);
+    if (accept(reader, "<")) {
+        do
+            readBalanced(reader);
+        while (accept(reader, ","));
+        expect(reader, ">");
+    }
+    type.length = (size_t)(reader->at - type.at);
+    return type;
+}
+
+static int readInteger(Reader *reader)
+{
+    Span word = readWord(reader);
+    int value = 0;
+    for (size_t index = 0; index < word.length; index++) {
+        if (word.at[index] < '0' || word.at[index] > '9' || value > 99999999)
+            complain(reader, "a whole number was expected");
+        else
+            value = 10 * value + word.at[index] - '0';
+    }
+    return value;
+}
+
+// `tensor<ELEMENT, [A, B, C, D]>`, read on the spot.
+static void readTensor(Reader *reader, const char *element, int shape[4])
+{
+    expect(reader, "tensor");
+    expect(reader, "<");
+    if (!isText(readWord(reader), element))
+        complain(reader, "a tensor has another element type");
+    expect(reader, ",");
+    expect(reader, "[");
+    for (int axis = 0; axis < 4; axis++) {
+        if (axis)
+            expect(reader, ",");
+        shape[axis] = readInteger(reader);
+    }
+    expect(reader, "]");
+    expect(reader, ">");
+}
+
+// Applies a reading to a span of the text that was cut out before.
+static Reader inside(Reader *reader, Span span)
+{
+    Reader inner = {.at = span.at, .end = span.at + span.length, .program = reader->program};
+    return inner;
+}
+
+// Between the parentheses of a typed scalar, in the form of the program's dialect.
+static Span scalarOf(Reader *reader, Span value, const char *type)
+{
+    Reader inner = inside(reader, value);
+    Span none = {"", 0};
+    if (accept(&inner, "tensor<")) {
+        if (!isText(readWord(&inner), type) || !accept(&inner, ",") || !accept(&inner, "[") || !accept(&inner, "]") || !accept(&inner, ">"))
+            return complain(reader, "a scalar has another type"), none;
+    } else if (reader->program->longForm || !isText(readWord(&inner), type))
+        return complain(reader, "a scalar has another type"), none;
+    expect(&inner, "(");
+    Span content = readBalanced(&inner);
+    expect(&inner, ")");
+    if (inner.wrong)
+        complain(reader, inner.wrong);
+    return inner.wrong ? none : content;
+}
+
+static double numberOf(Reader *reader, Span value, const char *type)
+{
+    char text[64], *end;
+    Span span = scalarOf(reader, value, type);
+    snprintf(text, sizeof text, "%.*s", (int)span.length, span.at);
+    double number = strtod(text, &end);
+    if (!*text || *end)
+        complain(reader, "a number was expected");
+    return number;
+}
+
+static BOOL isString(Reader *reader, Span value, const char *text)
+{
+    Span span = scalarOf(reader, value, "string");
+    return span.length == strlen(text) + 2 && !memcmp(span.at + 1, text, span.length - 2);
+}
+
+static void readPairs(Reader *reader, Statement *statement, const char *closing)
+{
+    if (accept(reader, closing))
+        return;
+    do {
+        if (statement->count == 16) {
+            complain(reader, "too many arguments");
+            return;
+        }
+        Pair *pair = &statement->pairs[statement->count++];
+        pair->key = readWord(reader);
+        expect(reader, "=");
+        pair->value = readBalanced(reader);
+    } while (!reader->wrong && accept(reader, ","));
+    expect(reader, closing);
+}
+
+static void readStatement(Reader *reader, Statement *statement)
+{
+    statement->count = 0;
+    statement->type = readType(reader);
+    statement->name = readWord(reader);
+    expect(reader, "=");
+    statement->operation = readWord(reader);
+    expect(reader, "(");
+    readPairs(reader, statement, ")");
+    statement->arguments = statement->count;
+    if (accept(reader, "["))
+        readPairs(reader, statement, "]");
+    expect(reader, ";");
+}
+
+static Span find(Reader *reader, const Statement *statement, int from, int to, const char *key)
+{
+    for (int index = from; index < to; index++)
+        if (isText(statement->pairs[index].key, key))
+            return statement->pairs[index].value;
+    Span none = {"", 0};
+    complain(reader, key);
+    return none;
+}
+
+static Span argument(Reader *reader, const Statement *statement, const char *key)
+{
+    return find(reader, statement, 0, statement->arguments, key);
+}
+
+static Span attribute(Reader *reader, const Statement *statement, const char *key)
+{
+    return find(reader, statement, statement->arguments, statement->count, key);
+}
+
+static int *bucketOf(Reader *reader, Span name)
+{
+    uint32_t hash = 2166136261u;
+    for (size_t index = 0; index < name.length; index++)
+        hash = (hash ^ (uint8_t)name.at[index]) * 16777619u;
+    return &reader->buckets[hash % Buckets];
+}
+
+// The constant of that name; NULL, and a complaint, where there is none.
+static Symbol *constant(Reader *reader, Span name)
+{
+    for (int index = *bucketOf(reader, name); index; index = reader->symbols[index - 1].next)
+        if (isSame(reader->symbols[index - 1].name, name))
+            return &reader->symbols[index - 1];
+    complain(reader, "a constant is not defined");
+    return NULL;
+}
+
+static void define(Reader *reader, Symbol symbol)
+{
+    int *bucket = bucketOf(reader, symbol.name);
+    if (!(reader->symbolCount & (reader->symbolCount - 1)))
+        reader->symbols = realloc(reader->symbols, (size_t)(reader->symbolCount ? 2 * reader->symbolCount : 1) * sizeof symbol);
+    symbol.next = *bucket;
+    reader->symbols[reader->symbolCount++] = symbol;
+    *bucket = reader->symbolCount;
+}
+
+static Span literalOf(Reader *reader, const Statement *statement, const char *key)
+{
+    Symbol *symbol = constant(reader, argument(reader, statement, key));
+    Span none = {"", 0};
+    return symbol && !symbol->weights.rows ? symbol->literal : none;
+}
+
+// Finds the data of a record as the real reader does: version, sentinel, type, and the data within the file. A data
+// offset of 0, as the original writes it, means that the data follow.
+static void findWeights(Reader *reader, Weights *weights)
+{
+    struct { uint32_t sentinel, type; uint64_t size, data; } record;
+    const uint8_t *bytes = [reader->blob bytes];
+    uint64_t length = [reader->blob length], size = (uint64_t)weights->rows * (uint64_t)weights->columns * (weights->int8 ? 1 : 2);
+    if (length < 128 || weights->record > length - 64 || ((const uint32_t *)(const void *)bytes)[1] != 2) {
+        complain(reader, "the weight file has no such record");
+        return;
+    }
+    memcpy(&record, bytes + weights->record, sizeof record);
+    if (record.sentinel != 0xDEADBEEF || (record.type != 1 && (record.type != 4 || !weights->int8)))
+        complain(reader, "a weight record has another sentinel or type");
+    uint64_t start = record.data ? record.data : weights->record + 64;
+    if (size > length || start > length - size || (record.data && record.size != size))
+        complain(reader, "a weight record has another size, or leaves the file");
+    reader->program->conforming |= record.data != 0;
+    reader->program->original |= record.data == 0;
+    weights->data = bytes + start;
+}
+
+// `tensor<ELEMENT, [O, I, 1, 1]>(BLOBFILE(path = …, offset = …))`.
+static Weights readWeights(Reader *reader, Span value, const char *element)
+{
+    Reader inner = inside(reader, value);
+    Statement statement = {.count = 0};
+    int shape[4] = {0};
+    readTensor(&inner, element, shape);
+    expect(&inner, "(");
+    expect(&inner, "BLOBFILE");
+    expect(&inner, "(");
+    readPairs(&inner, &statement, ")");
+    expect(&inner, ")");
+    statement.arguments = statement.count;
+    Weights weights = {.int8 = !strcmp(element, "int8"), .rows = shape[0], .columns = shape[1], .scale = 1};
+    if (inner.wrong || !shape[0] || !shape[1] || shape[2] != 1 || shape[3] != 1 || inner.at != inner.end)
+        return complain(reader, inner.wrong ? inner.wrong : "weights of another shape"), weights;
+    if (!isString(reader, argument(reader, &statement, "path"), reader->path))
+        complain(reader, "BLOBFILE names another file");
+    weights.record = (uint64_t)numberOf(reader, argument(reader, &statement, "offset"), "uint64");
+    if (!reader->wrong)
+        findWeights(reader, &weights);
+    return weights;
+}
+
+static BOOL checkOpset(Reader *reader, int least)
+{
+    return reader->program->opset >= least || complain(reader, "an operation needs a later opset");
+}
+
+static void readConstant(Reader *reader, const Statement *statement)
+{
+    Symbol symbol = {.name = statement->name, .literal = attribute(reader, statement, "val")};
+    if (memmem(symbol.literal.at, symbol.literal.length, "BLOBFILE", 8))
+        symbol.weights = readWeights(reader, symbol.literal, "fp16");
+    define(reader, symbol);
+}
+
+// Its parameters are attributes: as arguments the compiler does not take them.
+static void readAffine(Reader *reader, const Statement *statement)
+{
+    Symbol symbol = {.name = statement->name, .weights = readWeights(reader, attribute(reader, statement, "quantized_data"), "int8")};
+    symbol.weights.scale = numberOf(reader, attribute(reader, statement, "scale"), "fp16");
+    symbol.weights.zero = (int)numberOf(reader, attribute(reader, statement, "zero_point"), "int8");
+    numberOf(reader, attribute(reader, statement, "axis"), "int32");
+    checkOpset(reader, 16);
+    define(reader, symbol);
+}
+
+// Whether a literal is a list of `count` times the same number.
+static BOOL isList(Reader *reader, Span literal, int number, int count)
+{
+    Reader inner = inside(reader, literal);
+    readType(&inner);
+    expect(&inner, "(");
+    expect(&inner, "[");
+    for (int index = 0; index < count; index++)
+        if ((index && !accept(&inner, ",")) || readInteger(&inner) != number)
+            return NO;
+    expect(&inner, "]");
+    return !inner.wrong;
+}
+
+// An operation on the chain's last activation becomes a step, and its result the last activation.
+static void addStep(Reader *reader, const Statement *statement, const char *input, Step step, BOOL givesInt8)
+{
+    Program *program = reader->program;
+    Reader type = inside(reader, statement->type);
+    int shape[4] = {0};
+    readTensor(&type, givesInt8 ? "int8" : "fp16", shape);
+    if (!isSame(argument(reader, statement, input), reader->current) || reader->isInt8 != (step.kind == Dequantize))
+        complain(reader, "the program is not a chain");
+    if (type.wrong || shape[0] != 1 || shape[1] != reader->channels || shape[2] != reader->height || shape[3] != reader->width)
+        complain(reader, "a result has another type");
+    if (!(program->count & (program->count - 1)))
+        program->steps = realloc(program->steps, (size_t)(program->count ? 2 * program->count : 1) * sizeof step);
+    program->steps[program->count++] = step;
+    reader->current = statement->name;
+    reader->isInt8 = givesInt8;
+}
+
+static void readConvolution(Reader *reader, const Statement *statement)
+{
+    Symbol *symbol = constant(reader, argument(reader, statement, "weight"));
+    Step step = {.kind = Convolve};
+    if (!symbol || !symbol->weights.rows || symbol->weights.columns != reader->channels) {
+        complain(reader, "weights and input of a convolution do not fit");
+        return;
+    }
+    if (!isList(reader, literalOf(reader, statement, "strides"), 1, 2) || !isList(reader, literalOf(reader, statement, "dilations"), 1, 2)
+        || !isList(reader, literalOf(reader, statement, "pad"), 0, 4)
+        || numberOf(reader, literalOf(reader, statement, "groups"), "int32") != 1
+        || !isString(reader, literalOf(reader, statement, "pad_type"), "valid"))
+        complain(reader, "a convolution is of another kind");
+    step.weights = symbol->weights;
+    reader->channels = step.weights.rows;
+    addStep(reader, statement, "x", step, NO);
+}
+
+static void readQuantization(Reader *reader, const Statement *statement, StepKind kind)
+{
+    Step step = {.kind = kind, .scale = numberOf(reader, literalOf(reader, statement, "scale"), "fp16")};
+    BOOL gives = kind == Quantize;
+    if (gives && !isString(reader, literalOf(reader, statement, "output_dtype"), "int8"))
+        complain(reader, "quantize to another type");
+    if (statement->arguments != (gives ? 3 : 2) || !(step.scale > 0))
+        complain(reader, "quantize or dequantize of another kind");
+    checkOpset(reader, 17);
+    addStep(reader, statement, "input", step, gives);
+}
+
+static void readOperation(Reader *reader)
+{
+    Statement statement;
+    readStatement(reader, &statement);
+    if (reader->wrong)
+        return;
+    if (isText(statement.operation, "const"))
+        readConstant(reader, &statement);
+    else if (isText(statement.operation, "constexpr_affine_dequantize"))
+        readAffine(reader, &statement);
+    else if (isText(statement.operation, "conv"))
+        readConvolution(reader, &statement);
+    else if (isText(statement.operation, "quantize"))
+        readQuantization(reader, &statement, Quantize);
+    else if (isText(statement.operation, "dequantize"))
+        readQuantization(reader, &statement, Dequantize);
+    else
+        complain(reader, "an operation that is not known here");
+}
+
+// `program(1.3) [buildInfo = …] { func main<ios18>(tensor<fp16, [1, C, H, W]> x) {`
+static void readHead(Reader *reader)
+{
+    Statement build = {.count = 0};
+    int shape[4] = {0};
+    Program *program = reader->program;
+    expect(reader, "program(");
+    Span version = readWord(reader);
+    program->longForm = isText(version, "1.0");
+    if (!program->longForm && !isText(version, "1.3"))
+        complain(reader, "a version that is not known here");
+    expect(reader, ")");
+    if (accept(reader, "["))
+        readPairs(reader, &build, "]");
+    expect(reader, "{");
+    expect(reader, "func");
+    readWord(reader);
+    expect(reader, "<ios");
+    program->opset = readInteger(reader);
+    expect(reader, ">");
+    expect(reader, "(");
+    readTensor(reader, "fp16", shape);
+    reader->current = readWord(reader);
+    expect(reader, ")");
+    expect(reader, "{");
+    program->channels = reader->channels = shape[1];
+    reader->height = shape[2];
+    reader->width = shape[3];
+    program->pixels = shape[2] * shape[3];
+    if (shape[0] != 1 || !shape[1] || !program->pixels)
+        complain(reader, "an input of another shape");
+    checkOpset(reader, 15);
+}
+
+// Reads a text into a program, whose steps are then the caller's. Returns why it cannot be, or NULL.
+static const char *readProgram(NSData *text, NSData *blob, const char *path, Program *program)
+{
+    const char *start = [text bytes];
+    Reader *reader = calloc(1, sizeof *reader);
+    reader->at = start;
+    reader->end = start + [text length];
+    reader->program = program;
+    reader->blob = blob;
+    reader->path = path;
+    readHead(reader);
+    while (!reader->wrong && !accept(reader, "}"))
+        readOperation(reader);
+    expect(reader, "->");
+    expect(reader, "(");
+    if (!reader->wrong && !isSame(readWord(reader), reader->current))
+        complain(reader, "the output is not the chain's end");
+    expect(reader, ")");
+    expect(reader, ";");
+    expect(reader, "}");
+    skipSpace(reader);
+    if (reader->at != reader->end)
+        complain(reader, "text after the program");
+    if (reader->isInt8 || !program->count)
+        complain(reader, "the output is not a result in fp16");
+    program->outputs = reader->channels;
+    const char *wrong = reader->wrong;
+    free(reader->symbols);
+    free(reader);
+    return wrong;
+}
+
+// =====================================================================================================================
+// Arithmetic: exact sums, stored as fp16
+// =====================================================================================================================
+
+// Pixels are computed this many at a time, side by side, so that the compiler can use vectors.
+enum { Lanes = 8 };
+typedef double Vector __attribute__((vector_size(16)));
+
+static float halves[1 << 16];  // the value of each fp16
+
+static void fillHalves(void)
+{
+    if (halves[1])
+        return;
+    for (int bits = 0; bits < 1 << 16; bits++) {
+        int exponent = bits >> 10 & 31, fraction = bits & 1023;
+        double size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        halves[bits] = (float)(bits >> 15 ? -size : size);
+    }
+}
+
+// The fp16 nearest to a double, rounded once, half to even; what is too large is infinite.
+static uint16_t halfOf(double value)
+{
+    union { double number; uint64_t bits; } size = {.number = fabs(value)}, power;
+    uint16_t sign = signbit(value) ? 0x8000 : 0;
+    if (!(size.number < 65520))
+        return sign | (size.number >= 65520 ? 0x7c00 : 0x7e00);
+    int exponent = (int)(size.bits >> 52) - 1022;  // of a fraction from 1/2 to 1
+    exponent = exponent < -13 ? -13 : exponent;  // below lie the subnormals, all of one step
+    power.bits = (uint64_t)(1023 + 11 - exponent) << 52;
+    double steps = size.number * power.number + 0x1p52 - 0x1p52;
+    return sign | (uint16_t)(((exponent + 13) << 10) + (int)steps);
+}
+
+static double stored(double value)
+{
+    return settings.storeFloat ? (double)(float)value : (double)halves[halfOf(value)];
+}
+
+static double quantized(double value, double scale)
+{
+    double steps = settings.roundAway ? round(value / scale) : nearbyint(value / scale);
+    return steps < -128 ? -128 : steps > 127 ? 127 : steps;
+}
+
+static void decodeWeights(const Weights *weights, double *decoded)
+{
+    size_t count = (size_t)weights->rows * (size_t)weights->columns;
+    if (!weights->int8) {
+        for (size_t index = 0; index < count; index++) {
+            uint16_t bits;
+            memcpy(&bits, weights->data + 2 * index, 2);
+            decoded[index] = halves[bits];
+        }
+        return;
+    }
+    double levels[256];
+    for (int level = 0; level < 256; level++)
+        levels[level] = halves[halfOf(weights->scale * ((int8_t)level - weights->zero))];
+    for (size_t index = 0; index < count; index++)
+        decoded[index] = levels[weights->data[index]];
+}
+
+// One row of weights times Lanes pixels.
+static void multiply(const double *row, int columns, const double *input, double *output)
+{
+    const Vector *pixels = (const Vector *)(const void *)input;
+    Vector sums[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+    for (int column = 0; column < columns; column++, pixels += 4) {
+        Vector weight = {row[column], row[column]};
+        sums[0] += weight * pixels[0];
+        sums[1] += weight * pixels[1];
+        sums[2] += weight * pixels[2];
+        sums[3] += weight * pixels[3];
+    }
+    memcpy(output, sums, sizeof sums);
+}
+
+static void convolve(const double *weights, int rows, int columns, const double *input, double *output, BOOL isLast)
+{
+    for (int row = 0; row < rows; row++) {
+        double *result = output + row * Lanes;
+        multiply(weights + (size_t)row * (size_t)columns, columns, input, result);
+        for (int lane = 0; lane < Lanes && !isLast; lane++)
+            result[lane] = stored(result[lane]);
+    }
+}
+
+static Output outputFor(Variant variant)
+{
+    Output right = {.kind = Right};
+    for (int index = 0; index < settings.outputCount; index++)
+        if (!settings.outputs[index].variant || settings.outputs[index].variant == variant)
+            return settings.outputs[index];
+    return right;
+}
+
+// Which layer's weights a layer has, if it has not its own.
+static int sourceOf(int layer, int layers, const Output *wrong)
+{
+    int first = wrong->given ? (int)wrong->first : (layers - 1) / 2, second = wrong->given ? (int)wrong->second : first + 1;
+    if (wrong->kind == Aliased)
+        return 0;
+    if (wrong->kind == Swapped && layers > 1 && first < layers && second < layers)
+        return layer == first ? second : layer == second ? first : layer;
+    return layer;
+}
+
+// The weights of one layer, with what STANDIN_OUTPUT does to them. `convolutions` are all of the program.
+static void weightsOf(const Weights *const *convolutions, int layer, int layers, const Output *wrong, double *decoded)
+{
+    const Weights *own = convolutions[layer], *other = convolutions[sourceOf(layer, layers, wrong)];
+    decodeWeights(other->rows == own->rows && other->columns == own->columns ? other : own, decoded);
+    if (layer != layers / 2)
+        return;
+    size_t count = (size_t)own->rows * (size_t)own->columns;
+    for (size_t index = 0; index < count && wrong->kind == Scaled; index++)
+        decoded[index] *= wrong->first;
+    for (size_t index = (size_t)wrong->first; index < count && wrong->kind == Dropped; index += (size_t)own->columns)
+        decoded[index] = 0;
+}
+
+// The pixels to compute; the rest of the last block's lanes repeat the last one.
+static int choosePixels(int pixels, int *chosen)
+{
+    int count = 0;
+    for (int index = 0; index < (settings.pixelCount ? settings.pixelCount : pixels); index++) {
+        int pixel = settings.pixelCount ? settings.pixels[index] : index;
+        if (pixel < pixels)
+            chosen[count++] = pixel;
+    }
+    while (count && count % Lanes) {
+        chosen[count] = chosen[count - 1];
+        count++;
+    }
+    return count;
+}
+
+static void applyStep(const Step *step, double *values, size_t count)
+{
+    for (size_t index = 0; index < count; index++)
+        values[index] = step->kind == Quantize ? quantized(values[index], step->scale) : halves[halfOf(step->scale * values[index])];
+}
+
+// A block of activations is [channel][lane]; blocks lie `stride` apart.
+static void runSteps(const Program *program, const Output *wrong, double **values, double **spare, int blocks, size_t stride)
+{
+    const Weights **convolutions = malloc((size_t)program->count * sizeof *convolutions);
+    double *decoded = malloc(stride / Lanes * (stride / Lanes) * sizeof *decoded);
+    int layers = 0, layer = 0, channels = program->channels;
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].kind == Convolve)
+            convolutions[layers++] = &program->steps[index].weights;
+    for (int index = 0; index < program->count; index++) {
+        const Step *step = &program->steps[index];
+        if (step->kind != Convolve) {
+            for (int block = 0; block < blocks; block++)
+                applyStep(step, *values + (size_t)block * stride, (size_t)channels * Lanes);
+            continue;
+        }
+        weightsOf(convolutions, layer++, layers, wrong, decoded);
+        for (int block = 0; block < blocks; block++)
+            convolve(decoded, step->weights.rows, channels, *values + (size_t)block * stride, *spare + (size_t)block * stride,
+                     index == program->count - 1);
+        double *results = *spare;
+        *spare = *values;
+        *values = results;
+        channels = step->weights.rows;
+    }
+    free(convolutions);
+    free(decoded);
+}
+
+static double *allocateBlocks(int blocks, size_t stride)
+{
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, (size_t)blocks * stride * sizeof(double) + 64) ? NULL : memory;
+}
+
+// Computes fp16 [outputs][pixels] from fp16 [channels][pixels].
+static void compute(const Program *program, const Output *wrong, const uint16_t *input, uint16_t *output)
+{
+    size_t most = (size_t)program->channels, pixels = (size_t)program->pixels;
+    for (int index = 0; index < program->count; index++)
+        if ((size_t)program->steps[index].weights.rows > most)
+            most = (size_t)program->steps[index].weights.rows;
+    size_t stride = most * Lanes;
+    int *chosen = malloc((pixels + MostPixels + Lanes) * sizeof *chosen);
+    int count = choosePixels(program->pixels, chosen), blocks = count / Lanes;
+    double *values = allocateBlocks(blocks, stride), *spare = allocateBlocks(blocks, stride);
+    fillHalves();
+    for (int index = 0; index < count; index++)
+        for (size_t channel = 0; channel < (size_t)program->channels; channel++)
+            values[(size_t)(index / Lanes) * stride + channel * Lanes + (size_t)(index % Lanes)] =
+                halves[input[channel * pixels + (size_t)chosen[index]]];
+    runSteps(program, wrong, &values, &spare, blocks, stride);
+    memset(output, 0, (size_t)program->outputs * pixels * 2);
+    for (int index = 0; index < count; index++)
+        for (size_t channel = 0; channel < (size_t)program->outputs; channel++)
+            output[channel * pixels + (size_t)chosen[index]] =
+                halfOf(values[(size_t)(index / Lanes) * stride + channel * Lanes + (size_t)(index % Lanes)]);
+    free(chosen);
+    free(values);
+    free(spare);
+}
+
+// What the engine leaves in the output, right or wrong.
+static void produce(const Program *program, Variant variant, const uint16_t *input, uint16_t *output)
+{
+    Output wrong = outputFor(variant);
+    uint16_t bits = wrong.kind == NaNs ? 0x7e00 : wrong.kind == Infinities ? 0x7c00 : wrong.kind == Zeros ? 0 : 0x3800;
+    if (wrong.kind != NaNs && wrong.kind != Infinities && wrong.kind != Zeros && wrong.kind != Constant)
+        compute(program, &wrong, input, output);
+    else
+        for (size_t index = 0; index < (size_t)program->outputs * (size_t)program->pixels; index++)
+            output[index] = bits;
+}
+
+// =====================================================================================================================
+// IOSurface
+// =====================================================================================================================
+
+NSString *const kIOSurfaceWidth = @"IOSurfaceWidth";
+NSString *const kIOSurfaceHeight = @"IOSurfaceHeight";
+NSString *const kIOSurfaceBytesPerElement = @"IOSurfaceBytesPerElement";
+NSString *const kIOSurfaceBytesPerRow = @"IOSurfaceBytesPerRow";
+NSString *const kIOSurfaceAllocSize = @"IOSurfaceAllocSize";
+NSString *const kIOSurfacePixelFormat = @"IOSurfacePixelFormat";
+
+// The stamp tells what the bytes are: a number of its own for each time that they may have been written.
+@interface StandInIOSurface : StandInObject {
+@public
+    void *bytes;
+    size_t size;
+    uint64_t stamp;
+}
+@end
+
+@implementation StandInIOSurface
+- (void)dealloc
+{
+    if (bytes)
+        munmap(bytes, size);  // whoever uses them later crashes
+    [super dealloc];
+}
+@end
+
+typedef StandInIOSurface *IOSurfaceRef;
+static const uint32_t lockReadOnly = 1;
+
+static uint64_t nextStamp(void)
+{
+    static uint64_t last;
+    return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
+IOSurfaceRef IOSurfaceCreate(NSDictionary *properties)
+{
+    size_t size = (size_t)[[properties objectForKey:kIOSurfaceAllocSize] unsignedLongLongValue];
+    size_t row = (size_t)[[properties objectForKey:kIOSurfaceBytesPerRow] unsignedLongLongValue];
+    size_t height = (size_t)[[properties objectForKey:kIOSurfaceHeight] unsignedLongLongValue];
+    size_t width = (size_t)[[properties objectForKey:kIOSurfaceWidth] unsignedLongLongValue];
+    size_t element = (size_t)[[properties objectForKey:kIOSurfaceBytesPerElement] unsignedLongLongValue];
+    writeLog("IOSurfaceCreate %zu", size);
+    if (stumble(AtSurface, NoVariant, nil) || !size || !width || !height || row > size / height || element > row / width)
+        return NULL;
+    void *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    if (bytes == MAP_FAILED)
+        return NULL;
+    StandInIOSurface *surface = [[StandInIOSurface alloc] init];
+    surface->bytes = bytes;
+    surface->size = size;
+    surface->stamp = nextStamp();
+    return surface;
+}
+
+int IOSurfaceLock(IOSurfaceRef surface, uint32_t options, uint32_t *seed)
+{
+    writeLog("lock %u", options);
+    if (stumble(AtLock, NoVariant, nil))
+        return (int)0xe00002c2;  // kIOReturnBadArgument
+    if (!(options & lockReadOnly))
+        surface->stamp = nextStamp();
+    if (seed)
+        *seed = (uint32_t)surface->stamp;
+    return 0;
+}
+
+int IOSurfaceUnlock(IOSurfaceRef surface, uint32_t options, uint32_t *seed)
+{
+    writeLog("unlock %u", options);
+    if (!(options & lockReadOnly))
+        surface->stamp = nextStamp();
+    if (seed)
+        *seed = (uint32_t)surface->stamp;
+    return 0;
+}
+
+void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
+{
+    return surface->bytes;
+}
+
+size_t IOSurfaceGetAllocSize(IOSurfaceRef surface)
+{
+    return surface->size;
+}
+
+// =====================================================================================================================
+// Compiled programs: contents, files, the cache
+// =====================================================================================================================
+
+static uint64_t mix(uint64_t state, uint64_t word)
+{
+    state = (state ^ word) * 0x9E3779B97F4A7C15u;
+    return state << 31 | state >> 33;
+}
+
+// A hash of bytes, in four independent chains: 64 MiB take some ten milliseconds.
+static uint64_t hashOf(NSData *data)
+{
+    const uint8_t *at = [data bytes];
+    size_t length = [data length];
+    uint64_t states[4] = {length, 1, 2, 3}, words[4];
+    for (; length >= sizeof words; length -= sizeof words, at += sizeof words) {
+        memcpy(words, at, sizeof words);
+        for (int chain = 0; chain < 4; chain++)
+            states[chain] = mix(states[chain], words[chain]);
+    }
+    memset(words, 0, sizeof words);
+    if (length)
+        memcpy(words, at, length);
+    for (int chain = 0; chain < 4; chain++)
+        states[0] = mix(mix(states[0], states[chain]), words[chain]);
+    return states[0] ^ states[0] >> 29;
+}
+
+// Whether a file is there and holds these bytes.
+static BOOL isInFile(NSData *data, NSString *path)
+{
+    struct stat status;
+    size_t length = [data length];
+    int file = open([path fileSystemRepresentation], O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return NO;
+    BOOL same = !fstat(file, &status) && (size_t)status.st_size == length;
+    if (same && length) {
+        void *found = mmap(NULL, length, PROT_READ, MAP_PRIVATE, file, 0);
+        same = found != MAP_FAILED && !memcmp(found, [data bytes], length);
+        if (found != MAP_FAILED)
+            munmap(found, length);
+    }
+    close(file);
+    return same;
+}
+
+typedef enum { Ask, Remember, Forget } CacheCall;
+
+// Whether the program of that identifier was compiled before and not purged.
+static BOOL useCache(CacheCall call, NSString *identifier)
+{
+    static NSMutableSet *compiled;
+    if (*settings.cache) {
+        NSString *path = [[NSString stringWithUTF8String:settings.cache] stringByAppendingPathComponent:identifier];
+        const char *name = [path fileSystemRepresentation];
+        if (call == Forget)
+            unlink(name);
+        if (call == Remember)
+            close(open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        return !access(name, F_OK);
+    }
+    compiled = compiled ? compiled : [[NSMutableSet alloc] init];
+    if (call == Remember)
+        [compiled addObject:identifier];
+    if (call == Forget)
+        [compiled removeObject:identifier];
+    return [compiled containsObject:identifier];
+}
+
+// =====================================================================================================================
+// The private classes
+// =====================================================================================================================
+
+@interface _ANEInMemoryModelDescriptor : StandInObject {
+@public
+    NSData *text;
+    NSDictionary *weights;
+    id options;
+    Variant variant;
+}
+@end
+
+static Variant variantOf(NSData *text)
+{
+    const char *bytes = [text bytes];
+    size_t length = [text length];
+    if (memmem(bytes, length, "quantize(input", 14))
+        return W8A8;
+    return memmem(bytes, length, "constexpr_affine_dequantize", 27) ? W8A16 : FP16;
+}
+
+@implementation _ANEInMemoryModelDescriptor
++ (id)modelWithMILText:(id)text weights:(id)weights optionsPlist:(id)options
+{
+    if (![text isKindOfClass:[NSData class]] || ![weights isKindOfClass:[NSDictionary class]]) {
+        writeLog("descriptor refused: %s", text && weights ? "an argument is of another class" : "an argument is nil");
+        return nil;
+    }
+    Variant variant = variantOf(text);
+    writeLog("descriptor %s", variantNames[variant]);
+    if (stumble(AtDescriptor, variant, nil))
+        return nil;
+    _ANEInMemoryModelDescriptor *descriptor = [[[self alloc] init] autorelease];
+    descriptor->text = [text retain];
+    descriptor->weights = [weights retain];
+    descriptor->options = [options retain];
+    descriptor->variant = variant;
+    return descriptor;
+}
+
+- (void)dealloc
+{
+    [text release];
+    [weights release];
+    [options release];
+    [super dealloc];
+}
+@end
+
+static NSString *weightKey(_ANEInMemoryModelDescriptor *descriptor)
+{
+    return [descriptor->weights count] ? [[descriptor->weights allKeys] objectAtIndex:0] : nil;
+}
+
+// What the framework takes for the data: the value of the first key, whichever that is. nil where it is no NSData.
+static NSData *weightData(_ANEInMemoryModelDescriptor *descriptor)
+{
+    NSString *key = weightKey(descriptor);
+    NSDictionary *entry = key ? [descriptor->weights objectForKey:key] : nil;
+    if (![entry isKindOfClass:[NSDictionary class]] || ![entry count])
+        return nil;
+    id data = [entry objectForKey:[[entry allKeys] objectAtIndex:0]];
+    return [data isKindOfClass:[NSData class]] ? data : nil;
+}
+
+@interface _ANEIOSurfaceObject : StandInObject {
+@public
+    StandInIOSurface *surface;
+}
+@end
+
+@implementation _ANEIOSurfaceObject
++ (id)objectWithIOSurface:(struct __IOSurface *)surface
+{
+    writeLog("surfaceobject");
+    if (stumble(AtSurfaceObject, NoVariant, nil) || !surface)
+        return nil;
+    _ANEIOSurfaceObject *object = [[[self alloc] init] autorelease];
+    object->surface = [(StandInIOSurface *)surface retain];
+    return object;
+}
+
+- (void)dealloc
+{
+    [surface release];
+    [super dealloc];
+}
+@end
+
+@interface _ANERequest : StandInObject {
+@public
+    NSArray *inputs, *inputIndices, *outputs, *outputIndices;
+    id procedure;
+}
+@end
+
+// One surface, of index 0.
+static StandInIOSurface *onlySurface(NSArray *objects, NSArray *indices)
+{
+    if ([objects count] != 1 || [indices count] != 1 || [[indices objectAtIndex:0] intValue])
+        return nil;
+    _ANEIOSurfaceObject *object = [objects objectAtIndex:0];
+    return [object isKindOfClass:[_ANEIOSurfaceObject class]] ? object->surface : nil;
+}
+
+@implementation _ANERequest
++ (id)requestWithInputs:(id)inputs inputIndices:(id)inputIndices outputs:(id)outputs outputIndices:(id)outputIndices
+          weightsBuffer:(id)weightsBuffer perfStats:(id)perfStats procedureIndex:(id)procedureIndex
+{
+    writeLog("request");
+    (void)weightsBuffer;
+    (void)perfStats;
+    if (stumble(AtRequest, NoVariant, nil))
+        return nil;
+    _ANERequest *request = [[[self alloc] init] autorelease];
+    request->inputs = [inputs retain];
+    request->inputIndices = [inputIndices retain];
+    request->outputs = [outputs retain];
+    request->outputIndices = [outputIndices retain];
+    request->procedure = [procedureIndex retain];
+    return request;
+}
+
+- (BOOL)validate
+{
+    return onlySurface(inputs, inputIndices) && onlySurface(outputs, outputIndices) && procedure;
+}
+
+- (void)dealloc
+{
+    [inputs release];
+    [inputIndices release];
+    [outputs release];
+    [outputIndices release];
+    [procedure release];
+    [super dealloc];
+}
+@end
+
+@interface _ANEInMemoryModel : StandInObject {
+@public
+    _ANEInMemoryModelDescriptor *descriptor;
+    NSString *identifier, *directory;
+    Program program;
+    BOOL isCompiled, isLoaded;
+    uint16_t *result;  // of the last input that was computed
+    uint64_t inputStamp, resultStamp;
+}
+@end
+
+static NSString *identifierOf(_ANEInMemoryModel *model)
+{
+    if (!model->identifier) {
+        id options = model->descriptor->options;
+        model->identifier = [[NSString alloc] initWithFormat:@"%016llx_%016llx_%016llx",
+            (unsigned long long)hashOf(model->descriptor->text), (unsigned long long)hashOf(weightData(model->descriptor)),
+            (unsigned long long)([options isKindOfClass:[NSData class]] ? hashOf(options) : 0)];
+    }
+    return model->identifier;
+}
+
+static NSString *directoryOf(_ANEInMemoryModel *model)
+{
+    if (!model->directory)
+        model->directory = [[NSTemporaryDirectory() stringByAppendingPathComponent:identifierOf(model)] retain];
+    return model->directory;
+}
+
+// Where a file of the dictionary of weights lies.
+static NSString *weightPath(_ANEInMemoryModel *model)
+{
+    static NSString *const root = @"@model_path/";
+    NSString *key = weightKey(model->descriptor);
+    return [directoryOf(model) stringByAppendingPathComponent:[key hasPrefix:root] ? [key substringFromIndex:[root length]] : key];
+}
+
+// Why a program cannot be compiled, for the log; NULL where it was.
+static const char *compileProgram(_ANEInMemoryModel *model)
+{
+    NSData *text = model->descriptor->text, *blob = weightData(model->descriptor);
+    Program program = {.count = 0};
+    if (!blob)
+        return "the first value of the weights' entry is no NSData";
+    if (!isInFile(text, [directoryOf(model) stringByAppendingPathComponent:@"model.mil"]))
+        return "model.mil is missing or another";
+    if (!isInFile(blob, weightPath(model)))
+        return "the weight file is missing or another";
+    const char *wrong = readProgram(text, blob, [weightKey(model->descriptor) UTF8String], &program);
+    if (!wrong && ((program.conforming && isListed(settings.refuse, ",", "standard"))
+                   || (program.original && isListed(settings.refuse, ",", "original"))
+                   || isListed(settings.refuse, ",", program.longForm ? "long" : "short")))
+        wrong = "STANDIN_REFUSE";
+    free(wrong ? program.steps : model->program.steps);
+    if (!wrong)
+        model->program = program;
+    return wrong;
+}
+
+// Runs the program: computes where the input may be another than before, and writes where the output is another. An
+// evaluate that has nothing new to do costs next to nothing, so that its callers can be timed.
+static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandInIOSurface *output)
+{
+    size_t size = (size_t)model->program.outputs * (size_t)model->program.pixels * 2;
+    if (settings.computeNone || (settings.outputCount && outputFor(model->descriptor->variant).kind == Noop))
+        return;
+    if (model->inputStamp != input->stamp) {
+        model->result = model->result ? model->result : malloc(size);
+        produce(&model->program, model->descriptor->variant, input->bytes, model->result);
+        model->inputStamp = input->stamp;
+        model->resultStamp = nextStamp();
+    }
+    if (output->stamp != model->resultStamp) {
+        memcpy(output->bytes, model->result, size);
+        output->stamp = model->resultStamp;
+    }
+}
+
+static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request, NSError **error)
+{
+    static const size_t leastSurface = 48 << 10;
+    uint64_t started = readClock();
+    if (stumbles(AtEvaluate, model->descriptor->variant, model->directory, error))
+        return NO;
+    if (!options || !model->isLoaded)
+        return refuse(error, engineDomain, options ? 23 : 26, options ? @"the program is not loaded" : @"options is nil");
+    if (![request isKindOfClass:[_ANERequest class]])
+        return refuse(error, engineDomain, 26, @"the request is not one");
+    StandInIOSurface *input = onlySurface(request->inputs, request->inputIndices);
+    StandInIOSurface *output = onlySurface(request->outputs, request->outputIndices);
+    if (!input || !output)
+        return refuseToEvaluate(error, 0x16);
+    if ([request->procedure intValue])
+        return refuseToEvaluate(error, 0x2);
+    size_t pixels = (size_t)model->program.pixels;
+    if (input->size < leastSurface || output->size < leastSurface || input->size < (size_t)model->program.channels * pixels * 2
+        || output->size < (size_t)model->program.outputs * pixels * 2)
+        return refuseToEvaluate(error, 0x1d);
+    runProgram(model, input, output);
+    spendTime(model->descriptor->variant, started);
+    return YES;
+}
+
+@implementation _ANEInMemoryModel
++ (id)inMemoryModelWithDescriptor:(id)descriptor
+{
+    _ANEInMemoryModelDescriptor *given = descriptor;
+    Variant variant = given ? given->variant : NoVariant;
+    writeLog("model %s", variantNames[variant]);
+    if (stumble(AtModel, variant, nil) || !given)
+        return nil;
+    _ANEInMemoryModel *model = [[[self alloc] init] autorelease];
+    model->descriptor = [given retain];
+    return model;
+}
+
+- (id)hexStringIdentifier
+{
+    writeLog("identifier");
+    return stumble(AtIdentifier, descriptor->variant, nil) ? nil : identifierOf(self);
+}
+
+- (id)localModelPath
+{
+    writeLog("localModelPath");
+    return stumble(AtLocalModelPath, descriptor->variant, nil) ? nil : directoryOf(self);
+}
+
+- (id)saveModelFiles
+{
+    NSFileManager *files = [NSFileManager defaultManager];
+    NSData *blob = weightData(descriptor);
+    writeLog("saveModelFiles %s", variantNames[descriptor->variant]);
+    if (!blob || ![files createDirectoryAtPath:[weightPath(self) stringByDeletingLastPathComponent] withIntermediateDirectories:YES
+                                    attributes:nil error:NULL])
+        return nil;
+    [descriptor->text writeToFile:[directoryOf(self) stringByAppendingPathComponent:@"model.mil"] atomically:YES];
+    [blob writeToFile:weightPath(self) atomically:YES];
+    return directoryOf(self);
+}
+
+- (BOOL)compiledModelExists
+{
+    writeLog("compiledModelExists %s", variantNames[descriptor->variant]);
+    return useCache(Ask, identifierOf(self));
+}
+
+- (void)purgeCompiledModel
+{
+    writeLog("purge");
+    if (!stumble(AtPurge, descriptor->variant, directoryOf(self)))
+        useCache(Forget, identifierOf(self));
+}
+
+- (BOOL)compileWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
+{
+    const char *variant = variantNames[descriptor->variant];
+    writeLog("compile %s qos=%u", variant, qos);
+    if (stumbles(AtCompile, descriptor->variant, directoryOf(self), error))
+        return NO;
+    if (!options)
+        return refuse(error, engineDomain, 26, @"options is nil");
+    if ([descriptor->options isKindOfClass:[NSData class]] && ![descriptor->options length])
+        return refuseToCompile(error, @"InvalidCompilationParam");
+    const char *wrong = compileProgram(self);
+    if (wrong) {
+        writeLog("compile %s refused: %s", variant, wrong);
+        return refuseToCompile(error, @"InvalidMILProgram");
+    }
+    isCompiled = YES;
+    useCache(Remember, identifierOf(self));
+    return YES;
+}
+
+- (BOOL)loadWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
+{
+    writeLog("load %s qos=%u", variantNames[descriptor->variant], qos);
+    if (stumbles(AtLoad, descriptor->variant, directoryOf(self), error))
+        return NO;
+    if (!options || !isCompiled)
+        return refuse(error, engineDomain, options ? 6 : 26, options ? @"Program load failure (0x20002)" : @"options is nil");
+    isLoaded = YES;
+    return YES;
+}
+
+- (BOOL)evaluateWithQoS:(unsigned int)qos options:(id)options request:(id)request error:(NSError **)error
+{
+    BOOL done = evaluate(self, options, request, error);
+    if (settings.log >= 0)
+        writeLog("evaluate %s qos=%u -> %s", variantNames[descriptor->variant], qos, done ? "YES" : "NO");
+    return done;
+}
+
+- (BOOL)unloadWithQoS:(unsigned int)qos error:(NSError **)error
+{
+    (void)qos;
+    writeLog("unload %s", variantNames[descriptor->variant]);
+    if (stumbles(AtUnload, descriptor->variant, directoryOf(self), error))
+        return NO;
+    if (!isLoaded)
+        return refuse(error, engineDomain, 23, @"the program is not loaded");
+    isLoaded = NO;
+    inputStamp = 0;
+    [[NSFileManager defaultManager] removeItemAtPath:directoryOf(self) error:NULL];
+    return YES;
+}
+
+- (void)dealloc
+{
+    free(program.steps);
+    free(result);
+    [identifier release];
+    [directory release];
+    [descriptor release];
+    [super dealloc];
+}
+@end
+
+// =====================================================================================================================
+// The machine: device, sysctl, power, heat
+// =====================================================================================================================
+
+// What STANDIN_DEVICE says of a name, or the default; NO where that is empty.
+static BOOL readDevice(const char *name, Text value)
+{
+    static const char defaults[] = "hasANE=1,isVirtualMachine=0,numANEs=1,numANECores=16,aneBoardType=0,aneSubType=h16g,"
+                                   "aneArchitectureType=h16g,productName=Stand-in,buildVersion=0A0,bootArgs=";
+    return (valueOf(settings.device, ",", '=', name, value) || valueOf(defaults, ",", '=', name, value)) && *value;
+}
+
+static long long deviceNumber(const char *name)
+{
+    Text value;
+    return readDevice(name, value) ? atoll(value) : 0;
+}
+
+static NSString *deviceString(const char *name)
+{
+    Text value;
+    return readDevice(name, value) ? [NSString stringWithUTF8String:value] : nil;
+}
+
+@interface _ANEDeviceInfo : NSObject
+@end
+
+@implementation _ANEDeviceInfo
++ (BOOL)hasANE { return deviceNumber("hasANE") != 0; }
++ (BOOL)isVirtualMachine { return deviceNumber("isVirtualMachine") != 0; }
++ (unsigned int)numANEs { return (unsigned int)deviceNumber("numANEs"); }
++ (unsigned int)numANECores { return (unsigned int)deviceNumber("numANECores"); }
++ (long long)aneBoardType { return deviceNumber("aneBoardType"); }
++ (id)aneSubType { return deviceString("aneSubType"); }
++ (id)aneArchitectureType { return deviceString("aneArchitectureType"); }
++ (id)productName { return deviceString("productName"); }
++ (id)buildVersion { return deviceString("buildVersion"); }
++ (id)bootArgs { return deviceString("bootArgs"); }
+@end
+
+// The value of a name and its size in memory: text with its end, or an integer of 4 or 8 bytes; 0 where there is none.
+static size_t systemValue(const char *name, Text value)
+{
+    static const char defaults[] = "machdep.cpu.brand_string=Stand-in;hw.model=StandIn1,1;kern.osproductversion=0.0;kern.osversion=0A0;"
+                                   "hw.memsize=8589934592;hw.ncpu=8;sysctl.proc_translated=0;kern.hv_vmm_present=0";
+    static const char texts[] = "machdep.cpu.brand_string hw.model kern.osproductversion kern.osversion";
+    if (!(valueOf(settings.sysctls, ";", '=', name, value) || valueOf(defaults, ";", '=', name, value)) || !*value)
+        return 0;
+    if (isListed(texts, " ", name) || value[strspn(value, "0123456789")])
+        return strlen(value) + 1;
+    int64_t number = atoll(value);
+    memcpy(value, &number, sizeof number);  // little endian: its first four bytes are the shorter integer
+    return strcmp(name, "hw.memsize") ? 4 : 8;
+}
+
+int standInSysctl(const char *name, void *old, size_t *oldSize, void *new, size_t newSize) EXPORTED("sysctlbyname");
+int standInSysctl(const char *name, void *old, size_t *oldSize, void *new, size_t newSize)
+{
+    Text value;
+    size_t size = systemValue(name, value), room = old && oldSize ? *oldSize : size;
+    (void)newSize;
+    if (!size || new || (old && !oldSize)) {
+        errno = !size ? ENOENT : new ? EPERM : EFAULT;
+        return -1;
+    }
+    if (old)
+        memcpy(old, value, size < room ? size : room);
+    if (oldSize)
+        *oldSize = size < room ? size : room;
+    errno = size > room ? ENOMEM : errno;
+    return size > room ? -1 : 0;
+}
+
+@interface StandInPowerSources : StandInObject
+@end
+
+@implementation StandInPowerSources
+@end
+
+StandInPowerSources *IOPSCopyPowerSourcesInfo(void)
+{
+    return [[StandInPowerSources alloc] init];
+}
+
+NSString *IOPSGetProvidingPowerSourceType(StandInPowerSources *sources)
+{
+    (void)sources;
+    return *settings.power ? [NSString stringWithUTF8String:settings.power] : nil;
+}
+
+@interface NSProcessInfo (StandIn)
+- (NSInteger)thermalState;
+- (BOOL)isLowPowerModeEnabled;
+@end
+
+@implementation NSProcessInfo (StandIn)
+- (NSInteger)thermalState
+{
+    static const char *rest;
+    static Text answer;
+    rest = rest ? rest : settings.thermal;
+    nextItem(&rest, ",", answer);
+    return atoi(answer);
+}
+
+- (BOOL)isLowPowerModeEnabled
+{
+    return settings.lowPower;
+}
+@end
