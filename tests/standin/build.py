@@ -3,6 +3,7 @@
 On Linux it needs gobjc and libgnustep-base-dev, on a Mac the command line tools.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -36,7 +37,7 @@ def build(directory: Path, *, source: str = "standin.m", shared: bool = True, de
     suffix = "" if not shared else ".dylib" if mac else ".so"
     target = directory / (path.stem + suffix)
     front, back = _mac_command(shared) if mac else _gnustep_command(shared)
-    command = [*front, "-O2", "-Wall", "-Wextra", *(f"-D{define}" for define in defines), str(path), "-o", str(target), *back]
+    command = [*front, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-expansion-to-defined", *(f"-D{define}" for define in defines), str(path), "-o", str(target), *back]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         _explain(done.stderr)
@@ -70,9 +71,9 @@ def _gnustep_config(option: str, otherwise: List[str]) -> List[str]:
 
 def _explain(messages: str) -> None:
     """Raises the error that a failed compilation calls for."""
-    for sign in ("cc1obj", "Foundation/Foundation.h", "objc/objc.h", "objc/runtime.h", "-lgnustep-base", "-lobjc"):
-        if sign in messages:
-            raise Unavailable(f"Objective-C cannot be compiled here ({sign} is missing): install {PACKAGES}")
+    missing = re.search(r"cc1obj|\S+\.h(?=: No such file)|(?<=cannot find )-l\S+|(?<=file not found: )\S+", messages)
+    if missing:
+        raise Unavailable(f"Objective-C cannot be compiled here ({missing[0]} is missing): install {PACKAGES}")
     raise RuntimeError(f"the compiler refuses the source:\n{messages}")
 
 

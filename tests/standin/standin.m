@@ -672,7 +672,7 @@ static void skipSpace(Reader *reader)
         reader->at++;
 }
 
-static BOOL accept(Reader *reader, const char *text)
+static BOOL takeText(Reader *reader, const char *text)
 {
     size_t length = strlen(text);
     skipSpace(reader);
@@ -684,7 +684,7 @@ static BOOL accept(Reader *reader, const char *text)
 
 static void expect(Reader *reader, const char *text)
 {
-    if (!accept(reader, text))
+    if (!takeText(reader, text))
         complain(reader, text);
 }
 
@@ -728,10 +728,10 @@ static Span readBalanced(Reader *reader)
 static Span readType(Reader *reader)
 {
     Span type = readWord(reader);
-    if (accept(reader, "<")) {
+    if (takeText(reader, "<")) {
         do
             readBalanced(reader);
-        while (accept(reader, ","));
+        while (takeText(reader, ","));
         expect(reader, ">");
     }
     type.length = (size_t)(reader->at - type.at);
@@ -781,8 +781,8 @@ static Span scalarOf(Reader *reader, Span value, const char *type)
 {
     Reader inner = inside(reader, value);
     Span none = {"", 0};
-    if (accept(&inner, "tensor<")) {
-        if (!isText(readWord(&inner), type) || !accept(&inner, ",") || !accept(&inner, "[") || !accept(&inner, "]") || !accept(&inner, ">"))
+    if (takeText(&inner, "tensor<")) {
+        if (!isText(readWord(&inner), type) || !takeText(&inner, ",") || !takeText(&inner, "[") || !takeText(&inner, "]") || !takeText(&inner, ">"))
             return complain(reader, "a scalar has another type"), none;
     } else if (reader->program->longForm || !isText(readWord(&inner), type))
         return complain(reader, "a scalar has another type"), none;
@@ -813,7 +813,7 @@ static BOOL isString(Reader *reader, Span value, const char *text)
 
 static void readPairs(Reader *reader, Statement *statement, const char *closing)
 {
-    if (accept(reader, closing))
+    if (takeText(reader, closing))
         return;
     do {
         if (statement->count == 16) {
@@ -824,7 +824,7 @@ static void readPairs(Reader *reader, Statement *statement, const char *closing)
         pair->key = readWord(reader);
         expect(reader, "=");
         pair->value = readBalanced(reader);
-    } while (!reader->wrong && accept(reader, ","));
+    } while (!reader->wrong && takeText(reader, ","));
     expect(reader, closing);
 }
 
@@ -838,7 +838,7 @@ static void readStatement(Reader *reader, Statement *statement)
     expect(reader, "(");
     readPairs(reader, statement, ")");
     statement->arguments = statement->count;
-    if (accept(reader, "["))
+    if (takeText(reader, "["))
         readPairs(reader, statement, "]");
     expect(reader, ";");
 }
@@ -976,7 +976,7 @@ static BOOL isList(Reader *reader, Span literal, int number, int count)
     expect(&inner, "(");
     expect(&inner, "[");
     for (int index = 0; index < count; index++)
-        if ((index && !accept(&inner, ",")) || readInteger(&inner) != number)
+        if ((index && !takeText(&inner, ",")) || readInteger(&inner) != number)
             return NO;
     expect(&inner, "]");
     return !inner.wrong;
@@ -1062,7 +1062,7 @@ static void readHead(Reader *reader)
     if (!program->longForm && !isText(version, "1.3"))
         complain(reader, "a version that is not known here");
     expect(reader, ")");
-    if (accept(reader, "["))
+    if (takeText(reader, "["))
         readPairs(reader, &build, "]");
     expect(reader, "{");
     expect(reader, "func");
@@ -1095,7 +1095,7 @@ static const char *readProgram(NSData *text, NSData *blob, const char *path, Pro
     reader->blob = blob;
     reader->path = path;
     readHead(reader);
-    while (!reader->wrong && !accept(reader, "}"))
+    while (!reader->wrong && !takeText(reader, "}"))
         readOperation(reader);
     expect(reader, "->");
     expect(reader, "(");
