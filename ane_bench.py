@@ -2105,13 +2105,15 @@ def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Op
     limit, slope_limit = verification_limits(count, config, variant)
     figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
                f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
-    if found.cosine < UNRELATED and found.relative_l2 * found.floor > limit:
+    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * found.floor  # what of the difference is no scale
+    misscaled = abs(found.slope - 1) * found.floor ** 2 > slope_limit
+    if found.relative_l2 * found.floor <= limit and not misscaled:
+        return None
+    if found.cosine < UNRELATED:
         return f"the output is not what was asked for ({figures}): often weights of the wrong layer; try another --blob"
-    if abs(found.slope - 1) * found.floor ** 2 > slope_limit:
+    if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a scale that is misread; try another --dialect"
-    if found.relative_l2 * found.floor > limit:
-        return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
-    return None
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
 # Statistics. A run of few rounds cannot tell how much they vary.
@@ -2636,6 +2638,7 @@ def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
             for message in child.messages():
                 receive(message, run, cells)
                 watcher.message(run, message)
+            stage = child.stage
     except StageError as error:
         stage, problem = error.stage, str(error)
         if len(cells) == len(job.variants):
@@ -2676,34 +2679,38 @@ class Row(NamedTuple):
 
 
 class Field(NamedTuple):
-    """A column: its heading as the table sets it, and a row's text, widths and spaces included; empty where unknown."""
+    """A column: its heading as the table sets it, and the text of a row with figures, widths and spaces included."""
 
     heading: str
     text: Callable[[Row], str]
 
 
 def _milliseconds(row: Row) -> str:
-    return f"  {row.cell['ms']['mean' if row.original else 'median']:7.3f} ms" if "ms" in row.cell else ""
+    return f"  {row.cell['ms']['mean' if row.original else 'median']:7.3f} ms"
+
+
+def _ratio(row: Row) -> str:
+    return f"{'  ' + format(row.ratio['value'], '.2f') + 'x' if row.ratio else '':<8}"
 
 
 def _interval(row: Row) -> str:
-    ms = row.cell.get("ms", {})
-    return f" {'±' + format((ms['ci95'][1] - ms['ci95'][0]) / 2 / ms['median'], '.1%'):>7}" if "ci95" in ms else ""
+    ms = row.cell["ms"]
+    return f"{'±' + format((ms['ci95'][1] - ms['ci95'][0]) / 2 / ms['median'], '.1%') if 'ci95' in ms else '':>8}"
 
 
 def _check(row: Row) -> str:
     verified = row.cell.get("verified")
-    return "" if verified is None else f" {'ok' if verified['ok'] else 'WRONG':>6}"
+    return f"{'' if verified is None else 'ok' if verified['ok'] else 'WRONG':>7}"
 
 
-# The first six are the original's, to the character; their headings end one column later than their figures.
+# The first six are the original's, to the character, whose figures do not end where their headings do.
 FIELDS = (
     Field(f"{'Config':<30}", lambda row: f"{f'{VARIANTS[row.variant].label:<4} {row.config.label}':<30}"),
     Field(f" {'W(MB)':>7}", lambda row: f" {row.cell['weights_mib']:6.1f}"),
     Field(f" {'GOP':>7}", lambda row: f"  {row.gop:6.2f}"),
     Field(f" {'ms/eval':>9}", _milliseconds),
-    Field(f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}" if "tops" in row.cell else ""),
-    Field(f" {'Ratio':>7}", lambda row: f"  {row.ratio['value']:.2f}x" if row.ratio else ""),
+    Field(f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}"),
+    Field(f" {'Ratio':>7}", _ratio),
     Field(f" {'±95%':>7}", _interval),
     Field(f" {'Check':>6}", _check),
 )
@@ -2752,10 +2759,7 @@ def table_row(row: Row) -> str:
     failure = f"failed in stage {row.cell.get('stage')}: {row.cell.get('error')}"
     if "ms" not in row.cell:
         return f"{FIELDS[0].text(row)} {failure}"
-    line, width = "", 0
-    for field in ORIGINAL_FIELDS if row.original else FIELDS:
-        line = line.ljust(width) + field.text(row)
-        width += len(field.heading)
+    line = "".join(field.text(row) for field in (ORIGINAL_FIELDS if row.original else FIELDS))
     return line.rstrip() + (f"\n     {failure}" if row.cell["status"] != "ok" else "")
 
 

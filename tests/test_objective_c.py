@@ -93,7 +93,8 @@ class RuntimeTest(unittest.TestCase):
     def test_errors(self) -> None:
         runtime = self.runtime
         self.assertEqual(runtime.describe_error(ctypes.c_void_p()), "no NSError was given")
-        info = runtime.dictionary([(runtime.string("NSLocalizedDescription"), runtime.string("it\nbröke"))])
+        key = runtime.libraries.constant("Foundation", "NSLocalizedDescriptionKey")
+        info = runtime.dictionary([(key, runtime.string("it\nbröke"))])
         error = runtime.create("NSError", "errorWithDomain:code:userInfo:", runtime.string("some.domain"), -7, info)
         self.assertEqual(runtime.describe_error(error), "some.domain -7: it bröke")
 
