@@ -10,23 +10,29 @@ Copy this one file to a Mac with Apple silicon and run it:
 import argparse
 import codecs
 import contextlib
+import csv
 import ctypes
 import datetime
+import errno
 import functools
 import gc
+import html
 import io
+import itertools
 import json
 import math
 import os
 import random
 import re
 import selectors
+import shlex
 import shutil
 import signal
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,6 +82,10 @@ class BlobError(AneBenchError):
 
 class Unavailable(AneBenchError):
     """There is no usable Neural Engine here (exit 3). The text says what is missing."""
+
+
+class OutputError(AneBenchError):
+    """What was found cannot be written where it was to go (exit 1)."""
 
 
 class StageError(AneBenchError):
@@ -1296,6 +1306,18 @@ def _end_of_type(encoding: str, place: int) -> int:
     return place
 
 
+def kind_of(code: str) -> str:
+    """What decides how a value of a type is passed: pointer, BOOL, nothing, or an integer or float of a width."""
+    kind = _CODES.get(code)
+    if kind is None:
+        return "nothing" if code == "v" else f"unknown type {code}"
+    if kind in (Pointer, ctypes.c_char_p):
+        return "pointer"
+    if code in "BcC":
+        return "BOOL"
+    return f"{8 * ctypes.sizeof(kind)}-bit {'float' if code in 'fd' else 'integer'}"
+
+
 class Runtime:
     """Objective-C by typed senders. Every message is looked up first: an unknown selector would end the process."""
 
@@ -1335,7 +1357,8 @@ class Runtime:
         return found
 
     def method_encoding(self, class_name: str, selector: str, of_class: bool) -> Optional[str]:
-        """The type encoding of a class or instance method; None where there is no such method."""
+        """The type encoding of a class or instance method; None where there is no such method. Raises Unavailable where
+        there is no such class."""
         find = self._find_class_method if of_class else self._find_method
         method = find(self.get_class(class_name), self._selector(selector.encode()))
         return self._encoding(method).decode() if method else None
@@ -1449,6 +1472,66 @@ LOCK_READ_ONLY = 1  # kIOSurfaceLockReadOnly, IOSurfaceRef.h
 UNWRITTEN = b"\x00\x7e"
 
 
+class Method(NamedTuple):
+    """A method that this module calls; `kinds` are codes of its result and its arguments. No run can do without one that
+    is `needed`."""
+
+    class_name: str
+    selector: str
+    kinds: str
+    of_class: bool = False
+    needed: bool = True
+
+    @property
+    def name(self) -> str:
+        """As in Objective-C: `-[Class selector]`."""
+        return f"{'+' if self.of_class else '-'}[{self.class_name} {self.selector}]"
+
+
+# The private ones as read at run time on macOS 27, see the table of classes in the README's sources; the rest is Foundation's.
+METHODS = (
+    Method("NSString", "stringWithUTF8String:", "@*", of_class=True),
+    Method("NSString", "UTF8String", "*"),
+    Method("NSNumber", "numberWithUnsignedLongLong:", "@Q", of_class=True),
+    Method("NSArray", "arrayWithObjects:count:", "@^Q", of_class=True),
+    Method("NSArray", "objectAtIndex:", "@Q"),
+    Method("NSDictionary", "dictionaryWithObjects:forKeys:count:", "@^^Q", of_class=True),
+    Method("NSDictionary", "allKeys", "@"),
+    Method("NSData", "dataWithBytesNoCopy:length:freeWhenDone:", "@^QB", of_class=True),
+    Method("NSError", "domain", "@"),
+    Method("NSError", "code", "q"),
+    Method("NSError", "localizedDescription", "@"),
+    Method("_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:", "@@@@", of_class=True),
+    Method("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", "@@", of_class=True),
+    Method("_ANEInMemoryModel", "hexStringIdentifier", "@"),
+    Method("_ANEInMemoryModel", "compileWithQoS:options:error:", "BI@^"),
+    Method("_ANEInMemoryModel", "loadWithQoS:options:error:", "BI@^"),
+    Method("_ANEInMemoryModel", "evaluateWithQoS:options:request:error:", "BI@@^"),
+    Method("_ANEInMemoryModel", "unloadWithQoS:error:", "BI^"),
+    Method("_ANEIOSurfaceObject", "objectWithIOSurface:", "@^", of_class=True),
+    Method("_ANERequest", "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:",
+           "@@@@@@@@", of_class=True),
+    Method("_ANEInMemoryModel", "localModelPath", "@", needed=False),
+    Method("_ANEInMemoryModel", "compiledModelExists", "B", needed=False),
+    Method("_ANEInMemoryModel", "purgeCompiledModel", "v", needed=False),
+    Method("_ANEDeviceInfo", "hasANE", "B", of_class=True, needed=False),
+    Method("_ANEDeviceInfo", "isVirtualMachine", "B", of_class=True, needed=False),
+    Method("_ANEDeviceInfo", "aneSubType", "@", of_class=True, needed=False),
+    Method("_ANEDeviceInfo", "numANEs", "I", of_class=True, needed=False),
+    Method("_ANEDeviceInfo", "numANECores", "I", of_class=True, needed=False),
+    Method("NSProcessInfo", "processInfo", "@", of_class=True, needed=False),
+    Method("NSProcessInfo", "thermalState", "q", needed=False),
+    Method("NSProcessInfo", "isLowPowerModeEnabled", "B", needed=False),
+)
+_OPTIONAL = {(method.class_name, method.selector): method for method in METHODS if not method.needed}
+
+
+def same_kinds(method: Method, encoding: str) -> bool:
+    """Whether a method's encoding, found at run time, has the kinds that the calls here are made for."""
+    result, *arguments = parse_encoding(encoding)
+    return list(map(kind_of, [result, *arguments[2:]])) == list(map(kind_of, method.kinds))
+
+
 class Session:
     """Where the work says what it is doing; whoever listens overrides what it wants to hear."""
 
@@ -1553,11 +1636,11 @@ class _Timebase(ctypes.Structure):
 class NeuralEngine(Engine):
     """Apple's engine, through the private in-memory model API and IOSurface."""
 
-    def __init__(self, libraries: Libraries, exact_surfaces: bool = False) -> None:
+    def __init__(self, libraries: Libraries, original: bool = False) -> None:
         libraries.open("Foundation")
         libraries.open("AppleNeuralEngine")
         self.runtime = Runtime(libraries)
-        self._exact_surfaces = exact_surfaces
+        self.original = original
         iosurface, system = (functools.partial(libraries.function, name) for name in ("IOSurface", "libSystem"))
         # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties); void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
         self._create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
@@ -1594,14 +1677,27 @@ class NeuralEngine(Engine):
 
     def create_surface(self, size: int, owner: contextlib.ExitStack) -> Pointer:
         """A surface of one row of bytes, released when its owner closes; nil where it cannot be had."""
-        size = size if self._exact_surfaces else -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
-        properties = {"Width": size, "Height": 1, "BytesPerElement": 1, "BytesPerRow": size, "AllocSize": size, "PixelFormat": 0}
-        surface: Pointer = self._create_surface(self.runtime.dictionary([
-            (self.runtime.libraries.constant("IOSurface", f"kIOSurface{name}"), self.runtime.number(value))
-            for name, value in properties.items()]))
+        size = size if self.original else -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
+        values = (size, 1, 1, size, size, 0)
+        surface: Pointer = self._create_surface(self.runtime.dictionary(
+            [(key, self.runtime.number(value)) for key, value in zip(self.surface_keys(), values)]))
         if surface:
             owner.callback(self._cf_release, surface)
         return surface
+
+    def surface_keys(self) -> list[Pointer]:
+        """The keys of a surface's properties; raises Unavailable where one is missing."""
+        return [self.runtime.libraries.constant("IOSurface", f"kIOSurface{name}")
+                for name in ("Width", "Height", "BytesPerElement", "BytesPerRow", "AllocSize", "PixelFormat")]
+
+    def lend(self, receiver: Pointer, class_name: str, selector: str) -> Optional[Callable[[], Any]]:
+        """A message that a run can do without, ready to be sent; None where this macOS has no such method, or one of other
+        kinds than expected."""
+        if not receiver or not self.runtime.find_class(class_name):
+            return None
+        method = _OPTIONAL[class_name, selector]
+        encoding = self.runtime.method_encoding(class_name, selector, method.of_class)
+        return self.runtime.bind(receiver, selector) if encoding and same_kinds(method, encoding) else None
 
     @contextlib.contextmanager
     def mapped(self, surface: Pointer, stage: str, options: int = 0) -> Iterator[int]:
@@ -1634,9 +1730,12 @@ class _LoadedModel(Executable):
         self._options = self._runtime.keep(self._runtime.dictionary(), self._owner)
         self._model = self._create_model()
         self._write_files(owner)
-        if self._runtime.responds(self._model, "compiledModelExists"):
-            self.facts["compiled_before"] = bool(self._runtime.send(self._model, "compiledModelExists"))
+        exists = None if engine.original else engine.lend(self._model, "_ANEInMemoryModel", "compiledModelExists")
+        if exists:
+            self.facts["compiled_before"] = bool(exists())
         self._call("compile", "compileWithQoS:options:error:", self._options)
+        if not engine.original:
+            owner.callback(self._purge)
         self._call("load", "loadWithQoS:options:error:", self._options)
         owner.callback(self._unload)
         self._input, self._output = (self._create_surface() for _ in range(2))
@@ -1677,9 +1776,8 @@ class _LoadedModel(Executable):
         identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
         if not re.fullmatch(r"[0-9A-Za-z_-]{1,255}", identifier):
             raise StageError(stage, f"hexStringIdentifier is {identifier!r}: expected a name for a directory")
-        path = ""
-        if self._runtime.responds(self._model, "localModelPath"):
-            path = self._runtime.text(self._runtime.send(self._model, "localModelPath"))
+        local_path = self._engine.lend(self._model, "_ANEInMemoryModel", "localModelPath")
+        path = self._runtime.text(local_path()) if local_path else ""
         return path or os.path.join(self._engine.temporary_directory(), identifier)
 
     def _write_files(self, owner: contextlib.ExitStack) -> None:
@@ -1699,6 +1797,14 @@ class _LoadedModel(Executable):
         if not self._runtime.send(self._model, selector, self._qos, *arguments, ctypes.byref(self._error)):
             raise StageError(stage, self._runtime.describe_error(self._error))
         self.facts[f"{stage}_ms"] = (time.perf_counter() - started) * 1e3
+
+    def _purge(self) -> None:
+        """Drops the program from the system's cache, or the user's disk fills."""
+        with self._engine.pool():
+            purge = self._engine.lend(self._model, "_ANEInMemoryModel", "purgeCompiledModel")
+            if purge:
+                self._stage("purge")
+                purge()
 
     def _unload(self) -> None:
         with self._engine.pool():
@@ -1745,14 +1851,14 @@ class _LoadedModel(Executable):
 def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[bytes, bytearray]) -> None:
     """A program's two files in a private directory, made where it is missing. Raises OSError; a directory that is a
     symbolic link is refused."""
-    for path in (directory, os.path.join(directory, os.path.dirname(WEIGHT_FILE))):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        if os.path.islink(path):
-            raise NotADirectoryError(20, "is a symbolic link, and a directory was expected", path)
     for name, content in ((MIL_FILE, mil), (WEIGHT_FILE, blob)):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         path = os.path.join(directory, name)
+        parent = os.path.dirname(path)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(parent, 0o700)
+        if os.path.islink(parent):
+            raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
         try:
             with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
                 _write_all(file, content)
@@ -1768,8 +1874,14 @@ def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
 
 
 def remove_directory(path: str) -> None:
-    """Removes a model's directory, where it still is one; never through a symbolic link."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Removes a model's directory: one that is empty or holds a program. Anything else, a symbolic link too, is left alone:
+    a path can be wrong."""
+    with contextlib.suppress(OSError):
+        names = [] if os.path.islink(path) else os.listdir(path)
+        if MIL_FILE in names:
+            shutil.rmtree(path, ignore_errors=True)
+        elif not names:
+            os.rmdir(path)
 
 
 # ======================================================================================================================
@@ -1843,6 +1955,7 @@ class Cell(NamedTuple):
     compiled_before: Optional[bool] = None
     blob: Optional[str] = None
     dialect: Optional[str] = None
+    refused: Optional[Sequence[str]] = None
     verified: Optional[dict[str, Any]] = None
 
     @property
@@ -1852,15 +1965,15 @@ class Cell(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One configuration to be measured: by which engine (`standin` names a library), in which variants. What is
-    `preferred`, a layout and a dialect, is tried first."""
+    """One configuration to be measured: by which engine (`standin` names a library), in which variants. The layout and
+    dialect that are `preferred` for a variant are tried first."""
 
     engine: str
     standin: Optional[str]
     config: Config
     variants: Sequence[str]
     protocol: Protocol
-    preferred: Sequence[str] = ()
+    preferred: Mapping[str, Sequence[str]] = {}
 
 
 class Trial:
@@ -1906,7 +2019,8 @@ def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: con
     """Loads a variant's program by the first attempt that is not refused, and writes its input."""
     config, protocol = job.config, job.protocol
     refused = []
-    for blob, dialect in sorted(attempts(protocol), key=lambda attempt: list(attempt) != list(job.preferred)):
+    preferred = list(job.preferred.get(trial.cell.variant, ()))
+    for blob, dialect in sorted(attempts(protocol), key=lambda attempt: list(attempt) != preferred):
         session.stage("generate", trial.cell.variant)
         program = build_program(config, trial.cell.variant, seed=protocol.seed, original=protocol.original,
                                 blob=blob, dialect=dialect)
@@ -1918,7 +2032,7 @@ def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: con
                 raise
             stage = error.stage
             continue
-        trial.note(blob=blob, dialect=dialect, **executable.facts)
+        trial.note(blob=blob, dialect=dialect, refused=refused or None, **executable.facts)
         if not protocol.original:
             zeros = protocol.input == "zeros"
             executable.write_input(bytes(config.tensor_bytes) if zeros else random_input(config, protocol.seed))
@@ -1981,6 +2095,8 @@ def timed_evaluates(engine: Engine, trial: Trial, stage: str, count: int, uncoun
             if not evaluate():
                 raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
             marks.append(now())
+    if any(start == end for start, end in zip(marks, marks[1:])):
+        raise StageError(stage, "the clock stood still during an evaluate, which did nothing")
     return [engine.nanoseconds(end - start) for start, end in zip(marks, marks[1:])]
 
 
@@ -2130,15 +2246,20 @@ def quantile(values: Sequence[float], fraction: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
-    """A 95 % interval for the median of all values, by drawing whole rounds with replacement: the evaluates of one round
-    are alike, so they say less than as many of different rounds would. None below 5 rounds."""
+def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[float]:
+    """Medians of all values, of whole rounds drawn with replacement: the evaluates of one round are alike, so they say less
+    than as many of different rounds would. None below 5 rounds."""
     if len(rounds) < FEWEST_ROUNDS:
-        return None
+        return []
     draw = random.Random(seed).random
     count = len(rounds)
-    medians = [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
-    return [quantile(medians, 0.025), quantile(medians, 0.975)]
+    return [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
+
+
+def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
+    """A 95 % interval for the median of all values, seeded; None below 5 rounds."""
+    medians = resampled_medians(rounds, seed)
+    return [quantile(medians, 0.025), quantile(medians, 0.975)] if medians else None
 
 
 def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
@@ -2164,11 +2285,11 @@ def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
 
 
 # ======================================================================================================================
-# 9. Machine: what this machine is and has
+# 9. Machine: what this machine is and has, and the checks that a run and `doctor` make of it
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
-SYSTEM_VALUES = {
+SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
     "chip": ("machdep.cpu.brand_string", None),
     "model": ("hw.model", None),
     "macos": ("kern.osproductversion", None),
@@ -2177,37 +2298,43 @@ SYSTEM_VALUES = {
 }
 # Class methods of _ANEDeviceInfo, which came with different releases.
 DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_count": "numANEs", "ane_cores": "numANECores"}
-
-
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
+BUSY = 0.5  # load per processor
 
 
 def describe_machine(engine: Engine) -> dict[str, Any]:
     """The record's facts of this machine, each absent where unknown."""
-    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
-    facts.update(load_average=os.getloadavg()[0])
+    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count(),
+                             "load_average": os.getloadavg()[0]}
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
         facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
-        facts.update({name: device_value(engine.runtime, selector) for name, selector in DEVICE_VALUES.items()})
+        facts.update({name: device_value(engine, selector) for name, selector in DEVICE_VALUES.items()})
         facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
-                     low_power_mode=process_value(engine.runtime, "isLowPowerModeEnabled"))
+                     low_power_mode=process_value(engine, "isLowPowerModeEnabled"))
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
 def thermal_state(engine: Engine) -> Optional[str]:
     """How hot the machine says it is; None where it does not say."""
-    state = process_value(engine.runtime, "thermalState") if isinstance(engine, NeuralEngine) else None
+    state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
 
-def process_value(runtime: Runtime, selector: str) -> Union[bool, int, None]:
+def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
     """A number from NSProcessInfo; None where this macOS lacks it."""
-    information = runtime.create("NSProcessInfo", "processInfo")
-    if not information or not runtime.responds(information, selector):
-        return None
-    value = runtime.send(information, selector)
-    return bool(value) if selector.startswith("is") else value
+    find = engine.lend(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
+    ask = engine.lend(find(), "NSProcessInfo", selector) if find else None
+    value = ask() if ask else None
+    return bool(value) if value is not None and selector.startswith("is") else value
+
+
+def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
+    """Text or number from a class method of _ANEDeviceInfo; None where this macOS lacks it. Its encoding says which: to
+    take a number for an object would end the process."""
+    ask = engine.lend(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
+    value = ask() if ask else None
+    return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def power_source(runtime: Runtime) -> Optional[str]:
@@ -2227,14 +2354,221 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
-def device_value(runtime: Runtime, selector: str) -> Union[str, int, None]:
-    """Text or number from a class method of _ANEDeviceInfo; None where this macOS lacks it. Its encoding says which: to
-    take a number for an object would end the process."""
-    device = runtime.find_class("_ANEDeviceInfo")
-    if not device or not runtime.responds(device, selector):
-        return None
-    value = runtime.send(device, selector)
-    return runtime.text(value) if isinstance(value, Pointer) else value
+def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Warnings about what, in the record's facts of a machine, may change the figures."""
+    if system.get("power_source") == "Battery Power":
+        yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
+    if system.get("low_power_mode"):
+        yield "low-power", "low-power mode is on, which slows the engine; switch it off in System Settings, Battery"
+    for moment in ("before", "after"):
+        state = system.get(f"thermal_state_{moment}")
+        if state not in (None, "nominal"):
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
+                                     "let it cool, and measure fewer configurations at a time")
+    if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
+        yield "busy", f"other programs kept the Mac busy (load {system['load_average']:.1f}), which makes times longer; close them"
+
+
+class Finding(NamedTuple):
+    """What a check found: `state` ok, FAIL, or note where something is absent or amiss that a run can do without; the
+    value seen; and, where not ok, what to do."""
+
+    state: str
+    value: str
+    advice: str = ""
+
+
+class Probe:
+    """What checks look through: the libraries, and over them the engine, made when one first needs it."""
+
+    def __init__(self, standin: Optional[str]) -> None:
+        self.standin = standin
+        self.libraries = Libraries(standin)
+
+    @functools.cached_property
+    def engine(self) -> NeuralEngine:
+        """Raises Unavailable where a library, or a function or constant of one, is missing."""
+        engine = NeuralEngine(self.libraries)
+        engine.surface_keys()
+        return engine
+
+    @functools.cached_property
+    def system(self) -> dict[str, Any]:
+        """See describe_machine."""
+        facts = describe_machine(self.engine)
+        return {**facts, "thermal_state_before": facts.get("thermal_state")}
+
+    @contextlib.contextmanager
+    def pool(self) -> Iterator[None]:
+        """An autorelease pool, as soon as there can be one."""
+        with contextlib.ExitStack() as owner:
+            with contextlib.suppress(Unavailable):
+                owner.enter_context(self.engine.pool())
+            yield
+
+
+class Check(NamedTuple):
+    """One thing to look at. Without one that is `needed` there is no run; without a `first` one nothing else is looked at."""
+
+    name: str
+    look: Callable[[Probe], Finding]
+    needed: bool = False
+    first: bool = False
+
+    def finding(self, probe: Probe) -> Finding:
+        """What it finds; a part that is missing is a failure that names it."""
+        try:
+            return self.look(probe)
+        except Unavailable as error:
+            return Finding("FAIL", str(error), MISSING_ADVICE)
+
+
+MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
+# Of doctor's room for files and memory: the largest default program in all its variants, twice, since the system keeps copies.
+ROOM_BYTES = 2 * 3 * (64 << 20)
+
+
+def checks() -> list[Check]:
+    """All checks, in the order in which they build on one another."""
+    classes = dict.fromkeys(method.class_name for method in METHODS if method.needed)
+    facts = ("macos", "build", "python", "chip", "model", *DEVICE_VALUES)
+    return [
+        Check("platform", check_platform, needed=True, first=True),
+        Check("Rosetta", check_rosetta, needed=True, first=True),
+        Check("architecture", check_architecture, needed=True, first=True),
+        *(Check(f"library {name}", functools.partial(check_library, name), needed=name != "IOKit") for name in LIBRARIES),
+        Check("functions", check_functions, needed=True),
+        Check("virtual machine", check_virtual_machine, needed=True),
+        *(Check(f"class {name}", functools.partial(check_class, name), needed=True) for name in classes),
+        *(Check(method.name, functools.partial(check_method, method), needed=method.needed) for method in METHODS),
+        Check("Neural Engine", check_engine, needed=True),
+        *(Check(name, functools.partial(check_fact, name)) for name in facts),
+        Check("temporary directory", check_temporary_directory),
+        Check("memory", check_memory),
+        Check("power", functools.partial(check_condition, "power_source", ("battery", "low-power"))),
+        Check("heat", functools.partial(check_condition, "thermal_state", ("heat-before",))),
+        Check("load", functools.partial(check_condition, "load_average", ("busy",))),
+    ]
+
+
+def require_engine(probe: Probe) -> None:
+    """Raises Unavailable with the first reason why no run can be made here."""
+    with probe.pool():
+        for check in checks():
+            finding = check.finding(probe) if check.needed else None
+            if finding and finding.state == "FAIL":
+                raise Unavailable(f"{finding.value}; {finding.advice}")
+
+
+def check_platform(probe: Probe) -> Finding:
+    """Only macOS has the engine's libraries."""
+    if probe.standin or sys.platform == "darwin":
+        return Finding("ok", "stand-in library" if probe.standin else "macOS")
+    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", "use a Mac with Apple silicon")
+
+
+def check_rosetta(probe: Probe) -> Finding:
+    """A translated Python finds the libraries, and no engine."""
+    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
+        return Finding("ok", "not translated")
+    return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
+                   f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
+
+
+def check_architecture(probe: Probe) -> Finding:
+    """Only Apple silicon has the engine."""
+    machine = os.uname().machine
+    if probe.standin or machine == "arm64":
+        return Finding("ok", machine)
+    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine",
+                   "use a Mac of 2020 or later")
+
+
+def check_library(name: str, probe: Probe) -> Finding:
+    """A library opens."""
+    try:
+        probe.libraries.open(name)
+    except Unavailable as error:
+        return Finding("note" if name == "IOKit" else "FAIL", str(error), MISSING_ADVICE)
+    return Finding("ok", probe.standin or LIBRARIES[name])
+
+
+def check_functions(probe: Probe) -> Finding:
+    """The libraries have every C function and constant that a run needs."""
+    assert probe.engine
+    return Finding("ok", "all C functions and constants found")
+
+
+def check_virtual_machine(probe: Probe) -> Finding:
+    """Guests have no engine, and compile has been seen to hang in one."""
+    guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
+    if guest or device_value(probe.engine, "isVirtualMachine"):
+        return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
+    return Finding("ok", "none")
+
+
+def check_class(name: str, probe: Probe) -> Finding:
+    """A class exists."""
+    probe.engine.runtime.get_class(name)
+    return Finding("ok", "found")
+
+
+def check_method(method: Method, probe: Probe) -> Finding:
+    """A method exists, and takes and gives the kinds of values that calls here are made for."""
+    runtime = probe.engine.runtime
+    known = runtime.find_class(method.class_name) or method.needed
+    encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class) if known else None
+    if encoding and same_kinds(method, encoding):
+        return Finding("ok", encoding)
+    kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
+    value = f"{method.name} is {f'of type {encoding}' if encoding else 'absent'}; expected {kinds}"
+    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, "a run can do without it")
+
+
+def check_engine(probe: Probe) -> Finding:
+    """The framework says that there is an engine."""
+    found = device_value(probe.engine, "hasANE")
+    if found is None:
+        return Finding("note", "the framework does not say whether there is one", "a run will show it")
+    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that there is no Neural Engine",
+                                                          "use a Mac with Apple silicon")
+
+
+def check_fact(name: str, probe: Probe) -> Finding:
+    """A fact that the record holds where it is known."""
+    value = probe.system.get(name)
+    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
+
+
+def check_temporary_directory(probe: Probe) -> Finding:
+    """Programs can be written where the framework looks for them."""
+    path = probe.engine.temporary_directory()
+    aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
+    try:
+        os.mkdir(aside, 0o700)
+        os.rmdir(aside)
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        return Finding("FAIL", f"{path}: {error.strerror}", "set TMPDIR to a directory that can be written")
+    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {ROOM_BYTES >> 20}"
+    return Finding("ok", value) if free >= ROOM_BYTES else Finding("FAIL", value, "free some space, or set TMPDIR to another disk")
+
+
+def check_memory(probe: Probe) -> Finding:
+    """Memory enough for programs and their copies."""
+    size = probe.system.get("memory_bytes")
+    if not size:
+        return Finding("note", "unknown", "the record goes without it")
+    enough = size >= 4 * ROOM_BYTES
+    advice = "" if enough else "measure smaller programs: --config 256x64x64"
+    return Finding("ok" if enough else "note", f"{size >> 20} MiB", advice)
+
+
+def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
+    """What may change the figures, as a run would warn of it."""
+    value = str(probe.system.get(name, "unknown"))
+    warnings = [message for code, message in examine_machine(probe.system) if code in codes]
+    return Finding("note", value, "; ".join(warnings)) if warnings else Finding("ok", value)
 
 
 # ======================================================================================================================
@@ -2249,13 +2583,65 @@ SCHEMA = "ane-bench/1"
 # A message is a line of JSON of this size at most; the longest carries the samples.
 LONGEST_MESSAGE = 1 << 26
 KEPT_ERROR_OUTPUT = 4096
+LARGEST_NUMBER = 1e300
 
 
-def create_engine(job: Job) -> Engine:
-    """The engine that a job asks for; raises Unavailable where it is not here."""
-    if job.engine == "reference":
-        return ReferenceEngine()
-    return NeuralEngine(Libraries(job.standin), exact_surfaces=job.protocol.original)
+def conforms(value: Any, form: Any) -> bool:
+    """Whether a JSON value is of a form: a type; [form], a list; {str: form}, an object of any names; {"name": form}, an
+    object with these names and maybe others, where `name?` may be missing. float is any finite number, and true is none."""
+    if isinstance(form, list):
+        return isinstance(value, list) and all(conforms(item, form[0]) for item in value)
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return False
+        if str in form:
+            return all(conforms(item, form[str]) for item in value.values())
+        return all(conforms(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
+                   for name, inner in form.items())
+    if form is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST_NUMBER < value < LARGEST_NUMBER
+    return isinstance(value, form) and isinstance(value, bool) == (form is bool)
+
+
+def parse_json(text: Union[str, bytes]) -> Any:
+    """A JSON value; raises ValueError for anything else, and for numbers that no honest writer writes."""
+    try:
+        return json.loads(text, parse_int=_parse_integer)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _parse_integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("a number of more than 20 digits")
+    return int(digits)
+
+
+VERIFIED_FORM = {"pixels": int, "ok": bool, "cosine?": float, "relative_l2?": float, "slope?": float, "max_error?": float,
+                 "matches?": str, "from_fp16?": {"cosine": float, "relative_l2": float}}
+# What a cell has as a child sends it, and in a record.
+CELL_FORM = {"status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
+             "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "verified?": VERIFIED_FORM}
+# What each kind of message holds.
+MESSAGES: dict[str, dict[str, Any]] = {
+    "machine": {"machine": {"python": str}},
+    "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
+    "directory": {"path": str},
+    "warning": {"code": str, "message": str},
+    "cell": {"cell": {**CELL_FORM, "variant": str, "samples_ns": [[float]]}, "thermal_state?": str},
+    "check": {"name": str, "state": str, "value": str, "advice": str},
+    "unavailable": {"reason": str},
+}
+
+
+def read_message(line: bytes) -> dict[str, Any]:
+    """A child's message; raises StageError where it is none."""
+    with contextlib.suppress(ValueError):
+        message = parse_json(line)
+        kind = message.get("kind") if isinstance(message, dict) else None
+        if isinstance(kind, str) and kind in MESSAGES and conforms(message, MESSAGES[kind]):
+            return message  # type: ignore[no-any-return]
+    raise StageError("message", f"the child sent what is no message: {line[:60]!r}")
 
 
 class _Link(Session):
@@ -2295,49 +2681,100 @@ class _Link(Session):
 
 
 def work() -> int:
-    """The child: reads a job, measures it, sends what it finds. Interrupts are the parent's to answer."""
+    """The child: reads its task, does it, sends what it finds. Interrupts are the parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
     sink = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not end up among the messages
-    engine, standin, config, variants, protocol, preferred = json.loads(source.readline())
-    job = Job(engine, standin, Config(*config), variants, Protocol(*protocol), preferred)
-    link = _Link(source, sink)
-    try:
-        with contextlib.ExitStack() as owner:
-            found = create_engine(job)
-            owner.enter_context(found.pool())
-            link.send("machine", machine=describe_machine(found))
-            measure(found, job, link, lambda cell: link.send("cell", cell=cell._asdict(), thermal_state=thermal_state(found)))
-    except Unavailable as error:
-        link.send("unavailable", reason=str(error))
+    task = source.readline()
+    if not task:
+        return 1  # the parent was gone before it could say what to do
+    name, *arguments = json.loads(task)
+    TASKS[name](_Link(source, sink), *arguments)
     return 0
 
 
-class Child:
-    """A child process with one job: its messages come out, and on leaving it is gone and so is what it left behind."""
+def measure_task(link: _Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
+                 protocol: Sequence[Any], preferred: Mapping[str, Sequence[str]]) -> None:
+    """Measures one configuration; the arguments are those of a Job."""
+    job = Job(engine, standin, Config(*config), variants, Protocol(*protocol), preferred)
+    try:
+        if engine == "ane":
+            require_engine(Probe(standin))
+        found = ReferenceEngine() if engine == "reference" else NeuralEngine(Libraries(standin), original=job.protocol.original)
+        with found.pool():
+            link.send("machine", machine=describe_machine(found))
+            measure(found, job, link, functools.partial(_send_cell, link, found))
+    except Unavailable as error:
+        link.send("unavailable", reason=str(error))
 
-    def __init__(self, job: Job) -> None:
-        self._timeout = job.protocol.timeout
+
+def _send_cell(link: _Link, engine: Engine, cell: Cell) -> None:
+    state = thermal_state(engine)
+    facts = {name: value for name, value in cell._asdict().items() if value is not None}
+    link.send("cell", cell=facts, **({"thermal_state": state} if state else {}))
+
+
+def examine_task(link: _Link, standin: Optional[str], first: int) -> None:
+    """Makes the checks from the first on, until one fails without which there is nothing to look at."""
+    probe = Probe(standin)
+    with probe.pool():
+        for check in checks()[first:]:
+            link.stage(check.name, "")
+            finding = check.finding(probe)
+            link.send("check", name=check.name, **finding._asdict())
+            if check.first and finding.state == "FAIL":
+                return
+
+
+TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": examine_task}
+
+
+def own_command() -> list[str]:
+    """What starts a child: this very file, wherever it is and whatever its name. Neither PYTHON* variables nor modules that
+    lie beside it change what the child runs (-I); the options for finding faults in Python programs go along."""
+    path = os.path.abspath(globals().get("__file__", ""))
+    if not os.path.isfile(path) or not sys.executable:
+        raise UsageError(f"{path}: expected to run from a file, which each measuring process runs again")
+    options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
+    return [sys.executable, "-I", *options, path, WORKER_ARGUMENT]
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts off Ctrl-C and SIGTERM, so that cleaning up is done whole."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Child:
+    """A child process with one task: its messages come out, and on leaving it is gone and so is what it left behind."""
+
+    def __init__(self, task: Sequence[Any], timeout: float) -> None:
+        self._timeout = timeout
         self._directories: list[str] = []
         self.stage = "start"
         self.error_output = b""
-        # -I: neither PYTHON* variables nor modules that lie beside this file change what the child runs.
-        self._process = subprocess.Popen([sys.executable, "-I", os.path.abspath(__file__), WORKER_ARGUMENT],
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
-        self._write(json.dumps(job).encode() + b"\n")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self._process = subprocess.Popen(own_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                         bufsize=0, env=environment)
+        self._write(json.dumps(task).encode() + b"\n")
 
     def __enter__(self) -> "Child":
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert stream
-            stream.close()
-        for path in self._directories:
-            remove_directory(path)
+        with uninterrupted():
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+                assert stream
+                stream.close()
+            for path in self._directories:
+                remove_directory(path)
 
     def _write(self, data: bytes) -> None:
         """A child that is gone is noticed when its messages end."""
@@ -2412,28 +2849,6 @@ class Child:
         return f"the child {how}: {last}"
 
 
-MESSAGES: dict[str, dict[str, Any]] = {
-    "machine": {"machine": dict},
-    "stage": {"stage": str, "variant": str, "limit": (int, float)},
-    "directory": {"path": str},
-    "warning": {"code": str, "message": str},
-    "cell": {"cell": dict},
-    "unavailable": {"reason": str},
-}
-
-
-def read_message(line: bytes) -> dict[str, Any]:
-    """A child's message; raises StageError where it is none."""
-    try:
-        message = json.loads(line)
-        fields = MESSAGES[message["kind"]]
-        if all(isinstance(message[name], types) for name, types in fields.items()):
-            return message  # type: ignore[no-any-return]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise StageError("message", f"the child sent what is no message: {line[:60]!r}")
-
-
 class Result(NamedTuple):
     """The cells of one configuration, by variant."""
 
@@ -2444,7 +2859,7 @@ class Result(NamedTuple):
 class Run:
     """Everything that a run found, and what it was."""
 
-    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config] = (), variants: Sequence[str] = ()) -> None:
+    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config], variants: Sequence[str]) -> None:
         self.engine = engine
         self.protocol = protocol
         self.configs = configs
@@ -2511,7 +2926,6 @@ OVER_RATED = 1.15
 
 DRIFT, SPREAD, SLOW_FIRST = 0.05, 0.03, 10
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
-BUSY = 0.5
 
 
 def examine(run: Run, result: Result) -> list[dict[str, str]]:
@@ -2522,23 +2936,11 @@ def examine(run: Run, result: Result) -> list[dict[str, str]]:
         found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
     for cell in result.cells.values():
         about = f"{cell.variant} at {result.config.name}: "
+        if cell.refused and cell.blob:
+            found.append(("fallback", f"{about}refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}, which "
+                                      f"--blob {cell.blob} --dialect {cell.dialect} asks for at once"))
         found.extend((code, about + text) for code, text in [*examine_cell(cell), *examine_rate(run, result.config, cell)])
     return [{"code": code, "message": message} for code, message in found]
-
-
-def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What about the machine may change the figures."""
-    if system.get("power_source") == "Battery Power":
-        yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
-    if system.get("low_power_mode"):
-        yield "low-power", "low-power mode is on, which slows the engine; switch it off in System Settings, Battery"
-    for moment in ("before", "after"):
-        state = system.get(f"thermal_state_{moment}")
-        if state not in (None, "nominal"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
-                                     "let it cool, and measure fewer configurations at a time")
-    if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
-        yield "busy", f"other programs kept the Mac busy (load {system['load_average']:.1f}), which makes times longer; close them"
 
 
 def examine_cell(cell: Cell) -> Iterator[tuple[str, str]]:
@@ -2588,6 +2990,9 @@ class Watcher:
     def start(self, run: "Run") -> None:
         """The run begins."""
 
+    def wait(self, run: "Run", path: str) -> None:
+        """Another run holds the lock on that directory, and this one waits."""
+
     def message(self, run: "Run", message: dict[str, Any]) -> None:
         """A child said something."""
 
@@ -2595,8 +3000,8 @@ class Watcher:
         """A configuration is done."""
 
 
-def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = DEFAULT_VARIANTS, protocol: Protocol = DEFAULT_PROTOCOL, *,
-        engine: str = "ane", watcher: Optional[Watcher] = None) -> Run:
+def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = DEFAULT_VARIANTS,
+        protocol: Protocol = DEFAULT_PROTOCOL, *, engine: str = "ane", watcher: Optional[Watcher] = None) -> Run:
     """Measures configurations in variants (names in VARIANTS; the first is the baseline), one child process each.
 
     Where ANE_BENCH_STANDIN names a library in the environment, that takes the place of Apple's. Raises UsageError for
@@ -2606,47 +3011,73 @@ def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = D
     for variant in variants:
         if variant not in VARIANTS:
             raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    standin = os.environ.get(STANDIN_VARIABLE) or None if engine == "ane" else None
-    if engine == "ane" and not standin:
-        check_platform()
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    standin = standin_library() if engine == "ane" else None
     watcher = watcher or Watcher()
     found = Run("stand-in" if standin else engine, protocol, configs, variants)
     watcher.start(found)
-    preferred: tuple[str, ...] = ()
-    for config in configs:
-        cells = measure_in_child(Job(engine, standin, config, variants, protocol, preferred), found, watcher)
-        preferred = next(((cell.blob, cell.dialect) for cell in cells.values() if cell.blob and cell.dialect), preferred)
-        found.results.append(Result(config, cells))
-        found.warnings.extend(examine(found, found.results[-1]))
-        watcher.result(found, found.results[-1])
+    preferred: dict[str, Sequence[str]] = {}
+    with alone(lambda path: watcher.wait(found, path)):
+        for config in configs:
+            cells = measure_in_child(Job(engine, standin, config, variants, protocol, preferred), found, watcher)
+            preferred.update({name: (cell.blob, cell.dialect) for name, cell in cells.items() if cell.blob and cell.dialect})
+            found.results.append(Result(config, cells))
+            found.warnings.extend(examine(found, found.results[-1]))
+            watcher.result(found, found.results[-1])
     return found
 
 
-def check_platform() -> None:
-    """Raises Unavailable where this system cannot have a Neural Engine."""
-    machine = os.uname().machine
-    if sys.platform != "darwin" or machine != "arm64":
-        raise Unavailable(f"this is {sys.platform} on {machine}, and the engine is reached from macOS on Apple silicon only")
+def standin_library() -> Optional[str]:
+    """The library that takes the place of Apple's, where the environment names one."""
+    return os.environ.get(STANDIN_VARIABLE) or None
+
+
+@contextlib.contextmanager
+def alone(wait: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock that keeps runs from disturbing each other's figures: an advisory one on the temporary directory itself,
+    so that nothing is left behind. Says first that it waits, where it must; goes on without one where there can be none."""
+    directory = tempfile.gettempdir()
+    with contextlib.ExitStack() as owner:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl  # not on every system that can read and write programs
+
+            descriptor = os.open(directory, os.O_RDONLY)
+            owner.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait(directory)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
-    """The cells of one configuration, measured by a child; whatever becomes of the child, there is one for each variant."""
+    """The cells of one configuration, measured by a child; whatever becomes of the child, there is one for each variant.
+
+    Raises Unavailable where the child finds no usable engine before anything was measured.
+    """
     cells: dict[str, Cell] = {}
-    stage, problem = "start", "the child ended without a result"
+    problem = "the child ended without a result"
+    stage = "start"
     try:
-        with Child(job) as child:
+        with Child(["measure", *job], job.protocol.timeout) as child:
             for message in child.messages():
-                receive(message, run, cells)
+                receive(message, job, run, cells)
                 watcher.message(run, message)
             stage = child.stage
     except StageError as error:
         stage, problem = error.stage, str(error)
         if len(cells) == len(job.variants):
             run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {stage}: {problem}")
+    except Unavailable as error:
+        if not run.results:
+            raise
+        problem = str(error)
     return {variant: cells.get(variant, Cell(variant, "failed", stage, problem)) for variant in job.variants}
 
 
-def receive(message: dict[str, Any], run: Run, cells: dict[str, Cell]) -> None:
+def receive(message: dict[str, Any], job: Job, run: Run, cells: dict[str, Cell]) -> None:
     """Puts what a child said where it belongs."""
     if message["kind"] == "machine":
         facts = dict(message["machine"])
@@ -2654,18 +3085,162 @@ def receive(message: dict[str, Any], run: Run, cells: dict[str, Cell]) -> None:
     elif message["kind"] == "warning":
         run.warn(message["code"], message["message"])
     elif message["kind"] == "cell":
-        cell = Cell(**message["cell"])
+        cell = read_cell(message["cell"], job)
         cells[cell.variant] = cell
         run.system["thermal_state_after"] = message.get("thermal_state")
     elif message["kind"] == "unavailable":
         raise Unavailable(message["reason"])
 
 
+def read_cell(facts: Mapping[str, Any], job: Job) -> Cell:
+    """A cell as a child sent it; raises StageError where it is none of this job's, or lacks samples."""
+    cell = Cell(**{name: facts[name] for name in Cell._fields if name in facts})
+    protocol = job.protocol
+    whole = [len(samples) for samples in cell.samples_ns] == [protocol.iters // protocol.rounds] * protocol.rounds
+    timed = whole and min(cell.samples) > 0
+    known = cell.variant in job.variants and cell.status in ("ok", "failed")
+    if not known or not (timed or cell.status == "failed" and not cell.samples_ns):
+        raise StageError("message", f"the child sent a cell that cannot be: {cell.variant[:20]!r}, {cell.status[:20]!r}")
+    return cell
+
+
+# Seconds that a check may take, and what doctor measures at the end.
+CHECK_SECONDS = 30.0
+TEST_CONFIG = Config(64, 64, 2)
+TEST_PROTOCOL = Protocol(iters=5, rounds=1, warmup=1, verify=4)
+
+
+def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = CHECK_SECONDS) -> bool:
+    """Makes every check, each told with its finding as soon as it is made, and at the end a small program; whether all went
+    well. A check that ends its child is a failure of that check alone: another child goes on with the next."""
+    standin, count, failures = standin_library(), 0, 0
+    every = checks()
+    while count < len(every):
+        try:
+            with Child(["examine", standin, count], seconds) as child:
+                for message in child.messages():
+                    if message["kind"] == "check":
+                        finding = Finding(message["state"], message["value"], message["advice"])
+                        tell(every[count].name, finding)
+                        failures += finding.state == "FAIL"
+                        count += 1
+            break
+        except StageError as error:
+            tell(every[count].name, Finding("FAIL", str(error), "please report this with all lines above"))
+            if error.stage == "start":
+                return False
+            failures += 1
+            count += 1
+    return test_programs(standin, tell) and not failures if count == len(every) else False
+
+
+def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None]) -> bool:
+    """Compiles, loads, evaluates and verifies a small program in each variant of the default; whether all went well."""
+    run = Run("stand-in" if standin else "ane", TEST_PROTOCOL, (TEST_CONFIG,), DEFAULT_VARIANTS)
+    try:
+        cells = measure_in_child(Job("ane", standin, TEST_CONFIG, DEFAULT_VARIANTS, TEST_PROTOCOL), run, Watcher())
+    except Unavailable:
+        return False  # one of the checks has said why
+    for variant, cell in cells.items():
+        name = f"program {variant} {TEST_CONFIG.name}"
+        if cell.status == "ok":
+            tell(name, Finding("ok", f"{statistics.median(cell.samples) / 1e6:.3f} ms, verified, {cell.blob}/{cell.dialect}"))
+        else:
+            tell(name, Finding("FAIL", f"in stage {cell.stage}: {cell.error}", "please report this with all lines above"))
+    return all(cell.status == "ok" for cell in cells.values())
 
 
 # ======================================================================================================================
-# 11. Reports: one ordered list of fields behind every format, all made from the record
+# 11. Reports: one ordered list of fields behind every format, all made from the record; compare; chart
 # ======================================================================================================================
+
+LARGEST_RECORD = 1 << 28
+
+# What is read of a record; more may stand there.
+RECORD_FORM = {
+    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": dict,
+    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool},
+    "results": [{"config": {"channels": int, "spatial": int, "depth": int}, "gop": float,
+                 "variants": {str: {**CELL_FORM, "weights_mib": float, "samples_ns?": [[float]], "tops?": float, "ms?": {
+                     "median": float, "mean": float, "min": float, "p95": float, "mad": float, "ci95?": [float]}}},
+                 "ratio": {str: {"value": float, "ci95?": [float]}}}],
+    "warnings": [{"code": str, "message": str}],
+}
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """A saved record of this schema; raises UsageError where the file cannot be read, or holds something else."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_RECORD + 1)
+        record = parse_json(text) if len(text) <= LARGEST_RECORD else None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        record = None
+    if isinstance(record, dict):
+        schema = record.get("schema")
+        if isinstance(schema, str) and schema != SCHEMA:
+            raise UsageError(f"{path}: is of schema {schema[:40]!r}; expected {SCHEMA}")
+        if conforms(record, RECORD_FORM) and all(map(_is_whole, record["results"])):
+            return record
+    raise UsageError(f"{path}: expected a record as --save writes it")
+
+
+def _is_whole(result: Mapping[str, Any]) -> bool:
+    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, times above 0."""
+    with contextlib.suppress(UsageError):
+        Config(**{name: result["config"][name] for name in Config._fields})
+        cells = result["variants"].values()
+        return (set(result["variants"]) <= set(VARIANTS) and set(result["ratio"]) <= set(VARIANTS)
+                and all(("ms" in cell) == ("tops" in cell) == bool(cell.get("samples_ns")) for cell in cells)
+                and all(samples and min(samples) > 0 for cell in cells for samples in cell.get("samples_ns", ()))
+                and all(min(cell["ms"]["median"], cell["ms"]["mean"], cell["tops"]) > 0 for cell in cells if "ms" in cell)
+                and all(len(interval) == 2 and min(interval) > 0 for interval in _intervals(result)))
+    return False
+
+
+def _intervals(result: Mapping[str, Any]) -> list[list[float]]:
+    figures = [*(cell.get("ms", {}) for cell in result["variants"].values()), *result["ratio"].values()]
+    return [figure["ci95"] for figure in figures if "ci95" in figure]
+
+
+class View(NamedTuple):
+    """What the rows of a record share: whether they are the original's, which dimensions of a sweep vary, the machine."""
+
+    original: bool
+    varying: Sequence[str]
+    chip: str
+
+
+FEWEST_SWEPT = 3
+
+
+def view_of(record: Mapping[str, Any], configs: Optional[Sequence[Config]] = None) -> View:
+    """The view of a record; of a run that goes on, `configs` are all that it will measure."""
+    if configs is None:
+        configs = [config_of(result) for result in record["results"]]
+    original = record["protocol"]["original"]
+    return View(original, () if original else varying(configs), str(record["system"].get("chip", "")))
+
+
+def config_of(result: Mapping[str, Any]) -> Config:
+    """The configuration of a result."""
+    return Config(*(result["config"][name] for name in Config._fields))
+
+
+def varying(configs: Sequence[Config]) -> list[str]:
+    """The dimensions that vary in a sweep: configurations that are the cross product of their values, three or more."""
+    values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
+    swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
+    return [name for name in Config._fields if len(values[name]) > 1] if swept else []
+
+
+def label_of(config: Config, names: Sequence[str]) -> str:
+    """A configuration by some of its dimensions, as the original writes them; all where there are none."""
+    parts = {"depth": f"{config.depth}x conv", "channels": f"{config.channels}ch", "spatial": f"{config.spatial}x{config.spatial}"}
+    return " ".join(part for name, part in parts.items() if name in names or not names)
+
 
 class Row(NamedTuple):
     """One cell of a record, with what its line needs of the others."""
@@ -2675,92 +3250,138 @@ class Row(NamedTuple):
     gop: float
     cell: Mapping[str, Any]
     ratio: Mapping[str, Any]
-    original: bool
+    view: View
+
+    @property
+    def times(self) -> Mapping[str, Any]:
+        """Times in ms; empty where there are none."""
+        times: Mapping[str, Any] = self.cell.get("ms", {})
+        return times
+
+    @property
+    def milliseconds(self) -> Optional[float]:
+        """The time that is shown: the median, or the original's mean."""
+        return self.times.get("mean" if self.view.original else "median")
+
+    @property
+    def interval(self) -> Sequence[Optional[float]]:
+        """The ends of the median's interval."""
+        return self.times.get("ci95") or (None, None)
+
+    @property
+    def check(self) -> str:
+        """What the verification said; empty where there was none."""
+        verified = self.cell.get("verified")
+        return "" if verified is None else "ok" if verified["ok"] else "WRONG"
+
+    @property
+    def failure(self) -> str:
+        """Why it failed; empty where it did not."""
+        return "" if self.cell["status"] == "ok" else f"failed in stage {self.cell.get('stage')}: {self.cell.get('error')}"
 
 
 class Field(NamedTuple):
-    """A column: its heading as the table sets it, and the text of a row with figures, widths and spaces included."""
+    """A figure of a row: its name and value for csv and, where the table has it, heading and text, widths and spaces included."""
 
-    heading: str
-    text: Callable[[Row], str]
-
-
-def _milliseconds(row: Row) -> str:
-    return f"  {row.cell['ms']['mean' if row.original else 'median']:7.3f} ms"
+    name: str
+    value: Callable[[Row], Any]
+    heading: str = ""
+    text: Callable[[Row], str] = str
 
 
 def _ratio(row: Row) -> str:
     return f"{'  ' + format(row.ratio['value'], '.2f') + 'x' if row.ratio else '':<8}"
 
 
-def _interval(row: Row) -> str:
-    ms = row.cell["ms"]
-    return f"{'±' + format((ms['ci95'][1] - ms['ci95'][0]) / 2 / ms['median'], '.1%') if 'ci95' in ms else '':>8}"
+def _half_width(row: Row) -> str:
+    low, high = row.interval
+    return f"{'' if low is None or high is None else '±' + format((high - low) / 2 / row.times['median'], '.1%'):>8}"
 
 
-def _check(row: Row) -> str:
-    verified = row.cell.get("verified")
-    return f"{'' if verified is None else 'ok' if verified['ok'] else 'WRONG':>7}"
+def _time(name: str) -> Callable[[Row], Any]:
+    return lambda row: row.times.get(name)
 
 
-# The first six are the original's, to the character, whose figures do not end where their headings do.
+def _fact(name: str) -> Callable[[Row], Any]:
+    return lambda row: row.cell.get(name)
+
+
+# The table's first six are the original's, to the character, whose figures do not end where their headings do.
 FIELDS = (
-    Field(f"{'Config':<30}", lambda row: f"{f'{VARIANTS[row.variant].label:<4} {row.config.label}':<30}"),
-    Field(f" {'W(MB)':>7}", lambda row: f" {row.cell['weights_mib']:6.1f}"),
-    Field(f" {'GOP':>7}", lambda row: f"  {row.gop:6.2f}"),
-    Field(f" {'ms/eval':>9}", _milliseconds),
-    Field(f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}"),
-    Field(f" {'Ratio':>7}", _ratio),
-    Field(f" {'±95%':>7}", _interval),
-    Field(f" {'Check':>6}", _check),
+    Field("config", lambda row: row.config.name, f"{'Config':<30}",
+          lambda row: f"{f'{VARIANTS[row.variant].label:<4} {label_of(row.config, row.view.varying)}':<30}"),
+    Field("variant", lambda row: row.variant),
+    Field("channels", lambda row: row.config.channels),
+    Field("spatial", lambda row: row.config.spatial),
+    Field("depth", lambda row: row.config.depth),
+    Field("weights_mib", lambda row: row.cell["weights_mib"], f" {'W(MB)':>7}", lambda row: f" {row.cell['weights_mib']:6.1f}"),
+    Field("gop", lambda row: row.gop, f" {'GOP':>7}", lambda row: f"  {row.gop:6.2f}"),
+    Field("ms", lambda row: row.milliseconds, f" {'ms/eval':>9}", lambda row: f"  {row.milliseconds:7.3f} ms"),
+    Field("tops", lambda row: row.cell.get("tops"), f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}"),
+    Field("ratio", lambda row: row.ratio.get("value"), f" {'Ratio':>7}", _ratio),
+    Field("ms_low", lambda row: row.interval[0], f" {'±95%':>7}", _half_width),
+    Field("ms_high", lambda row: row.interval[1]),
+    *(Field(f"ms_{name}", _time(name)) for name in ("mean", "min", "p95", "mad")),
+    *(Field(name, _fact(name)) for name in ("compile_ms", "load_ms")),
+    Field("check", lambda row: row.check, f" {'Check':>6}", lambda row: f"{row.check:>7}"),
+    *(Field(name, _fact(name)) for name in ("status", "stage", "error", "blob", "dialect")),
+    Field("chip", lambda row: row.view.chip),
 )
-ORIGINAL_FIELDS = FIELDS[:6]
+TABLE_FIELDS = [field for field in FIELDS if field.heading]
+ORIGINAL_FIELDS = TABLE_FIELDS[:6]
 
 
-def rows_of(result: Mapping[str, Any], original: bool) -> list[Row]:
+def rows_of(result: Mapping[str, Any], view: View) -> list[Row]:
     """The cells of a configuration's part of a record."""
-    config = Config(**result["config"])
-    return [Row(config, variant, result["gop"], cell, result["ratio"].get(variant, {}), original)
+    return [Row(config_of(result), variant, result["gop"], cell, result["ratio"].get(variant, {}), view)
             for variant, cell in result["variants"].items()]
 
 
-def title(record: Mapping[str, Any]) -> str:
-    """The first line: what was measured on which machine, and by what, where that is not the engine itself."""
+def all_rows(record: Mapping[str, Any]) -> list[Row]:
+    """The cells of a record."""
+    view = view_of(record)
+    return [row for result in record["results"] for row in rows_of(result, view)]
+
+
+def chip_name(system: Mapping[str, Any]) -> str:
+    """The chip as people say it, such as `M4 Max`."""
+    chip = str(system.get("chip", "unknown chip"))
+    return chip[len("Apple "):] if chip.startswith("Apple ") else chip
+
+
+def machine_name(record: Mapping[str, Any]) -> str:
+    """Chip, engine and macOS, or what took their place."""
     system = record["system"]
-    chip = system.get("chip", "unknown chip")
-    names = [chip[len("Apple "):] if chip.startswith("Apple ") else chip, system.get("ane_subtype", "unknown")]
     if record["engine"] == "reference":
-        return "=== ane_bench: reference engine in plain Python, which says nothing about a Neural Engine ==="
-    if record["engine"] == "stand-in":
-        names.insert(0, "stand-in library")
-    if record["protocol"]["original"]:
-        return f"=== ANE INT8 W8A8 Benchmark ({', '.join(names)}) ==="
-    if "macos" in system:
+        return "reference engine in plain Python, which says nothing about a Neural Engine"
+    names = ["stand-in library"] if record["engine"] == "stand-in" else []
+    names += [chip_name(system), str(system.get("ane_subtype", "unknown"))]
+    if "macos" in system and not record["protocol"]["original"]:
         names.append(f"macOS {system['macos']}")
-    return f"=== ane_bench {record['version']} ({', '.join(names)}) ==="
+    return ", ".join(names)
 
 
-def table_head(record: Mapping[str, Any]) -> str:
-    """Title, headings and rule."""
-    headings = "".join(field.heading for field in (ORIGINAL_FIELDS if record["protocol"]["original"] else FIELDS))
-    return f"{title(record)}\n\n{headings}\n{'-' * max(80, len(headings))}\n"
+def table_head(record: Mapping[str, Any], view: View) -> str:
+    """Title, what a sweep leaves the same, headings and rule."""
+    name = "ANE INT8 W8A8 Benchmark" if view.original else f"{PROGRAM_NAME} {record['version']}"
+    headings = "".join(field.heading for field in (ORIGINAL_FIELDS if view.original else TABLE_FIELDS))
+    return f"=== {name} ({machine_name(record)}) ===\n\n{headings}\n{'-' * max(80, len(headings))}\n"
 
 
-def table_rows(result: Mapping[str, Any], original: bool) -> str:
+def table_rows(result: Mapping[str, Any], view: View) -> str:
     """The lines of one configuration, and a blank one."""
-    rows = rows_of(result, original)
-    if original and any(row.cell["status"] != "ok" for row in rows):
+    rows = rows_of(result, view)
+    if view.original and any(row.failure for row in rows):
         return original_failure(rows)
     return "".join(f"{table_row(row)}\n" for row in rows) + "\n"
 
 
 def table_row(row: Row) -> str:
     """A variant's line; one that failed says why, below its figures where it has any."""
-    failure = f"failed in stage {row.cell.get('stage')}: {row.cell.get('error')}"
-    if "ms" not in row.cell:
-        return f"{FIELDS[0].text(row)} {failure}"
-    line = "".join(field.text(row) for field in (ORIGINAL_FIELDS if row.original else FIELDS))
-    return line.rstrip() + (f"\n     {failure}" if row.cell["status"] != "ok" else "")
+    if not row.times:
+        return f"{FIELDS[0].text(row)} {row.failure}"
+    line = "".join(field.text(row) for field in (ORIGINAL_FIELDS if row.view.original else TABLE_FIELDS))
+    return line.rstrip() + (f"\n     {row.failure}" if row.failure else "")
 
 
 # The original prints these for a stage that failed, as if they were milliseconds; all that it does not know is -5.
@@ -2774,29 +3395,379 @@ def original_failure(rows: Sequence[Row]) -> str:
     config = rows[0].config
     for row in rows:
         label, stage = VARIANTS[row.variant].label, row.cell.get("stage", "")
-        if row.cell["status"] != "ok":
+        if row.failure:
             name = f"{label} {config.depth}x conv {config.channels}ch"
-            lines.append(f"  {name}: {ORIGINAL_STAGES.get(stage, stage)} FAIL: {row.cell['error']}")
-        figure = row.cell["ms"]["mean"] if row.cell["status"] == "ok" else ORIGINAL_CODES.get(stage, -5.0)
+            lines.append(f"  {name}: {ORIGINAL_STAGES.get(stage, stage)} FAIL: {row.cell.get('error')}")
+        figure = ORIGINAL_CODES.get(stage, -5.0) if row.failure or row.milliseconds is None else row.milliseconds
         figures.append(f"{'INT8' if row.variant == 'w8a8' else label}={figure:.1f}")
     return "\n".join([*lines, f"  {config.depth}x conv {config.channels}ch: {' '.join(figures)} (FAIL)\n"])
 
 
-def save_record(record: Mapping[str, Any], path: str) -> None:
-    """Writes a record as JSON, aside and then renamed, so that there is never half a file. Raises UsageError."""
+def footnotes(record: Mapping[str, Any], view: View) -> list[str]:
+    """What stands below the table: what a sweep left the same, fallbacks in use, and what is published for this chip."""
+    rows = all_rows(record)
+    notes = []
+    constant = [name for name in Config._fields if name not in view.varying]
+    if view.varying and rows and constant:
+        notes.append(f"All: {label_of(rows[0].config, constant)}.")
+    asked = attempts(Protocol(blob=record["protocol"].get("blob", "auto"), dialect=record["protocol"].get("dialect", "auto")))[0]
+    taken = dict.fromkeys((row.cell["blob"], row.cell["dialect"], VARIANTS[row.variant].label) for row in rows
+                          if {"blob", "dialect"} <= row.cell.keys())
+    notes += [f"Fallback: {label} was refused as {'/'.join(asked)}, and measured with the {blob} weight file and dialect {dialect}."
+              for blob, dialect, label in taken if (blob, dialect) != asked]
+    return notes + published_note(record["system"], rows)
+
+
+class Published(NamedTuple):
+    """First-hand TOPS of others, by the chip's name."""
+
+    chip: str
+    config: Config
+    fp16: float
+    w8a8: float
+    source: str
+
+
+MADERIX = "maderix/ANE README"
+NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
+PUBLISHED = (
+    Published("M4", Config(512, 64, 128), 18.6, 35.1, MADERIX),
+    Published("M4", Config(512, 64, 64), 18.4, 34.1, MADERIX),
+    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c"),
+    Published("M5 Max", Config(512, 64, 128), 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
+    Published("M2 Max", Config(512, 64, 128), 16.31, 16.36, NOTEBOOK),
+    Published("M2 Max", Config(512, 64, 64), 16.10, 16.16, NOTEBOOK),
+    Published("M2 Max", Config(256, 64, 256), 13.40, 15.64, NOTEBOOK),
+    Published("M2 Max", Config(256, 64, 128), 13.22, 15.32, NOTEBOOK),
+    Published("M2 Max", Config(384, 64, 128), 15.87, 16.08, NOTEBOOK),
+)
+
+
+def published_note(system: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """A line that puts the first row's configuration of which something is published beside that; none for other chips."""
+    for config in dict.fromkeys(row.config for row in rows):
+        own = {row.variant: row.cell["tops"] for row in rows if row.config == config and "tops" in row.cell}
+        for known in PUBLISHED:
+            if (known.chip, known.config) == (chip_name(system), config) and own.keys() & {"fp16", "w8a8"}:
+                pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {getattr(known, variant):.1f} published"
+                         for variant in ("fp16", "w8a8") if variant in own]
+                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source})."]
+    return []
+
+
+def grouped(warnings: Sequence[Mapping[str, str]]) -> list[str]:
+    """A line for each code: its first message, and of how many more cells the same was seen."""
+    groups: dict[str, list[str]] = {}
+    for warning in warnings:
+        groups.setdefault(warning["code"], []).append(warning["message"])
+    return [f"({code}) {found[0]}" + (f" (seen {len(found)} times)" if len(found) > 1 else "") for code, found in groups.items()]
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """A block to paste into an issue: machine, table, notes and warnings, the exact command."""
+    system, view = record["system"], view_of(record)
+    machine = [machine_name(record), *(str(system[name]) for name in ("model", "build", "power_source") if name in system)]
+    if "memory_bytes" in system:
+        machine.append(f"{system['memory_bytes'] / (1 << 30):.0f} GiB")
+    lines = [f"**{PROGRAM_NAME} {record['version']}**: {', '.join(machine)}, {record['started']}", ""]
+    lines += ["| " + " | ".join(field.heading.strip() for field in TABLE_FIELDS) + " |",
+              "|:--" + "|--:" * (len(TABLE_FIELDS) - 1) + "|"]
+    for row in all_rows(record):
+        texts = [field.text(row).strip() for field in (TABLE_FIELDS if row.times else TABLE_FIELDS[:3])]
+        texts += [""] * (len(TABLE_FIELDS) - len(texts))
+        lines.append("| " + " | ".join(texts) + " |")
+    lines.append("")
+    failures = [f"{FIELDS[0].text(row).strip()} {row.failure}" for row in all_rows(record) if row.failure]
+    notes = [*failures, *footnotes(record, view), *(f"warning {text}" for text in grouped(record["warnings"]))]
+    lines += [f"- {_markdown_text(note)}" for note in notes] + ([""] if notes else [])
+    return "\n".join([*lines, f"`python3 {shlex.join(record['command'])}`", ""])
+
+
+def _markdown_text(text: str) -> str:
+    """Text that markdown does not take for its own signs."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+
+
+def comma_separated(record: Mapping[str, Any]) -> str:
+    """csv: a header, and a line for each cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in FIELDS])
+    writer.writerows([field.value(row) for field in FIELDS] for row in all_rows(record))
+    return text.getvalue()
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """The record as JSON."""
+    return json.dumps(record, indent=1) + "\n"
+
+
+REPORTS: dict[str, Callable[[Mapping[str, Any]], str]] = {"markdown": markdown, "csv": comma_separated, "json": record_text}
+
+
+def write_file(path: str, text: str) -> None:
+    """Writes a text aside and renames it, so that there is never half a file. Raises OutputError."""
+    with _aside(path) as (file, aside):
+        file.write(text)
+        file.close()
+        os.replace(aside, path)
+
+
+def check_writable(path: str) -> None:
+    """Raises UsageError where a file cannot be written, before the work that is to fill it."""
+    try:
+        if os.path.isdir(path):
+            raise OutputError(f"{path}: cannot be written: it is a directory")
+        with _aside(path):
+            pass
+    except OutputError as error:
+        raise UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _aside(path: str) -> Iterator[tuple[TextIO, str]]:
+    """A private file beside the one meant, gone afterwards unless it was renamed."""
     aside = f"{path}.{os.getpid()}.partial"
     try:
         try:
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1)
-                file.write("\n")
-            os.replace(aside, path)
-        except BaseException:
+                yield file, aside
+        finally:
             with contextlib.suppress(OSError):
                 os.unlink(aside)
-            raise
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+# Compare. Speeds that differ by less, surely, are the same.
+SAME = 0.02
+
+
+class Difference(NamedTuple):
+    """A cell in two records: how many times faster the new one is, with an interval where there is one, and the verdict."""
+
+    base: Row
+    new: Row
+    speed: float
+    interval: Optional[Sequence[float]]
+    verdict: str
+
+
+def differences(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """The cells that both records have figures of."""
+    others = {(row.config, row.variant): row for row in all_rows(new)}
+    pairs = [(row, others[row.config, row.variant]) for row in all_rows(base) if (row.config, row.variant) in others]
+    return [difference(*pair) for pair in pairs if all(row.times and not row.failure for row in pair)]
+
+
+def difference(base: Row, new: Row) -> Difference:
+    """Compares a cell with its like: both are resampled by rounds, and the interval is that of the quotient of medians."""
+    speed = base.times["median"] / new.times["median"]
+    medians = [resampled_medians(row.cell["samples_ns"], seed) for seed, row in enumerate((base, new))]
+    if not all(medians):
+        return Difference(base, new, speed, None, "undecided")
+    quotients = [one / other for one, other in zip(*medians)]
+    low, high = quantile(quotients, 0.025), quantile(quotients, 0.975)
+    return Difference(base, new, speed, (low, high), verdict_of(low, high))
+
+
+def verdict_of(low: float, high: float) -> str:
+    """What an interval of the speed allows to say."""
+    if low > 1 - SAME and high < 1 + SAME:
+        return "same"
+    return "faster" if low > 1 else "slower" if high < 1 else "undecided"
+
+
+def differing(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What of machine, program and protocol is not the same in two records."""
+    ignored = ("thermal_state_before", "thermal_state_after", "load_average")
+    lines = [f"{name}: {base[name]} / {new[name]}" for name in ("engine", "version") if base[name] != new[name]]
+    for part in ("system", "protocol"):
+        names = dict.fromkeys([*base[part], *new[part]])
+        lines += [f"{name}: {base[part].get(name, 'unknown')} / {new[part].get(name, 'unknown')}" for name in names
+                  if name not in ignored and base[part].get(name) != new[part].get(name)]
+    return lines
+
+
+def comparison(base: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs in machine or protocol, then a line for each cell, those without a counterpart, and the geometric mean."""
+    found = differences(base, new)
+    lines = [f"BASE  {machine_name(base)}, {base['started']}", f"NEW   {machine_name(new)}, {new['started']}"]
+    lines += [f"differs in {line}" for line in differing(base, new)]
+    headings = f"{'Cell':<30}{'BASE ms':>10}{'NEW ms':>10}{'BASE TOPS':>11}{'NEW TOPS':>10}{'Speed':>8}  {'95%':<13} Verdict"
+    lines += ["", headings, "-" * (len(headings) + 2), *map(difference_line, found)]
+    lines += [f"{row.variant} at {row.config.name}: {reason}" for row, reason in unpaired(base, new)]
+    if len(found) > 1:
+        mean = math.exp(statistics.fmean([math.log(item.speed) for item in found]))
+        lines.append(f"geometric mean over {len(found)} cells: {mean:.3f}x")
+    return "\n".join([*lines, ""])
+
+
+def difference_line(item: Difference) -> str:
+    """A cell's line."""
+    base, new = item.base, item.new
+    interval = "-".join(f"{end:.3f}" for end in item.interval) if item.interval else ""
+    name = f"{VARIANTS[base.variant].label:<4} {label_of(base.config, ())}"
+    return (f"{name:<30}{base.times['median']:10.3f}{new.times['median']:10.3f}{base.cell['tops']:11.2f}{new.cell['tops']:10.2f}"
+            f"{item.speed:7.2f}x  {interval:<13} {item.verdict}")
+
+
+def unpaired(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[Row, str]]:
+    """The cells that have no counterpart with figures, and why."""
+    found = []
+    for side, own, other in (("BASE", base, new), ("NEW", new, base)):
+        others = {(row.config, row.variant) for row in all_rows(other)}
+        for row in all_rows(own):
+            if row.failure:
+                found.append((row, f"{row.failure} (in {side})"))
+            elif (row.config, row.variant) not in others:
+                found.append((row, f"only in {side}"))
+    return found
+
+
+def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float) -> list[str]:
+    """The cells that are slower beyond doubt and by more than `percent` of their time, or that fail only now."""
+    slower = [f"{item.new.variant} at {item.new.config.name}: {1 / item.speed - 1:+.1%} of its time"
+              for item in differences(base, new) if item.verdict == "slower" and 1 / item.speed - 1 > percent / 100]
+    fine = {(row.config, row.variant) for row in all_rows(base) if not row.failure}
+    return slower + [f"{row.variant} at {row.config.name}: {row.failure}" for row in all_rows(new)
+                     if row.failure and (row.config, row.variant) in fine]
+
+
+# Chart: an SVG of this width; what is in it stands in a grid of these sizes, in pixels.
+WIDTH, MARGIN, LABEL_WIDTH, VALUE_WIDTH = 700, 20, 170, 110
+HEAD, BAR, GAP, PLOT_HEIGHT, FOOT = 74, 16, 14, 300, 46
+MOST_TICKS, NARROWEST = 6, 44
+COLORS = {"fp16": "#5b6b80", "w8a16": "#2a8f82", "w8a8": "#c8551b"}
+INK, FAINT = "#1f2430", "#c9ced6"
+
+
+class Drawing:
+    """A list of SVG elements on a light ground, one method per kind."""
+
+    def __init__(self, title: str, subtitle: str, variants: Iterable[str]) -> None:
+        self._elements: list[str] = []
+        self._title = title
+        self.text(MARGIN, 26, title, size=16)
+        self.text(MARGIN, 45, subtitle, color="#4a5261")
+        for place, variant in enumerate(variants):
+            self.rectangle(MARGIN + 90 * place, 54, 11, 11, COLORS[variant])
+            self.text(MARGIN + 16 + 90 * place, 64, VARIANTS[variant].label)
+
+    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = 12, color: str = INK) -> None:
+        """A text whose baseline is at y."""
+        self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
+                              f'fill="{color}">{html.escape(text)}</text>')
+
+    def line(self, points: Sequence[tuple[float, float]], color: str = INK, width: float = 1) -> None:
+        """A line through points."""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
+
+    def rectangle(self, x: float, y: float, width: float, height: float, color: str) -> None:
+        """A filled rectangle."""
+        self._elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}"/>')
+
+    def svg(self, height: float) -> str:
+        """The whole drawing."""
+        return "\n".join([
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
+            'font-family="system-ui, Helvetica, Arial, sans-serif">', f"<title>{html.escape(self._title)}</title>",
+            f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>', *self._elements, "</svg>", ""])
+
+
+def tops_interval(row: Row) -> Optional[tuple[float, float]]:
+    """The interval of a row's TOPS, where its time has one."""
+    low, high = row.interval
+    return None if low is None or high is None else (row.gop / high, row.gop / low)
+
+
+def ticks(largest: float) -> list[float]:
+    """Round numbers from 0 to at least `largest`, six steps at most."""
+    power = 10.0 ** math.floor(math.log10(largest / MOST_TICKS))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power * MOST_TICKS >= largest)
+    return [step * number for number in range(math.ceil(largest / step - 1e-9) + 1)]
+
+
+def chart(record: Mapping[str, Any]) -> str:
+    """An SVG: TOPS with intervals, and the ratio; bars by configuration, or lines over the one dimension that a sweep varies."""
+    rows, view = all_rows(record), view_of(record)
+    variants = [variant for variant in VARIANTS if any(row.variant == variant for row in rows)]
+    constant = [name for name in Config._fields if name not in view.varying] if view.varying and rows else []
+    throughout = f", {label_of(rows[0].config, constant)}" if constant else ""
+    drawing = Drawing(f"Neural Engine throughput: {machine_name(record)}",
+                      f"TOPS, more is better, with 95 % intervals{throughout} ({PROGRAM_NAME} {record['version']})", variants)
+    scale = ticks(max((max(row.cell["tops"], *(tops_interval(row) or (0,))) for row in rows if row.times), default=1.0))
+    draw = draw_lines if len(view.varying) == 1 else draw_bars
+    return drawing.svg(draw(drawing, rows, scale))
+
+
+def draw_bars(drawing: Drawing, rows: Sequence[Row], scale: Sequence[float]) -> float:
+    """A group of bars for each configuration; returns the height of the whole."""
+    unit = (WIDTH - 2 * MARGIN - LABEL_WIDTH - VALUE_WIDTH) / scale[-1]
+    left, y = MARGIN + LABEL_WIDTH, float(HEAD + GAP)
+    configs = list(dict.fromkeys(row.config for row in rows))
+    bottom = y + BAR * len(rows) + GAP * len(configs)
+    for tick in scale:
+        drawing.line([(left + tick * unit, HEAD + 4), (left + tick * unit, bottom)], FAINT)
+        drawing.text(left + tick * unit, bottom + 16, f"{tick:g}", "middle")
+    for config in configs:
+        group = [row for row in rows if row.config == config]
+        drawing.text(left - 8, y + BAR * len(group) / 2 + 4, label_of(config, group[0].view.varying), "end")
+        for row in group:
+            draw_bar(drawing, row, left, y, unit)
+            y += BAR
+        y += GAP
+    return bottom + FOOT - 16
+
+
+def draw_bar(drawing: Drawing, row: Row, left: float, y: float, unit: float) -> None:
+    """One bar with its interval and figures; what failed says so instead."""
+    if not row.times:
+        drawing.text(left + 4, y + BAR - 4, f"failed in stage {row.cell.get('stage')}", color=COLORS[row.variant])
+        return
+    tops, interval = row.cell["tops"], tops_interval(row)
+    drawing.rectangle(left, y + 1, tops * unit, BAR - 2, COLORS[row.variant])
+    end = left + max([tops, *(interval or ())]) * unit
+    if interval:
+        drawing.line([(left + value * unit, y + BAR / 2) for value in interval], INK, 1.5)
+    ratio = f"  {row.ratio['value']:.2f}x" if row.ratio else ""
+    drawing.text(end + 5, y + BAR - 4, f"{tops:.2f}{ratio}{'  WRONG' if row.check == 'WRONG' else ''}")
+
+
+def draw_lines(drawing: Drawing, rows: Sequence[Row], scale: Sequence[float]) -> float:
+    """A line for each variant over what the sweep varies, and each ratio below; returns the height of the whole."""
+    name, = rows[0].view.varying
+    values = sorted({getattr(row.config, name) for row in rows})
+    left, bottom = MARGIN + 60, HEAD + GAP + PLOT_HEIGHT
+    unit, step = PLOT_HEIGHT / scale[-1], (WIDTH - left - 2 * MARGIN) / (len(values) - 1)
+    places = {value: left + MARGIN + step * number for number, value in enumerate(values)}
+    for tick in scale:
+        drawing.line([(left, bottom - tick * unit), (WIDTH - MARGIN, bottom - tick * unit)], FAINT)
+        drawing.text(left - 8, bottom - tick * unit + 4, f"{tick:g}", "end")
+    for variant in dict.fromkeys(row.variant for row in rows):
+        points = sorted((places[getattr(row.config, name)], row) for row in rows if row.variant == variant and row.times)
+        drawing.line([(x, bottom - row.cell["tops"] * unit) for x, row in points], COLORS[variant], 2)
+        for x, row in points:
+            draw_point(drawing, row, x, bottom, unit)
+    lines = [(name, {value: str(value) for value in values})]
+    for variant in dict.fromkeys(row.variant for row in rows if row.ratio):
+        lines.append((VARIANTS[variant].label, {getattr(row.config, name): f"{row.ratio['value']:.2f}x" for row in rows
+                                                if row.variant == variant and row.ratio}))
+    for number, (heading, texts) in enumerate(lines):
+        drawing.text(MARGIN, bottom + 20 + 18 * number, heading)
+        for value in values[::math.ceil(NARROWEST / step)]:
+            drawing.text(places[value], bottom + 20 + 18 * number, texts.get(value, ""), "middle")
+    return bottom + 20 + 18 * len(lines)
+
+
+def draw_point(drawing: Drawing, row: Row, x: float, bottom: float, unit: float) -> None:
+    """A measured point with its interval."""
+    y = bottom - row.cell["tops"] * unit
+    drawing.rectangle(x - 3, y - 3, 6, 6, COLORS[row.variant])
+    interval = tops_interval(row)
+    if interval:
+        drawing.line([(x, bottom - end * unit) for end in interval], INK, 1.5)
 
 
 # ======================================================================================================================
@@ -2804,11 +3775,16 @@ def save_record(record: Mapping[str, Any], path: str) -> None:
 # ======================================================================================================================
 
 REFERENCE_CONFIGS = (Config(32, 8, 4), Config(64, 8, 4))
-FORMATS = ("table", "json")
-WITHOUT_AN_ENGINE = "Without one: --engine reference runs small configurations in plain Python, and emit DIR writes the programs."
+FORMATS = ("table", *REPORTS)
+WITHOUT_AN_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, compare and chart work anywhere."
+REPORT_IT = f"Should this machine have one, please report it with the output of: python3 {PROGRAM_NAME}.py doctor"
 
-# Of a live progress line, and the least time between two plain ones.
+# The least time between two plain lines of progress.
 PLAIN_SECONDS = 1.0
+
+
+class Terminated(BaseException):
+    """SIGTERM came (exit 143)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -2826,24 +3802,37 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM_NAME, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    run_options, emit_options = (verbs.add_parser(verb, allow_abbrev=False) for verb in ("run", "emit"))
+    run_options, doctor, emit_options, compare, chart = (verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS)
     emit_options.add_argument("directory", metavar="DIR")
     for options in (run_options, emit_options):
-        options.add_argument("--config", action="append", type=_value(Config.parse), dest="configs", metavar="CHxSPxDEPTH")
-        options.add_argument("--variants", type=_value(parse_variants))
-        options.add_argument("--original", action="store_true")
-        options.add_argument("--seed", type=_value(whole_number))
-        for name in ("blob", "dialect"):
-            options.add_argument(f"--{name}", choices=PROTOCOL_CHOICES[name])
+        _add_program_options(options)
     for name in ("iters", "rounds", "warmup", "qos", "verify"):
         run_options.add_argument(f"--{name}", type=_value(whole_number))
     run_options.add_argument("--input", choices=PROTOCOL_CHOICES["input"])
-    run_options.add_argument("--timeout", type=_value(seconds))
+    run_options.add_argument("--timeout", type=_value(positive_number))
     run_options.add_argument("--engine", choices=ENGINES, default="ane")
     run_options.add_argument("--format", choices=FORMATS, default="table")
-    run_options.add_argument("--save", metavar="FILE")
+    run_options.add_argument("--save", metavar="FILE.json")
     run_options.add_argument("--quiet", action="store_true")
+    doctor.add_argument("--format", choices=("table", "json"), default="table")
+    for name in ("base", "new"):
+        compare.add_argument(name, metavar=f"{name.upper()}.json")
+    compare.add_argument("--fail-if-slower", type=_value(positive_number), metavar="PERCENT")
+    chart.add_argument("run", metavar="RUN.json")
+    chart.add_argument("-o", dest="output", metavar="FILE.svg")
     return parser
+
+
+def _add_program_options(options: argparse.ArgumentParser) -> None:
+    """What says which programs are meant."""
+    options.add_argument("--config", action="append", type=_value(Config.parse), dest="configs", metavar="CHxSPxDEPTH")
+    for name in Config._fields:
+        options.add_argument(f"--{name}", type=_value(parse_dimensions))
+    options.add_argument("--variants", type=_value(parse_variants))
+    options.add_argument("--original", action="store_true")
+    options.add_argument("--seed", type=_value(whole_number))
+    for name in ("blob", "dialect"):
+        options.add_argument(f"--{name}", choices=PROTOCOL_CHOICES[name])
 
 
 def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -2863,11 +3852,18 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
-    """A time above 0; raises UsageError where the text is none."""
+def positive_number(text: str) -> float:
+    """A number above 0; raises UsageError where the text is none."""
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
-        raise UsageError(f"{text!r}: expected seconds above 0, such as 120")
+        raise UsageError(f"{text!r}: expected a number above 0, such as 120")
     return float(text)
+
+
+def parse_dimensions(text: str) -> list[int]:
+    """The numbers of a list such as `256,512`, each once; raises UsageError where one is none."""
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
+        raise UsageError(f"{text!r}: expected whole numbers separated by commas, such as 256,512")
+    return list(dict.fromkeys(map(int, text.split(","))))
 
 
 def parse_variants(text: str) -> list[str]:
@@ -2877,6 +3873,18 @@ def parse_variants(text: str) -> list[str]:
         if name not in VARIANTS or names.count(name) > 1:
             raise UsageError(f"{name!r}: expected some of {', '.join(VARIANTS)}, each once")
     return names
+
+
+def configs_of(options: argparse.Namespace, default: Sequence[Config]) -> Sequence[Config]:
+    """The configurations that the options ask for: given ones, a sweep's cross product, or the default ones. What a sweep
+    does not name is as in the first of those."""
+    given = {name: getattr(options, name) for name in Config._fields if getattr(options, name)}
+    if not given:
+        return options.configs or default
+    if options.configs:
+        raise UsageError(f"--config does not go with --{next(iter(given))}: ask for configurations, or for a sweep")
+    values = [given.get(name, [getattr(default[0], name)]) for name in Config._fields]
+    return list(itertools.starmap(Config, itertools.product(*values)))
 
 
 def protocol_of(options: argparse.Namespace) -> Protocol:
@@ -2890,6 +3898,23 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
     return ORIGINAL_PROTOCOL._replace(**given).check()
 
 
+def say(text: str) -> None:
+    """Writes to standard output. Raises OutputError where that cannot be; a reader that went away, as `head` does, raises
+    BrokenPipeError."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from None
+
+
+def complain(text: str) -> None:
+    """Writes a line to standard error, where there is one; there is no telling anybody of what goes wrong there."""
+    with contextlib.suppress(OSError):
+        print(f"{PROGRAM_NAME}: {text}", file=sys.stderr, flush=True)
+
+
 class Progress(Watcher):
     """Tells how far a run is: one live line on a terminal, plain lines, at most one a second, elsewhere."""
 
@@ -2899,15 +3924,23 @@ class Progress(Watcher):
         self._started = self._printed = clock()
         self._config = -1
 
+    def wait(self, run: Run, path: str) -> None:
+        """Time limits do not run meanwhile, and neither does the time that is left."""
+        self._stream.write(f"waiting for another run on this machine to end (it holds the lock on {path})\n")
+        self._stream.flush()
+
     def message(self, run: Run, message: dict[str, Any]) -> None:
         if message["kind"] != "stage":
             return
         now, number = self._clock(), len(run.results)
+        if number != self._config and not run.results:
+            self._started = now
         if not self._live and number == self._config and now - self._printed < PLAIN_SECONDS:
             return
         self._printed, self._config = now, number
-        step = f"round {message['number']} of {message['of']}" if "of" in message else message["stage"]
-        share = (number + (message["number"] / message["of"] if "of" in message else 0)) / len(run.configs)
+        rounds = "number" in message and "of" in message
+        step = f"round {message['number']} of {message['of']}" if rounds else message["stage"]
+        share = (number + (message["number"] / message["of"] if rounds else 0)) / len(run.configs)
         left = f", about {clock_time((now - self._started) * (1 / share - 1))} left" if share else ""
         self._print(f"[{number + 1}/{len(run.configs)}] {run.configs[number].name} {message['variant']}: {step}, "
                     f"{clock_time(now - self._started)} elapsed{left}")
@@ -2918,8 +3951,9 @@ class Progress(Watcher):
             self._print("")
 
     def _print(self, line: str) -> None:
-        self._stream.write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):
+            self._stream.write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+            self._stream.flush()
 
 
 def clock_time(seconds: float) -> str:
@@ -2932,49 +3966,84 @@ class _Reporter(Watcher):
 
     def __init__(self, options: argparse.Namespace, command: Sequence[str]) -> None:
         self._options, self._command = options, command
-        self._progress = Watcher() if options.quiet else Progress(sys.stderr)
+        self._progress = Watcher() if options.quiet or not sys.stderr else Progress(sys.stderr)
+        self.unsaved = False
 
     def start(self, run: Run) -> None:
         run.command = self._command
-        self._save(run)
+
+    def wait(self, run: Run, path: str) -> None:
+        self._progress.wait(run, path)
 
     def message(self, run: Run, message: dict[str, Any]) -> None:
         self._progress.message(run, message)
 
     def result(self, run: Run, result: Result) -> None:
+        """Saves before it prints: a reader may have gone away."""
         self._progress.result(run, result)
         record = run.to_dict()
-        if self._options.format == "table":
-            if len(run.results) == 1:
-                print(table_head(record), end="")
-            print(table_rows(record["results"][-1], run.protocol.original), end="", flush=True)
-        self._save(run)
-
-    def _save(self, run: Run) -> None:
         if self._options.save:
-            save_record(run.to_dict(), self._options.save)
+            self._save(record)
+        if self._options.format == "table":
+            view = view_of(record, run.configs)
+            say((table_head(record, view) if len(run.results) == 1 else "") + table_rows(record["results"][-1], view))
+
+    def _save(self, record: Mapping[str, Any]) -> None:
+        """What cannot be saved later than at the start costs the file, and not what is still to be measured."""
+        try:
+            write_file(self._options.save, record_text(record))
+            self.unsaved = False
+        except OutputError as error:
+            complain(str(error))
+            self.unsaved = True
 
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """`run`: the comparison."""
-    configs = options.configs or (REFERENCE_CONFIGS if options.engine == "reference" else DEFAULT_CONFIGS)
-    found = run(configs, options.variants or DEFAULT_VARIANTS, protocol_of(options), engine=options.engine,
-                watcher=_Reporter(options, command))
-    if options.format == "json":
-        print(json.dumps(found.to_dict(), indent=1))
-    elif found.protocol.original:
-        print("=== Done ===")
+    configs = configs_of(options, REFERENCE_CONFIGS if options.engine == "reference" else DEFAULT_CONFIGS)
+    protocol = protocol_of(options)
+    if options.save:
+        check_writable(options.save)
+    reporter = _Reporter(options, command)
+    found = run(configs, options.variants or DEFAULT_VARIANTS, protocol, engine=options.engine, watcher=reporter)
+    record = found.to_dict()
+    notes = footnotes(record, view_of(record))
+    if options.format != "table":
+        say(REPORTS[options.format](record))
+    elif protocol.original:
+        say("=== Done ===\n")
+    elif notes:
+        say("\n".join([*notes, ""]))
     if not options.quiet:
-        for warning in found.warnings:
-            print(f"warning ({warning['code']}): {warning['message']}", file=sys.stderr)
-    return 0 if found.ok else 1
+        for line in [*(notes if protocol.original else ()), *(f"warning {text}" for text in grouped(found.warnings))]:
+            complain(line)
+    return 0 if found.ok and not reporter.unsaved else 1
+
+
+def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """`doctor`: what this machine has, check by check."""
+    found: list[dict[str, str]] = []
+
+    def tell(name: str, finding: Finding) -> None:
+        found.append({"name": name, **finding._asdict()})
+        if options.format == "table":
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            say(f"{finding.state:<5} {name}: {finding.value}{advice}\n")
+
+    well = examine_in_children(tell)
+    if options.format == "json":
+        say(record_text({"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}))
+    else:
+        say("\nAll is well: python3 ane_bench.py will measure.\n" if well else
+            "\nNot all is well: see the lines that begin with FAIL, and what to do after the arrow.\n")
+    return 0 if well else 3
 
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """`emit`: each program's two files, below a directory."""
     protocol = protocol_of(options)
     blob, dialect = attempts(protocol)[0]
-    for config in options.configs or DEFAULT_CONFIGS:
+    for config in configs_of(options, DEFAULT_CONFIGS):
         for variant in options.variants or DEFAULT_VARIANTS:
             program = build_program(config, variant, seed=protocol.seed, original=protocol.original, blob=blob, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
@@ -2983,33 +4052,91 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
                 write_program(path, program.mil.encode(), program.blob)
             except OSError as error:
                 raise UsageError(f"{error.filename or path}: {error.strerror}") from None
-            print(path)
+            say(f"{path}\n")
     return 0
 
 
-VERBS = {"run": run_verb, "emit": emit_verb}
+def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """`compare`: two records, cell by cell."""
+    base, new = read_record(options.base), read_record(options.new)
+    say(comparison(base, new))
+    slower = slower_cells(base, new, options.fail_if_slower) if options.fail_if_slower else []
+    for line in slower:
+        complain(f"slower by more than {options.fail_if_slower:g} %: {line}")
+    return 1 if slower else 0
+
+
+def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """`chart`: a record as an SVG."""
+    path = options.output or f"{os.path.splitext(options.run)[0]}.svg"
+    record = read_record(options.run)
+    check_writable(path)
+    write_file(path, chart(record))
+    say(f"{path}\n")
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
+    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "compare": compare_verb, "chart": chart_verb}
+
+
+@contextlib.contextmanager
+def answering_signals() -> Iterator[None]:
+    """SIGTERM becomes an exception, so that cleaning up is done; only the main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Runs the command line (sys.argv where none is given) and returns the exit code."""
+    """Runs the command line (sys.argv where none is given) and returns the exit code; never raises, and prints no traceback
+    for what a user or a machine did."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = [os.path.basename(word) for word in (__file__, *arguments)]  # a path may name its user
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        options = build_parser().parse_args(arguments)
-        return VERBS[options.verb](options, command)
+        with answering_signals():
+            options = build_parser().parse_args(arguments)
+            return VERBS[options.verb](options, command)
     except UsageError as error:
-        print(f"{PROGRAM_NAME}: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except Unavailable as error:
-        print(f"{PROGRAM_NAME}: no usable Neural Engine: {error}.\n{WITHOUT_AN_ENGINE}", file=sys.stderr)
+        complain(f"no usable Neural Engine: {error}.\n{WITHOUT_AN_ENGINE}\n{REPORT_IT}")
         return 3
+    except OutputError as error:
+        complain(str(error))
+        _close_output()
+        return 1
+    except BrokenPipeError:
+        _close_output()
+        return 1
     except KeyboardInterrupt:
-        print(f"{PROGRAM_NAME}: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
+    except Terminated:
+        complain("terminated")
+        return 143
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
+
+
+def _close_output() -> None:
+    """Standard output takes no more: what Python still holds of it must not be tried again, and complained of, at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def measured(engine: FakeEngine, variants: tuple[str, ...] = ("fp16", "w8a8"), s
              preferred: tuple[str, ...] = (), **protocol: Any) -> dict[str, Cell]:
     """The cells of one configuration."""
     cells: dict[str, Cell] = {}
-    job = Job("ane", None, CONFIG, variants, Protocol(**protocol).check(), preferred)
+    job = Job("ane", None, CONFIG, variants, Protocol(**protocol).check(), dict.fromkeys(variants, preferred))
     ane_bench.measure(engine, job, session or Stages(), lambda cell: cells.setdefault(cell.variant, cell))
     return cells
 
