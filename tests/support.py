@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import logging
 import os
 import subprocess
@@ -18,6 +19,9 @@ from tests.standin import build as standin_build
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ane_bench.py"
 SHARED = ROOT.parent / "shared"
+
+# A run that takes no time.
+SMALL = ("--config", "64x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
 
 # One directory for all that the tests build; removed when Python ends.
 _WORKSHOP = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")
@@ -68,3 +72,36 @@ def need(module: str) -> Any:
         raise unittest.SkipTest(f"{module} is not installed") from None
     finally:
         logging.disable(logging.NOTSET)
+
+
+class StandinCase(unittest.TestCase):
+    """A temporary directory of its own for each test, which every run must leave as it was."""
+
+    def setUp(self) -> None:
+        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
+        self.addCleanup(holder.cleanup)
+        self.directory = Path(holder.name)
+        self.temporary = self.directory / "tmp"
+        self.temporary.mkdir()
+        self.log = self.directory / "log"
+
+    def run_standin(self, *arguments: str, **settings: Any) -> Finished:
+        """A run against the stand-in; settings are its variables without the prefix."""
+        environment = {f"STANDIN_{name}": value for name, value in settings.items()}
+        environment.update({ane_bench.STANDIN_VARIABLE: str(standin_library()), "TMPDIR": str(self.temporary),
+                            "STANDIN_LOG": str(self.log)})
+        finished = run_command(*arguments, environment=environment)
+        self.assertEqual(list(self.temporary.iterdir()), [], "something was left behind")
+        self.assertNotIn("Traceback", finished.errors)
+        return finished
+
+    def run_record(self, *arguments: str, code: int = 0, **settings: Any) -> dict[str, Any]:
+        """The record of a run, which must end with an exit code."""
+        finished = self.run_standin(*arguments, "--format", "json", **settings)
+        self.assertEqual(finished.code, code, finished.errors)
+        record: dict[str, Any] = json.loads(finished.output)
+        return record
+
+    def calls(self) -> list[str]:
+        """The stand-in's log."""
+        return self.log.read_text().splitlines()

@@ -4,51 +4,14 @@ import collections
 import json
 import os
 import re
-import tempfile
-import unittest
 from pathlib import Path
 from typing import Any
 
 import ane_bench
 from tests import support
+from tests.support import SMALL
 
-SMALL = ("--config", "64x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
-
-
-class StandinCase(unittest.TestCase):
-    """A temporary directory of its own for each test, which every run must leave as it was."""
-
-    def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
-        self.temporary = self.directory / "tmp"
-        self.temporary.mkdir()
-        self.log = self.directory / "log"
-
-    def run_standin(self, *arguments: str, **settings: str) -> support.Finished:
-        """A run against the stand-in; settings are its variables without the prefix."""
-        environment = {f"STANDIN_{name}": value for name, value in settings.items()}
-        environment.update({ane_bench.STANDIN_VARIABLE: str(support.standin_library()), "TMPDIR": str(self.temporary),
-                            "STANDIN_LOG": str(self.log)})
-        finished = support.run_command(*arguments, environment=environment)
-        self.assertEqual(list(self.temporary.iterdir()), [], "something was left behind")
-        self.assertNotIn("Traceback", finished.errors)
-        return finished
-
-    def run_record(self, *arguments: str, code: int = 0, **settings: str) -> dict[str, Any]:
-        """The record of a run."""
-        finished = self.run_standin(*arguments, "--format", "json", **settings)
-        self.assertEqual(finished.code, code, finished.errors)
-        record: dict[str, Any] = json.loads(finished.output)
-        return record
-
-    def calls(self) -> list[str]:
-        """The stand-in's log."""
-        return self.log.read_text().splitlines()
-
-
-class OriginalTest(StandinCase):
+class OriginalTest(support.StandinCase):
     """--original does what the original does, to the call."""
 
     def test_the_five_configurations(self) -> None:
@@ -111,7 +74,7 @@ W8A8 128x conv 384ch 64x64       18.0  154.62    1.000 ms 154.62  2.00x
 """
 
 
-class ComputedTest(StandinCase):
+class ComputedTest(support.StandinCase):
     """The stand-in computes what the files say, and so does the reference."""
 
     def test_equal_bit_by_bit_in_every_arithmetic(self) -> None:
@@ -153,7 +116,7 @@ class ComputedTest(StandinCase):
             self.assertEqual(cell["verified"]["matches"], "fp16 stores" + (", halves even" if variant == "w8a8" else ""))
 
 
-class FailureTest(StandinCase):
+class FailureTest(support.StandinCase):
     """Each failure is a failed cell that names its stage; the other configuration goes on."""
 
     def failed(self, fault: str, *arguments: str, **settings: str) -> dict[str, Any]:
@@ -198,7 +161,7 @@ class FailureTest(StandinCase):
         self.assertRegex(cell["error"], "(?i)exception|reason")
 
 
-class MeasuredTest(StandinCase):
+class MeasuredTest(support.StandinCase):
     """What the figures say where the truth is known."""
 
     def test_ratio_under_drift_and_spikes(self) -> None:
