@@ -8,11 +8,12 @@ Copy this one file to a Mac with Apple silicon and run it; it needs Python 3.9 o
 It times chains of 1x1 convolutions on the Neural Engine in FP16 and in W8A8 (INT8 weights, INT8 activations between
 layers), checks what comes out, and prints the comparison:
 
-    FP16 128x conv 512ch 64x64       64.0  274.88   14.800 ms  18.57           \u00b10.1%     ok
-    W8A8 128x conv 512ch 64x64       32.0  274.88    7.800 ms  35.24  1.90x    \u00b10.1%     ok
+    Config                           W(MB)     GOP   ms/eval    TOPS   Ratio    ±95%  Check
+    FP16 128x conv 512ch 64x64       64.0  274.88   14.934 ms  18.41           ±0.4%     ok
+    W8A8 128x conv 512ch 64x64       32.0  274.88    7.871 ms  34.92  1.90x    ±0.4%     ok
 
 W(MB) is the size of the weights, GOP what one evaluate computes (2 per multiply-add), ms/eval the median time of one, TOPS
-the rate. Ratio is how many times faster than the first variant, \u00b195% half the 95 % interval of the time, Check whether the
+the rate. Ratio is how many times faster than the first variant, ±95% half the 95 % interval of the time, Check whether the
 output is what the program means. A ratio near 1 is a result: before M4, INT8 saves memory and no time.
 
 Commands
@@ -200,10 +201,10 @@ class Config(_Shape):
         """Such as `512x64x128`."""
         return f"{self.channels}x{self.spatial}x{self.depth}"
 
-    @property
-    def label(self) -> str:
-        """The original's name for it, such as `128x conv 512ch 64x64`."""
-        return f"{self.depth}x conv {self.channels}ch {self.spatial}x{self.spatial}"
+    def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
+        """The original's name for it, such as `128x conv 512ch 64x64`, or of some dimensions only."""
+        parts = {"depth": f"{self.depth}x conv", "channels": f"{self.channels}ch", "spatial": f"{self.spatial}x{self.spatial}"}
+        return " ".join(part for dimension, part in parts.items() if dimension in dimensions)
 
     @property
     def pixels(self) -> int:
@@ -1372,12 +1373,12 @@ def _end_of_type(encoding: str, place: int) -> int:
 
 
 def kind_of(code: str) -> str:
-    """What decides how a value of a type is passed: pointer, BOOL, nothing, or an integer or float of a width."""
+    """What decides how a value of a type is passed and taken: pointer, text, BOOL, nothing, or an integer or float of a width."""
     kind = _CODES.get(code)
     if kind is None:
         return "nothing" if code == "v" else f"unknown type {code}"
-    if kind in (Pointer, ctypes.c_char_p):
-        return "pointer"
+    if kind is Pointer or code == "*":
+        return "text" if code == "*" else "pointer"
     if code in "BcC":
         return "BOOL"
     return f"{8 * ctypes.sizeof(kind)}-bit {'float' if code in 'fd' else 'integer'}"
@@ -3271,7 +3272,7 @@ def _intervals(result: Mapping[str, Any]) -> list[list[float]]:
 
 
 class View(NamedTuple):
-    """What the rows of a record share: whether they are the original's, which dimensions of a sweep vary, the machine."""
+    """What the rows of a record share: whether they are the original's, which dimensions vary, the machine."""
 
     original: bool
     varying: Sequence[str]
@@ -3286,7 +3287,7 @@ def view_of(record: Mapping[str, Any], configs: Optional[Sequence[Config]] = Non
     if configs is None:
         configs = [config_of(result) for result in record["results"]]
     original = record["protocol"]["original"]
-    return View(original, () if original else varying(configs), str(record["system"].get("chip", "")))
+    return View(original, Config._fields if original else varying(configs), str(record["system"].get("chip", "")))
 
 
 def config_of(result: Mapping[str, Any]) -> Config:
@@ -3295,16 +3296,11 @@ def config_of(result: Mapping[str, Any]) -> Config:
 
 
 def varying(configs: Sequence[Config]) -> list[str]:
-    """The dimensions that vary in a sweep: configurations that are the cross product of their values, three or more."""
+    """The dimensions that vary in a sweep, which is three or more configurations that are the cross product of their values;
+    all dimensions of what is no sweep."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
-    return [name for name in Config._fields if len(values[name]) > 1] if swept else []
-
-
-def label_of(config: Config, names: Sequence[str]) -> str:
-    """A configuration by some of its dimensions, as the original writes them; all where there are none."""
-    parts = {"depth": f"{config.depth}x conv", "channels": f"{config.channels}ch", "spatial": f"{config.spatial}x{config.spatial}"}
-    return " ".join(part for name, part in parts.items() if name in names or not names)
+    return [name for name in Config._fields if len(values[name]) > 1 or not swept]
 
 
 class Row(NamedTuple):
@@ -3374,7 +3370,7 @@ def _fact(name: str) -> Callable[[Row], Any]:
 # The table's first six are the original's, to the character, whose figures do not end where their headings do.
 FIELDS = (
     Field("config", lambda row: row.config.name, f"{'Config':<30}",
-          lambda row: f"{f'{VARIANTS[row.variant].label:<4} {label_of(row.config, row.view.varying)}':<30}"),
+          lambda row: f"{f'{VARIANTS[row.variant].label:<4} {row.config.label(row.view.varying)}':<30}"),
     Field("variant", lambda row: row.variant),
     Field("channels", lambda row: row.config.channels),
     Field("spatial", lambda row: row.config.spatial),
@@ -3473,8 +3469,8 @@ def footnotes(record: Mapping[str, Any], view: View) -> list[str]:
     rows = all_rows(record)
     notes = []
     constant = [name for name in Config._fields if name not in view.varying]
-    if view.varying and rows and constant:
-        notes.append(f"All: {label_of(rows[0].config, constant)}.")
+    if rows and constant:
+        notes.append(f"All: {rows[0].config.label(constant)}.")
     asked = attempts(Protocol(blob=record["protocol"].get("blob", "auto"), dialect=record["protocol"].get("dialect", "auto")))[0]
     taken = dict.fromkeys((row.cell["blob"], row.cell["dialect"], VARIANTS[row.variant].label) for row in rows
                           if {"blob", "dialect"} <= row.cell.keys())
@@ -3672,7 +3668,7 @@ def difference_line(item: Difference) -> str:
     """A cell's line."""
     base, new = item.base, item.new
     interval = "-".join(f"{end:.3f}" for end in item.interval) if item.interval else ""
-    name = f"{VARIANTS[base.variant].label:<4} {label_of(base.config, ())}"
+    name = f"{VARIANTS[base.variant].label:<4} {base.config.label()}"
     return (f"{name:<30}{base.times['median']:10.3f}{new.times['median']:10.3f}{base.cell['tops']:11.2f}{new.cell['tops']:10.2f}"
             f"{item.speed:7.2f}x  {interval:<13} {item.verdict}")
 
@@ -3759,8 +3755,8 @@ def chart(record: Mapping[str, Any]) -> str:
     """An SVG: TOPS with intervals, and the ratio; bars by configuration, or lines over the one dimension that a sweep varies."""
     rows, view = all_rows(record), view_of(record)
     variants = [variant for variant in VARIANTS if any(row.variant == variant for row in rows)]
-    constant = [name for name in Config._fields if name not in view.varying] if view.varying and rows else []
-    throughout = f", {label_of(rows[0].config, constant)}" if constant else ""
+    constant = [name for name in Config._fields if name not in view.varying]
+    throughout = f", {rows[0].config.label(constant)}" if rows and constant else ""
     name = "" if record["engine"] == "reference" else "Neural Engine throughput: "
     drawing = Drawing(name + machine_name(record),
                       f"TOPS, more is better, with 95 % intervals{throughout} ({PROGRAM_NAME} {record['version']})", variants)
@@ -3780,7 +3776,7 @@ def draw_bars(drawing: Drawing, rows: Sequence[Row], scale: Sequence[float]) -> 
         drawing.text(left + tick * unit, bottom + 16, f"{tick:g}", "middle")
     for config in configs:
         group = [row for row in rows if row.config == config]
-        drawing.text(left - 8, y + BAR * len(group) / 2 + 4, label_of(config, group[0].view.varying), "end")
+        drawing.text(left - 8, y + BAR * len(group) / 2 + 4, config.label(group[0].view.varying), "end")
         for row in group:
             draw_bar(drawing, row, left, y, unit)
             y += BAR

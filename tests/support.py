@@ -1,5 +1,6 @@
 """What several tests need: the stand-in built once, a run of the command line, optional material."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Mapping, Sequence
+import unittest.mock
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -35,13 +37,21 @@ class Finished(NamedTuple):
     errors: str
 
 
-def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None, module: Path = MODULE, **options: Any) -> Finished:
+def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None, module: Path = MODULE,
+                **options: Any) -> Finished:
     """Runs ane_bench.py as a user does, with no stand-in but the one that the environment here names."""
     whole: dict[str, str] = {**os.environ, ane_bench.STANDIN_VARIABLE: "", **(environment or {})}
     options.setdefault("timeout", 120)
     done = subprocess.run([sys.executable, str(module), *arguments], env=whole, stdin=subprocess.DEVNULL, capture_output=True,
                           encoding="utf-8", errors="replace", check=False, **options)
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Sets variables of this process for a while."""
+    with unittest.mock.patch.dict(os.environ, variables):
+        yield
 
 
 @functools.cache
@@ -85,12 +95,14 @@ class StandinCase(unittest.TestCase):
         self.temporary.mkdir()
         self.log = self.directory / "log"
 
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """The variables of a run against the stand-in."""
+        return {**{f"STANDIN_{name}": str(value) for name, value in settings.items()}, "STANDIN_LOG": str(self.log),
+                ane_bench.STANDIN_VARIABLE: str(standin_library()), "TMPDIR": str(self.temporary)}
+
     def run_standin(self, *arguments: str, **settings: Any) -> Finished:
         """A run against the stand-in; settings are its variables without the prefix."""
-        environment = {f"STANDIN_{name}": value for name, value in settings.items()}
-        environment.update({ane_bench.STANDIN_VARIABLE: str(standin_library()), "TMPDIR": str(self.temporary),
-                            "STANDIN_LOG": str(self.log)})
-        finished = run_command(*arguments, environment=environment)
+        finished = run_command(*arguments, environment=self.environment(**settings))
         self.assertEqual(list(self.temporary.iterdir()), [], "something was left behind")
         self.assertNotIn("Traceback", finished.errors)
         return finished

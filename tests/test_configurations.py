@@ -16,7 +16,7 @@ class ConfigTest(unittest.TestCase):
         config = Config.parse("512x64x128")
         self.assertEqual(config, Config(512, 64, 128))
         self.assertAlmostEqual(config.gop, 274.877906944)
-        self.assertEqual(config.label, "128x conv 512ch 64x64")
+        self.assertEqual(config.label(), "128x conv 512ch 64x64")
         self.assertEqual([VARIANTS[name].weights_mib(config) for name in ("fp16", "w8a16", "w8a8")], [64.0, 32.0, 32.0])
         self.assertEqual(config.tensor_bytes, 512 * 64 * 64 * 2)
 
