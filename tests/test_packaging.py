@@ -1,0 +1,112 @@
+"""Every form in which the file reaches people: copied, vendored, sdist, wheel, installed. Each makes a whole run."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import ane_bench
+from tests import support
+
+HARD_NAME = "ein Pfad mit Lücken ✓"
+
+
+@functools.cache
+def built(kind: str) -> Path:
+    """The wheel or the sdist, built once by flit_core; the test is skipped where that is not installed."""
+    backend = support.need("flit_core.buildapi")
+    directory = tempfile.mkdtemp(prefix="built_", dir=support._WORKSHOP.name)
+    before = os.getcwd()
+    os.chdir(support.ROOT)
+    try:
+        name = (backend.build_wheel if kind == "wheel" else backend.build_sdist)(directory)
+    finally:
+        os.chdir(before)
+    return Path(directory) / str(name)
+
+
+class FormsTest(support.StandinCase):
+    """The same run, however the file got there."""
+
+    def assert_runs(self, command: Sequence[str], **variables: str) -> None:
+        """A whole run, workers included, that leaves nothing behind."""
+        environment = {**os.environ, **self.environment(COMPUTE="all"), **variables}
+        done = subprocess.run([*command, *support.SMALL, "--quiet"], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL,
+                              capture_output=True, encoding="utf-8", timeout=120, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(len(re.findall(r"(?m)^(?:FP16|W8A8)\b.* ok$", done.stdout)), 2, done.stdout)
+        self.assertEqual(list(self.temporary.iterdir()), [])
+
+    def test_copied(self) -> None:
+        place = self.directory / HARD_NAME
+        place.mkdir()
+        copy = place / "bénch mark.py"
+        copy.write_bytes(support.MODULE.read_bytes())
+        self.assert_runs([sys.executable, str(copy)])
+        self.assertEqual(list(place.iterdir()), [copy])
+
+    def test_as_a_module(self) -> None:
+        self.assert_runs([sys.executable, "-m", "ane_bench"], PYTHONPATH=str(support.ROOT))
+
+    def test_vendored(self) -> None:
+        package = self.directory / HARD_NAME / "project" / "vendor"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "neural.py").write_bytes(support.MODULE.read_bytes())
+        (package / "json.py").write_text("raise SystemExit('a module beside the file was imported')\n")
+        program = ("import sys\nfrom project.vendor import neural\n"
+                   "found = neural.run([neural.Config(64, 8, 2)], ['fp16', 'w8a8'], neural.Protocol(iters=4, rounds=2))\n"
+                   "for cell in found.to_dict()['results'][0]['variants']: print(cell.upper(), found.ok and 'ok')\n")
+        self.assert_runs([sys.executable, "-c", program], PYTHONPATH=str(self.directory / HARD_NAME))
+
+    def test_sdist(self) -> None:
+        with tarfile.open(built("sdist")) as archive:
+            archive.extractall(self.directory / HARD_NAME)
+        root, = (self.directory / HARD_NAME).iterdir()
+        self.assertTrue((root / "tests" / "standin" / "standin.m").is_file())
+        self.assertTrue((root / "tests" / "__init__.py").is_file())
+        self.assert_runs([sys.executable, str(root / "ane_bench.py")])
+
+    def test_wheel(self) -> None:
+        with zipfile.ZipFile(built("wheel")) as archive:
+            self.assertEqual([name for name in archive.namelist() if "dist-info" not in name], ["ane_bench.py"])
+            archive.extractall(self.directory / HARD_NAME)
+            metadata = archive.read(f"ane_bench-{ane_bench.__version__}.dist-info/METADATA").decode()
+        self.assertIn("Requires-Python: >=3.9", metadata)
+        self.assertNotIn("Requires-Dist", metadata)
+        self.assert_runs([sys.executable, "-m", "ane_bench"], PYTHONPATH=str(self.directory / HARD_NAME))
+
+    def test_installed(self) -> None:
+        place = self.directory / HARD_NAME
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        python = place / "bin" / "python"
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-index", "--disable-pip-version-check", str(built("wheel"))],
+                       check=True, capture_output=True)
+        self.assert_runs([str(place / "bin" / "ane-bench")])
+
+    def test_pipx(self) -> None:
+        support.need("pipx")
+        homes = {"PIPX_HOME": str(self.directory / "pipx"), "XDG_CACHE_HOME": str(self.directory / "cache")}
+        command = [sys.executable, "-m", "pipx", "run", "--spec", str(support.ROOT), "ane-bench"]
+        subprocess.run([*command, "--version"], env={**os.environ, **homes}, check=True, capture_output=True)  # tells what it installs
+        self.assert_runs(command, **homes)
+
+
+class ImportTest(unittest.TestCase):
+    """What an import costs others."""
+
+    def test_nothing_but_the_standard_library_is_imported(self) -> None:
+        program = ("import sys\nbefore = set(sys.modules)\nimport ane_bench\n"
+                   "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))")
+        done = subprocess.run([sys.executable, "-c", program], cwd=support.ROOT, capture_output=True, encoding="utf-8", check=True)
+        names = set(done.stdout.split()) - {"ane_bench"}
+        known = getattr(sys, "stdlib_module_names", names)  # from Python 3.10 on
+        self.assertEqual({name for name in names if name not in known and not name.startswith("_sysconfig")}, set())
+        self.assertIn("ctypes", names)
