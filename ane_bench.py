@@ -876,7 +876,7 @@ class _MilParser:
     def _argument(self, defined: dict[str, Type]) -> Any:
         """A typed literal, a name, or a tuple of either."""
         if self._accept("("):
-            return tuple(self._several(")", lambda: self._argument(defined)))
+            return tuple(self._several(")", lambda: self._nested(lambda: self._argument(defined))))
         following = self._tokens[self._place + 1].text if self._next.kind == "name" else ""
         return self._value() if following in ("(", "<") else self._known(defined)
 
@@ -891,10 +891,11 @@ class _MilParser:
 
     def _type(self) -> Type:
         name = self._take("name", "a type")
-        if not self._accept("<"):
+        if name not in ("tensor", "list") and not self._at("<"):
             return Type(name)
+        self._expect("<")
         parameters, shape = [self._nested(self._type)], None
-        while self._accept(","):
+        while shape is None and self._accept(","):
             if name == "tensor":
                 self._expect("[")
                 shape = tuple(self._several("]", self._dimension))
@@ -928,9 +929,10 @@ class _MilParser:
     def _blob_file(self) -> BlobFile:
         line = self._next.line
         self._expect("(")
-        place = self._pairs(")", self._value)
+        place = self._pairs(")", lambda: self._nested(self._value))
         path, offset = (place.get(key, Value(Type(""), None)) for key in ("path", "offset"))
-        if len(place) != 2 or path.type.element != "string" or offset.type.element != "uint64":
+        scalars = isinstance(path.literal, str) and isinstance(offset.literal, int)
+        if len(place) != 2 or not scalars or path.type.element != "string" or offset.type.element != "uint64":
             raise MilError(line, "BLOBFILE takes path = string(…) and offset = uint64(…)")
         return BlobFile(path.literal, offset.literal)
 
@@ -1019,7 +1021,7 @@ class Matrix:
     """
 
     def __init__(self, rows: int, columns: int, integers: Optional[bytes], exponent: int, values: Callable[[], Vector]) -> None:
-        self._rows, self._columns = rows, columns
+        self._rows, self.columns = rows, columns
         self._integers, self._exponent = integers, exponent
         self._values = values
         self._packed: dict[int, Lanes] = {}
@@ -1030,12 +1032,12 @@ class Matrix:
         integers = self._integers and _common_integers(vector)
         if integers:
             multipliers, exponent = integers
-            largest = max(map(abs, multipliers)) * 255 * self._columns
+            largest = max(map(abs, multipliers)) * 255 * self.columns
             width = next((width for width in (4, 8) if largest < 1 << 8 * width - 1), None)
             if width:
                 scale = 2.0 ** -(exponent + self._exponent)
                 return [total * scale for total in self._packed_product(multipliers, width)]
-        self._unpacked = self._unpacked or _rows_of(self._values(), self._columns)
+        self._unpacked = self._unpacked or _rows_of(self._values(), self.columns)
         return [_float_sum(map(mul, row, vector)) for row in self._unpacked]
 
     def _packed_product(self, multipliers: list[int], width: int) -> list[int]:
@@ -1052,9 +1054,9 @@ class Matrix:
         each, which keeps the sums from being so."""
         biased = (self._integers or b"").translate(_BIASED)
         columns = []
-        for column in range(self._columns):
+        for column in range(self.columns):
             lanes = bytearray(self._rows * width)
-            lanes[::width] = biased[column::self._columns]
+            lanes[::width] = biased[column::self.columns]
             columns.append(int.from_bytes(lanes, "little"))
         return columns, int.from_bytes((b"\0" * (width - 1) + b"\x80") * self._rows, "little")
 
@@ -1163,8 +1165,10 @@ class Reference:
         for argument, allowed in CONVOLUTION_SETTINGS:
             if self._literal(statement, argument) != allowed:
                 raise MilError(statement.line, f"the reference computes conv with {argument} {allowed} only")
-        matrix = self._matrix(statement)
-        stored = [matrix.product(vector) for vector in self._vectors(statement, "x", values)]
+        matrix, vectors = self._matrix(statement), self._vectors(statement, "x", values)
+        if any(len(vector) != matrix.columns for vector in vectors):
+            raise MilError(statement.line, f"weights for {matrix.columns} channels; expected {len(vectors[0])}")
+        stored = [matrix.product(vector) for vector in vectors]
         values[statement.results[0][1]] = [round_to("e" if arithmetic.store == "fp16" else "f", vector)
                                            for arithmetic, vector in zip(states, stored)]
 
@@ -1202,10 +1206,10 @@ class Reference:
 
     def _matrix(self, statement: Statement) -> Matrix:
         name = statement.arguments.get("weight")
-        if name in self._matrices:
-            return self._matrices[name]
         if not isinstance(name, Name) or name not in self._statements:
             raise MilError(statement.line, "the weight of conv should name a constant")
+        if name in self._matrices:
+            return self._matrices[name]
         source = self._statements[name]
         matrix = self._affine_matrix(source) if source.operation == "constexpr_affine_dequantize" else self._fp16_matrix(source)
         if self._keep:
@@ -1897,9 +1901,10 @@ class _LoadedModel(Executable):
         return self._some(stage, request)
 
     def write_input(self, data: bytes) -> None:
-        with self._engine.mapped(self._input, "surface") as address:
+        stage = self._stage("surface")
+        with self._engine.mapped(self._input, stage) as address:
             ctypes.memmove(address, data, self._size)
-        with self._engine.mapped(self._output, "surface") as address:
+        with self._engine.mapped(self._output, stage) as address:
             ctypes.memmove(address, UNWRITTEN * (self._size // 2), self._size)
 
     def evaluate(self) -> bool:
@@ -1942,7 +1947,7 @@ def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
 def remove_directory(path: str) -> None:
     """Removes a model's directory: one that is empty or holds a program. Anything else, a symbolic link too, is left alone:
     a path can be wrong."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # the latter for what can be no path at all
         names = [] if os.path.islink(path) else os.listdir(path)
         if MIL_FILE in names:
             shutil.rmtree(path, ignore_errors=True)
@@ -2324,8 +2329,14 @@ def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[floa
 
 def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
     """A 95 % interval for the median of all values, seeded; None below 5 rounds."""
+    return list(_interval(tuple(map(tuple, rounds)), seed)) or None
+
+
+@functools.lru_cache(maxsize=4096)
+def _interval(rounds: tuple[tuple[float, ...], ...], seed: int) -> Sequence[float]:
+    """Kept, since after each configuration the record of all before it is made anew."""
     medians = resampled_medians(rounds, seed)
-    return [quantile(medians, 0.025), quantile(medians, 0.975)] if medians else None
+    return (quantile(medians, 0.025), quantile(medians, 0.975)) if medians else ()
 
 
 def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
@@ -2648,8 +2659,10 @@ SCHEMA = "ane-bench/1"
 
 # A message is a line of JSON of this size at most; the longest carries the samples.
 LONGEST_MESSAGE = 1 << 26
-KEPT_ERROR_OUTPUT = 4096
+KEPT_ERROR_OUTPUT = 1 << 14
 LARGEST_NUMBER = 1e300
+DEEPEST_JSON = 32
+LONGEST_SLEEP = 3600.0  # a system takes no more than some weeks; a time limit may be longer
 
 
 def conforms(value: Any, form: Any) -> bool:
@@ -2672,7 +2685,7 @@ def conforms(value: Any, form: Any) -> bool:
 def parse_json(text: Union[str, bytes]) -> Any:
     """A JSON value; raises ValueError for anything else, and for numbers that no honest writer writes."""
     try:
-        return json.loads(text, parse_int=_parse_integer)
+        return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_parse_float)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -2683,14 +2696,41 @@ def _parse_integer(digits: str) -> int:
     return int(digits)
 
 
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    return value
+
+
+def printable(text: str) -> str:
+    """Text as one line that any terminal and file takes: control characters, and halves of characters, become `?`."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
+    """A JSON value, its texts printable; raises ValueError where it is nested so deeply that what is made of it could fail."""
+    if isinstance(value, str):
+        return printable(value)
+    if not isinstance(value, (dict, list)):
+        return value
+    if not levels:
+        raise ValueError("nested too deeply")
+    if isinstance(value, list):
+        return [plain(item, levels - 1) for item in value]
+    return {printable(name): plain(item, levels - 1) for name, item in value.items()}
+
+
 VERIFIED_FORM = {"pixels": int, "ok": bool, "cosine?": float, "relative_l2?": float, "slope?": float, "max_error?": float,
                  "matches?": str, "from_fp16?": {"cosine": float, "relative_l2": float}}
 # What a cell has as a child sends it, and in a record.
 CELL_FORM = {"status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
              "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "verified?": VERIFIED_FORM}
+# The facts of a machine that are figures; the others are shown as they are.
+SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
 # What each kind of message holds.
 MESSAGES: dict[str, dict[str, Any]] = {
-    "machine": {"machine": {"python": str}},
+    "machine": {"machine": {**SYSTEM_FORM, "python": str}},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
     "directory": {"path": str},
     "warning": {"code": str, "message": str},
@@ -2706,7 +2746,7 @@ def read_message(line: bytes) -> dict[str, Any]:
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
         if isinstance(kind, str) and kind in MESSAGES and conforms(message, MESSAGES[kind]):
-            return message  # type: ignore[no-any-return]
+            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays what it is
     raise StageError("message", f"the child sent what is no message: {line[:60]!r}")
 
 
@@ -2747,8 +2787,10 @@ class _Link(Session):
 
 
 def work() -> int:
-    """The child: reads its task, does it, sends what it finds. Interrupts are the parent's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The child: reads its task, does it, sends what it finds. What a terminal sends to both, Ctrl-C and its own end, is the
+    parent's to answer: the child must live to clean up."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
     sink = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not end up among the messages
@@ -2825,8 +2867,12 @@ class Child:
         self.stage = "start"
         self.error_output = b""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        self._process = subprocess.Popen(own_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                         bufsize=0, env=environment)
+        command = own_command()
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                             bufsize=0, env=environment)
+        except OSError as error:
+            raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
         self._write(json.dumps(task).encode() + b"\n")
 
     def __enter__(self) -> "Child":
@@ -2858,9 +2904,10 @@ class Child:
             if not line:
                 break
             message = read_message(line)
-            limit = self._timeout + message.get("limit", 0)
-            self.stage = message.get("stage", self.stage)
-            if message["kind"] == "directory":
+            limit = self._timeout
+            if message["kind"] == "stage":
+                limit, self.stage = limit + max(0.0, message["limit"]), message["stage"]
+            elif message["kind"] == "directory":
                 self._directories.append(message["path"])
             yield message
             self._write(b"\n")
@@ -2878,8 +2925,8 @@ class Child:
         def line(limit: float) -> bytes:
             deadline = time.monotonic() + limit
             while b"\n" not in pending and len(pending) < LONGEST_MESSAGE:
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
+                ready = selector.select(max(0.0, min(deadline - time.monotonic(), LONGEST_SLEEP)))
+                if not ready and time.monotonic() >= deadline:
                     raise StageError(self.stage, f"the child said nothing for {limit:.0f} s in this stage and was stopped")
                 for key, _ in ready:
                     data = os.read(key.fd, 1 << 16)
@@ -2908,9 +2955,10 @@ class Child:
             raise StageError(self.stage, self.last_words(code))
 
     def last_words(self, code: int) -> str:
-        """How a child ended, and the last line that it wrote to standard error."""
-        lines = self.error_output.decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing to standard error")
+        """How a child ended, and the last line that it wrote to standard error, or the one with an uncaught exception's reason:
+        a Mac writes the stack below it."""
+        lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
+        last = next((line for line in lines if "reason:" in line), lines[-1] if lines else "it wrote nothing to standard error")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"the child {how}: {last}"
 
@@ -3136,7 +3184,7 @@ def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
         stage, problem = error.stage, str(error)
         if len(cells) == len(job.variants):
             run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {stage}: {problem}")
-    except Unavailable as error:
+    except (Unavailable, UsageError) as error:  # the latter where this very file went away
         if not run.results:
             raise
         problem = str(error)
@@ -3221,6 +3269,7 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None]) 
 # ======================================================================================================================
 
 LARGEST_RECORD = 1 << 28
+SMALLEST_FIGURE, LARGEST_FIGURE = 1e-18, 1e18  # of times, rates and ratios; no machine gives others
 
 # What is read of a record; more may stand there.
 RECORD_FORM = {
@@ -3254,21 +3303,29 @@ def read_record(path: str) -> dict[str, Any]:
 
 
 def _is_whole(result: Mapping[str, Any]) -> bool:
-    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, times above 0."""
+    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, each cell measured
+    or failed, nothing that overflows."""
     with contextlib.suppress(UsageError):
         Config(**{name: result["config"][name] for name in Config._fields})
         cells = result["variants"].values()
+        intervals = [figures["ci95"] for figures in (*(cell.get("ms", {}) for cell in cells), *result["ratio"].values())
+                     if "ci95" in figures]
         return (set(result["variants"]) <= set(VARIANTS) and set(result["ratio"]) <= set(VARIANTS)
                 and all(("ms" in cell) == ("tops" in cell) == bool(cell.get("samples_ns")) for cell in cells)
-                and all(samples and min(samples) > 0 for cell in cells for samples in cell.get("samples_ns", ()))
-                and all(min(cell["ms"]["median"], cell["ms"]["mean"], cell["tops"]) > 0 for cell in cells if "ms" in cell)
-                and all(len(interval) == 2 and min(interval) > 0 for interval in _intervals(result)))
+                and all(cell["status"] == "failed" or cell["status"] == "ok" and "ms" in cell for cell in cells)
+                and all(len(interval) == 2 for interval in intervals)
+                and all(samples for cell in cells for samples in cell.get("samples_ns", ()))
+                and all(SMALLEST_FIGURE < figure < LARGEST_FIGURE for figure in [*_figures(result), *flat(intervals)]))
     return False
 
 
-def _intervals(result: Mapping[str, Any]) -> list[list[float]]:
-    figures = [*(cell.get("ms", {}) for cell in result["variants"].values()), *result["ratio"].values()]
-    return [figure["ci95"] for figure in figures if "ci95" in figure]
+def _figures(result: Mapping[str, Any]) -> Iterator[float]:
+    """All figures of a result that are divided by, or set beside one another."""
+    yield result["gop"]
+    for cell in result["variants"].values():
+        if "ms" in cell:
+            yield from (cell["tops"], cell["ms"]["median"], cell["ms"]["mean"], *flat(cell["samples_ns"]))
+    yield from (figures["value"] for figures in result["ratio"].values())
 
 
 class View(NamedTuple):
@@ -3410,23 +3467,24 @@ def chip_name(system: Mapping[str, Any]) -> str:
     return chip[len("Apple "):] if chip.startswith("Apple ") else chip
 
 
-def machine_name(record: Mapping[str, Any]) -> str:
-    """Chip, engine and macOS, or what took their place."""
+def machine_name(record: Mapping[str, Any], macos: bool = True) -> str:
+    """Chip, engine and macOS (which the original's title lacks), or what took their place."""
     system = record["system"]
     if record["engine"] == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
     names = ["stand-in library"] if record["engine"] == "stand-in" else []
     names += [chip_name(system), str(system.get("ane_subtype", "unknown"))]
-    if "macos" in system and not record["protocol"]["original"]:
+    if "macos" in system and macos:
         names.append(f"macOS {system['macos']}")
     return ", ".join(names)
 
 
 def table_head(record: Mapping[str, Any], view: View) -> str:
-    """Title, what a sweep leaves the same, headings and rule."""
+    """Title, headings and rule."""
     name = "ANE INT8 W8A8 Benchmark" if view.original else f"{PROGRAM_NAME} {record['version']}"
     headings = "".join(field.heading for field in (ORIGINAL_FIELDS if view.original else TABLE_FIELDS))
-    return f"=== {name} ({machine_name(record)}) ===\n\n{headings}\n{'-' * max(80, len(headings))}\n"
+    machine = machine_name(record, macos=not view.original)
+    return f"=== {name} ({machine}) ===\n\n{headings}\n{'-' * max(80, len(headings))}\n"
 
 
 def table_rows(result: Mapping[str, Any], view: View) -> str:
@@ -3472,10 +3530,12 @@ def footnotes(record: Mapping[str, Any], view: View) -> list[str]:
     if rows and constant:
         notes.append(f"All: {rows[0].config.label(constant)}.")
     asked = attempts(Protocol(blob=record["protocol"].get("blob", "auto"), dialect=record["protocol"].get("dialect", "auto")))[0]
-    taken = dict.fromkeys((row.cell["blob"], row.cell["dialect"], VARIANTS[row.variant].label) for row in rows
-                          if {"blob", "dialect"} <= row.cell.keys())
-    notes += [f"Fallback: {label} was refused as {'/'.join(asked)}, and measured with the {blob} weight file and dialect {dialect}."
-              for blob, dialect, label in taken if (blob, dialect) != asked]
+    taken: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if {"blob", "dialect"} <= row.cell.keys():
+            taken.setdefault((row.cell["blob"], row.cell["dialect"]), {})[VARIANTS[row.variant].label] = None
+    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {blob} weight file and dialect "
+              f"{dialect}." for (blob, dialect), labels in taken.items() if (blob, dialect) != asked]
     return notes + published_note(record["system"], rows)
 
 
@@ -3530,7 +3590,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     machine = [machine_name(record), *(str(system[name]) for name in ("model", "build", "power_source") if name in system)]
     if "memory_bytes" in system:
         machine.append(f"{system['memory_bytes'] / (1 << 30):.0f} GiB")
-    lines = [f"**{PROGRAM_NAME} {record['version']}**: {', '.join(machine)}, {record['started']}", ""]
+    lines = [f"**{PROGRAM_NAME} {record['version']}**: {_markdown_text(', '.join(machine))}, {record['started']}", ""]
     lines += ["| " + " | ".join(field.heading.strip() for field in TABLE_FIELDS) + " |",
               "|:--" + "|--:" * (len(TABLE_FIELDS) - 1) + "|"]
     for row in all_rows(record):
@@ -3541,12 +3601,18 @@ def markdown(record: Mapping[str, Any]) -> str:
     failures = [f"{FIELDS[0].text(row).strip()} {row.failure}" for row in all_rows(record) if row.failure]
     notes = [*failures, *footnotes(record, view), *(f"warning {text}" for text in grouped(record["warnings"]))]
     lines += [f"- {_markdown_text(note)}" for note in notes] + ([""] if notes else [])
-    return "\n".join([*lines, f"`python3 {shlex.join(record['command'])}`", ""])
+    return "\n".join([*lines, _markdown_code(f"python3 {shlex.join(record['command'])}"), ""])
 
 
 def _markdown_text(text: str) -> str:
     """Text that markdown does not take for its own signs."""
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+    return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
+
+
+def _markdown_code(text: str) -> str:
+    """Text in a fence that is longer than any in it."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}"
 
 
 def comma_separated(record: Mapping[str, Any]) -> str:
@@ -3579,6 +3645,8 @@ def check_writable(path: str) -> None:
     try:
         if os.path.isdir(path):
             raise OutputError(f"{path}: cannot be written: it is a directory")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OutputError(f"{path}: cannot be written: it is no regular file")  # and would be replaced by one
         with _aside(path):
             pass
     except OutputError as error:
@@ -3687,20 +3755,31 @@ def unpaired(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[Row,
 
 
 def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float) -> list[str]:
-    """The cells that are slower beyond doubt and by more than `percent` of their time, or that fail only now."""
+    """The cells that beyond doubt, by all of their interval, take more than `percent` longer, or that fail only now."""
     slower = [f"{item.new.variant} at {item.new.config.name}: takes {1 / item.speed - 1:.1%} longer"
-              for item in differences(base, new) if item.verdict == "slower" and 1 / item.speed - 1 > percent / 100]
+              for item in differences(base, new)
+              if item.verdict == "slower" and item.interval and 1 / item.interval[1] - 1 > percent / 100]
     fine = {(row.config, row.variant) for row in all_rows(base) if not row.failure}
     return slower + [f"{row.variant} at {row.config.name}: {row.failure}" for row in all_rows(new)
                      if row.failure and (row.config, row.variant) in fine]
 
 
 # Chart: an SVG of this width; what is in it stands in a grid of these sizes, in pixels.
-WIDTH, MARGIN, LABEL_WIDTH, VALUE_WIDTH = 700, 20, 170, 110
-HEAD, BAR, GAP, PLOT_HEIGHT, FOOT = 74, 16, 14, 300, 46
-MOST_TICKS, NARROWEST = 6, 44
+WIDTH, MARGIN, SPACE = 700, 20, 8
+HEAD, BAR, GAP, PLOT_HEIGHT, LINE = 74, 16, 14, 300, 18
+FONT_SIZE, SMALLEST_FONT = 12, 8
+LETTER = 0.62  # what a letter is wide at most on average, in font sizes; in a browser's usual fonts it is less
+MOST_TICKS = 6
 COLORS = {"fp16": "#5b6b80", "w8a16": "#2a8f82", "w8a8": "#c8551b"}
-INK, FAINT = "#1f2430", "#c9ced6"
+INK, FAINT, GROUND = "#1f2430", "#c9ced6", "#ffffff"
+SIGNS = {"failed": "× failed", "WRONG": "□ wrong output"}
+# In this order the first that makes of the largest figure no less than 0.1, and how many make one TOPS.
+UNITS = (("TOPS", 1.0), ("GOPS", 1e3), ("MOPS", 1e6))
+
+
+def widest(texts: Iterable[str]) -> float:
+    """Pixels that the longest of some texts takes at most."""
+    return FONT_SIZE * LETTER * max(map(len, texts), default=0)
 
 
 class Drawing:
@@ -3715,33 +3794,62 @@ class Drawing:
             self.rectangle(MARGIN + 90 * place, 54, 11, 11, COLORS[variant])
             self.text(MARGIN + 16 + 90 * place, 64, VARIANTS[variant].label)
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = 12, color: str = INK) -> None:
-        """A text whose baseline is at y."""
-        ground = 'stroke="#ffffff" stroke-width="4" paint-order="stroke"'  # else lines run through letters
+    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT_SIZE, color: str = INK) -> None:
+        """A text whose baseline is at y. One that begins at x gets smaller, and then shorter, where it would leave the drawing."""
+        if not text:
+            return
+        room = WIDTH - MARGIN - x if anchor == "start" else WIDTH
+        size = max(SMALLEST_FONT, min(size, math.floor(room / LETTER / len(text))))
+        ground = f'stroke="{GROUND}" stroke-width="4" paint-order="stroke"'  # else lines run through letters
         self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" {ground}>'
-                              f"{html.escape(text)}</text>")
+                              f"{xml_text(text[:math.floor(room / LETTER / size)])}</text>")
 
     def line(self, points: Sequence[tuple[float, float]], color: str = INK, width: float = 1) -> None:
-        """A line through points."""
+        """A line through points; none where there are none."""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
+        if path:
+            self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
 
-    def rectangle(self, x: float, y: float, width: float, height: float, color: str) -> None:
+    def rectangle(self, x: float, y: float, width: float, height: float, color: str, border: str = "none") -> None:
         """A filled rectangle."""
-        self._elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}"/>')
+        self._elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}" '
+                              f'stroke="{border}"/>')
 
     def svg(self, height: float) -> str:
         """The whole drawing."""
         return "\n".join([
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
-            'font-family="system-ui, Helvetica, Arial, sans-serif">', f"<title>{html.escape(self._title)}</title>",
-            f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>', *self._elements, "</svg>", ""])
+            'font-family="system-ui, Helvetica, Arial, sans-serif">', f"<title>{xml_text(self._title)}</title>",
+            f'<rect width="{WIDTH}" height="{height:.0f}" fill="{GROUND}"/>', *self._elements, "</svg>", ""])
 
 
-def tops_interval(row: Row) -> Optional[tuple[float, float]]:
-    """The interval of a row's TOPS, where its time has one."""
-    low, high = row.interval
-    return None if low is None or high is None else (row.gop / high, row.gop / low)
+def xml_text(text: str) -> str:
+    """Text as XML has it; a record's names may hold what XML cannot."""
+    return html.escape("".join(letter if letter.isprintable() else "?" for letter in text))
+
+
+class Axis(NamedTuple):
+    """The axis of the figures: their unit, how many make one TOPS, and round numbers from 0 to more than any of them."""
+
+    unit: str
+    per_tops: float
+    ticks: Sequence[float]
+
+    def figure(self, row: Row) -> float:
+        """What a row with figures reaches."""
+        return float(row.cell["tops"] * self.per_tops)
+
+    def interval(self, row: Row) -> list[float]:
+        """The ends of that figure's interval; empty where its time has none."""
+        return [row.gop / end * self.per_tops for end in reversed(row.interval) if end is not None]
+
+
+def axis_of(rows: Sequence[Row]) -> Axis:
+    """An axis for all figures of some rows."""
+    tops = Axis(*UNITS[0], ())
+    largest = max((max([tops.figure(row), *tops.interval(row)]) for row in rows if row.times), default=1.0)
+    unit, per_tops = next((found for found in UNITS if largest * found[1] >= 0.1), UNITS[-1])
+    return Axis(unit, per_tops, ticks(largest * per_tops))
 
 
 def ticks(largest: float) -> list[float]:
@@ -3757,80 +3865,116 @@ def chart(record: Mapping[str, Any]) -> str:
     variants = [variant for variant in VARIANTS if any(row.variant == variant for row in rows)]
     constant = [name for name in Config._fields if name not in view.varying]
     throughout = f", {rows[0].config.label(constant)}" if rows and constant else ""
+    axis = axis_of(rows)
+    shown = ["95 % intervals"] if any(axis.interval(row) for row in rows) else []
+    shown += [f"ratio to {VARIANTS[rows[0].variant].label}"] if any(row.ratio for row in rows) else []
     name = "" if record["engine"] == "reference" else "Neural Engine throughput: "
-    drawing = Drawing(name + machine_name(record),
-                      f"TOPS, more is better, with 95 % intervals{throughout} ({PROGRAM_NAME} {record['version']})", variants)
-    scale = ticks(max((max(row.cell["tops"], *(tops_interval(row) or (0,))) for row in rows if row.times), default=1.0))
+    drawing = Drawing(name + machine_name(record), f"{axis.unit}, more is better{', with ' if shown else ''}{' and '.join(shown)}"
+                      f"{throughout} ({PROGRAM_NAME} {record['version']})", variants)
     draw = draw_lines if len(view.varying) == 1 else draw_bars
-    return drawing.svg(draw(drawing, rows, scale))
+    return drawing.svg(draw(drawing, rows, axis))
 
 
-def draw_bars(drawing: Drawing, rows: Sequence[Row], scale: Sequence[float]) -> float:
+def draw_bars(drawing: Drawing, rows: Sequence[Row], axis: Axis) -> float:
     """A group of bars for each configuration; returns the height of the whole."""
-    unit = (WIDTH - 2 * MARGIN - LABEL_WIDTH - VALUE_WIDTH) / scale[-1]
-    left, y = MARGIN + LABEL_WIDTH, float(HEAD + GAP)
-    configs = list(dict.fromkeys(row.config for row in rows))
+    configs = {row.config: row.config.label(row.view.varying) for row in rows}
+    left, y = MARGIN + SPACE + widest(configs.values()), float(HEAD + GAP)
+    unit = (WIDTH - MARGIN - SPACE - left - widest(bar_text(row, axis) for row in rows if row.times)) / axis.ticks[-1]
     bottom = y + BAR * len(rows) + GAP * len(configs)
-    for tick in scale:
+    told = math.ceil((widest(f"{tick:g}" for tick in axis.ticks) + SPACE) / axis.ticks[1] / unit)  # every how many have room
+    for number, tick in enumerate(axis.ticks):
         drawing.line([(left + tick * unit, HEAD + 4), (left + tick * unit, bottom)], FAINT)
-        drawing.text(left + tick * unit, bottom + 16, f"{tick:g}", "middle")
-    for config in configs:
+        drawing.text(left + tick * unit, bottom + LINE, "" if number % told else f"{tick:g}", "middle")
+    for config, label in configs.items():
         group = [row for row in rows if row.config == config]
-        drawing.text(left - 8, y + BAR * len(group) / 2 + 4, config.label(group[0].view.varying), "end")
+        drawing.text(left - SPACE, y + BAR * len(group) / 2 + 4, label, "end")
         for row in group:
-            draw_bar(drawing, row, left, y, unit)
+            draw_bar(drawing, row, axis, left, y, unit)
             y += BAR
         y += GAP
-    return bottom + FOOT - 16
+    return bottom + LINE + GAP
 
 
-def draw_bar(drawing: Drawing, row: Row, left: float, y: float, unit: float) -> None:
+def draw_bar(drawing: Drawing, row: Row, axis: Axis, left: float, y: float, unit: float) -> None:
     """One bar with its interval and figures; what failed says so instead."""
     if not row.times:
         drawing.text(left + 4, y + BAR - 4, f"failed in stage {row.cell.get('stage')}", color=COLORS[row.variant])
         return
-    tops, interval = row.cell["tops"], tops_interval(row)
-    drawing.rectangle(left, y + 1, tops * unit, BAR - 2, COLORS[row.variant])
-    end = left + max([tops, *(interval or ())]) * unit
-    if interval:
-        drawing.line([(left + value * unit, y + BAR / 2) for value in interval], INK, 1.5)
+    figure, interval = axis.figure(row), axis.interval(row)
+    drawing.rectangle(left, y + 1, figure * unit, BAR - 2, COLORS[row.variant])
+    drawing.line([(left + end * unit, y + BAR / 2) for end in interval], INK, 1.5)
+    drawing.text(left + max([figure, *interval]) * unit + 5, y + BAR - 4, bar_text(row, axis))
+
+
+def bar_text(row: Row, axis: Axis) -> str:
+    """What stands beside a bar."""
     ratio = f" ({row.ratio['value']:.2f}x)" if row.ratio else ""
-    drawing.text(end + 5, y + BAR - 4, f"{tops:.2f}{ratio}{' WRONG' if row.check == 'WRONG' else ''}")
+    return f"{axis.figure(row):.2f}{ratio}{' WRONG' if row.check == 'WRONG' else ''}"
 
 
-def draw_lines(drawing: Drawing, rows: Sequence[Row], scale: Sequence[float]) -> float:
+def point_text(row: Row) -> str:
+    """What stands below a point."""
+    return "failed" if not row.times else "WRONG" if row.check == "WRONG" else f"{row.ratio['value']:.2f}x" if row.ratio else ""
+
+
+def draw_lines(drawing: Drawing, rows: Sequence[Row], axis: Axis) -> float:
     """A line for each variant over what the sweep varies, and each ratio below; returns the height of the whole."""
     name, = rows[0].view.varying
     values = sorted({getattr(row.config, name) for row in rows})
-    left, bottom = MARGIN + 60, HEAD + GAP + PLOT_HEIGHT
-    unit, step = PLOT_HEIGHT / scale[-1], (WIDTH - left - 3 * MARGIN) / (len(values) - 1)
-    places = {value: left + MARGIN + step * number for number, value in enumerate(values)}
-    for tick in scale:
+    cells: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        cells.setdefault(row.variant, {})[getattr(row.config, name)] = row
+    headings = [name, *(VARIANTS[variant].label for variant in cells), *(f"{tick:g}" for tick in axis.ticks)]
+    left, bottom = MARGIN + SPACE + widest(headings), float(HEAD + GAP + PLOT_HEIGHT)
+    column = widest([*map(str, values), *map(point_text, rows)]) + SPACE
+    unit, step = PLOT_HEIGHT / axis.ticks[-1], (WIDTH - MARGIN - left - column) / (len(values) - 1)
+    places = {value: left + column / 2 + step * number for number, value in enumerate(values)}
+    for tick in axis.ticks:
         drawing.line([(left, bottom - tick * unit), (WIDTH - MARGIN, bottom - tick * unit)], FAINT)
-        drawing.text(left - 8, bottom - tick * unit + 4, f"{tick:g}", "end")
-    for variant in dict.fromkeys(row.variant for row in rows):
-        points = sorted((places[getattr(row.config, name)], row) for row in rows if row.variant == variant and row.times)
-        drawing.line([(x, bottom - row.cell["tops"] * unit) for x, row in points], COLORS[variant], 2)
-        for x, row in points:
-            draw_point(drawing, row, x, bottom, unit)
-    lines = [(name, {value: str(value) for value in values})]
-    for variant in dict.fromkeys(row.variant for row in rows if row.ratio):
-        lines.append((VARIANTS[variant].label, {getattr(row.config, name): f"{row.ratio['value']:.2f}x" for row in rows
-                                                if row.variant == variant and row.ratio}))
-    for number, (heading, texts) in enumerate(lines):
-        drawing.text(MARGIN, bottom + 20 + 18 * number, heading)
-        for value in values[::math.ceil(NARROWEST / step)]:
-            drawing.text(places[value], bottom + 20 + 18 * number, texts.get(value, ""), "middle")
-    return bottom + 20 + 18 * len(lines)
+        drawing.text(left - SPACE, bottom - tick * unit + 4, f"{tick:g}", "end")
+    for number, found in enumerate(cells.values()):
+        draw_points(drawing, [(places[value], found.get(value)) for value in values], axis, bottom, unit, 9 + 12 * number)
+    drawing.text(WIDTH - MARGIN, 64, ", ".join(sign for text, sign in SIGNS.items() if text in set(map(point_text, rows))), "end")
+    return draw_columns(drawing, name, cells, {value: places[value] for value in values[::math.ceil(column / step)]}, bottom)
 
 
-def draw_point(drawing: Drawing, row: Row, x: float, bottom: float, unit: float) -> None:
-    """A measured point with its interval."""
-    y = bottom - row.cell["tops"] * unit
-    drawing.rectangle(x - 3, y - 3, 6, 6, COLORS[row.variant])
-    interval = tops_interval(row)
-    if interval:
-        drawing.line([(x, bottom - end * unit) for end in interval], INK, 1.5)
+def draw_columns(drawing: Drawing, name: str, cells: Mapping[str, Mapping[int, Row]], places: Mapping[int, float],
+                 bottom: float) -> float:
+    """The values for which there is a place, each with what its points say below it; returns the height of the whole."""
+    lines = {name: {value: str(value) for value in places}}
+    for variant, found in cells.items():
+        lines[VARIANTS[variant].label] = {value: point_text(row) for value, row in found.items() if value in places}
+    y = bottom + 4
+    for heading, texts in lines.items():
+        if any(texts.values()):
+            y += LINE
+            drawing.text(MARGIN, y, heading)
+            for value, text in texts.items():
+                drawing.text(places[value], y, text, "middle")
+    return y + LINE
+
+
+def draw_points(drawing: Drawing, points: Sequence[tuple[float, Optional[Row]]], axis: Axis, bottom: float, unit: float,
+                above: float) -> None:
+    """The points of a variant, with a line through those that follow one another; a cross `above` the bottom where one failed."""
+    for measured, group in itertools.groupby(points, lambda point: bool(point[1] and point[1].times)):
+        run = [(x, row) for x, row in group if row]
+        if measured:
+            drawing.line([(x, bottom - axis.figure(row) * unit) for x, row in run], COLORS[run[0][1].variant], 2)
+        for x, row in run:
+            draw_point(drawing, row, axis, (x, bottom if measured else bottom - above), unit)
+
+
+def draw_point(drawing: Drawing, row: Row, axis: Axis, foot: tuple[float, float], unit: float) -> None:
+    """A measured point with its interval, hollow where the output was wrong; a cross where it failed."""
+    x, y = foot
+    color = COLORS[row.variant]
+    if not row.times:
+        for slope in (-1, 1):
+            drawing.line([(x - 4, y - 4 * slope), (x + 4, y + 4 * slope)], color, 2)
+        return
+    drawing.line([(x, y - end * unit) for end in axis.interval(row)], INK, 1.5)
+    drawing.rectangle(x - 3, y - axis.figure(row) * unit - 3, 6, 6, GROUND if row.check == "WRONG" else color, color)
 
 
 # ======================================================================================================================
@@ -3964,6 +4108,8 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
 def say(text: str) -> None:
     """Writes to standard output. Raises OutputError where that cannot be; a reader that went away, as `head` does, raises
     BrokenPipeError."""
+    if not sys.stdout:
+        raise OutputError("standard output: cannot be written: it is closed")
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
@@ -3975,7 +4121,8 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Writes a line to standard error, where there is one; there is no telling anybody of what goes wrong there."""
     with contextlib.suppress(OSError):
-        print(f"{PROGRAM_NAME}: {text}", file=sys.stderr, flush=True)
+        if sys.stderr:  # else print takes standard output
+            print(f"{PROGRAM_NAME}: {text}", file=sys.stderr, flush=True)
 
 
 class Progress(Watcher):
@@ -3984,38 +4131,61 @@ class Progress(Watcher):
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
         self._live = stream.isatty()
-        self._started = self._printed = clock()
+        self._printed = -math.inf
         self._config = -1
+        self._run_start = self._config_start = self._rounds_start = 0.0
 
     def wait(self, run: Run, path: str) -> None:
-        """Time limits do not run meanwhile, and neither does the time that is left."""
-        self._stream.write(f"waiting for another run on this machine to end (it holds the lock on {path})\n")
-        self._stream.flush()
+        """Time limits do not run meanwhile, and neither does the time that is told."""
+        self._write(f"waiting for another run on this machine to end (it holds the lock on {path})\n")
 
     def message(self, run: Run, message: dict[str, Any]) -> None:
+        """A line for a stage or a round that begins."""
         if message["kind"] != "stage":
             return
         now, number = self._clock(), len(run.results)
-        if number != self._config and not run.results:
-            self._started = now
-        if not self._live and number == self._config and now - self._printed < PLAIN_SECONDS:
-            return
-        self._printed, self._config = now, number
         rounds = "number" in message and "of" in message
+        if number != self._config:
+            self._config, self._config_start = number, now
+            self._run_start = self._run_start if number else now
+        if rounds and message["number"] == 1:
+            self._rounds_start = now
+        if not self._live and now - self._printed < PLAIN_SECONDS:
+            return
+        self._printed = now
         step = f"round {message['number']} of {message['of']}" if rounds else message["stage"]
-        share = (number + (message["number"] / message["of"] if rounds else 0)) / len(run.configs)
-        left = f", about {clock_time((now - self._started) * (1 / share - 1))} left" if share else ""
-        self._print(f"[{number + 1}/{len(run.configs)}] {run.configs[number].name} {message['variant']}: {step}, "
-                    f"{clock_time(now - self._started)} elapsed{left}")
+        seconds = self._left(len(run.configs), *((message["number"], message["of"]) if rounds else (1, 1)))
+        left = "" if seconds is None else f", about {clock_time(seconds)} left"
+        line = (f"[{number + 1}/{len(run.configs)}] {run.configs[number].name} {message['variant']}: {step}, "
+                f"{clock_time(now - self._run_start)} elapsed{left}")
+        # A line that wraps could not be cleared.
+        self._write(f"\r\x1b[K{line[:shutil.get_terminal_size().columns - 1]}" if self._live else f"{line}\n")
+
+    def _left(self, configs: int, number: int, of: int) -> Optional[float]:
+        """Seconds left when a round begins: this configuration's rounds at the pace of those done, the others as long as those
+        done, or as this one. None before there is anything to go by."""
+        spent, now = self._printed - self._config_start, self._printed
+        rest = (now - self._rounds_start) / (number - 1) * (of - number + 1) if number > 1 else None
+        if self._config:
+            each = (self._config_start - self._run_start) / self._config
+            rest = max(0.0, each - spent) if rest is None else rest
+        elif rest is not None:
+            each = spent + rest
+        return None if rest is None else rest + each * (configs - self._config - 1)
 
     def result(self, run: Run, result: Result) -> None:
-        """Clears the live line, so that what comes next stands by itself."""
-        if self._live:
-            self._print("")
+        """What comes next stands by itself."""
+        self.clear()
 
-    def _print(self, line: str) -> None:
+    def clear(self) -> None:
+        """Clears the live line."""
+        if self._live:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        """There is no telling anybody of what goes wrong here."""
         with contextlib.suppress(OSError):
-            self._stream.write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+            self._stream.write(text)
             self._stream.flush()
 
 
@@ -4051,6 +4221,11 @@ class _Reporter(Watcher):
             view = view_of(record, run.configs)
             say((table_head(record, view) if len(run.results) == 1 else "") + table_rows(record["results"][-1], view))
 
+    def clear(self) -> None:
+        """The run is over, or was broken off in the middle of a line."""
+        if isinstance(self._progress, Progress):
+            self._progress.clear()
+
     def _save(self, record: Mapping[str, Any]) -> None:
         """What cannot be saved later than at the start costs the file, and not what is still to be measured."""
         try:
@@ -4068,7 +4243,10 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.save:
         check_writable(options.save)
     reporter = _Reporter(options, command)
-    found = run(configs, options.variants or DEFAULT_VARIANTS, protocol, engine=options.engine, watcher=reporter)
+    try:
+        found = run(configs, options.variants or DEFAULT_VARIANTS, protocol, engine=options.engine, watcher=reporter)
+    finally:
+        reporter.clear()
     record = found.to_dict()
     notes = footnotes(record, view_of(record))
     if options.format != "table":
@@ -4199,7 +4377,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _close_output() -> None:
     """Standard output takes no more: what Python still holds of it must not be tried again, and complained of, at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, AttributeError):  # it may be closed, or another's that has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

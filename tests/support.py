@@ -37,12 +37,17 @@ class Finished(NamedTuple):
     errors: str
 
 
+def own_python() -> list[str]:
+    """This Python, with the options for finding faults that it was started with: they then hold for whatever the tests start."""
+    return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
+
+
 def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None, module: Path = MODULE,
                 **options: Any) -> Finished:
     """Runs ane_bench.py as a user does, with no stand-in but the one that the environment here names."""
     whole: dict[str, str] = {**os.environ, ane_bench.STANDIN_VARIABLE: "", **(environment or {})}
     options.setdefault("timeout", 120)
-    done = subprocess.run([sys.executable, str(module), *arguments], env=whole, stdin=subprocess.DEVNULL, capture_output=True,
+    done = subprocess.run([*own_python(), str(module), *arguments], env=whole, stdin=subprocess.DEVNULL, capture_output=True,
                           encoding="utf-8", errors="replace", check=False, **options)
     return Finished(done.returncode, done.stdout, done.stderr)
 

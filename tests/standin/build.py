@@ -26,18 +26,21 @@ class Unavailable(Exception):
     """What it takes to build is not installed; the text says what to install."""
 
 
-def build(directory: Path, *, source: str = "standin.m", shared: bool = True, defines: Sequence[str] = ()) -> Path:
+def build(directory: Path, *, source: str = "standin.m", shared: bool = True, defines: Sequence[str] = (),
+          libraries: Sequence[Path] = ()) -> Path:
     """Compiles a source (beside this file, or a whole path) to a library, or to a program, in a directory; returns its path.
 
-    `defines` are NAME or NAME=VALUE. Raises Unavailable where compiler or headers are missing, RuntimeError with the
-    compiler's messages where it refuses the source.
+    `defines` are NAME or NAME=VALUE; `libraries` are linked to, where they lie. Raises Unavailable where compiler or
+    headers are missing, RuntimeError with the compiler's messages where it refuses the source.
     """
     path = HERE / source
     mac = sys.platform == "darwin"
     suffix = "" if not shared else ".dylib" if mac else ".so"
     target = directory / (path.stem + suffix)
     front, back = _mac_command(shared) if mac else _gnustep_command(shared)
-    command = [*front, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-expansion-to-defined", *(f"-D{define}" for define in defines), str(path), "-o", str(target), *back]
+    linked = [word for library in libraries for word in (str(library), f"-Wl,-rpath,{library.parent}")]
+    command = [*front, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-expansion-to-defined", *(f"-D{define}" for define in defines),
+               str(path), "-o", str(target), *back, *linked]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         _explain(done.stderr)

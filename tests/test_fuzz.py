@@ -1,0 +1,715 @@
+"""Every reader under 10,000 damaged inputs of its kind: it refuses them with an error of the project's own, or gives a right answer.
+
+ANE_BENCH_FUZZ_SEED chooses other inputs. `python3 -m tests.test_fuzz KIND NUMBER` makes one input again, shows what was done to
+it, and lets its exception out; KIND is weights, mil, records or messages.
+"""
+
+import collections
+import contextlib
+import copy
+import csv
+import datetime
+import functools
+import io
+import json
+import math
+import os
+import random
+import re
+import signal
+import struct
+import sys
+import tempfile
+import traceback
+import unittest
+import unittest.mock
+import xml.etree.ElementTree
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+import ane_bench
+from ane_bench import Arithmetic, BlobError, Cell, Config, Job, MilError, Protocol, Result, Run, StageError, Unavailable, UsageError
+
+SEED = os.environ.get("ANE_BENCH_FUZZ_SEED", "1")
+COUNT = 10_000
+SECONDS = 5.0  # for one input; the usual one takes a millisecond
+MEMORY = 1 << 30  # that all may take in addition to what Python has when they begin
+FEWEST = COUNT // 50  # of each verdict, or the inputs are no test of it
+MOST_SHOWN = 5
+RESAMPLES = 20  # instead of 2000, which would take most of the time
+
+
+class TooLong(BaseException):
+    """An input took more time than any may."""
+
+
+class Subject(NamedTuple):
+    """A kind of input: how a damaged one is drawn, its changes told in a list, and what becomes of it: a verdict, or an exception."""
+
+    draw: Callable[[random.Random, list[str]], Any]
+    verdict: Callable[[Any], str]
+    verdicts: Sequence[str]
+
+
+def generator(kind: str, number: int) -> random.Random:
+    """What one input is drawn with, whichever were drawn before it."""
+    return random.Random(f"{SEED}/{kind}/{number}")
+
+
+@contextlib.contextmanager
+def limited_time(seconds: float) -> Iterator[None]:
+    """Raises TooLong within when the time is over."""
+    def stop(number: int, frame: Any) -> None:
+        raise TooLong(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Makes what asks for much more memory a MemoryError, where the system can tell how much there is in use."""
+    size = Path("/proc/self/statm")
+    if not size.exists():
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(size.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Damage
+# ----------------------------------------------------------------------------------------------------------------------
+
+NUMBERS = (0, 1, 2, 3, 4, 5, 7, 8, 16, 63, 64, 65, 127, 128, 129, 192, 255, 256, 32767, 65504, 65535, 65536, (1 << 31) - 1, 1 << 31,
+           (1 << 32) - 1, 1 << 32, (1 << 53) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+STRINGS = ("", "x", "fp16", "w8a16", "w8a8", "W8A8", "int4", "ok", "failed", "auto", "original", "1.3", "compile", "Apple M4", "nominal",
+           "\0", "\n", "\r\n\t", "\x1b[2J\x07", "\x7f\x85\xa0", "\ud800", "\udfff\ud800", "\ufffe\uffff", "\u2028\u202e", "ü✓𝛑", "]]>",
+           "&<>\"'`|*_", "<!--", "%s%n{}", "../../etc", "a" * 100_000, "|" * 5000, "🙂" * 3000)
+
+
+def damage_bytes(draw: random.Random, data: bytearray) -> str:
+    """One change to bytes, in place; says which."""
+    place, length = draw.randrange(len(data) + 1), draw.choice((1, 1, 2, 3, 4, 8, 16, 64, 100))
+    place = place - place % draw.choice((1, 1, 4, 8, 64))
+    kind = draw.randrange(8)
+    if kind == 0 and data:
+        place = min(place, len(data) - 1)
+        data[place] ^= 1 << draw.randrange(8)
+    elif kind == 1 and data:
+        data[min(place, len(data) - 1)] = draw.choice((0, 1, 9, 10, 32, 34, 45, 46, 48, 57, 91, 93, 123, 125, 127, 128, 192, 255))
+    elif kind == 2:
+        del data[place:]
+    elif kind == 3:
+        del data[place:place + length]
+    elif kind == 4:
+        data[place:place] = bytes(draw.choice((0, draw.randrange(256))) for _ in range(length))
+    elif kind == 5:
+        start = draw.randrange(len(data) + 1)
+        data[place:place] = data[start:start + length]
+    elif kind == 6:
+        number = draw.choice((*NUMBERS, len(data), len(data) - place, place, place + 64))
+        packed = struct.pack("<Q", number)[:draw.choice((1, 2, 4, 8))]
+        data[place:place + len(packed)] = packed
+    else:
+        start = draw.randrange(len(data) + 1)
+        one, other = data[place:place + length], data[start:start + length]
+        data[place:place + length], data[start:start + length] = other, one
+    return f"bytes, kind {kind} at {place}, {length} long"
+
+
+def few(draw: random.Random) -> range:
+    """One change mostly, a few sometimes."""
+    return range(draw.choice((1, 1, 1, 1, 1, 2, 2, 3, 6)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Weight files
+# ----------------------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def programs() -> Sequence[ane_bench.Program]:
+    """Small programs of every kind."""
+    return [ane_bench.build_program(Config(channels, 2, depth), variant, blob=blob, dialect=dialect, seed=channels)
+            for channels, depth in ((2, 1), (3, 2), (4, 2), (8, 1)) for variant in ane_bench.VARIANTS
+            for blob, dialect in ane_bench.ATTEMPTS]
+
+
+def draw_weight_file(draw: random.Random, changes: list[str]) -> bytes:
+    """A damaged weight file; header and records, where everything is decided, are hit as often as all data."""
+    data = bytearray(draw.choice(programs()).blob)
+    for _ in few(draw):
+        if draw.random() < 0.4:
+            start, places = draw.choice([(0, (0, 4, 8, 16, 56)), *((at, (0, 4, 8, 12, 16, 24, 32)) for at in (64, 128, 192, 256))])
+            place, form = start + draw.choice(places), draw.choice("IQ")
+            number = draw.choice((*NUMBERS, *range(0, 400, 64), len(data) - place))
+            if place + struct.calcsize(form) <= len(data):
+                struct.pack_into(f"<{form}", data, place, number % (1 << 32 if form == "I" else 1 << 64))
+                changes.append(f"{number} at {place}")
+        else:
+            changes.append(damage_bytes(draw, data))
+    return bytes(data)
+
+
+def check_text(error: Exception) -> None:
+    """An error's text is one line that can be printed."""
+    text = str(error)
+    if not text or not text.isprintable():
+        raise AssertionError(f"the text of an error is not one line: {text!r}") from error
+
+
+def judge_weight_file(data: bytes) -> str:
+    """Reads all tensors, and those that a program might name."""
+    for offset in (0, 64, 65, 128, 192, 1 << 63):
+        for name, size in (("fp16", 8), ("int8", 9), ("int8", 1 << 62)):
+            try:
+                found = ane_bench.weight_data(memoryview(data), offset, name, size)
+            except BlobError as error:
+                check_text(error)
+            else:
+                assert len(found) == size and bytes(found) == data[offset + 64:offset + 64 + size], (offset, name, size)
+    try:
+        tensors = ane_bench.read_weight_file(data)
+    except BlobError as error:
+        check_text(error)
+        return "refused"
+    end = 64
+    for tensor in tensors:
+        assert tensor.offset == -(-end // 64) * 64 and not any(data[end:tensor.offset]), tensor
+        assert len(tensor.data) % ane_bench.DATA_TYPES[tensor.data_type].size == 0, tensor
+        end = tensor.offset + 64 + len(tensor.data)
+        assert bytes(tensor.data) == data[tensor.offset + 64:end], tensor
+    assert end == len(data) and len(tensors) == int.from_bytes(data[:4], "little")
+    return "read"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# MIL texts
+# ----------------------------------------------------------------------------------------------------------------------
+
+TOKENS = re.compile(r'"[^"\n]*"?|-?[0-9][\w.+-]*|\w+|->|[ ]+|.', re.DOTALL)
+WORDS = ("program", "func", "main", "tensor", "list", "tuple", "dict", "string", "bool", "fp16", "fp32", "fp64", "bf16", "int4", "int8",
+         "int32", "uint8", "uint64", "const", "conv", "quantize", "dequantize", "constexpr_affine_dequantize", "BLOBFILE", "x", "W0", "c0",
+         "q0", "val", "name", "weight", "scale", "zero_point", "offset", "path", "true", "false", "strides", "q_scale", "q_dtype", "c_pad",
+         "inf", "nan", "é", "_")
+MARKS = ("(", ")", "[", "]", "{", "}", "<", ">", "=", ",", ";", "?", "->", ".", "-", "@", "\\", '"')
+MIL_NUMBERS = (*map(str, NUMBERS), "-1", "-128", "-9223372036854775808", "18446744073709551616", "9" * 20, "9" * 21, "9" * 5000, "0x1p-3",
+               "0x1p+99999", "-0x1p-99999", "0x1.8p+1023", "0x1p-1074", "0x" + "f" * 300 + "p-9", "0x1p-24", "0x1p+15", "-0x1p-5", "0x0p+0",
+               "1.5", "-0.0", "inf", "-inf", "nan", "-nan", "1e5", "0x", "00", "1.3", "1.0", "5.")
+# Values that are right, or nearly, in the place of others.
+VALUES = ("fp16(0x1p-5)", "fp16(0x1p-30)", "fp16(inf)", "fp32(0x1p+127)", "fp64(0x1p-1074)", "fp16(nan)", "int8(-128)", "int32(7)",
+          "uint64(64)", "bool(true)", 'string("int8")', "tensor(5)", "list(5)", "tensor<fp16, [2]>([0x1p+0, inf])", "tensor<fp16>(1)",
+          "tensor<fp16, [1], [1]>([nan])", "tensor<uint64, [2]>([64, 64])", "tensor<uint64, []>(64)", "list<int32, 2>([1, 1])", "(x, x)",
+          "tuple<int32, string>((1, \"a\"))", "dict<string, int32>({{\"a\", 1}})", "dict<string>({})", "int64(-9223372036854775808)",
+          "tensor<fp16, [2, 2, 1, 1]>([[[[0x1p+0]], [[0x1p+0]]], [[[0x1p+0]], [[0x1p+0]]]])", "tensor<fp16, [?]>([])", "x", "c0", "W0",
+          'tensor<int8, [2, 2, 1, 1]>(BLOBFILE(path = string("p"), offset = uint64(64)))', "tensor(BLOBFILE(path = x))",
+          'fp16(BLOBFILE(path = string("p"), offset = tensor<uint64, [1]>([64])))', 'uint64(BLOBFILE(path = string(BLOBFILE()), offset = 1))',
+          'tensor<fp16, [18446744073709551615, 4294967296, 1, 1]>(BLOBFILE(path = string("p"), offset = uint64(0)))')
+NESTS = ("(", "[", "{{", "<", "tensor<", "list<", "dict<string, ", "tuple<fp16, ", "BLOBFILE(path = string(", "string(", "x = (", "func a<b>(")
+ASSIGNED = re.compile(r"(\w+) = (\w+(?:<[^(=]*>)?\([^()=\n]*\)|\w+(?![\w(<]))")
+
+
+def damage_mil(draw: random.Random, text: str, changes: list[str]) -> str:
+    """One change to a text: to its characters, tokens, values, lines or depth."""
+    kind = draw.choice(("bytes", "token", "like", "like", "number", "number", *["value"] * 6, "slice", "swap", "lines", "nest"))
+    note = kind
+    if kind == "bytes":
+        data = bytearray(text.encode(errors="surrogateescape"))
+        note = damage_bytes(draw, data)
+        text = data.decode(errors=draw.choice(("replace", "surrogateescape")))
+    elif kind == "lines":
+        lines = text.split("\n")
+        one, other = draw.randrange(len(lines)), draw.randrange(len(lines))
+        note = f"line {one}, {other}"
+        what = draw.randrange(3)
+        if what == 0:
+            lines[one], lines[other] = lines[other], lines[one]
+        elif what == 1:
+            lines.insert(other, lines[one])
+        else:
+            del lines[one]
+        text = "\n".join(lines)
+    elif kind == "value":
+        found = list(ASSIGNED.finditer(text))
+        if found:
+            name = draw.choice(sorted({place[1] for place in found}))
+            place = draw.choice([place for place in found if place[1] == name])
+            new = draw.choice((*VALUES, *VALUES, draw.choice(found)[2]))
+            note = f"{place.group()} becomes {new}"
+            text = text[:place.start(2)] + new + text[place.end(2):]
+    else:
+        text, note = damage_tokens(draw, text, kind)
+    changes.append(note)
+    return text
+
+
+def damage_tokens(draw: random.Random, text: str, kind: str) -> tuple[str, str]:
+    """One change to the tokens of a text, and which."""
+    tokens = TOKENS.findall(text) or [" "]
+    places = [index for index, token in enumerate(tokens) if not token.isspace()] or [0]
+    place, other = draw.choice(places), draw.choice(places)
+    old, length = tokens[place], draw.choice((1, 2, 3, 8, 30))
+    if kind == "token":
+        tokens[place] = draw.choice(draw.choice((WORDS, MARKS, MIL_NUMBERS, [tokens[other]], [""], ['"é\\n"', '"\\q"', '"'])))
+    elif kind == "like":
+        like = [token for token in tokens if token[0].isalpha() == old[0].isalpha() and token.isdigit() == old.isdigit()]
+        tokens[place] = draw.choice(like)
+    elif kind == "number":
+        numbers = [index for index in places if tokens[index][0] in "-0123456789"] or [place]
+        place = draw.choice(numbers)
+        old, tokens[place] = tokens[place], draw.choice(MIL_NUMBERS)
+    elif kind == "slice":
+        tokens[place:place + draw.choice((0, length))] = tokens[other:other + draw.choice((0, length))]
+    elif kind == "swap":
+        tokens[place], tokens[other] = tokens[other], tokens[place]
+    else:
+        opening = draw.choice(NESTS)
+        tokens[place] = opening * draw.choice((2, 20, 40, 2000))
+        if draw.random() < 0.5:
+            tokens[place] += old + "".join({"(": ")", "[": "]", "{": "}", "<": ">"}.get(mark, "") for mark in reversed(opening)) * 30
+    return "".join(tokens), f"{kind}: token {place}, {old[:40]!r}, becomes {tokens[place][:40] if place < len(tokens) else ''!r}"
+
+
+class Text(NamedTuple):
+    """A program's text and weight file."""
+
+    mil: str
+    blob: bytes
+
+
+def draw_mil(draw: random.Random, changes: list[str]) -> Text:
+    """A damaged text, now and then with a damaged weight file."""
+    program = draw.choice(programs())
+    text, blob = program.mil, bytes(program.blob)
+    for _ in few(draw):
+        text = damage_mil(draw, text, changes)
+    if draw.random() < 0.1:
+        changes.append("and the weight file")
+        blob = draw_weight_file(draw, changes)
+    return Text(text, blob)
+
+
+def check_line(error: MilError, text: str) -> None:
+    """A MilError names a line that the text has."""
+    check_text(error)
+    assert 1 <= error.line <= text.count("\n") + 1 and str(error).startswith(f"line {error.line}: "), error
+
+
+def judge_mil(subject: Text) -> str:
+    """Parses a text and computes it for one pixel in two arithmetics."""
+    try:
+        program = ane_bench.parse_mil(subject.mil)
+    except MilError as error:
+        check_line(error, subject.mil)
+        return "refused"
+    check_program(program, subject.mil)
+    try:
+        with unittest.mock.patch.object(ane_bench, "parse_mil", lambda text: program):  # it need not be parsed twice
+            reference = ane_bench.Reference(subject.mil, subject.blob)
+        channels = (program.functions[0].inputs[0][0].shape or (1, 1))[1:2]
+        pixel = [0.5 * index - 1.25 for index in range(min(16, *channels) if channels and channels[0] else 1)]
+        outputs = reference.compute([pixel], [Arithmetic("fp16", "even"), Arithmetic("fp32", "away")])
+    except MilError as error:
+        check_line(error, subject.mil)
+        return "parsed"
+    except BlobError as error:
+        check_text(error)
+        return "parsed"
+    assert len(outputs) == 2 and all(len(vectors) == 1 for vectors in outputs)
+    for (vector,) in outputs:
+        assert struct.pack(f"{len(vector)}e", *vector), vector
+    return "computed"
+
+
+def check_program(program: ane_bench.MilProgram, text: str) -> None:
+    """Names are defined once, and before they are used; lines are the text's own and follow on one another."""
+    lines = text.count("\n") + 1
+    assert len({function.name for function in program.functions}) == len(program.functions)
+    for function in program.functions:
+        defined = {name for _, name in function.inputs}
+        assert len(defined) == len(function.inputs)
+        line = 1
+        for statement in function.statements:
+            assert line <= statement.line <= lines
+            line = statement.line
+            assert names_in(statement.arguments) <= defined
+            own = {name for _, name in statement.results}
+            assert len(own) == len(statement.results) and not own & defined
+            defined |= own
+        assert set(function.outputs) <= defined
+
+
+def names_in(value: Any) -> set[str]:
+    """The names among arguments."""
+    if isinstance(value, ane_bench.Name):
+        return {value}
+    inner = value.values() if isinstance(value, dict) else value if type(value) is tuple else ()
+    return set().union(*map(names_in, inner))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# JSON: records and messages
+# ----------------------------------------------------------------------------------------------------------------------
+
+# What json.dumps does not write, by the string that stands for it until then.
+RAW = {"@huge": "1e999", "@minus": "-1e999", "@long": "9" * 30, "@longer": "9" * 6000, "@deep": "[" * 700 + "]" * 700, "@nested": '{"a":' * 200
+       + "1" + "}" * 200, "@deepest": "[" * 100_000, "@half": '"\\ud800"', "@zero": "\\u0000", "@float": "0." + "0" * 400 + "1"}
+FIGURES = (0, -1, 1, 0.0, -0.0, 0.5, -2.5, 5e-324, 1e-300, 1e-30, 1e-19, 1e17, 1e30, 1e200, 1e299, 1.7e308, math.nan, math.inf, -math.inf, *NUMBERS,
+           10 ** 19, 10 ** 20 - 1)
+
+
+def nasty(draw: random.Random, keys: Sequence[str]) -> Any:
+    """A value that does not belong where it is put, mostly."""
+    return draw.choice((
+        lambda: draw.choice(FIGURES), lambda: draw.choice(FIGURES), lambda: draw.choice(STRINGS), lambda: draw.choice(STRINGS),
+        lambda: draw.choice((True, False, None)), lambda: [], lambda: {}, lambda: draw.choice(tuple(RAW)),
+        lambda: [draw.choice(FIGURES)], lambda: [[draw.choice(FIGURES)] * 2] * 2, lambda: {draw.choice(keys): draw.choice(FIGURES)},
+        lambda: {draw.choice(STRINGS): draw.choice(STRINGS)}, lambda: [draw.choice(STRINGS)], lambda: [None, {}]))()
+
+
+def places_in(value: Any) -> list[tuple[Any, Any]]:
+    """Every container and key within a JSON value."""
+    places, waiting = [], [value]
+    while waiting:
+        one = waiting.pop()
+        inner = list(one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list) else ())
+        places += [(one, key) for key, _ in inner]
+        waiting += [item for _, item in inner]
+    return places
+
+
+def random_place(draw: random.Random, value: Any, places: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Any of the places; or one reached by a way down that is drawn, which makes those near the root likelier."""
+    if draw.random() < 0.5:
+        return draw.choice(places)
+    while True:
+        key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        if not isinstance(value[key], (dict, list)) or not value[key] or draw.random() < 0.2:
+            return value, key
+        value = value[key]
+
+
+def damage_json(draw: random.Random, value: Any) -> str:
+    """One change to a parsed value, in place, and which."""
+    places = places_in(value)
+    if not places:
+        return "nothing left to change"
+    (container, key), keys = random_place(draw, value, places), [key for _, key in places if isinstance(key, str)]
+    kind = draw.randrange(10)
+    if kind < 5:
+        container[key] = nasty(draw, keys)
+    elif kind == 5:
+        del container[key]
+    elif kind == 6:
+        other, place = draw.choice(places)
+        container[key] = copy.deepcopy(other[place])
+    elif kind == 7 and isinstance(container, dict):
+        container[draw.choice((*keys, *STRINGS, *ane_bench.VARIANTS))] = container.pop(key)
+    elif kind == 8 and isinstance(container, list):
+        container[key:key] = container[key:] * draw.choice((1, 1, 7))
+    elif isinstance(container[key], (int, float)):
+        container[key] = draw.choice((-container[key], container[key] * 10 ** draw.randrange(20), container[key] / 1e9, str(container[key])))
+    else:
+        container[key] = [container[key]]
+    return f"{kind}: {str(key)[:40]!r} is now {repr(container.get(key) if isinstance(container, dict) else container)[:60]}"
+
+
+def draw_json(draw: random.Random, text: str, changes: list[str]) -> bytes:
+    """A damaged JSON text: its values, its bytes, or both."""
+    where = draw.random()
+    if where < 0.85:
+        value = json.loads(text)
+        changes += [damage_json(draw, value) for _ in few(draw)]
+        text = json.dumps(value)
+        for name, raw in RAW.items():
+            text = text.replace(f'"{name}"', raw)
+    data = bytearray(text.encode())
+    if where > 0.8:
+        changes += [damage_bytes(draw, data) for _ in few(draw)]
+    return bytes(data)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Records
+# ----------------------------------------------------------------------------------------------------------------------
+
+SYSTEM = {"python": "3.9.18", "cpus": 8, "load_average": 0.5, "chip": "Apple M4", "model": "Mac16,1", "macos": "15.5", "build": "24F74",
+          "memory_bytes": 17179869184, "ane_subtype": "h16g", "ane_count": 1, "power_source": "AC Power", "thermal_state": "nominal",
+          "low_power_mode": False}
+VERIFIED = {"pixels": 1, "cosine": 0.9999, "relative_l2": 0.01, "slope": 1.0, "max_error": 0.01, "ok": True, "matches": "fp16 stores",
+            "from_fp16": {"cosine": 0.999, "relative_l2": 0.02}}
+
+
+def measured_cell(variant: str, protocol: Protocol, ns: float, **facts: Any) -> Cell:
+    """A cell as it would have been measured."""
+    samples = [[ns * (1 + 0.01 * ((3 * number + 2 * one) % 5)) for one in range(protocol.iters // protocol.rounds)]
+               for number in range(protocol.rounds)]
+    return Cell(variant, samples_ns=samples, **{"compile_ms": 12.5, "load_ms": 1.5, "first_ms": 3.0, "compiled_before": False,
+                                                "blob": "standard", "dialect": "1.3", "verified": VERIFIED, **facts})
+
+
+def one_run(configs: Sequence[Config], protocol: Protocol, engine: str = "ane", **facts: Any) -> Run:
+    """A run of all variants over some configurations; the facts are those of every cell but the first."""
+    run = Run(engine, protocol, configs, tuple(ane_bench.VARIANTS))
+    run.started = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
+    run.command = ["ane_bench.py", "--save", "r.json"]
+    run.system = {**SYSTEM, "thermal_state_before": "nominal", "thermal_state_after": "nominal"}
+    for number, config in enumerate(configs):
+        cells = {"fp16": measured_cell("fp16", protocol, 15e6 + number * 1e5)}
+        cells["w8a16"] = measured_cell("w8a16", protocol, 14e6, **facts)
+        cells["w8a8"] = Cell("w8a8", "failed", "compile", "com.apple.appleneuralengine 9: refused") if number == 1 else (
+            measured_cell("w8a8", protocol, 8e6, **facts))
+        run.results.append(Result(config, cells))
+        run.warnings.extend(ane_bench.examine(run, run.results[-1]))
+    return run
+
+
+@functools.cache
+def record_texts() -> Sequence[str]:
+    """Records of every kind, as text."""
+    few_rounds, rounds = Protocol(iters=2, rounds=2), Protocol(iters=5, rounds=5)
+    wrong = {"status": "failed", "stage": "verify", "error": "the output has the wrong scale", "verified": {**VERIFIED, "ok": False}}
+    runs = [one_run([Config(512, 64, 128)], rounds), one_run([Config(64, 8, 2)], few_rounds, "stand-in"),
+            one_run([Config(64, 8, depth) for depth in (1, 2, 4)], few_rounds, "reference"),
+            one_run([Config(64, spatial, 2) for spatial in (8, 16, 32)], few_rounds, **wrong),
+            one_run([Config(channels, 8, depth) for channels in (32, 64) for depth in (1, 2)], few_rounds),
+            one_run([Config(512, 64, 128), Config(8, 4, 2)], Protocol(iters=2, rounds=1, original=True, input="zeros"), verified=None),
+            one_run([Config(512, 64, 64)], few_rounds, blob="original", refused=["standard/1.3: no", "standard/1.0: no"])]
+    return [json.dumps(run.to_dict()) for run in runs]
+
+
+def draw_record(draw: random.Random, changes: list[str]) -> bytes:
+    """A damaged record."""
+    return draw_json(draw, draw.choice(record_texts()), changes)
+
+
+@functools.cache
+def workshop() -> tempfile.TemporaryDirectory[str]:
+    """A directory for the files that are read; removed when Python ends."""
+    return tempfile.TemporaryDirectory(prefix="ane_bench_fuzz_")
+
+
+def read_back(text: bytes) -> dict[str, Any]:
+    """The record in a file."""
+    path = Path(workshop().name) / "record.json"
+    path.write_bytes(text)
+    return ane_bench.read_record(str(path))
+
+
+def judge_record(text: bytes) -> str:
+    """Reads a record and makes everything of it that can be made."""
+    try:
+        record = read_back(text)
+    except UsageError as error:
+        check_text(error)
+        return "refused"
+    make_reports(record)
+    return "read"
+
+
+def make_reports(record: dict[str, Any]) -> None:
+    """Every report of a record, each looked at in its own way."""
+    view, rows = ane_bench.view_of(record), ane_bench.all_rows(record)
+    texts = [ane_bench.table_head(record, view), *(ane_bench.table_rows(result, view) for result in record["results"]),
+             *ane_bench.footnotes(record, view), *ane_bench.grouped(record["warnings"]), ane_bench.markdown(record)]
+    lines = list(csv.reader(io.StringIO(ane_bench.comma_separated(record))))
+    assert [len(line) for line in lines] == [len(ane_bench.FIELDS)] * (1 + len(rows)), lines
+    assert strict_json(ane_bench.record_text(record)) == record
+    for other in (record, json.loads(record_texts()[0])):
+        texts += [ane_bench.comparison(record, other), ane_bench.comparison(other, record), *ane_bench.slower_cells(other, record, 1.0)]
+    drawing = ane_bench.chart(record)
+    xml.etree.ElementTree.fromstring(drawing.encode())
+    assert not re.search(r'"[^"<>]*\b(nan|inf)\b[^"<>]*"', drawing), drawing
+    for text in texts:
+        controls = re.search(r"[^\n\x20-\x7e\xa0-\U0010ffff]|[\ud800-\udfff]", text)
+        assert not controls, f"{controls!r} would be printed: {text[:300]!r}"
+
+
+def strict_json(text: str) -> Any:
+    """A JSON value; what Python adds to JSON is an error."""
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Messages
+# ----------------------------------------------------------------------------------------------------------------------
+
+class Heard(ane_bench.Child):
+    """A child that has no process: it says one line and ends well."""
+
+    def __init__(self, line: bytes) -> None:
+        self._timeout = 1.0
+        self._directories: list[str] = []
+        self.stage = "start"
+        self.line = line
+
+    def _write(self, data: bytes) -> None:
+        pass
+
+    def _lines(self) -> Callable[[float], bytes]:
+        lines = [b"", self.line]
+
+        def line(limit: float) -> bytes:
+            assert 0 < limit < 1e6, f"a time limit of {limit} s"
+            return lines.pop()
+
+        return line
+
+    def _check_end(self) -> None:
+        pass
+
+
+JOBS = [Job("ane", None, Config(64, 8, 2), ("fp16", "w8a8"), Protocol(iters=4, rounds=2)),
+        Job("ane", None, Config(512, 64, 128), ("fp16", "w8a8"), Protocol(iters=5, rounds=5)),
+        Job("ane", None, Config(64, 8, 2), ("w8a8", "fp16"), Protocol(iters=3, rounds=1, original=True))]
+
+
+class Line(NamedTuple):
+    """What a child says while it does a job."""
+
+    job: Job
+    line: bytes
+
+
+def messages(job: Job) -> list[dict[str, Any]]:
+    """One message of each kind; cells, which have most to them, several times."""
+    def cell(variant: str, **facts: Any) -> dict[str, Any]:
+        found = measured_cell(variant, job.protocol, 12e6, **facts)
+        return {"kind": "cell", "cell": {name: value for name, value in found._asdict().items() if value is not None}}
+
+    return [{"kind": "machine", "machine": SYSTEM}, {"kind": "machine", "machine": SYSTEM},
+            {"kind": "stage", "stage": "evaluate", "variant": "fp16,w8a8", "limit": 2.5, "number": 1, "of": 2},
+            {"kind": "stage", "stage": "compile", "variant": "w8a8", "limit": 0}, {"kind": "directory", "path": "/tmp/nowhere/at/all"},
+            {"kind": "warning", "code": "unload", "message": "unload said NO"},
+            cell("fp16"), cell("w8a8"), cell("w8a8", refused=["standard/1.3: no"], blob="original"),
+            {**cell("fp16", verified=None), "thermal_state": "serious"},
+            {"kind": "cell", "cell": {"variant": "w8a8", "status": "failed", "stage": "load", "error": "said NO", "samples_ns": []}},
+            {"kind": "check", "name": "memory", "state": "ok", "value": "8 GiB", "advice": ""},
+            {"kind": "unavailable", "reason": "there is no Neural Engine"}]
+
+
+@functools.cache
+def message_texts() -> Sequence[tuple[Job, str]]:
+    """Messages as text, each with the job that it may come from."""
+    return [(job, json.dumps(message)) for job in JOBS for message in messages(job)]
+
+
+def draw_message(draw: random.Random, changes: list[str]) -> Line:
+    """A damaged message. Its end is that of the line, whatever stands in it."""
+    job, text = draw.choice(message_texts())
+    return Line(job, draw_json(draw, text, changes).replace(b"\n", b"") + b"\n")
+
+
+def judge_message(subject: Line) -> str:
+    """What a run makes of a message; and what is made of that run, whatever the message was."""
+    job = subject.job
+    run, cells = Run("ane", job.protocol, (job.config,), job.variants), {}
+    verdict, problem = "taken", "nothing more"
+    progress = ane_bench.Progress(io.StringIO(), iter(range(1000)).__next__)
+    cells: dict[str, Cell]
+    try:
+        for message in Heard(subject.line).messages():
+            ane_bench.receive(message, job, run, cells)
+            progress.message(run, message)
+    except (StageError, Unavailable) as error:
+        check_text(error)
+        verdict, problem = "refused" if isinstance(error, StageError) else "unavailable", str(error)
+    result = Result(job.config, {name: cells.get(name, Cell(name, "failed", "start", problem)) for name in job.variants})
+    run.results.append(result)
+    run.warnings.extend(ane_bench.examine(run, result))
+    if verdict != "refused" or not cells:
+        record = run.to_dict()
+        assert read_back(ane_bench.record_text(record).encode()) == strict_json(json.dumps(record))
+        if verdict == "taken":
+            make_reports(record)
+    return verdict
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+SUBJECTS = {
+    "weights": Subject(draw_weight_file, judge_weight_file, ("refused", "read")),
+    "mil": Subject(draw_mil, judge_mil, ("refused", "parsed", "computed")),
+    "records": Subject(draw_record, judge_record, ("refused", "read")),
+    "messages": Subject(draw_message, judge_message, ("refused", "taken", "unavailable")),
+}
+
+
+class FuzzTest(unittest.TestCase):
+    """No damage leads to an exception that is not the project's own, or to a wrong answer."""
+
+    def setUp(self) -> None:
+        faster = unittest.mock.patch.object(ane_bench, "RESAMPLES", RESAMPLES)
+        faster.start()
+        self.addCleanup(faster.stop)
+
+    def fuzz(self, kind: str) -> None:
+        """All inputs of a kind; those that went wrong, one for each place in which they did, are told with their numbers."""
+        subject = SUBJECTS[kind]
+        verdicts: collections.Counter[str] = collections.Counter()
+        wrong: dict[str, str] = {}
+        with limited_memory(MEMORY):
+            for number in range(COUNT):
+                changes: list[str] = []
+                damaged = subject.draw(generator(kind, number), changes)
+                try:
+                    with limited_time(SECONDS):
+                        verdicts[subject.verdict(damaged)] += 1
+                except (Exception, TooLong) as error:
+                    verdicts["wrong"] += 1
+                    place = traceback.extract_tb(error.__traceback__)[-1]
+                    wrong.setdefault(f"{type(error).__name__} in {place.name}, line {place.lineno}", described(kind, number, error, changes, damaged))
+        told = ", ".join(f"{name} {verdicts[name]}" for name in sorted(verdicts))
+        print(f"\n{COUNT} damaged {kind} of seed {SEED}: {told}", end="")
+        if wrong:
+            self.fail("\n\n".join([f"{verdicts['wrong']} inputs went wrong in {len(wrong)} places", *list(wrong.values())[:MOST_SHOWN]]))
+        for name in subject.verdicts:
+            self.assertGreaterEqual(verdicts[name], FEWEST, name)
+
+    def test_weight_files(self) -> None:
+        self.fuzz("weights")
+
+    def test_mil_texts(self) -> None:
+        self.fuzz("mil")
+
+    def test_records(self) -> None:
+        self.fuzz("records")
+
+    def test_messages(self) -> None:
+        self.fuzz("messages")
+
+
+def described(kind: str, number: int, error: BaseException, changes: Sequence[str], damaged: Any) -> str:
+    """What is needed to make and to understand an input that went wrong."""
+    where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)[-3:]))
+    return (f"ANE_BENCH_FUZZ_SEED={SEED} python3 -m tests.test_fuzz {kind} {number}\nchanges: {'; '.join(changes)}\n{where}"
+            f"{type(error).__name__}: {str(error)[:300]}\ninput: {repr(damaged)[:300]}")
+
+
+def main(kind: str, number: str) -> None:
+    """Makes one input again."""
+    changes: list[str] = []
+    damaged = SUBJECTS[kind].draw(generator(kind, int(number)), changes)
+    print(f"changes: {'; '.join(changes)}\ninput: {damaged!r}")
+    with unittest.mock.patch.object(ane_bench, "RESAMPLES", RESAMPLES):
+        print(SUBJECTS[kind].verdict(damaged))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
