@@ -1774,7 +1774,7 @@ class NeuralEngine(Engine):
         """The address of a surface's bytes while it is locked."""
         status = self._lock(surface, options, None)
         if status:
-            raise StageError(stage, f"IOSurfaceLock returned {status:#x}")
+            raise StageError(stage, f"IOSurfaceLock returned {status & 0xffffffff:#x}")
         try:
             address = self._base_address(surface)
             if not address:
@@ -2662,6 +2662,7 @@ LONGEST_MESSAGE = 1 << 26
 KEPT_ERROR_OUTPUT = 1 << 14
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate; what is worked out from others would be no figures of a record
 LONGEST_SLEEP = 3600.0  # a system takes no more than some weeks; a time limit may be longer
 
 
@@ -2959,8 +2960,9 @@ class Child:
         a Mac writes the stack below it."""
         lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
         last = next((line for line in lines if "reason:" in line), lines[-1] if lines else "it wrote nothing to standard error")
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"the child {how}: {last}"
+        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+        how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
+        return f"the child {how}: {printable(last)}"
 
 
 class Result(NamedTuple):
@@ -3211,7 +3213,7 @@ def read_cell(facts: Mapping[str, Any], job: Job) -> Cell:
     cell = Cell(**{name: facts[name] for name in Cell._fields if name in facts})
     protocol = job.protocol
     whole = [len(samples) for samples in cell.samples_ns] == [protocol.iters // protocol.rounds] * protocol.rounds
-    timed = whole and min(cell.samples) > 0
+    timed = whole and all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples)
     known = cell.variant in job.variants and cell.status in ("ok", "failed")
     if not known or not (timed or cell.status == "failed" and not cell.samples_ns):
         raise StageError("message", f"the child sent a cell that cannot be: {cell.variant[:20]!r}, {cell.status[:20]!r}")
@@ -3273,8 +3275,8 @@ SMALLEST_FIGURE, LARGEST_FIGURE = 1e-18, 1e18  # of times, rates and ratios; no 
 
 # What is read of a record; more may stand there.
 RECORD_FORM = {
-    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": dict,
-    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool},
+    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
+    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool, "blob?": str, "dialect?": str},
     "results": [{"config": {"channels": int, "spatial": int, "depth": int}, "gop": float,
                  "variants": {str: {**CELL_FORM, "weights_mib": float, "samples_ns?": [[float]], "tops?": float, "ms?": {
                      "median": float, "mean": float, "min": float, "p95": float, "mad": float, "ci95?": [float]}}},
@@ -3288,7 +3290,7 @@ def read_record(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             text = file.read(LARGEST_RECORD + 1)
-        record = parse_json(text) if len(text) <= LARGEST_RECORD else None
+        record = plain(parse_json(text)) if len(text) <= LARGEST_RECORD else None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
@@ -3825,7 +3827,7 @@ class Drawing:
 
 def xml_text(text: str) -> str:
     """Text as XML has it; a record's names may hold what XML cannot."""
-    return html.escape("".join(letter if letter.isprintable() else "?" for letter in text))
+    return html.escape(printable(text))
 
 
 class Axis(NamedTuple):
@@ -4323,19 +4325,28 @@ VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
 
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
-    """SIGTERM becomes an exception, so that cleaning up is done; only the main thread may say so."""
+    """Ctrl-C and SIGTERM become exceptions, so that cleaning up is done; the first one only, or who presses Ctrl-C twice would
+    break that off. Only the main thread may say so; a Ctrl-C that is ignored, as in the background, stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    answered = False
 
-    def terminate(number: int, frame: Any) -> NoReturn:
-        raise Terminated
+    def answer(number: int, frame: Any) -> None:
+        nonlocal answered
+        if not answered:
+            answered = True
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN or number == signal.SIGTERM:
+            signal.signal(number, answer)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -4348,10 +4359,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    with answering_signals():
+        return _exit_code(arguments, command)
+
+
+def _exit_code(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """What becomes of a command; says why where it does not succeed."""
     try:
-        with answering_signals():
-            options = build_parser().parse_args(arguments)
-            return VERBS[options.verb](options, command)
+        options = build_parser().parse_args(arguments)
+        return VERBS[options.verb](options, command)
     except UsageError as error:
         complain(str(error))
         return 2
@@ -4382,4 +4398,7 @@ def _close_output() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(work() if sys.argv[1:] == [WORKER_ARGUMENT] else main())
+    exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
+    for late in (signal.SIGINT, signal.SIGTERM):  # what comes now changes nothing, but Python would show where it was
+        signal.signal(late, signal.SIG_IGN)
+    sys.exit(exit_code)

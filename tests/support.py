@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import py_compile
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,14 @@ def environment(**variables: str) -> Iterator[None]:
     """Sets variables of this process for a while."""
     with unittest.mock.patch.dict(os.environ, variables):
         yield
+
+
+@functools.cache
+def compiled_module() -> Path:
+    """The module as bytecode, which starts in half the time."""
+    target = Path(_WORKSHOP.name) / "compiled" / "ane_bench.pyc"
+    py_compile.compile(str(MODULE), str(target), doraise=True)
+    return target
 
 
 @functools.cache

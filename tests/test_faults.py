@@ -31,11 +31,13 @@ from tests.support import MODULE, SMALL, Finished
 BOTH_CONFIGS = ("--config", "64x8x2", "--config", "32x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
 BOTH = ("fp16", "w8a8")
 # Seconds without progress after which a child is given up, where it is to hang: a start on a busy machine takes some tenths.
-SHORT = 3
+SHORT = 4
 # Seconds within which everything that ends must have ended.
 PATIENCE = 60
+# Seconds within which a child whose parent is no more must have ended.
+ORPHANED = 10
 AT_A_TIME = (os.cpu_count() or 1) + 1
-AT_A_TIME_WHERE_THEY_WAIT = 8
+AT_A_TIME_WHERE_THEY_WAIT = 7
 
 # What each call of the stand-in's log begins with, by the stage's name in STANDIN_FAULT.
 CALLS = {"descriptor": "descriptor fp16", "model": "model fp16", "identifier": "identifier", "localModelPath": "localModelPath",
@@ -47,6 +49,9 @@ RECORDED = {"localModelPath": "identifier", "surfaceobject": "request", "lock": 
 LATE = ("unload", "purge")
 # Evaluates of a variant: 1 and 2 warm up, 3 and 6 begin a round uncounted, 4, 5, 7, 8 are timed.
 FIRST_TIMED, LAST_TIMED = 4, 8
+# How many lines of the log there are when a stage begins, and when it is over, other than 1: evaluates are logged when done.
+CALLED = {"evaluate": FIRST_TIMED - 1}
+CALLED_IN_ALL = {"evaluate": LAST_TIMED}
 
 # Runs the command line with what the test asks for once the first child has been started.
 DRIVER = """
@@ -72,6 +77,11 @@ if os.environ["FIRST_CHILD"]:
     ane_bench.own_command = lambda: json.loads(os.environ["FIRST_CHILD"])
 sys.exit(ane_bench.main())
 """
+
+
+def at_stage(stage: str, kind: str) -> str:
+    """A fault at a stage, of evaluate the first that is timed."""
+    return f"{stage}:{kind}" + (f"@{FIRST_TIMED}" if stage == "evaluate" else "")
 
 
 class Process(NamedTuple):
@@ -166,7 +176,7 @@ class Scene:
         self.saved = directory / "record.json"
         self.standin: Union[str, Path] = support.standin_library()
         self.python: Sequence[str] = support.own_python()
-        self.file = MODULE
+        self.file = support.compiled_module()
         self.driver: Sequence[str] = ()
         self.prefix: Sequence[str] = ()
         self.settings: dict[str, str] = {}
@@ -176,7 +186,7 @@ class Scene:
 
     def drive(self, afterwards: Mapping[str, str], first_child: Sequence[str] = ()) -> None:
         """From when the first child has been started, these variables hold, and children are real ones."""
-        self.driver = ("-c", DRIVER, str(MODULE.parent))
+        self.driver = ("-c", DRIVER, str(self.file.parent))
         self.environment.update(AFTERWARDS=json.dumps(afterwards), FIRST_CHILD=json.dumps(first_child) if first_child else "",
                                 CHILDREN=str(self.directory / "children"))
 
@@ -187,9 +197,10 @@ class Scene:
                       "TEMP": str(self.directory / "other")})  # where the lock goes when TMPDIR cannot be used
         whole.update({f"STANDIN_{name}": value for name, value in self.settings.items()})
         whole.update(self.environment)
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return Started(self, subprocess.Popen([*self.prefix, *self.python, *(self.driver or (str(self.file),)), *arguments], env=whole,
-                                              start_new_session=True, encoding="utf-8", errors="replace", **options))
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True,
+                   "encoding": "utf-8", "errors": "replace", **options}
+        command = [*self.prefix, *self.python, *(self.driver or (str(self.file),)), *arguments]
+        return Started(self, subprocess.Popen(command, env=whole, **options))
 
     def run(self, *arguments: str, **options: Any) -> Finished:
         """A run from its start to its end."""
@@ -244,9 +255,9 @@ class Scene:
 
 class Fault(NamedTuple):
     """What goes wrong while the first configuration is measured: the stand-in's `fault`, or what `act` does when the
-    stand-in is `at` a call; `prepare` comes before. What must come of it: the variants that `failed`, in a stage, for a
-    reason (a pattern); `later`, the reason for which the second configuration fails, if it does; a warning; what is `left`
-    in the temporary directory."""
+    stand-in is `at` a call for the `times`-th time; `prepare` comes before. What must come of it: the variants that
+    `failed`, in a stage, for a reason (a pattern); `later`, the reason for which the second configuration fails, if it does;
+    a warning; what is `left` in the temporary directory."""
 
     name: str
     stage: str = ""
@@ -254,6 +265,7 @@ class Fault(NamedTuple):
     failed: Sequence[str] = BOTH
     fault: str = ""
     at: str = ""
+    times: int = 1
     act: Optional[Callable[[Started], None]] = None
     prepare: Optional[Callable[[Scene], None]] = None
     later: str = ""
@@ -294,8 +306,8 @@ REFUSALS = [
     refused(f"w8a8/evaluate:no@{LAST_TIMED}", "evaluate", "^evaluate said NO: com"),
     refused(f"w8a8/evaluate:silent@{LAST_TIMED}", "evaluate", "^evaluate said NO: no NSError"),
     refused(f"w8a8/evaluate:unicode@{LAST_TIMED}", "evaluate", "le modèle « x » a été refusé — 失敗 ✗ 𝛑"),
-    Fault("lock:no", "surface", "^IOSurfaceLock returned -?0x", fault="lock:no"),
-    Fault("lock:no@5", "read", "^IOSurfaceLock returned -?0x", fault="lock:no@5"),
+    Fault("lock:no", "surface", "^IOSurfaceLock returned 0xe00002c2$", fault="lock:no"),
+    Fault("lock:no@5", "read", "^IOSurfaceLock returned 0xe00002c2$", fault="lock:no@5"),
     # A run can do without it: the model's directory is then made from the identifier.
     Fault("localModelPath:nil", fault="localModelPath:nil", failed=()),
     Fault("unload:no", fault="unload:no", failed=(), warned=r"unloading w8a8 failed \(com\.apple.* 8: .*refuse at unload\)"),
@@ -305,14 +317,14 @@ REFUSALS = [
 ]
 
 # How a child ends at each stage, and what is then told.
-ENDS = {"raise": "(was killed by SIGABRT|ended with exit code 1): .*reason: *the stand-in was told to raise at {stage}", "crash": "was killed by SIGSEGV",
-        "exit": "ended without a result"}
+ENDS = {"raise": "(was killed by SIGABRT|ended with exit code 1): .*reason: *the stand-in was told to raise at {stage}",
+        "crash": "was killed by SIGSEGV", "exit": "ended without a result"}
 HANGS = f"said nothing for {SHORT} s in this stage and was stopped"
 
 
 def ending(stage: str, kind: str, told: str) -> Fault:
     """The child ends while it is at a stage, or hangs."""
-    fault = f"{stage}:{kind}" + (f"@{FIRST_TIMED}" if stage == "evaluate" else "")
+    fault = at_stage(stage, kind)
     reason = told.format(stage=stage)
     if stage in LATE:
         return Fault(fault, fault=fault, failed=(), ends_badly=True,
@@ -321,11 +333,19 @@ def ending(stage: str, kind: str, told: str) -> Fault:
 
 
 ENDINGS = [ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()]
-# Whoever kills it; a child that is stopped is one that hangs.
-KILLS = [Fault(f"{stage}: {number.name} from outside", RECORDED.get(stage, stage), f"^the child was killed by {number.name}",
-               fault=f"{stage}:slow={PATIENCE}" + (f"@{FIRST_TIMED}" if stage == "evaluate" else ""), at=CALLS[stage],
-               act=lambda run, number=number: os.kill(run.child(), number), ends_badly=True)  # type: ignore[misc]
+
+
+def sent(number: signal.Signals, stage: str, reason: str) -> Fault:
+    """Somebody else sends the child a signal."""
+    return Fault(f"{stage}: {number.name} from outside", RECORDED.get(stage, stage), reason, ends_badly=True,
+                 fault=at_stage(stage, f"slow={PATIENCE}"), at=CALLS[stage], times=CALLED.get(stage, 1),
+                 act=lambda run: os.kill(run.child(), number))
+
+
+KILLS = [sent(number, stage, f"^the child was killed by {number.name}")
          for number in (signal.SIGKILL, signal.SIGTERM) for stage in ("identifier", "compile", "evaluate")]
+STOPPED = sent(signal.SIGSTOP, "compile", HANGS)
+HANGING = [*(ending(stage, "hang", HANGS) for stage in CALLS), STOPPED]
 RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=()) for stage in ("compile", "evaluate", "unload")]
 
 
@@ -351,21 +371,42 @@ def make_full(scene: Scene) -> None:
     scene.small_disk(scene.temporary, 20 << 10, 16 << 10)
 
 
+NOWHERE = "tmp/.*: No such file or directory$"
 DIRECTORIES = [
     Fault("TMPDIR read-only", "files", "tmp/.*: (Permission denied|Read-only file system)$", prepare=make_read_only,
           later="Permission denied|Read-only"),
-    Fault("TMPDIR full", "files", "/weights/weight.bin: (No space left on device|File too large)$", failed=("fp16",), prepare=make_full),
-    Fault("TMPDIR missing", "files", "tmp/.*: No such file or directory$", prepare=make_missing, later="No such file or directory$"),
+    Fault("TMPDIR full", "files", "/weights/weight.bin: (No space left on device|File too large)$", failed=("fp16",),
+          prepare=make_full),
+    Fault("TMPDIR missing", "files", NOWHERE, prepare=make_missing, later=NOWHERE),
     Fault("TMPDIR a file", "files", "tmp/.*: Not a directory$", prepare=make_file, later="Not a directory$"),
-    Fault("TMPDIR deleted at compile", "files", "^standard/1.3: .*; tmp/.*: No such file or directory$|No such file or directory$",
-          fault="compile:slow=1", at="compile fp16", act=remove_temporary, later="No such file or directory$"),
-    Fault("TMPDIR deleted at load", "files", "No such file or directory$", failed=("w8a8",), fault="fp16/load:slow=1", at="load fp16",
-          act=remove_temporary, later="No such file or directory$"),
-    Fault("TMPDIR deleted at evaluate", failed=(), fault="fp16/evaluate:slow=0.3", at="evaluate fp16", act=remove_temporary,
-          later="No such file or directory$"),
+    Fault("TMPDIR deleted at compile", "files", NOWHERE, fault="fp16/compile:slow=1", at="compile fp16", act=remove_temporary,
+          later=NOWHERE),
+    Fault("TMPDIR deleted at load", "files", NOWHERE, failed=("w8a8",), fault="fp16/load:slow=1", at="load fp16",
+          act=remove_temporary, later=NOWHERE),
+    Fault("TMPDIR deleted at evaluate", failed=(), fault="fp16/evaluate:slow=0.1", at="evaluate fp16", act=remove_temporary,
+          later=NOWHERE),
     refused("w8a8/compile:killdir", "compile", "^standard/1.3: .*InvalidMILProgram.*; original/1.3: .*InvalidMILProgram"),
     *(Fault(f"{stage}:killdir", fault=f"{stage}:killdir", failed=()) for stage in ("load", "evaluate", "unload", "purge")),
 ]
+
+
+_identifiers: list[str] = []
+
+
+def identifier() -> str:
+    """The name of the model directory of the first configuration's W8A8."""
+    return _identifiers[-1]
+
+
+def find_identifier(scene: Scene) -> None:
+    """Asks the stand-in for it: in the middle of a run it is the only directory whose text quantizes."""
+    scene.settings["FAULT"] = f"w8a8/load:slow={PATIENCE}"
+    run = scene.start(*SMALL)
+    run.await_call("load w8a8")
+    name, = (path.name for path in scene.models() if "quantize(input" in (path / "model.mil").read_text())
+    _identifiers.append(name)
+    run.signal(signal.SIGTERM)
+    run.finish()
 
 
 def precious(scene: Scene, name: str = "precious") -> Path:
@@ -407,7 +448,8 @@ def make_stale(scene: Scene) -> None:
 LINKED = f"/%s: (is a symbolic link, and a directory was expected|{os.strerror(62 if sys.platform == 'darwin' else 40)})$"
 PLACES = [
     Fault("model directory a symbolic link", "files", LINKED % "[0-9a-f_]+", failed=("w8a8",), prepare=make_link, left=("link",)),
-    Fault("model directory a dangling link", "files", LINKED % "[0-9a-f_]+", failed=("w8a8",), prepare=make_dangling_link, left=("link",)),
+    Fault("model directory a dangling link", "files", LINKED % "[0-9a-f_]+", failed=("w8a8",), prepare=make_dangling_link,
+          left=("link",)),
     Fault("its weights a symbolic link", "files", LINKED % "weights", failed=("w8a8",), prepare=make_link_of_weights),
     Fault("its text a symbolic link", "files", LINKED % "model.mil", failed=("w8a8",), prepare=make_link_of_text),
     Fault("model directory a file", "files", "/[0-9a-f_]+/model.mil: Not a directory$", failed=("w8a8",), prepare=make_file_of_name,
@@ -416,7 +458,6 @@ PLACES = [
 ]
 
 
-# What a child may send that is no message, as Python source of bytes.
 def sends(*lines: Any) -> Callable[[Scene], None]:
     """The first child is one that only writes these: bytes as they are, all else as JSON."""
     data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
@@ -426,6 +467,13 @@ def sends(*lines: Any) -> Callable[[Scene], None]:
 def runs(code: str) -> Callable[[Scene], None]:
     """The first child is one that runs this."""
     return lambda scene: scene.drive({}, (sys.executable, "-I", "-c", code))
+
+
+def diary(scene: Scene) -> Path:
+    """A directory that holds no program."""
+    path = precious(scene)
+    (path / "model.mil").rename(path / "weights" / "model.mil")
+    return path
 
 
 def cell(variant: str = "fp16", samples: Any = ((1000.0, 1000.0), (1000.0, 1000.0)), **more: Any) -> dict[str, Any]:
@@ -442,11 +490,17 @@ MESSAGES = [
     Fault("message: no object", "message", NO_MESSAGE, prepare=sends(["stage"])),
     Fault("message: of no kind", "message", NO_MESSAGE, prepare=sends({"kind": "gossip"})),
     Fault("message: without its parts", "message", NO_MESSAGE, prepare=sends({"kind": "stage", "stage": "compile"})),
-    Fault("message: of other types", "message", NO_MESSAGE, prepare=sends({"kind": "stage", "stage": 1, "variant": [], "limit": "x"})),
+    Fault("message: of other types", "message", NO_MESSAGE,
+          prepare=sends({"kind": "stage", "stage": 1, "variant": [], "limit": "x"})),
     Fault("message: a limit without end", "message|compile", NO_MESSAGE + "|without a result",
           prepare=sends({"kind": "stage", "stage": "compile", "variant": "fp16", "limit": 1e299})),
     Fault("message: round 1 of 0", "message|evaluate", NO_MESSAGE + "|without a result",
           prepare=sends({"kind": "stage", "stage": "evaluate", "variant": "fp16", "limit": 0, "number": 1, "of": 0})),
+    Fault("message: a machine of other types", "message", NO_MESSAGE, prepare=sends(
+        {"kind": "machine", "machine": {"python": "3", "cpus": [], "load_average": "much", "memory_bytes": {}, "chip": 5}})),
+    Fault("message: a machine without its parts", "message", NO_MESSAGE, prepare=sends({"kind": "machine", "machine": {}})),
+    Fault("message: a directory that is somebody's", "start", "ended without a result",
+          prepare=lambda scene: sends({"kind": "directory", "path": str(diary(scene))})(scene)),
     Fault("message: nested deeply", "message", NO_MESSAGE, prepare=sends(b"[" * 100000 + b"\n")),
     Fault("message: 5000 digits", "message", NO_MESSAGE, prepare=sends(b'{"kind": "stage", "limit": ' + b"9" * 5000 + b"}\n")),
     Fault("cell: of another variant", "message", "a cell that cannot be: 'w8a16', 'ok'", prepare=sends(cell("w8a16"))),
@@ -454,9 +508,12 @@ MESSAGES = [
     Fault("cell: without samples", "message", "a cell that cannot be", prepare=sends(cell(samples=[]))),
     Fault("cell: with too few", "message", "a cell that cannot be", prepare=sends(cell(samples=[[1000.0, 1000.0]]))),
     Fault("cell: with none above 0", "message", "a cell that cannot be", prepare=sends(cell(samples=[[0.0, 1.0], [1.0, -1.0]]))),
+    Fault("cell: with times that cannot be", "message", "a cell that cannot be|" + NO_MESSAGE,
+          prepare=sends(cell(samples=[[1e-320, 1.0], [1.0, 1e299]]))),
     Fault("cell: with NaN", "message", NO_MESSAGE, prepare=sends(cell(samples=[[float("nan"), 1.0], [1.0, 1.0]]))),
     Fault("cell: with infinity", "message", NO_MESSAGE, prepare=sends(cell(samples=[[float("inf"), 1.0], [1.0, 1.0]]))),
-    Fault("cell: failed, with a number for its stage", "message", NO_MESSAGE, prepare=sends(cell(samples=[], status="failed", stage=5))),
+    Fault("cell: failed, with a number for its stage", "message", NO_MESSAGE,
+          prepare=sends(cell(samples=[], status="failed", stage=5))),
     Fault("cell: one of two", "start", "ended without a result", failed=("w8a8",), prepare=sends(cell())),
     Fault("child: says nothing and ends", "start", "^the child ended without a result$", prepare=runs("")),
     Fault("child: ends with an exit code", "start", "^the child ended with exit code 5: last words$",
@@ -470,7 +527,8 @@ MESSAGES = [
     Fault("child: cannot be started", "start", "/nowhere/python: No such file or directory",
           prepare=lambda scene: scene.drive({}, ("/nowhere/python",))),
 ]
-WAITING = ("child: closes its output and stays",)
+# Those that last as long as the time limit.
+WAITING = {"child: closes its output and stays", *(fault.name for fault in HANGING)}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -490,9 +548,10 @@ class Lack(NamedTuple):
 
 # What of a run's calls and its record shows that a method was used. For the two that are never recorded the stand-in
 # gives the answer with which there would be no run.
-TRACES = {"localModelPath": "localModelPath", "compiledModelExists": "compiled", "purgeCompiledModel": "purge", "aneSubType": "ane_subtype",
-          "numANEs": "ane_count", "numANECores": "ane_cores", "processInfo": "thermal_state", "thermalState": "thermal_state",
-          "isLowPowerModeEnabled": "low_power_mode", "_ANEDeviceInfo": "ane_subtype", "NSProcessInfo": "low_power_mode"}
+TRACES = {"localModelPath": "localModelPath", "compiledModelExists": "compiled", "purgeCompiledModel": "purge",
+          "aneSubType": "ane_subtype", "numANEs": "ane_count", "numANECores": "ane_cores", "processInfo": "thermal_state",
+          "thermalState": "thermal_state", "isLowPowerModeEnabled": "low_power_mode", "_ANEDeviceInfo": "ane_subtype",
+          "NSProcessInfo": "low_power_mode"}
 UNASKED = {"hasANE": {"DEVICE": "hasANE=0"}, "isVirtualMachine": {"DEVICE": "isVirtualMachine=1"}}
 NEEDED_CLASSES = tuple(dict.fromkeys(method.class_name for method in ane_bench.METHODS if method.needed))
 OTHER_CLASSES = tuple(dict.fromkeys(method.class_name for method in ane_bench.METHODS if method.class_name not in NEEDED_CLASSES))
@@ -508,7 +567,7 @@ def encoded(codes: Sequence[str]) -> str:
 
 def other_encodings(method: ane_bench.Method) -> Iterator[tuple[str, str]]:
     """A method's encoding with another result, another last argument, an argument more, and what is none."""
-    result, *arguments = method.kinds
+    result, arguments = method.kinds[0], list(method.kinds[1:])
     yield "another result", encoded(["@" if result != "@" else "Q", *arguments])
     yield ("another argument", encoded([result, *arguments[:-1], "i"])) if arguments else ("an argument", encoded([result, "@"]))
 
@@ -538,11 +597,12 @@ LACKS = [
     *(Lack(f"class {name} missing", {"MISSING": name}, lost=TRACES[name]) for name in OTHER_CLASSES),
     *(Lack(f"{method.name} missing", {"MISSING": method.selector}, told=rf"{re.escape(method.name)} is absent; expected ")
       for method in ane_bench.METHODS if method.needed),
-    *(Lack(f"{method.name} missing", {"MISSING": method.selector, **UNASKED.get(method.selector, {})}, lost=TRACES.get(method.selector, ""))
-      for method in ane_bench.METHODS if not method.needed),
+    *(Lack(f"{method.name} missing", {"MISSING": method.selector, **UNASKED.get(method.selector, {})},
+           lost=TRACES.get(method.selector, "")) for method in ane_bench.METHODS if not method.needed),
     *(Lack(f"{method.name} with {what}", listed({method.selector: encoding}),
            told=rf"{re.escape(method.name)} is of type {re.escape(encoding)}; expected ")
-      for method in ane_bench.METHODS if method.needed and method.class_name.startswith("_") for what, encoding in other_encodings(method)),
+      for method in ane_bench.METHODS if method.needed and method.class_name.startswith("_")
+      for what, encoding in other_encodings(method)),
     *(Lack(f"{method.name} with {what}", {**listed({method.selector: encoding}), **UNASKED.get(method.selector, {})},
            lost=TRACES.get(method.selector, ""))
       for method in ane_bench.METHODS if not method.needed for what, encoding in list(other_encodings(method))[:1]),
@@ -550,7 +610,8 @@ LACKS = [
     Lack("no engine", {"DEVICE": "hasANE=0"}, told="the framework says that there is no Neural Engine"),
     Lack("a virtual machine, says the framework", {"DEVICE": "isVirtualMachine=1"}, told="this is a virtual machine"),
     Lack("a virtual machine, says the kernel", {"SYSCTL": "kern.hv_vmm_present=1"}, told="this is a virtual machine"),
-    Lack("Rosetta", {"SYSCTL": "sysctl.proc_translated=1"}, told="translated by Rosetta.*run the arm64 one: arch -arm64 /usr/bin/python3"),
+    Lack("Rosetta", {"SYSCTL": "sysctl.proc_translated=1"},
+         told="translated by Rosetta.*run the arm64 one: arch -arm64 /usr/bin/python3"),
     Lack("no sysctl", {"SYSCTL": "machdep.cpu.brand_string=;hw.model=;kern.osproductversion=;kern.osversion=;hw.memsize=;"
                                  "sysctl.proc_translated=;kern.hv_vmm_present="}, lost='"chip"'),
     Lack("no power source", {"POWER": ""}, lost="power_source"),
@@ -626,7 +687,7 @@ def read_only_home(scene: Scene) -> str:
 
 
 def read_only_record(scene: Scene) -> str:
-    """Replaced, not written into: what counts is the directory. A file there that is read-only cannot save it."""
+    """A file is replaced, not written into: what counts is its directory."""
     path = read_only_home(scene)
     (scene.directory / "home").chmod(0o700)
     Path(path).write_text("old")
@@ -671,6 +732,7 @@ def is_table(output: str, results: int = 2) -> bool:
 def save_directory_gone(test: "FaultTest", scene: Scene) -> None:
     home = scene.directory / "home"
     home.mkdir()
+    scene.drive({"STANDIN_FAULT": ""})
     scene.settings["FAULT"] = "fp16/compile:slow=1"
     run = scene.start(*BOTH_CONFIGS, "--save", str(home / "r.json"))
     run.await_call("compile fp16")
@@ -746,6 +808,7 @@ def save_survives_usage(test: "FaultTest", scene: Scene) -> None:
 
 def head(test: "FaultTest", scene: Scene) -> None:
     """`| head -1`, which goes away when it has its line. What was measured by then is saved."""
+    scene.drive({"STANDIN_FAULT": "fp16/compile:slow=1"})  # so that it is gone before there is more
     run = scene.start(*BOTH_CONFIGS, "--save", str(scene.saved), bufsize=0)
     assert run.process.stdout
     test.assertRegex(os.read(run.process.stdout.fileno(), 20).decode(), "^=== ane_bench ")
@@ -769,6 +832,9 @@ def reader_gone(format_: str, *arguments: str) -> Callable[["FaultTest", Scene],
     return check
 
 
+NO_OUTPUT = "ane_bench: standard output: cannot be written: "
+
+
 def full() -> BinaryIO:
     """A file that takes nothing."""
     return open("/dev/full", "wb") if os.path.exists("/dev/full") else open(os.devnull, "rb")
@@ -780,11 +846,12 @@ def device_full(*arguments: str) -> Callable[["FaultTest", Scene], None]:
         with full() as target:
             finished = scene.run(*arguments, stdout=target)
         test.assertEqual(finished.code, 1, finished.errors)
-        test.assertRegex(finished.errors, "ane_bench: standard output: cannot be written: (No space left on device|Bad file descriptor)\n")
+        test.assertRegex(finished.errors, f"{NO_OUTPUT}(No space left on device|Bad file descriptor)\n")
     return check
 
 
-def closed(redirection: str, *arguments: str, code: int, told: str = ".*", says: str = ".*") -> Callable[["FaultTest", Scene], None]:
+def closed(redirection: str, *arguments: str, code: int, told: str = ".*",
+           says: str = ".*") -> Callable[["FaultTest", Scene], None]:
     """Started by a shell that closes descriptors."""
     def check(test: "FaultTest", scene: Scene) -> None:
         scene.prefix = ("/bin/sh", "-c", f'exec "$@" {redirection}', "sh")
@@ -822,11 +889,12 @@ def ascii_only(fault: str) -> Callable[["FaultTest", Scene], None]:
     def check(test: "FaultTest", scene: Scene) -> None:
         scene.environment.update(LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
         scene.settings["FAULT"] = fault
+        signs = {"table": r" \?95%", "markdown": r"\?95%", "csv": "^config,", "json": "ane-bench/1"}
         for format_ in ane_bench.FORMATS:
             finished = scene.run(*SMALL, "--format", format_)
             test.assertEqual(finished.code, 1 if fault else 0, finished.errors)
             test.assertTrue((finished.output + finished.errors).isascii())
-            test.assertRegex(finished.output, {"table": r" \?95%", "markdown": r"\?95%", "csv": "^config,", "json": "ane-bench/1"}[format_])
+            test.assertRegex(finished.output, signs[format_])
             if fault:
                 test.assertRegex(finished.output, r"le mod\?le \? x|le mod\\u00e8le \\u00ab x")
     return check
@@ -839,8 +907,7 @@ class Terminal:
         self.shown = bytearray()
         self._main, side = pty.openpty()
         # The terminal becomes the controlling one, so that its Ctrl-C reaches the run.
-        code = ("import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.tcgetpgrp(0) == os.getpgrp() or sys.exit(98); "
-                "os.execv(sys.argv[1], sys.argv[1:])")
+        code = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         scene.prefix = (sys.executable, "-I", "-c", code)
         self.run = scene.start(*arguments, stdin=side, stdout=side, stderr=side)
         os.close(side)
@@ -956,6 +1023,41 @@ def engine_gone(test: "FaultTest", scene: Scene) -> None:
     test.assertEqual([result["variants"]["w8a8"]["status"] for result in scene.record()["results"]], ["ok", "failed"])
 
 
+def again_and_again(test: "FaultTest", scene: Scene) -> None:
+    """Cleaning up is done by the first Ctrl-C, and not broken off by the next."""
+    scene.settings["FAULT"] = f"compile:slow={PATIENCE}"
+    run = scene.start(*BOTH_CONFIGS)
+    run.await_call("compile fp16")
+    for _ in range(100):
+        with contextlib.suppress(ProcessLookupError):
+            run.signal_group(signal.SIGINT)
+        time.sleep(0.002)
+    finished = run.finish()
+    test.assertEqual(finished.code, 130, finished.errors)
+    test.assertEqual(finished.errors.count("ane_bench: interrupted"), 1)
+
+
+def in_the_background(test: "FaultTest", scene: Scene) -> None:
+    """As a shell starts it there: Ctrl-C is for somebody else."""
+    scene.prefix = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    scene.settings["FAULT"] = "fp16/compile:slow=0.5"
+    run = scene.start(*BOTH_CONFIGS)
+    run.await_call("compile fp16")
+    run.signal_group(signal.SIGINT)
+    finished = run.finish()
+    test.assertEqual(finished.code, 0, finished.errors)
+    test.assertTrue(is_table(finished.output), finished.output)
+
+
+def every_verb(test: "FaultTest", scene: Scene) -> None:
+    """Where nothing is wrong, nothing is said."""
+    test.assertEqual(scene.run(*BOTH_CONFIGS, "--save", str(scene.saved), "--quiet")._replace(output=""), (0, "", ""))
+    for words in (("compare", str(scene.saved), str(scene.saved)), ("chart", str(scene.saved)), ("doctor",), ("--help",),
+                  ("emit", str(scene.directory / "programs"), "--config", "64x8x2"), ("--engine", "reference", *SMALL, "--quiet")):
+        finished = scene.run(*words)
+        test.assertEqual((finished.code, finished.errors), (0, ""), words)
+
+
 STREAMS = [
     Stream("--save: directory gone during the run", save_directory_gone),
     Stream("--save: directory gone and back", save_directory_back),
@@ -968,9 +1070,9 @@ STREAMS = [
     Stream("standard output: reader gone, table", reader_gone("table", *BOTH_CONFIGS)),
     Stream("standard output: reader gone, json", reader_gone("json", *BOTH_CONFIGS)),
     Stream("standard output: reader gone, doctor", reader_gone("table", "doctor")),
-    Stream("standard output: closed", closed(">&-", *BOTH_CONFIGS, code=1, told="standard output: cannot be written: ")),
-    Stream("standard output: closed, json", closed(">&-", *SMALL, "--format", "json", code=1, told="standard output: cannot be written: ")),
-    Stream("standard output: closed, doctor", closed(">&-", "doctor", code=1, told="standard output: cannot be written: ")),
+    Stream("standard output: closed", closed(">&-", *BOTH_CONFIGS, code=1, told=NO_OUTPUT)),
+    Stream("standard output: closed, json", closed(">&-", *SMALL, "--format", "json", code=1, told=NO_OUTPUT)),
+    Stream("standard output: closed, doctor", closed(">&-", "doctor", code=1, told=NO_OUTPUT)),
     Stream("standard output: closed, usage", closed(">&-", "--nonsense", code=2, told="^ane_bench: .*nonsense")),
     Stream("standard output: /dev/full", device_full(*BOTH_CONFIGS)),
     Stream("standard output: /dev/full, json", device_full(*SMALL, "--format", "json")),
@@ -985,6 +1087,8 @@ STREAMS = [
     Stream("no terminal", no_terminal),
     Stream("a terminal", terminal),
     Stream("Ctrl-C on a terminal", terminal_interrupted),
+    Stream("Ctrl-C again and again", again_and_again),
+    Stream("Ctrl-C for another", in_the_background),
     Stream("TMPDIR not ASCII", named("TMPDIR")),
     Stream("--save not ASCII", named("--save")),
     Stream("module not ASCII", named("module")),
@@ -1067,38 +1171,20 @@ TOGETHER = [
     Stream("two runs: the first is killed", first_killed),
 ]
 
+TABLES: dict[str, Sequence[Any]] = {
+    "refusals": REFUSALS, "endings": ENDINGS, "hanging": HANGING, "kills": KILLS, "rubbish": RUBBISH, "directories": DIRECTORIES,
+    "places": PLACES, "messages": MESSAGES, "lacks": LACKS, "signals": SIGNALS, "orphans": ORPHANS, "unsaved": UNSAVED,
+    "streams": STREAMS, "together": TOGETHER}
 # Every case of this file. README tells how many there are.
-CASES: list[Any] = [*REFUSALS, *ENDINGS, *KILLS, *RUBBISH, *DIRECTORIES, *PLACES, *MESSAGES, *LACKS, *SIGNALS, *ORPHANS, *UNSAVED,
-                    *STREAMS, *TOGETHER]
-HANGING = [ending(stage, "hang", HANGS) for stage in CALLS]
-CASES += HANGING
-
-
-@contextlib.contextmanager
-def workshop() -> Iterator[Path]:
-    """A directory for scenes; its name is short, since some systems' paths are."""
-    with tempfile.TemporaryDirectory(prefix="ane_bench_") as directory:
-        yield Path(directory)
-
-
-_identifier: list[str] = []
-
-
-def identifier() -> str:
-    """The name of the model directory of the first configuration's W8A8."""
-    return _identifier[0]
-
-
-def find_identifier() -> None:
-    """Asks the stand-in for it: in the middle of a run it is the only directory whose text quantizes."""
-    with workshop() as directory:
-        scene = Scene(directory)
-        scene.settings["FAULT"] = f"w8a8/load:slow={PATIENCE}"
-        run = scene.start(*SMALL)
-        run.await_call("load w8a8")
-        _identifier.append(*(path.name for path in scene.models() if "quantize(input" in (path / "model.mil").read_text()))
-        run.signal(signal.SIGTERM)
-        run.finish()
+CASES: list[Any] = [case for table in TABLES.values() for case in table]
+# Those that are run once more with everything on that Python has to find faults in a program.
+DEVELOPMENT = {
+    "w8a8/compile:no", "w8a8/evaluate:no@8", "load:raise", "evaluate:crash@4", "unload:no", "compile:rubbish", "TMPDIR full",
+    "evaluate: SIGKILL from outside", "message: no JSON", "cell: without samples", "child: ends with an exit code",
+    "class _ANERequest missing", "-[_ANEInMemoryModel purgeCompiledModel] missing", "SIGINT to all at evaluate",
+    "SIGTERM to the parent at compile", "parent killed at load", "--save in no directory", "--save: disk full later", "| head -1",
+    "standard output: closed", "standard output: /dev/full", "standard error: closed", "a terminal",
+    "two runs: Ctrl-C while it waits"}
 
 
 class FaultTest(unittest.TestCase):
@@ -1106,32 +1192,37 @@ class FaultTest(unittest.TestCase):
 
     def setUp(self) -> None:
         support.standin_library()
-        self.workshop = Path(self.enter(workshop()))
+        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
+        self.addCleanup(holder.cleanup)
+        self.workshop = Path(holder.name)
+        self.python, self.file = support.own_python(), support.compiled_module()
 
-    def enter(self, manager: "contextlib.AbstractContextManager[Any]") -> Any:
-        """enterContext, which Python 3.9 lacks."""
-        owner = contextlib.ExitStack()
-        self.addCleanup(owner.close)
-        return owner.enter_context(manager)
+    def scene(self) -> Scene:
+        """A new one."""
+        scene = Scene(Path(tempfile.mkdtemp(dir=self.workshop)))
+        scene.python, scene.file = self.python, self.file
+        return scene
 
-    def each(self, cases: Sequence[Any], check: Callable[[Scene, Any], None], at_a_time: int = AT_A_TIME) -> None:
-        """Checks all cases of a table, each in a scene of its own."""
-        names = [case.name for case in cases]
-        self.assertEqual(len(set(names)), len(names))
+    def each(self, cases: Sequence[Any], at_a_time: int = AT_A_TIME) -> None:
+        """Checks all of some cases, each in a scene of its own."""
+        checks: dict[type, Callable[[Scene, Any], None]] = {
+            Fault: self.check_fault, Lack: self.check_lack, Signal: self.check_signal, Orphan: self.check_orphan,
+            Unsaved: self.check_unsaved, Stream: self.check_stream}
 
-        def outcome(number: int) -> Optional[Exception]:
-            scene = Scene(Path(tempfile.mkdtemp(dir=self.workshop)))
+        def outcome(case: Any) -> Optional[Exception]:
+            scene = self.scene()
             try:
                 with scene.closing:
-                    check(scene, cases[number])
+                    checks[type(case)](scene, case)
             except Exception as error:
                 return error
             return None
 
         with ThreadPoolExecutor(at_a_time) as pool:
-            outcomes = list(pool.map(outcome, range(len(cases))))
-        for name, error in zip(names, outcomes):
-            with self.subTest(name):
+            outcomes = list(pool.map(outcome, cases))
+        self.assertGreater(len(outcomes), 0)
+        for case, error in zip(cases, outcomes):
+            with self.subTest(case.name):
                 if error:
                     raise error
 
@@ -1159,10 +1250,10 @@ class FaultTest(unittest.TestCase):
             fault.prepare(scene)
         if fault.fault:
             scene.settings["FAULT"] = fault.fault
-        hangs = "hang" in fault.fault or fault.name in WAITING
-        run = scene.start(*BOTH_CONFIGS, "--save", str(scene.saved), *(("--timeout", str(SHORT)) if hangs else ()))
+        limit = ("--timeout", str(SHORT)) if fault.name in WAITING else ()
+        run = scene.start(*BOTH_CONFIGS, "--save", str(scene.saved), *limit)
         if fault.act:
-            run.await_call(fault.at)
+            run.await_call(fault.at, fault.times)
             fault.act(run)
         finished = run.finish()
         record = scene.record()
@@ -1178,6 +1269,8 @@ class FaultTest(unittest.TestCase):
             self.check_what_children_said(scene, fault)
         if fault.left:
             self.check_untouched(scene, fault.left[0])
+        elif fault.name == "message: a directory that is somebody's":
+            self.assertEqual((scene.directory / "precious" / "diary").read_text(), "precious")
         elif (scene.directory / "precious").exists():
             self.check_precious(scene)
         self.check_clean(scene, finished)
@@ -1194,6 +1287,7 @@ class FaultTest(unittest.TestCase):
                     self.assertEqual(found["status"], "failed")
                     self.assertRegex(found["stage"], f"^({stage})$", found)
                     self.assertRegex(found["error"], reason)
+                    self.assertLess(len(found["error"]), 1000)
                     self.assertNotIn("ms", found)
                     label = ane_bench.VARIANTS[variant].label
                     line = f"{label} 2x conv {result['config']['channels']}ch 8x8 .*failed in stage {re.escape(found['stage'])}: "
@@ -1229,123 +1323,79 @@ class FaultTest(unittest.TestCase):
         files = {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
         self.assertEqual(files, dict.fromkeys(("model.mil", "weights/weight.bin", "diary"), "precious"))
 
-    def test_refusals(self) -> None:
-        self.each(REFUSALS, self.check_fault)
+    def check_lack(self, scene: Scene, lack: Lack) -> None:
+        """A run on a machine that lacks something."""
+        scene.settings.update(lack.settings)
+        if lack.library:
+            scene.standin = sys.modules["_ctypes"].__file__ or "" if lack.library == "ctypes" else lack.library
+        finished = scene.run(*SMALL, "--save", str(scene.saved))
+        self.check_clean(scene, finished)
+        if lack.told and lack.settings.get("MISSING") in GNUSTEPS_OWN:
+            self.assertEqual(finished.code, 1)
+            self.assertRegex(finished.output, "failed in stage start: the child was killed by SIGABRT")
+        elif lack.told:
+            self.assertEqual((finished.code, finished.output), (3, ""), finished.errors)
+            first, *others = finished.errors.splitlines()
+            self.assertRegex(first, f"^ane_bench: no usable Neural Engine: .*{lack.told}")
+            self.assertRegex("\n".join(others), r"^Without one, .*\n.* report it with the output of: python3 ane_bench.py doctor$")
+            self.assertFalse(scene.saved.exists())
+            self.assertFalse([call for call in scene.calls() if call.startswith(("descriptor", "compile"))])
+        else:
+            self.assertEqual(finished.code, 0, finished.errors)
+            self.assertEqual([cell["status"] for cell in scene.record()["results"][0]["variants"].values()], ["ok", "ok"])
+            self.check_balance(scene)
+            if lack.lost:
+                self.assertNotIn(lack.lost, json.dumps(scene.record()) + "".join(scene.calls()))
 
-    def test_endings(self) -> None:
-        self.each(ENDINGS, self.check_fault)
+    def check_signal(self, scene: Scene, case: Signal) -> None:
+        """A run that is broken off."""
+        fault = at_stage(case.stage, f"slow={PATIENCE}")
+        if case.which:
+            scene.drive({"STANDIN_FAULT": fault})
+        else:
+            scene.settings["FAULT"] = fault
+        doctor = case.arguments == ("doctor",)
+        run = scene.start(*case.arguments, *(() if doctor else ("--save", str(scene.saved))))
+        run.await_call(CALLS[case.stage], CALLED.get(case.stage, 1) + case.which * CALLED_IN_ALL.get(case.stage, 1))
+        started = time.monotonic()
+        (run.signal_group if case.to_group else run.signal)(case.number)
+        if case.code < 0:
+            run.process.wait(PATIENCE)
+            self.assertTrue(run.is_over(PATIENCE / 2), "the child did not end")
+        finished = run.finish()
+        self.assertLess(time.monotonic() - started, PATIENCE / 2)
+        self.assertEqual(finished.code, case.code, finished.errors)
+        said = [line for line in finished.errors.splitlines() if not line.startswith("[")]
+        self.assertEqual(said, [f"ane_bench: {case.told}"] if case.told else [])
+        self.assertEqual(len(scene.record()["results"]) if scene.saved.exists() else 0, case.which)
+        if case.which:
+            self.assertTrue(is_table(finished.output, results=case.which), finished.output)
+        elif not doctor:
+            self.assertEqual(finished.output, "")
+        self.check_clean(scene, finished)
 
-    def test_hanging(self) -> None:
-        self.each(HANGING, self.check_fault, AT_A_TIME_WHERE_THEY_WAIT)
+    def check_orphan(self, scene: Scene, case: Orphan) -> None:
+        """A child whose parent is no more."""
+        scene.settings["FAULT"] = at_stage(case.stage, "hang")
+        run = scene.start(*BOTH_CONFIGS)
+        run.await_call(CALLS[case.stage], CALLED.get(case.stage, 1))
+        stages = tuple(CALLS)
+        self.assertEqual(bool(scene.models()), stages.index(case.stage) >= stages.index("compile"))
+        self.assertGreater(run.child(), 0)
+        run.signal(signal.SIGKILL)
+        run.process.communicate(timeout=PATIENCE)
+        self.assertEqual(run.process.returncode, -signal.SIGKILL)
+        self.assertTrue(run.is_over(ORPHANED), "the child did not end")
+        self.assertEqual(scene.models(), [])
 
-    def test_kills(self) -> None:
-        self.each(KILLS, self.check_fault)
-
-    def test_rubbish(self) -> None:
-        self.each(RUBBISH, self.check_fault)
-
-    def test_directories(self) -> None:
-        self.each(DIRECTORIES, self.check_fault)
-
-    def test_places(self) -> None:
-        find_identifier()
-        self.each(PLACES, self.check_fault)
-
-    def test_messages(self) -> None:
-        self.each(MESSAGES, self.check_fault)
-
-    def test_lacks(self) -> None:
-        def check(scene: Scene, lack: Lack) -> None:
-            scene.settings.update(lack.settings)
-            if lack.library:
-                scene.standin = sys.modules["_ctypes"].__file__ or "" if lack.library == "ctypes" else lack.library
-            finished = scene.run(*SMALL, "--save", str(scene.saved))
-            self.check_clean(scene, finished)
-            if lack.told and any(lack.settings.get("MISSING") == name for name in GNUSTEPS_OWN):
-                self.assertEqual(finished.code, 1)
-                self.assertRegex(finished.output, "failed in stage start: the child was killed by SIGABRT")
-            elif lack.told:
-                self.assertEqual((finished.code, finished.output), (3, ""), finished.errors)
-                first, *rest = finished.errors.splitlines()
-                self.assertRegex(first, f"^ane_bench: no usable Neural Engine: .*{lack.told}")
-                self.assertRegex("\n".join(rest), r"^Without one, .*\n.* report it with the output of: python3 ane_bench\.py doctor$")
-                self.assertFalse(scene.saved.exists())
-                self.assertFalse([call for call in scene.calls() if call.startswith(("descriptor", "compile"))])
-            else:
-                self.assertEqual(finished.code, 0, finished.errors)
-                self.assertEqual([cell["status"] for cell in scene.record()["results"][0]["variants"].values()], ["ok", "ok"])
-                self.check_balance(scene)
-                if lack.lost:
-                    self.assertNotIn(lack.lost, json.dumps(scene.record()) + "".join(scene.calls()))
-
-        self.each(LACKS, check)
-
-    def test_what_lacks_take_away_is_there(self) -> None:
-        """So that its absence above means something."""
-        scene = Scene(self.workshop / "sound")
-        self.assertEqual(scene.run(*SMALL, "--save", str(scene.saved)).code, 0)
-        text = json.dumps(scene.record()) + "".join(scene.calls())
-        for word in {lack.lost for lack in LACKS} | {method for method in TRACES.values()}:
-            self.assertIn(word, text)
-        for method in ane_bench.METHODS:
-            self.assertTrue(method.needed or method.selector in {**TRACES, **UNASKED}, f"nothing shows whether {method.name} is used")
-
-    def test_signals(self) -> None:
-        def check(scene: Scene, case: Signal) -> None:
-            fault = f"{case.stage}:slow={PATIENCE}" + (f"@{FIRST_TIMED}" if case.stage == "evaluate" else "")
-            scene.settings["FAULT"] = "" if case.which else fault
-            if case.which:
-                scene.drive({"STANDIN_FAULT": fault})
-            doctor = case.arguments == ("doctor",)
-            run = scene.start(*case.arguments, *(() if doctor else ("--save", str(scene.saved))))
-            # Evaluates are logged when they are done.
-            alone = FIRST_TIMED - 1 if case.stage == "evaluate" else 1
-            whole = LAST_TIMED if case.stage == "evaluate" else 1
-            run.await_call("compile" if doctor else CALLS[case.stage], alone + case.which * whole)
-            started = time.monotonic()
-            (run.signal_group if case.to_group else run.signal)(case.number)
-            if case.code < 0:
-                run.process.wait(PATIENCE)
-                self.assertTrue(run.is_over(PATIENCE / 2), "the child did not end")
-            finished = run.finish()
-            self.assertLess(time.monotonic() - started, PATIENCE / 2)
-            self.assertEqual(finished.code, case.code, finished.errors)
-            said = [line for line in finished.errors.splitlines() if not line.startswith("[")]
-            self.assertEqual(said, [f"ane_bench: {case.told}"] if case.told else [])
-            self.assertEqual(len(scene.record()["results"]) if scene.saved.exists() else 0, case.which)
-            if not doctor:
-                self.assertEqual(is_table(finished.output, 1) if case.which else finished.output == "", True, finished.output)
-            self.check_clean(scene, finished)
-
-        self.each(SIGNALS, check, AT_A_TIME_WHERE_THEY_WAIT // 2)
-
-    def test_orphans(self) -> None:
-        def check(scene: Scene, case: Orphan) -> None:
-            scene.settings["FAULT"] = f"{case.stage}:hang" + (f"@{FIRST_TIMED}" if case.stage == "evaluate" else "")
-            run = scene.start(*BOTH_CONFIGS)
-            run.await_call(CALLS[case.stage], FIRST_TIMED - 1 if case.stage == "evaluate" else 1)
-            # From when files are written to when they are removed.
-            if case.stage in tuple(CALLS)[tuple(CALLS).index("compile"):]:
-                self.assertTrue(scene.models())
-            child = run.child()
-            run.signal(signal.SIGKILL)
-            run.process.communicate(timeout=PATIENCE)
-            self.assertEqual(run.process.returncode, -signal.SIGKILL)
-            self.assertTrue(run.is_over(10), f"the child {child} did not end")
-            self.assertEqual(scene.models(), [])
-
-        self.each(ORPHANS, check, AT_A_TIME_WHERE_THEY_WAIT // 2)
-
-    def test_unsaved(self) -> None:
-        def check(scene: Scene, case: Unsaved) -> None:
-            path = case.prepare(scene)
-            finished = scene.run(*BOTH_CONFIGS, "--save", path)
-            self.assertEqual((finished.code, finished.output), (2, ""))
-            self.assertRegex(finished.errors, rf"^ane_bench: {re.escape(path)}: cannot be written: {case.told}\n$")
-            self.assertEqual(scene.calls(), [])
-            self.check_clean(scene, finished)
-
-        self.each(UNSAVED, check)
+    def check_unsaved(self, scene: Scene, case: Unsaved) -> None:
+        """A run that does not begin."""
+        path = case.prepare(scene)
+        finished = scene.run(*BOTH_CONFIGS, "--save", path)
+        self.assertEqual((finished.code, finished.output), (2, ""))
+        self.assertRegex(finished.errors, rf"^ane_bench: {re.escape(path)}: cannot be written: {case.told}\n$")
+        self.assertEqual(scene.calls(), [])
+        self.check_clean(scene, finished)
 
     def check_stream(self, scene: Scene, case: Stream) -> None:
         """A case that checks itself, with what holds for all."""
@@ -1353,18 +1403,71 @@ class FaultTest(unittest.TestCase):
         for finished in scene.finished:
             self.check_clean(scene, finished)
 
+    def test_refusals(self) -> None:
+        self.each(REFUSALS)
+
+    def test_endings(self) -> None:
+        self.each(ENDINGS)
+
+    def test_hanging(self) -> None:
+        self.each(HANGING, AT_A_TIME_WHERE_THEY_WAIT)
+
+    def test_kills(self) -> None:
+        self.each(KILLS)
+
+    def test_rubbish(self) -> None:
+        self.each(RUBBISH)
+
+    def test_directories(self) -> None:
+        self.each(DIRECTORIES)
+
+    def test_places(self) -> None:
+        find_identifier(self.scene())
+        self.each(PLACES)
+
+    def test_messages(self) -> None:
+        self.each(MESSAGES)
+
+    def test_lacks(self) -> None:
+        self.each(LACKS)
+
+    def test_what_lacks_take_away_is_there(self) -> None:
+        """So that its absence means something."""
+        scene = self.scene()
+        self.assertEqual(scene.run(*SMALL, "--save", str(scene.saved)).code, 0)
+        text = json.dumps(scene.record()) + "".join(scene.calls())
+        for word in {lack.lost for lack in LACKS} | set(TRACES.values()):
+            self.assertIn(word, text)
+        for method in ane_bench.METHODS:
+            self.assertTrue(method.needed or method.selector in {**TRACES, **UNASKED}, f"what shows that {method.name} is used?")
+
+    def test_signals(self) -> None:
+        self.each(SIGNALS, AT_A_TIME + 1)
+
+    def test_orphans(self) -> None:
+        self.each(ORPHANS, AT_A_TIME + 1)
+
+    def test_unsaved(self) -> None:
+        self.each(UNSAVED)
+
     def test_streams(self) -> None:
-        self.each(STREAMS, self.check_stream)
+        self.each(STREAMS, AT_A_TIME + 1)
 
     def test_together(self) -> None:
-        self.each(TOGETHER, self.check_stream, AT_A_TIME_WHERE_THEY_WAIT)
+        self.each(TOGETHER, AT_A_TIME_WHERE_THEY_WAIT)
 
-    def test_the_count_in_readme(self) -> None:
+    def test_with_everything_on(self) -> None:
+        """Neither parents nor children have a word of warning to say."""
+        self.python, self.file = [sys.executable, "-X", "dev", "-W", "error"], MODULE
+        chosen = [case for case in CASES if case.name in DEVELOPMENT]
+        self.assertEqual({case.name for case in chosen}, DEVELOPMENT)
+        self.each([Stream("every verb", every_verb), *chosen], AT_A_TIME + 1)
+
+    def test_every_case_counts(self) -> None:
+        """None is there twice, each is in a test, and README tells how many there are."""
         self.assertEqual(len({case.name for case in CASES}), len(CASES))
+        for name in TABLES:
+            self.assertTrue(hasattr(self, f"test_{name}"), name)
         readme = support.ROOT / "README.md"
         for count in re.findall(r"(\d+) faults", readme.read_text(encoding="utf-8") if readme.exists() else ""):
             self.assertEqual(int(count), len(CASES))
-
-
-class DevelopmentTest(unittest.TestCase):
-    """With everything on that Python has to find faults in a program, parent and children say nothing more."""
