@@ -1,5 +1,6 @@
 """What several tests need: the stand-in built once, a run of the command line, optional material."""
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -28,6 +29,7 @@ SMALL = ("--config", "64x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
 
 # One directory for all that the tests build; removed when Python ends.
 _WORKSHOP = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")
+atexit.register(_WORKSHOP.cleanup)
 
 
 class Finished(NamedTuple):
