@@ -312,6 +312,7 @@ class Weights(NamedTuple):
             yield b"".join([encoded[start:start + row] for start in [start * size for start in starts]])
 
 
+@functools.lru_cache(maxsize=1)  # the variants of a configuration share them
 def orthogonal_weights(channels: int, depth: int, seed: int) -> Weights:
     """Layers of integers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
 
@@ -395,6 +396,7 @@ def _stored(value: float, letter: str) -> float:
     return float(struct.unpack(letter, struct.pack(letter, value))[0])
 
 
+@functools.lru_cache(maxsize=1)  # and the input
 def random_input(config: Config, seed: int) -> bytes:
     """The fp16 input [channels][pixels]: normal of variance 1, clipped to +-3.9 so that int8 steps of 2**-5 reach it.
 
@@ -2841,12 +2843,13 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": exa
 
 def own_command() -> list[str]:
     """What starts a child: this very file, wherever it is and whatever its name. Neither PYTHON* variables nor modules that
-    lie beside it change what the child runs (-I); the options for finding faults in Python programs go along."""
+    lie beside it (-I) nor installed packages (-S) change what the child runs; the options for finding faults in Python
+    programs go along."""
     path = os.path.abspath(globals().get("__file__", ""))
     if not os.path.isfile(path) or not sys.executable:
         raise UsageError(f"{path}: expected to run from a file, which each measuring process runs again")
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
-    return [sys.executable, "-I", *options, path, WORKER_ARGUMENT]
+    return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
 
 
 @contextlib.contextmanager

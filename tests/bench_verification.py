@@ -48,7 +48,8 @@ def main() -> int:
             total += whole
             target = TARGETS.get((config.name, variant))
             missed += target is not None and one > target
-            print(f"{config.name} {variant}: {one:.2f} s{f' (target {target} s)' if target else ''}, whole verification {whole:.2f} s")
+            aim = f" (target {target} s)" if target else ""
+            print(f"{config.name} {variant}: {one:.2f} s{aim}, whole verification {whole:.2f} s")
     print(f"a default run: {total:.2f} s, target {TOTAL_TARGET} s (Python {sys.version.split()[0]})")
     return int(missed or total > TOTAL_TARGET)
 

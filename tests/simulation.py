@@ -1,5 +1,6 @@
 """Simulates with numpy what an engine may legitimately compute, and what a broken one would, for the verification's limits."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
@@ -17,7 +18,7 @@ class Engine(NamedTuple):
     rounding: str = "even"
 
 
-LEGITIMATE = [Engine(sums, store, rounding) for sums in ("exact", "fp32", "fp16") for store in ("fp16", "fp32") for rounding in ("even", "away")]
+LEGITIMATE = [Engine(*choices) for choices in itertools.product(("exact", "fp32", "fp16"), ("fp16", "fp32"), ("even", "away"))]
 
 Layers = list[Any]
 

@@ -155,7 +155,8 @@ class EmitTest(unittest.TestCase):
     def test_the_files_are_the_programs(self) -> None:
         files = self.emitted("--config", "8x4x2", "--seed", "7", "--dialect", "1.0", "--blob", "original", "--variants", "w8a8")
         program = ane_bench.build_program(ane_bench.Config(8, 4, 2), "w8a8", seed=7, blob="original", dialect="1.0")
-        self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(), "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
+        self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
+                                 "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
 
     def test_the_original_is_as_pinned(self) -> None:
         files = self.emitted("--original")

@@ -29,4 +29,4 @@ class ConfigTest(unittest.TestCase):
     def test_refused_numbers(self) -> None:
         for shape in ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1.0, 1, 1), (16384, 1, 16), (16384, 1024, 1)):
             with self.subTest(shape), self.assertRaises(UsageError):
-                Config(*shape)  # type: ignore[arg-type]
+                Config(*shape)

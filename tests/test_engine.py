@@ -11,6 +11,7 @@ import ane_bench
 from tests import support
 from tests.support import SMALL
 
+
 class OriginalTest(support.StandinCase):
     """--original does what the original does, to the call."""
 
@@ -30,8 +31,9 @@ class OriginalTest(support.StandinCase):
         for config in ane_bench.DEFAULT_CONFIGS:
             surface = f"IOSurfaceCreate {config.tensor_bytes}"
             for variant in ("fp16", "w8a8"):
-                expected += [f"descriptor {variant}", f"model {variant}", "identifier", "localModelPath", f"compile {variant} qos=0",
-                             f"load {variant} qos=0", surface, surface, "surfaceobject", "surfaceobject", "request",
+                expected += [f"descriptor {variant}", f"model {variant}", "identifier", "localModelPath",
+                             f"compile {variant} qos=0", f"load {variant} qos=0", surface, surface, "surfaceobject",
+                             "surfaceobject", "request",
                              *[f"evaluate {variant} qos=0 -> YES"] * 60, f"unload {variant}"]
         self.assertEqual([line for line in self.calls() if not line.startswith(("alloc ", "dealloc "))], expected)
         alive = collections.Counter(line.split(" ", 1)[1] for line in self.calls() if line.startswith("alloc "))
@@ -40,10 +42,13 @@ class OriginalTest(support.StandinCase):
         self.assertGreaterEqual(sum(line.startswith("dealloc ") for line in self.calls()), 10 * 7)
 
     def test_a_failure_prints_the_originals_lines(self) -> None:
-        for stage, word, code in (("descriptor", "desc", "-1.0"), ("model", "mdl", "-2.0"), ("compile", "compile", "-3.0"), ("load", "load", "-4.0")):
-            finished = self.run_standin("--original", "--quiet", "--config", "512x64x2", COMPUTE="none", FAULT=f"w8a8/{stage}:silent")
+        for stage, word, code in (("descriptor", "desc", "-1.0"), ("model", "mdl", "-2.0"), ("compile", "compile", "-3.0"),
+                                  ("load", "load", "-4.0")):
+            finished = self.run_standin("--original", "--quiet", "--config", "512x64x2", COMPUTE="none",
+                                        FAULT=f"w8a8/{stage}:silent")
             self.assertEqual(finished.code, 1)
-            self.assertRegex(finished.output, rf"\n  W8A8 2x conv 512ch: {word} FAIL: .*\n  2x conv 512ch: FP16=[0-9.]+ INT8={code} \(FAIL\)\n")
+            self.assertRegex(finished.output, rf"\n  W8A8 2x conv 512ch: {word} FAIL: .*\n"
+                                              rf"  2x conv 512ch: FP16=[0-9.]+ INT8={code} \(FAIL\)\n")
 
 
 ORIGINAL_TABLE = """\
@@ -76,8 +81,8 @@ class ComputedTest(support.StandinCase):
     def test_equal_bit_by_bit_in_every_arithmetic(self) -> None:
         for store in ("fp16", "fp32"):
             for rounding in ("even", "away"):
-                record = self.run_record("--config", "64x8x6", "--config", "12x4x3", "--variants", "fp16,w8a16,w8a8", "--iters", "2",
-                                         "--rounds", "1", "--verify", "16", STORE=store, ROUNDING=rounding)
+                record = self.run_record("--config", "64x8x6", "--config", "12x4x3", "--variants", "fp16,w8a16,w8a8",
+                                         "--iters", "2", "--rounds", "1", "--verify", "16", STORE=store, ROUNDING=rounding)
                 for result in record["results"]:
                     for variant, cell in result["variants"].items():
                         halves = f", halves {rounding}" if variant == "w8a8" else ""
@@ -95,10 +100,12 @@ class ComputedTest(support.StandinCase):
                     self.assertEqual((cell["status"], cell["blob"], cell["dialect"]), ("ok", blob, dialect))
 
     def test_wrong_outputs_are_failed_cells(self) -> None:
-        for output, words in (("nan", "NaN"), ("inf", "infinities"), ("zeros", "zeros"), ("constant", "everywhere"), ("noop", "did nothing"),
-                              ("aliased", "wrong layer"), ("swapped", "wrong layer"), ("scale:1.1", "wrong scale"), ("drop:3", "left out")):
+        for output, words in (("nan", "NaN"), ("inf", "infinities"), ("zeros", "zeros"), ("constant", "everywhere"),
+                              ("noop", "did nothing"), ("aliased", "wrong layer"), ("swapped", "wrong layer"),
+                              ("scale:1.1", "wrong scale"), ("drop:3", "left out")):
             with self.subTest(output):
-                record = self.run_record("--config", "64x8x8", "--iters", "2", "--rounds", "1", "--verify", "4", code=1, OUTPUT=output)
+                record = self.run_record("--config", "64x8x8", "--iters", "2", "--rounds", "1", "--verify", "4", code=1,
+                                         OUTPUT=output)
                 for cell in record["results"][0]["variants"].values():
                     self.assertEqual((cell["status"], cell["stage"], cell["verified"]["ok"]), ("failed", "verify", False))
                     self.assertIn(words, cell["error"])
@@ -124,11 +131,15 @@ class FailureTest(support.StandinCase):
         return cell
 
     def test_stages(self) -> None:
-        for fault, stage, words in (("descriptor:nil", "descriptor", "nil"), ("model:nil", "model", "nil"), ("identifier:nil", "identifier", "hexString"),
-                                    ("compile:no", "compile", r"com\.apple.* [0-9]+: "), ("compile:silent", "compile", "no NSError"),
-                                    ("load:no", "load", r"com\.apple"), ("load:silent", "load", "no NSError"), ("surface:nil", "surface", "IOSurfaceCreate"),
+        for fault, stage, words in (("descriptor:nil", "descriptor", "nil"), ("model:nil", "model", "nil"),
+                                    ("identifier:nil", "identifier", "hexString"),
+                                    ("compile:no", "compile", r"com\.apple.* [0-9]+: "),
+                                    ("compile:silent", "compile", "no NSError"),
+                                    ("load:no", "load", r"com\.apple"), ("load:silent", "load", "no NSError"),
+                                    ("surface:nil", "surface", "IOSurfaceCreate"),
                                     ("surfaceobject:nil", "request", "nil"), ("request:nil", "request", "nil"),
-                                    ("w8a8/evaluate:no", "warm-up", "said NO: com"), ("w8a8/evaluate:silent@2", "warm-up", "no NSError"),
+                                    ("w8a8/evaluate:no", "warm-up", "said NO: com"),
+                                    ("w8a8/evaluate:silent@2", "warm-up", "no NSError"),
                                     ("w8a8/evaluate:no@3", "evaluate", "said NO"), ("w8a8/evaluate:no@8", "evaluate", "said NO"),
                                     ("lock:no", "surface", "IOSurfaceLock"), ("w8a8/compile:unicode", "compile", "[^\\x00-\\x7f]")):
             with self.subTest(fault):
@@ -138,7 +149,8 @@ class FailureTest(support.StandinCase):
 
     def test_children_that_end(self) -> None:
         for fault, stage, words in (("w8a8/compile:crash", "compile", "SIGSEGV"), ("w8a8/load:raise", "load", "ended|killed"),
-                                    ("w8a8/evaluate:exit", "warm-up", "without a result"), ("w8a8/evaluate:crash@4", "evaluate", "SIGSEGV"),
+                                    ("w8a8/evaluate:exit", "warm-up", "without a result"),
+                                    ("w8a8/evaluate:crash@4", "evaluate", "SIGSEGV"),
                                     ("w8a8/model:hang", "model", "said nothing for 1 s")):
             with self.subTest(fault):
                 cell = self.failed(fault, "--timeout", "1")
@@ -164,13 +176,15 @@ class MeasuredTest(support.StandinCase):
         for drift in ("0.05", "0.3"):
             for fp16, truth in ((2000, 2.0), (1000, 1.0)):
                 with self.subTest(drift, truth=truth):
-                    settings = {"COMPUTE": "none", "CLOCK": "virtual", "LATENCY": f"fp16:{fp16},w8a8:1000", "DRIFT": drift, "SPIKE": "17x10"}
+                    settings: dict[str, Any] = {"COMPUTE": "none", "CLOCK": "virtual", "LATENCY": f"fp16:{fp16},w8a8:1000",
+                                                "DRIFT": drift, "SPIKE": "17x10"}
                     record = self.run_record("--config", "64x8x2", "--verify", "0", **settings)
                     ratio = record["results"][0]["ratio"]["w8a8"]
                     low, high = ratio["ci95"]
                     self.assertAlmostEqual(ratio["value"], truth, delta=truth * 0.01)
                     self.assertTrue(low * 0.99 <= truth <= high * 1.01, ratio)
-                    sequential = self.run_record("--original", "--config", "512x64x2", **settings)["results"][0]["ratio"]["w8a8"]["value"]
+                    original = self.run_record("--original", "--config", "512x64x2", **settings)
+                    sequential = original["results"][0]["ratio"]["w8a8"]["value"]
                     print(f"\ndrift {drift}/s, true ratio {truth}: interleaved medians {ratio['value'] / truth - 1:+.2%}, "
                           f"sequential means {sequential / truth - 1:+.2%}", end="")
                     self.assertGreater(abs(sequential / truth - 1), abs(ratio["value"] / truth - 1))
@@ -182,13 +196,13 @@ class MeasuredTest(support.StandinCase):
         self.assertAlmostEqual(medians[1], 0.5, delta=0.001)
 
     def test_the_system(self) -> None:
-        system = self.run_record(*SMALL, SYSCTL="machdep.cpu.brand_string=Apple M9;hw.model=Mac99,1;kern.osproductversion=27.1;kern.osversion=",
-                                 DEVICE="aneSubType=h99,numANEs=2", POWER="Battery Power", THERMAL="0,2", LOW_POWER="1")["system"]
-        self.assertEqual({name: system.get(name) for name in ("chip", "model", "macos", "build", "memory_bytes", "ane_subtype", "ane_count",
-                                                              "power_source", "low_power_mode", "thermal_state_before", "thermal_state_after")},
-                         {"chip": "Apple M9", "model": "Mac99,1", "macos": "27.1", "build": None, "memory_bytes": 8 << 30, "ane_subtype": "h99",
-                          "ane_count": 2, "power_source": "Battery Power", "low_power_mode": True, "thermal_state_before": "nominal",
-                          "thermal_state_after": "serious"})
+        sysctl = "machdep.cpu.brand_string=Apple M9;hw.model=Mac99,1;kern.osproductversion=27.1;kern.osversion="
+        system = self.run_record(*SMALL, SYSCTL=sysctl, DEVICE="aneSubType=h99,numANEs=2", POWER="Battery Power", THERMAL="0,2",
+                                 LOW_POWER="1")["system"]
+        expected = {"chip": "Apple M9", "model": "Mac99,1", "macos": "27.1", "build": None, "memory_bytes": 8 << 30,
+                    "ane_subtype": "h99", "ane_count": 2, "power_source": "Battery Power", "low_power_mode": True,
+                    "thermal_state_before": "nominal", "thermal_state_after": "serious"}
+        self.assertEqual({name: system.get(name) for name in expected}, expected)
 
     def test_no_names_of_users_or_hosts(self) -> None:
         target = self.directory / "some one" / "r.json"

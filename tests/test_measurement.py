@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import random
+import struct
 import unittest
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
@@ -67,7 +68,7 @@ class FakeExecutable(Executable):
         pixels = [ane_bench.pixel_of(data, self.program.config, index) for index in range(self.program.config.pixels)]
         outputs, = ane_bench.Reference(self.program.mil, self.program.blob).compute(pixels)
         channels = [channel for values in zip(*outputs) for channel in values]
-        return ane_bench.struct.pack(f"<{len(channels)}e", *channels)
+        return struct.pack(f"<{len(channels)}e", *channels)
 
 
 class Stages(Session):
@@ -85,7 +86,7 @@ def measured(engine: FakeEngine, variants: tuple[str, ...] = ("fp16", "w8a8"), s
     """The cells of one configuration."""
     cells: dict[str, Cell] = {}
     job = Job("ane", None, CONFIG, variants, Protocol(**protocol).check(), dict.fromkeys(variants, preferred))
-    ane_bench.measure(engine, job, session or Stages(), lambda cell: cells.setdefault(cell.variant, cell))
+    ane_bench.measure(engine, job, session or Stages(), lambda cell: cells.update({cell.variant: cell}))
     return cells
 
 
@@ -105,13 +106,14 @@ class RoundsTest(unittest.TestCase):
         self.assertEqual(engine.log, ["input fp16", "input w8a8", *warm, *first, *second, *second, *first, *first, *second,
                                       "unload w8a8", "unload fp16"])
         self.assertEqual([list(map(list, cell.samples_ns)) for cell in cells.values()], [[[2e6, 2e6]] * 3, [[1e6, 1e6]] * 3])
-        self.assertEqual([(cell.status, cell.compile_ms, cell.first_ms) for cell in cells.values()], [("ok", 1.5, 2.0), ("ok", 1.5, 1.0)])
+        self.assertEqual([(cell.status, cell.compile_ms, cell.first_ms) for cell in cells.values()],
+                         [("ok", 1.5, 2.0), ("ok", 1.5, 1.0)])
 
     def test_the_original_is_sequential(self) -> None:
         engine = FakeEngine(steady)
         cells: dict[str, Cell] = {}
         job = Job("ane", None, CONFIG, ["fp16", "w8a8"], ane_bench.ORIGINAL_PROTOCOL)
-        ane_bench.measure(engine, job, Stages(), lambda cell: cells.setdefault(cell.variant, cell))
+        ane_bench.measure(engine, job, Stages(), lambda cell: cells.update({cell.variant: cell}))
         calls = [entry for entry in engine.log if entry != "pool"]
         self.assertEqual(calls, ["fp1"] * 60 + ["unload fp16"] + ["w8a"] * 60 + ["unload w8a8"])
         self.assertEqual([len(cell.samples) for cell in cells.values()], [50, 50])
@@ -177,10 +179,11 @@ class AttemptsTest(unittest.TestCase):
         self.assertEqual(engine.loaded, ["fp16:original/1.3", "w8a8:original/1.3"])
 
     def test_fixed_ones(self) -> None:
-        for given, expected in (({"blob": "standard"}, [("standard", "1.3"), ("standard", "1.0")]), ({"blob": "original"}, [("original", "1.3")]),
-                                ({"dialect": "1.0"}, [("standard", "1.0")]), ({"dialect": "1.3"}, [("standard", "1.3"), ("original", "1.3")]),
-                                ({"blob": "original", "dialect": "1.0"}, [("original", "1.0")])):
-            self.assertEqual(ane_bench.attempts(Protocol(**given)), expected)  # type: ignore[arg-type]
+        for blob, dialect, expected in (("standard", "auto", [("standard", "1.3"), ("standard", "1.0")]),
+                                        ("original", "auto", [("original", "1.3")]), ("auto", "1.0", [("standard", "1.0")]),
+                                        ("auto", "1.3", [("standard", "1.3"), ("original", "1.3")]),
+                                        ("original", "1.0", [("original", "1.0")])):
+            self.assertEqual(ane_bench.attempts(Protocol(blob=blob, dialect=dialect)), expected)
 
 
 class StatisticsTest(unittest.TestCase):
@@ -221,7 +224,7 @@ class StatisticsTest(unittest.TestCase):
             cells = [Cell(variant, samples_ns=rounds) for variant, rounds in samples.items()]
             low, high = ane_bench.times_ms(cells[0], run)["ci95"]
             covered["median"] += low <= 2 <= high
-            low, high = ane_bench.ratio(*cells, Protocol(seed=run))["ci95"]  # type: ignore[call-arg]
+            low, high = ane_bench.ratio(cells[0], cells[1], Protocol(seed=run))["ci95"]
             covered["ratio"] += low <= 2 <= high
         for name, count in covered.items():
             with self.subTest(name):
@@ -235,4 +238,4 @@ class ProtocolTest(unittest.TestCase):
         for given in ({"iters": 0}, {"rounds": 0}, {"iters": 7}, {"warmup": -1}, {"seed": -1}, {"qos": 1 << 32}, {"input": "ones"},
                       {"blob": "new"}, {"dialect": "1.2"}, {"timeout": 0}, {"verify": -1}, {"iters": 10.0}):
             with self.subTest(given), self.assertRaises(UsageError):
-                Protocol(**given).check()  # type: ignore[arg-type]
+                Protocol(**given).check()

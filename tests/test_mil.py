@@ -33,9 +33,9 @@ LONG_FORM = """program(1.0)
         tensor<int32, [4]> c_pad = const()[name = tensor<string, []>("c_pad"), val = tensor<int32, [4]>([0, 0, 0, 0])];
         tensor<int32, [2]> c_dilations = const()[name = tensor<string, []>("c_dilations"), val = tensor<int32, [2]>([1, 1])];
         tensor<int32, []> c_groups = const()[name = tensor<string, []>("c_groups"), val = tensor<int32, []>(1)];
-        tensor<fp16, [8, 8, 1, 1]> W0 = constexpr_affine_dequantize()[axis = tensor<int32, []>(0), name = tensor<string, []>("W0"), \
-quantized_data = tensor<int8, [8, 8, 1, 1]>(BLOBFILE(path = tensor<string, []>("@model_path/weights/weight.bin"), \
-offset = tensor<uint64, []>(64))), scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
+        tensor<fp16, [8, 8, 1, 1]> W0 = constexpr_affine_dequantize()[axis = tensor<int32, []>(0), \
+name = tensor<string, []>("W0"), quantized_data = tensor<int8, [8, 8, 1, 1]>(BLOBFILE(\
+path = tensor<string, []>("@model_path/weights/weight.bin"), offset = tensor<uint64, []>(64))), scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
         tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = c_pad, pad_type = c_pad_type, \
 strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
     } -> (c0);
@@ -75,7 +75,8 @@ class WriterTest(unittest.TestCase):
         for one in pinned:
             blob = build_program(Config.parse(one["config"]), one["variant"], original=True).blob
             self.assertEqual(len(blob), one["blob_bytes"])
-            self.assertEqual(blob[:128], b"".join(bytes.fromhex(one[key]).ljust(64, b"\0") for key in ("blob_header_hex", "record_hex")))
+            start = [bytes.fromhex(one[key]).ljust(64, b"\0") for key in ("blob_header_hex", "record_hex")]
+            self.assertEqual(blob[:128], b"".join(start))
 
     def test_long_form(self) -> None:
         scale = ane_bench.hexadecimal(2.0 ** -ane_bench.orthogonal_weights(8, 1, 0).exponent)
@@ -94,7 +95,8 @@ class WriterTest(unittest.TestCase):
     def test_w8a16_is_w8a8_without_quantize_and_dequantize(self) -> None:
         mixed, byte = (build_program(Config(8, 4, 3), variant) for variant in ("w8a16", "w8a8"))
         self.assertEqual(mixed.blob, byte.blob)
-        kept = [line for line in byte.mil.splitlines() if "quantize(" not in line.replace("affine_dequantize(", "") and "q_" not in line]
+        kept = [line for line in byte.mil.splitlines()
+                if "quantize(" not in line.replace("affine_dequantize(", "") and "q_" not in line]
         self.assertEqual(mixed.mil.splitlines(), [line.replace("x = dq", "x = c") for line in kept])
 
     def test_hexadecimal(self) -> None:
@@ -151,8 +153,15 @@ class ReaderTest(unittest.TestCase):
             "bool": (SMALL.replace("bool(false)", "bool(0)"), 7), "range": (SMALL.replace("int32(-1)", "int32(2147483648)"), 6),
             "stray": (SMALL.replace("split", "split!"), 6), "string": (SMALL.replace('string("b', 'string(b'), 2),
             "deep": (SMALL.replace("[4]", "[" * 3000 + "]" * 3000), 4), "deep type": (SMALL.replace("bool(", "list<" * 3000), 7),
-            "dimension": (SMALL.replace("[1, ?]", "[1, -1]"), 4), "blob": (SMALL.replace("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"), 5),
-            "large": (SMALL.replace("0x1.8p+0", "0x1p+99999"), 5), "digits": (SMALL.replace("int32(-1)", "int32(" + "1" * 5000 + ")"), 6),
+            "dimension": (SMALL.replace("[1, ?]", "[1, -1]"), 4), "large": (SMALL.replace("0x1.8p+0", "0x1p+99999"), 5),
+            "blob": (SMALL.replace("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"), 5),
+            "blob in blobs": (SMALL.replace("[0x1.8p+0, -inf]", "BLOBFILE(path = string(" * 999), 5),
+            "blob at a list": (SMALL.replace("[0x1.8p+0, -inf]",
+                                             'BLOBFILE(path = string("p"), offset = tensor<uint64, [1]>([0]))'), 5),
+            "deep arguments": (SMALL.replace("(a, b, k)", "(" * 999), 7), "bare tensor": (SMALL.replace("bool(", "tensor("), 7),
+            "bare list": (SMALL.replace("fp16, [1, ?]", "list, [1, ?]"), 4),
+            "two shapes": (SMALL.replace("[1, ?]", "[1, ?], [1, ?]"), 4),
+            "digits": (SMALL.replace("int32(-1)", "int32(" + "1" * 5000 + ")"), 6),
             "function twice": (SMALL[:-2] + SMALL[SMALL.index("    func"):], 9), "nothing": ("", 1),
         }
         for name, (text, line) in damages.items():

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import subprocess
+import sys
 import unittest
 
 import ane_bench
@@ -13,10 +15,11 @@ class EncodingTest(unittest.TestCase):
     """Type encodings are read by type, whatever the offsets and qualifiers."""
 
     def test_encodings(self) -> None:
-        for encoding, codes in (("B36@0:8I16@20^@28", "B@:I@^"), ("@72@0:8@16@24@32@40@48@56@64", "@@:@@@@@@@"), ("v16@0:8", "v@:"),
-                                ("@24@0:8^{__IOSurface=}16", "@@:^"), ("Vv16@0:8", "v@:"), ("r*16@0:8", "*@:"), ("C36@0:8I16@20^@28", "C@:I@^"),
-                                ("@40@0:8^@16^@24Q32", "@@:^^Q"), ("@24@0:8r^v16", "@@:^"), ("{_NSRange=QQ}16@0:8", "{@:"), ("@?16@0:+8", "@@:"),
-                                ('@"NSString"16@0:8', "@@:"), ("^^{a=^{b}[4i]}8@0:8", "^@:"), ("", "")):
+        for encoding, codes in (("B36@0:8I16@20^@28", "B@:I@^"), ("@72@0:8@16@24@32@40@48@56@64", "@@:@@@@@@@"),
+                                ("v16@0:8", "v@:"), ("@24@0:8^{__IOSurface=}16", "@@:^"), ("Vv16@0:8", "v@:"), ("r*16@0:8", "*@:"),
+                                ("C36@0:8I16@20^@28", "C@:I@^"), ("@40@0:8^@16^@24Q32", "@@:^^Q"), ("@24@0:8r^v16", "@@:^"),
+                                ("{_NSRange=QQ}16@0:8", "{@:"), ("@?16@0:+8", "@@:"), ('@"NSString"16@0:8', "@@:"),
+                                ("^^{a=^{b}[4i]}8@0:8", "^@:"), ("", "")):
             with self.subTest(encoding):
                 self.assertEqual("".join(parse_encoding(encoding)), codes)
 
@@ -116,6 +119,6 @@ class LibrariesTest(unittest.TestCase):
     def test_nothing_is_opened_on_import(self) -> None:
         program = ("import ctypes\ndef refuse(*a, **k): raise SystemExit('opened')\n"
                    "ctypes.CDLL.__init__ = refuse\nimport ane_bench\nprint('fine')")
-        done = support.subprocess.run([support.sys.executable, "-c", program], cwd=support.ROOT, capture_output=True, check=False)
+        done = subprocess.run([sys.executable, "-c", program], cwd=support.ROOT, capture_output=True, check=False)
         self.assertEqual(done.stdout, b"fine\n", done.stderr)
         self.assertEqual(ane_bench.__name__, "ane_bench")

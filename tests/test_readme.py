@@ -43,7 +43,8 @@ class ReadmeTest(unittest.TestCase):
             with self.subTest(command), tempfile.TemporaryDirectory() as directory:
                 words = shlex.split(command)
                 self.assertEqual(words[:2], ["python3", "ane_bench.py"])
-                environment = {ane_bench.STANDIN_VARIABLE: library, **{f"STANDIN_{name}": value for name, value in SETTINGS.items()}}
+                environment = {f"STANDIN_{name}": value for name, value in SETTINGS.items()}
+                environment[ane_bench.STANDIN_VARIABLE] = library
                 done = support.run_command(*words[2:], environment=environment, cwd=directory)
                 self.assertEqual(done.code, 0, done.errors)
                 if "csv" in command:

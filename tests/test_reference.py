@@ -26,7 +26,8 @@ def exact_chain(program: ane_bench.Program, pixel: Sequence[float], arithmetic: 
     tensors = ane_bench.read_weight_file(program.blob)
     for layer, tensor in enumerate(tensors):
         weights = [Fraction(weight) / 2 ** exponent for weight in struct.unpack(f"<{channels ** 2}{'be'[size - 1]}", tensor.data)]
-        sums = [sum((weights[row * channels + column] * values[column] for column in range(channels)), Fraction(0)) for row in range(channels)]
+        rows = [weights[start:start + channels] for start in range(0, channels ** 2, channels)]
+        sums = [sum((weight * value for weight, value in zip(row, values)), Fraction(0)) for row in rows]
         last = layer == len(tensors) - 1
         values = [stored(one, "e" if last or arithmetic.store == "fp16" else "f") for one in sums]
         if program.variant.activations == "int8" and not last:
@@ -53,14 +54,14 @@ class ChainTest(unittest.TestCase):
         draw = random.Random(5)
         for name in ("1x2x3", "2x2x4", "7x2x3", "24x2x5"):
             config = Config.parse(name)
-            pixels = [struct.unpack(f"<{config.channels}e", struct.pack(f"<{config.channels}e", *[draw.gauss(0, 1.5) for _ in range(config.channels)]))
-                      for _ in range(3)]
+            pixels = [ane_bench.round_to("e", [draw.gauss(0, 1.5) for _ in range(config.channels)]) for _ in range(3)]
             for variant in ane_bench.VARIANTS:
                 program = build_program(config, variant)
                 computed = Reference(program.mil, program.blob).compute(pixels, ARITHMETICS)
                 for arithmetic, outputs in zip(ARITHMETICS, computed):
                     with self.subTest(name, variant=variant, arithmetic=arithmetic):
-                        self.assertEqual([list(output) for output in outputs], [exact_chain(program, pixel, arithmetic) for pixel in pixels])
+                        expected = [exact_chain(program, pixel, arithmetic) for pixel in pixels]
+                        self.assertEqual([list(output) for output in outputs], expected)
 
     def test_rounding_and_stores_can_be_told_apart(self) -> None:
         config = Config(64, 2, 6)
@@ -114,7 +115,8 @@ class GeneralWeightsTest(unittest.TestCase):
         program = build_program(Config(2, 1, 1), "w8a16")
         exponent = ane_bench.orthogonal_weights(2, 1, 0).exponent
         program.blob[128:132] = struct.pack("<4b", 127, -128, 3, 0)
-        mil = program.mil.replace(f"fp16(0x1p-{exponent})", "fp16(0x1.998p-4)").replace("zero_point = int8(0)", "zero_point = int8(3)")
+        mil = program.mil.replace(f"fp16(0x1p-{exponent})", "fp16(0x1.998p-4)")
+        mil = mil.replace("zero_point = int8(0)", "zero_point = int8(3)")
         (output,), = Reference(mil, program.blob).compute([[1.0, 0.5]])
         scale = Fraction(float.fromhex("0x1.998p-4"))
         first, second, third, fourth = (stored(scale * (level - 3), "e") for level in (127, -128, 3, 0))
@@ -134,15 +136,22 @@ class RefusalTest(unittest.TestCase):
         program = build_program(Config(2, 1, 2), "w8a8")
         for old, new in (("= conv(", "= convolve("), ("[1, 1])]", "[2, 1])]"), ("int32(1)]", "int32(2)]"), ('"valid"', '"same"'),
                          ("int8, [2, 2, 1, 1]>(B", "int8, [2, 2, 1, 2]>(B"), ("weight = W0", "weight = x"), ("x = x", "x = W0"),
-                         ("scale = q_scale", "scale = q_dtype"), ("-> (c1)", "-> (W1)"), ("val = fp16(0x1p-5)", "val = fp16(inf)")):
+                         ("scale = q_scale", "scale = q_dtype"), ("-> (c1)", "-> (W1)"), ("val = fp16(0x1p-5)", "val = fp16(inf)"),
+                         ("weight = W0", "weight = tensor<fp16, [1]>([0x1p+0])")):
             with self.subTest(new):
                 self.assertIn(old, program.mil)
                 with self.assertRaises(MilError):
                     Reference(program.mil.replace(old, new), program.blob).compute([[1.0, 1.0]])
 
+    def test_weights_for_other_channels(self) -> None:
+        program = build_program(Config(2, 1, 2), "w8a8")
+        for pixel in ([1.0], [1.0, 1.0, 1.0]):
+            with self.assertRaisesRegex(MilError, "weights for 2 channels"):
+                Reference(program.mil, program.blob).compute([pixel])
+
     def test_weights_that_are_not_there(self) -> None:
         program = build_program(Config(2, 1, 2), "w8a8")
-        for old, new in (("uint64(64)", "uint64(128)"), ("uint64(64)", "uint64(63)"), ("uint64(192)", "uint64(18446744073709551615)"),
-                         ("[2, 2, 1, 1]", "[4, 2, 1, 1]")):
+        for old, new in (("uint64(64)", "uint64(128)"), ("uint64(64)", "uint64(63)"), ("[2, 2, 1, 1]", "[4, 2, 1, 1]"),
+                         ("uint64(192)", "uint64(18446744073709551615)")):
             with self.subTest(new), self.assertRaises(ane_bench.BlobError):
                 Reference(program.mil.replace(old, new), program.blob).compute([[1.0, 1.0]])

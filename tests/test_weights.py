@@ -124,9 +124,10 @@ class WeightFileTest(unittest.TestCase):
             bad[place] = value
             with self.subTest(name), self.assertRaises(BlobError):
                 read_weight_file(bad)
-        for name, bad in {"empty": b"", "cut": good[:-1], "header only": good[:64], "longer": good + b"\0"}.items():
+        others: dict[str, bytes] = {"empty": b"", "cut": bytes(good[:-1]), "header only": bytes(good[:64]), "longer": bytes(good) + b"\0"}
+        for name, cut in others.items():
             with self.subTest(name), self.assertRaises(BlobError):
-                read_weight_file(bad)
+                read_weight_file(cut)
 
     def test_apples_reader_and_writer_agree(self) -> None:
         storage = support.need("coremltools.libmilstoragepython")

@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Sequence
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = "gobjc and libgnustep-base-dev (apt-get install gobjc libgnustep-base-dev)"
 # What gnustep-config says on Debian, for where it is not installed.
 GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1", "-D_NATIVE_OBJC_EXCEPTIONS", "-fno-strict-aliasing",
-                 "-fexceptions", "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString", "-I/usr/include/GNUstep"]
+                 "-fexceptions", "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString",
+                 "-I/usr/include/GNUstep"]
 GNUSTEP_LIBRARIES = ["-lgnustep-base", "-lobjc", "-lm"]
 # Of gnustep-config's flags: dependency files would be written beside the object, and debugging is not wanted here.
 UNWANTED = {"-MMD", "-MP", "-g", "-O2", "-DGSWARN", "-DGSDIAGNOSE", "-Wall", "-I."}
@@ -47,7 +48,7 @@ def build(directory: Path, *, source: str = "standin.m", shared: bool = True, de
     return target
 
 
-def _mac_command(shared: bool) -> "tuple[List[str], List[str]]":
+def _mac_command(shared: bool) -> tuple[list[str], list[str]]:
     """The command before and after source and target."""
     if not shutil.which("clang"):
         raise Unavailable("there is no clang: install the command line tools (xcode-select --install)")
@@ -55,7 +56,7 @@ def _mac_command(shared: bool) -> "tuple[List[str], List[str]]":
         ["-framework", "Foundation", "-framework", "CoreFoundation", "-lobjc"]
 
 
-def _gnustep_command(shared: bool) -> "tuple[List[str], List[str]]":
+def _gnustep_command(shared: bool) -> tuple[list[str], list[str]]:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         raise Unavailable(f"there is no C compiler: install gcc, {PACKAGES}")
@@ -64,7 +65,7 @@ def _gnustep_command(shared: bool) -> "tuple[List[str], List[str]]":
         ["-x", "none", *_gnustep_config("--base-libs", GNUSTEP_LIBRARIES), "-ldl"]
 
 
-def _gnustep_config(option: str, otherwise: List[str]) -> List[str]:
+def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
     """What gnustep-config answers, where it is installed."""
     if not shutil.which("gnustep-config"):
         return otherwise
