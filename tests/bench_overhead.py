@@ -75,7 +75,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if difference:
             print(f"the two do not do the same work: {difference}", file=sys.stderr)
             return 1
-        within = [compare_runs(baseline, options.pairs, "a run"), compare_evaluates(baseline, library, options.pairs, options.evaluates)]
+        within = [compare_runs(baseline, options.pairs, "a run"),
+                  compare_evaluates(baseline, library, options.pairs, options.evaluates)]
         os.environ["STANDIN_LATENCY"] = REAL_LATENCY
         return 0 if all([*within, compare_runs(baseline, options.pairs, "a run at the speed of an M4")]) else 1
 
