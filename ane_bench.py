@@ -35,7 +35,7 @@ Options of run; those with a star also of emit
     --iters N                 timed evaluates of each variant (default 50), a multiple of
     --rounds N                rounds in which the variants take turns (default 10); below 5 there are no intervals
     --warmup N                evaluates before them (default 10)
-    --qos N                   quality of service: 0, 9, 17, 21, 25 or 33 (default 21)
+    --qos N                   quality of service, such as 0, 9, 17, 21, 25 or 33 (default 21)
     --seed N *                of weights and input (default 0)
     --input random|zeros      what is computed on (default random); zeros run faster, and cannot be checked
     --verify N                pixels of each output that are checked (default 1; 0 is off)
@@ -44,8 +44,9 @@ Options of run; those with a star also of emit
     --dialect auto|1.3|1.0 *  of the MIL text (default auto)
     --engine ane|reference    reference computes in plain Python on any machine, small configurations unless told otherwise
     --format table|markdown|csv|json   to standard output (default table)
-    --save FILE.json          the record of the run, written anew after each configuration
-    --quiet                   no progress and no warnings on standard error
+    --save FILE.json          the record of the run, written anew after each configuration, in the place of an earlier file
+    --quiet                   no progress and no warnings on standard error, but for word of waiting: two runs at a time would
+                              disturb each other's figures, so the second waits for the first to end
     --original *              exactly what the original benchmark does: its programs, layout, zero input, QoS 0, 10 + 50 evaluates
                               one variant after the other, the mean, its table; nothing is verified
 
@@ -810,6 +811,9 @@ class _MilParser:
     def program(self) -> MilProgram:
         self._expect("program", "(")
         version = self._take("number", "a version such as 1.3")
+        if not re.fullmatch(r"1\.[0-9]", version):
+            self._place -= 1
+            self._fail("a version such as 1.3")
         self._expect(")")
         attributes = self._attributes()
         self._expect("{")
@@ -841,6 +845,8 @@ class _MilParser:
             statements.append(self._statement(defined))
         self._expect("->", "(")
         outputs = self._several(")", lambda: self._known(defined))
+        if not outputs or len(set(outputs)) < len(outputs):
+            self._fail("one output or several, each once, before it")
         self._expect(";")
         return Function(name, opset, tuple(inputs), attributes, tuple(statements), tuple(outputs))
 
@@ -894,6 +900,9 @@ class _MilParser:
     def _type(self) -> Type:
         name = self._take("name", "a type")
         if name not in ("tensor", "list") and not self._at("<"):
+            if name not in _PYTHON_TYPES and not _INTEGER_TYPE.fullmatch(name):
+                self._place -= 1
+                self._fail("a type")
             return Type(name)
         self._expect("<")
         parameters, shape = [self._nested(self._type)], None
@@ -1540,7 +1549,7 @@ def _pointers(items: Sequence[Pointer]) -> ctypes.Array:  # type: ignore[type-ar
 SURFACE_GRANULE = 1 << 16
 LOCK_READ_ONLY = 1  # kIOSurfaceLockReadOnly, IOSurfaceRef.h
 
-# A NaN in every output element before the first evaluate: what evaluate never wrote is then seen.
+# A NaN in every output element before evaluates that count: what they never wrote is then seen.
 UNWRITTEN = b"\x00\x7e"
 
 
@@ -1626,6 +1635,10 @@ class Executable:
         """Puts the fp16 input in place."""
         raise NotImplementedError
 
+    def clear_output(self) -> None:
+        """Makes the output what no evaluate gives, so that one that does nothing is seen."""
+        raise NotImplementedError
+
     def evaluate(self) -> bool:
         """Runs the program once; false where the engine says that it failed."""
         raise NotImplementedError
@@ -1682,6 +1695,9 @@ class _ReferenceExecutable(Executable):
     def write_input(self, data: bytes) -> None:
         self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
 
+    def clear_output(self) -> None:
+        self._output = UNWRITTEN * (self._config.tensor_bytes // 2)
+
     def evaluate(self) -> bool:
         pixels, = self._reference.compute(self._pixels)
         channels = [channel for values in zip(*pixels) for channel in values]
@@ -1713,6 +1729,8 @@ class NeuralEngine(Engine):
         libraries.open("AppleNeuralEngine")
         self.runtime = Runtime(libraries)
         self.original = original
+        # A model keeps its descriptor's data, which are these very buffers, and who knows for how long: until the child ends.
+        self.lent: list[bytearray] = []
         iosurface, system = (functools.partial(libraries.function, name) for name in ("IOSurface", "libSystem"))
         # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties); void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
         self._create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
@@ -1735,10 +1753,9 @@ class NeuralEngine(Engine):
         return self.runtime.pool()
 
     def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
-        with self.pool(), contextlib.ExitStack() as undo:
-            executable = _LoadedModel(self, program, qos, session, undo)
-            owner.push(undo.pop_all())
-            return executable
+        # What a refused program leaves is undone with the rest, after the figures were handed over: that may crash.
+        with self.pool():
+            return _LoadedModel(self, program, qos, session, owner.enter_context(contextlib.ExitStack()))
 
     def temporary_directory(self) -> str:
         """Foundation's, which need not be Python's."""
@@ -1795,8 +1812,8 @@ class _LoadedModel(Executable):
         self._engine, self._runtime, self._session = engine, engine.runtime, session
         self._qos, self._size = qos, program.config.tensor_bytes
         self._error = ctypes.c_void_p()
-        # The model keeps its descriptor's data, and those are these very buffers.
         self._mil, self._blob = bytearray(program.mil.encode()), program.blob
+        engine.lent += [self._mil, self._blob]
         # All objects are released last, after the model was unloaded and its directory removed.
         self._owner = owner.enter_context(contextlib.ExitStack())
         self._options = self._runtime.keep(self._runtime.dictionary(), self._owner)
@@ -1906,7 +1923,9 @@ class _LoadedModel(Executable):
         stage = self._stage("surface")
         with self._engine.mapped(self._input, stage) as address:
             ctypes.memmove(address, data, self._size)
-        with self._engine.mapped(self._output, stage) as address:
+
+    def clear_output(self) -> None:
+        with self._engine.mapped(self._output, self._stage("surface")) as address:
             ctypes.memmove(address, UNWRITTEN * (self._size // 2), self._size)
 
     def evaluate(self) -> bool:
@@ -1928,7 +1947,7 @@ def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[byte
         path = os.path.join(directory, name)
         parent = os.path.dirname(path)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(parent, 0o700)
+            os.makedirs(parent, 0o700)
         if os.path.islink(parent):
             raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
@@ -1947,14 +1966,12 @@ def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
 
 
 def remove_directory(path: str) -> None:
-    """Removes a model's directory: one that is empty or holds a program. Anything else, a symbolic link too, is left alone:
-    a path can be wrong."""
+    """Removes a model's directory: one that holds a program, or what is left of one. Anything else, a symbolic link too, is
+    left alone: a path can be wrong."""
     with contextlib.suppress(OSError, ValueError):  # the latter for what can be no path at all
-        names = [] if os.path.islink(path) else os.listdir(path)
-        if MIL_FILE in names:
+        names = os.listdir(path)
+        if not os.path.islink(path) and (MIL_FILE in names or set(names) <= {os.path.dirname(WEIGHT_FILE)}):
             shutil.rmtree(path, ignore_errors=True)
-        elif not names:
-            os.rmdir(path)
 
 
 # ======================================================================================================================
@@ -2011,6 +2028,9 @@ REFUSALS = ("descriptor", "model", "compile", "load")
 # Of an evaluate whose pace is not known yet; and how much slower than its pace one may be before it counts as hanging.
 UNKNOWN_PACE = 0.1
 SLOWEST = 10
+
+# The most that generating a weight, or computing with it for one pixel, may take in plain Python.
+SECONDS_PER_WEIGHT = 1e-6
 
 
 class Cell(NamedTuple):
@@ -2094,7 +2114,7 @@ def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: con
     refused = []
     preferred = list(job.preferred.get(trial.cell.variant, ()))
     for blob, dialect in sorted(attempts(protocol), key=lambda attempt: list(attempt) != preferred):
-        session.stage("generate", trial.cell.variant)
+        session.stage("generate", trial.cell.variant, SECONDS_PER_WEIGHT * config.weights)
         program = build_program(config, trial.cell.variant, seed=protocol.seed, original=protocol.original,
                                 blob=blob, dialect=dialect)
         try:
@@ -2109,6 +2129,7 @@ def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: con
         if not protocol.original:
             zeros = protocol.input == "zeros"
             executable.write_input(bytes(config.tensor_bytes) if zeros else random_input(config, protocol.seed))
+            executable.clear_output()
         trial.program, trial.executable = program, executable
         return
     raise StageError(stage, "; ".join(refused) if len(refused) > 1 else refused[0].split(": ", 1)[1])
@@ -2119,7 +2140,7 @@ def attempts(protocol: Protocol) -> list[tuple[str, str]]:
     blobs = ("standard", "original") if protocol.blob == "auto" else (protocol.blob,)
     dialects = DIALECTS if protocol.dialect == "auto" else (protocol.dialect,)
     every = [(blob, dialect) for blob in blobs for dialect in dialects]
-    return [attempt for attempt in every if attempt in ATTEMPTS] or every
+    return list(ATTEMPTS) if len(every) > 2 else every
 
 
 def run_rounds(engine: Engine, trials: Sequence[Trial], protocol: Protocol, session: Session) -> None:
@@ -2140,6 +2161,8 @@ def run_rounds(engine: Engine, trials: Sequence[Trial], protocol: Protocol, sess
         with collector_off():
             for trial in running if number % 2 == 0 else reversed(running):
                 with trial.guarded():
+                    if number and number == protocol.rounds - 1 and protocol.verify and trial.executable:
+                        trial.executable.clear_output()  # what is verified is what the last round computed
                     samples = timed_evaluates(engine, trial, "evaluate", per_round, uncounted)
                     trial.note(samples_ns=[*trial.cell.samples_ns, samples])
 
@@ -2228,7 +2251,7 @@ def verify_outputs(job: Job, trials: Sequence[Trial], session: Session) -> None:
     inputs = [pixel_of(data, job.config, index) for index in chosen]
     for trial in trials:
         if trial.cell.status == "ok" and trial.executable:
-            session.stage("verify", trial.cell.variant)
+            session.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * job.config.weights * len(chosen))
             with trial.guarded():
                 output = trial.executable.read_output()
                 trial.outputs = [pixel_of(output, job.config, index) for index in chosen]
@@ -2294,9 +2317,10 @@ def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Op
     limit, slope_limit = verification_limits(count, config, variant)
     figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
                f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
-    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * found.floor  # what of the difference is no scale
-    misscaled = abs(found.slope - 1) * found.floor ** 2 > slope_limit
-    if found.relative_l2 * found.floor <= limit and not misscaled:
+    floor = found.floor if variant.activations == "int8" else 1.0  # what fp16 loses is relative, whatever the size
+    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # what of the difference is no scale
+    misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
+    if found.relative_l2 * floor <= limit and not misscaled:
         return None
     if found.cosine < UNRELATED:
         return f"the output is not what was asked for ({figures}): often weights of the wrong layer; try another --blob"
@@ -2445,7 +2469,8 @@ def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
                                      "let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
-        yield "busy", f"other programs kept the Mac busy (load {system['load_average']:.1f}), which makes times longer; close them"
+        yield "busy", (f"other programs kept this machine busy (load {system['load_average']:.1f}), which makes times longer; "
+                       "close them")
 
 
 class Finding(NamedTuple):
@@ -2479,10 +2504,8 @@ class Probe:
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[None]:
-        """An autorelease pool, as soon as there can be one."""
-        with contextlib.ExitStack() as owner:
-            with contextlib.suppress(Unavailable):
-                owner.enter_context(self.engine.pool())
+        """An autorelease pool, once there is an engine."""
+        with self.engine.pool() if "engine" in vars(self) else contextlib.nullcontext():
             yield
 
 
@@ -2497,7 +2520,8 @@ class Check(NamedTuple):
     def finding(self, probe: Probe) -> Finding:
         """What it finds; a part that is missing is a failure that names it."""
         try:
-            return self.look(probe)
+            with probe.pool():
+                return self.look(probe)
         except Unavailable as error:
             return Finding("FAIL", str(error), MISSING_ADVICE)
 
@@ -2532,11 +2556,10 @@ def checks() -> list[Check]:
 
 def require_engine(probe: Probe) -> None:
     """Raises Unavailable with the first reason why no run can be made here."""
-    with probe.pool():
-        for check in checks():
-            finding = check.finding(probe) if check.needed else None
-            if finding and finding.state == "FAIL":
-                raise Unavailable(f"{finding.value}; {finding.advice}")
+    for check in checks():
+        finding = check.finding(probe) if check.needed else None
+        if finding and finding.state == "FAIL":
+            raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
 def check_platform(probe: Probe) -> Finding:
@@ -2661,6 +2684,7 @@ SCHEMA = "ane-bench/1"
 
 # A message is a line of JSON of this size at most; the longest carries the samples.
 LONGEST_MESSAGE = 1 << 26
+KILL_SECONDS = 10.0  # what is stuck in the kernel cannot be killed, and must not be waited for
 KEPT_ERROR_OUTPUT = 1 << 14
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
@@ -2829,13 +2853,12 @@ def _send_cell(link: _Link, engine: Engine, cell: Cell) -> None:
 def examine_task(link: _Link, standin: Optional[str], first: int) -> None:
     """Makes the checks from the first on, until one fails without which there is nothing to look at."""
     probe = Probe(standin)
-    with probe.pool():
-        for check in checks()[first:]:
-            link.stage(check.name, "")
-            finding = check.finding(probe)
-            link.send("check", name=check.name, **finding._asdict())
-            if check.first and finding.state == "FAIL":
-                return
+    for check in checks()[first:]:
+        link.stage(check.name, "")
+        finding = check.finding(probe)
+        link.send("check", name=check.name, **finding._asdict())
+        if check.first and finding.state == "FAIL":
+            return
 
 
 TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": examine_task}
@@ -2885,7 +2908,8 @@ class Child:
     def __exit__(self, *exception: Any) -> None:
         with uninterrupted():
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_SECONDS)
             for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
                 assert stream
                 stream.close()
@@ -2931,7 +2955,8 @@ class Child:
             while b"\n" not in pending and len(pending) < LONGEST_MESSAGE:
                 ready = selector.select(max(0.0, min(deadline - time.monotonic(), LONGEST_SLEEP)))
                 if not ready and time.monotonic() >= deadline:
-                    raise StageError(self.stage, f"the child said nothing for {limit:.0f} s in this stage and was stopped")
+                    raise StageError(self.stage, f"the child said nothing for {limit:.0f} s in this stage and was stopped; if "
+                                                 "this takes as long, try a longer --timeout")
                 for key, _ in ready:
                     data = os.read(key.fd, 1 << 16)
                     if key.fd == errors:
@@ -2958,14 +2983,18 @@ class Child:
         if code:
             raise StageError(self.stage, self.last_words(code))
 
-    def last_words(self, code: int) -> str:
-        """How a child ended, and the last line that it wrote to standard error, or the one with an uncaught exception's reason:
-        a Mac writes the stack below it."""
+    def last_line(self) -> str:
+        """The last line that the child wrote to standard error, or the one with an uncaught exception's reason: a Mac writes
+        the stack below it."""
         lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
-        last = next((line for line in lines if "reason:" in line), lines[-1] if lines else "it wrote nothing to standard error")
+        last = lines[-1] if lines else "it wrote nothing to standard error"
+        return printable(next((line for line in lines if "reason:" in line), last))
+
+    def last_words(self, code: int) -> str:
+        """How a child ended, and its last line."""
         names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
         how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
-        return f"the child {how}: {printable(last)}"
+        return f"the child {how}: {self.last_line()}"
 
 
 class Result(NamedTuple):
@@ -2986,6 +3015,7 @@ class Run:
         self.command: Sequence[str] = ()
         self.started = datetime.datetime.now(datetime.timezone.utc)
         self.system: dict[str, Any] = {}
+        self.latest: dict[str, Any] = {}  # facts of the machine as the last child found it
         self.results: list[Result] = []
         self.warnings: list[dict[str, str]] = []
 
@@ -3009,8 +3039,17 @@ class Run:
             "system": {name: value for name, value in self.system.items() if value is not None},
             "protocol": self.protocol._asdict(),
             "results": [result_record(result, self.protocol) for result in self.results],
-            "warnings": list(self.warnings),
+            "warnings": [{name: without_paths(text) for name, text in warning.items()} for warning in self.warnings],
         }
+
+
+def without_paths(text: str) -> str:
+    """A text without the directories that may name a user: of the temporary files, of this file, of Python, and the home."""
+    for path in (tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
+                 os.path.expanduser("~")):
+        if len(path) > 1:
+            text = text.replace(os.path.realpath(path), "…").replace(path, "…")
+    return text
 
 
 def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
@@ -3024,6 +3063,9 @@ def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
 def cell_record(config: Config, cell: Cell, protocol: Protocol) -> dict[str, Any]:
     """A cell's part of the record. TOPS go by the median; the original's by the mean."""
     record = {name: value for name, value in cell._asdict().items() if value is not None and name not in ("variant", "samples_ns")}
+    record.update({name: without_paths(record[name]) for name in ("stage", "error") if name in record})
+    if "refused" in record:
+        record["refused"] = list(map(without_paths, record["refused"]))
     record["weights_mib"] = VARIANTS[cell.variant].weights_mib(config)
     if cell.samples:
         ms = times_ms(cell, protocol.seed)
@@ -3050,7 +3092,7 @@ OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 def examine(run: Run, result: Result) -> list[dict[str, str]]:
     """Warnings about a configuration that is done: what was seen, why that may be, what to do. Each about the machine once."""
     known = {warning["code"] for warning in run.warnings}
-    found = [(code, text) for code, text in examine_machine(run.system) if code not in known]
+    found = [(code, text) for code, text in examine_machine({**run.system, **run.latest}) if code not in known]
     if result.config.spatial % 32 and run.engine != "reference":
         found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
     for cell in result.cells.values():
@@ -3137,7 +3179,9 @@ def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = D
     found = Run("stand-in" if standin else engine, protocol, configs, variants)
     watcher.start(found)
     preferred: dict[str, Sequence[str]] = {}
-    with alone(lambda path: watcher.wait(found, path)):
+    if standin is None and engine == "ane":
+        require_platform()
+    with alone(lambda path: watcher.wait(found, path)) if engine == "ane" else contextlib.nullcontext():
         for config in configs:
             cells = measure_in_child(Job(engine, standin, config, variants, protocol, preferred), found, watcher)
             preferred.update({name: (cell.blob, cell.dialect) for name, cell in cells.items() if cell.blob and cell.dialect})
@@ -3150,6 +3194,13 @@ def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = D
 def standin_library() -> Optional[str]:
     """The library that takes the place of Apple's, where the environment names one."""
     return os.environ.get(STANDIN_VARIABLE) or None
+
+
+def require_platform() -> None:
+    """Raises Unavailable where no child needs to look further."""
+    finding = check_platform(Probe(None))
+    if finding.state == "FAIL":
+        raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
 @contextlib.contextmanager
@@ -3184,7 +3235,7 @@ def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
             for message in child.messages():
                 receive(message, job, run, cells)
                 watcher.message(run, message)
-            stage = child.stage
+            stage, problem = child.stage, f"{problem}: {child.last_line()}"
     except StageError as error:
         stage, problem = error.stage, str(error)
         if len(cells) == len(job.variants):
@@ -3200,7 +3251,8 @@ def receive(message: dict[str, Any], job: Job, run: Run, cells: dict[str, Cell])
     """Puts what a child said where it belongs."""
     if message["kind"] == "machine":
         facts = dict(message["machine"])
-        run.system = {**facts, "thermal_state_before": facts.pop("thermal_state", None), **run.system}
+        run.latest = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
+        run.system = {"thermal_state_before": facts.pop("thermal_state", None), **facts, **run.system}
     elif message["kind"] == "warning":
         run.warn(message["code"], message["message"])
     elif message["kind"] == "cell":
@@ -3238,18 +3290,19 @@ def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = C
         try:
             with Child(["examine", standin, count], seconds) as child:
                 for message in child.messages():
-                    if message["kind"] == "check":
+                    if message["kind"] == "check" and count < len(every):
                         finding = Finding(message["state"], message["value"], message["advice"])
                         tell(every[count].name, finding)
                         failures += finding.state == "FAIL"
                         count += 1
             break
         except StageError as error:
-            tell(every[count].name, Finding("FAIL", str(error), "please report this with all lines above"))
+            name = every[count].name if count < len(every) else "end of the checks"
+            tell(name, Finding("FAIL", str(error), "please report this with all lines above"))
             if error.stage == "start":
                 return False
             failures += 1
-            count += 1
+            count = min(count + 1, len(every))
     return test_programs(standin, tell) and not failures if count == len(every) else False
 
 
@@ -3257,7 +3310,8 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None]) 
     """Compiles, loads, evaluates and verifies a small program in each variant of the default; whether all went well."""
     run = Run("stand-in" if standin else "ane", TEST_PROTOCOL, (TEST_CONFIG,), DEFAULT_VARIANTS)
     try:
-        cells = measure_in_child(Job("ane", standin, TEST_CONFIG, DEFAULT_VARIANTS, TEST_PROTOCOL), run, Watcher())
+        with alone(lambda path: tell("lock", Finding("note", f"another run holds {path}", "waiting for it to end"))):
+            cells = measure_in_child(Job("ane", standin, TEST_CONFIG, DEFAULT_VARIANTS, TEST_PROTOCOL), run, Watcher())
     except Unavailable:
         return False  # one of the checks has said why
     for variant, cell in cells.items():
@@ -3444,6 +3498,8 @@ FIELDS = (
     Field("ratio", lambda row: row.ratio.get("value"), f" {'Ratio':>7}", _ratio),
     Field("ms_low", lambda row: row.interval[0], f" {'±95%':>7}", _half_width),
     Field("ms_high", lambda row: row.interval[1]),
+    Field("ratio_low", lambda row: row.ratio.get("ci95", [None])[0]),
+    Field("ratio_high", lambda row: row.ratio.get("ci95", [None])[-1]),
     *(Field(f"ms_{name}", _time(name)) for name in ("mean", "min", "p95", "mad")),
     *(Field(name, _fact(name)) for name in ("compile_ms", "load_ms")),
     Field("check", lambda row: row.check, f" {'Check':>6}", lambda row: f"{row.check:>7}"),
@@ -3572,7 +3628,7 @@ PUBLISHED = (
 def published_note(system: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     """A line that puts the first row's configuration of which something is published beside that; none for other chips."""
     for config in dict.fromkeys(row.config for row in rows):
-        own = {row.variant: row.cell["tops"] for row in rows if row.config == config and "tops" in row.cell}
+        own = {row.variant: row.cell["tops"] for row in rows if row.config == config and not row.failure}
         for known in PUBLISHED:
             if (known.chip, known.config) == (chip_name(system), config) and own.keys() & {"fp16", "w8a8"}:
                 pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {getattr(known, variant):.1f} published"
@@ -3639,6 +3695,7 @@ REPORTS: dict[str, Callable[[Mapping[str, Any]], str]] = {"markdown": markdown, 
 
 def write_file(path: str, text: str) -> None:
     """Writes a text aside and renames it, so that there is never half a file. Raises OutputError."""
+    path = os.path.realpath(path)  # a link stays one
     with _aside(path) as (file, aside):
         file.write(text)
         file.close()
@@ -3652,7 +3709,7 @@ def check_writable(path: str) -> None:
             raise OutputError(f"{path}: cannot be written: it is a directory")
         if os.path.exists(path) and not os.path.isfile(path):
             raise OutputError(f"{path}: cannot be written: it is no regular file")  # and would be replaced by one
-        with _aside(path):
+        with _aside(os.path.realpath(path)):
             pass
     except OutputError as error:
         raise UsageError(str(error)) from None
@@ -3696,7 +3753,8 @@ def differences(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differe
 
 def difference(base: Row, new: Row) -> Difference:
     """Compares a cell with its like: both are resampled by rounds, and the interval is that of the quotient of medians."""
-    speed = base.times["median"] / new.times["median"]
+    assert base.milliseconds and new.milliseconds
+    speed = base.milliseconds / new.milliseconds
     medians = [resampled_medians(row.cell["samples_ns"], seed) for seed, row in enumerate((base, new))]
     if not all(medians):
         return Difference(base, new, speed, None, "undecided")
@@ -3742,7 +3800,7 @@ def difference_line(item: Difference) -> str:
     base, new = item.base, item.new
     interval = "-".join(f"{end:.3f}" for end in item.interval) if item.interval else ""
     name = f"{VARIANTS[base.variant].label:<4} {base.config.label()}"
-    return (f"{name:<30}{base.times['median']:10.3f}{new.times['median']:10.3f}{base.cell['tops']:11.2f}{new.cell['tops']:10.2f}"
+    return (f"{name:<30}{base.milliseconds:10.3f}{new.milliseconds:10.3f}{base.cell['tops']:11.2f}{new.cell['tops']:10.2f}"
             f"{item.speed:7.2f}x  {interval:<13} {item.verdict}")
 
 
@@ -3762,8 +3820,7 @@ def unpaired(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[Row,
 def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float) -> list[str]:
     """The cells that beyond doubt, by all of their interval, take more than `percent` longer, or that fail only now."""
     slower = [f"{item.new.variant} at {item.new.config.name}: takes {1 / item.speed - 1:.1%} longer"
-              for item in differences(base, new)
-              if item.verdict == "slower" and item.interval and 1 / item.interval[1] - 1 > percent / 100]
+              for item in differences(base, new) if item.interval and 1 / item.interval[1] - 1 > percent / 100]
     fine = {(row.config, row.variant) for row in all_rows(base) if not row.failure}
     return slower + [f"{row.variant} at {row.config.name}: {row.failure}" for row in all_rows(new)
                      if row.failure and (row.config, row.variant) in fine]
@@ -4013,7 +4070,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line: verbs and their options."""
     parser = _Parser(prog=PROGRAM_NAME, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     run_options, doctor, emit_options, compare, chart = (verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS)
     emit_options.add_argument("directory", metavar="DIR")
     for options in (run_options, emit_options):
@@ -4067,7 +4124,7 @@ def whole_number(text: str) -> int:
 def positive_number(text: str) -> float:
     """A number above 0; raises UsageError where the text is none."""
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
-        raise UsageError(f"{text!r}: expected a number above 0, such as 120")
+        raise UsageError(f"{text!r}: expected a number above 0, such as 5")
     return float(text)
 
 
@@ -4211,7 +4268,8 @@ class _Reporter(Watcher):
         run.command = self._command
 
     def wait(self, run: Run, path: str) -> None:
-        self._progress.wait(run, path)
+        """Said with --quiet too: else it would seem to hang."""
+        complain(f"waiting for another run on this machine to end (it holds the lock on {path})")
 
     def message(self, run: Run, message: dict[str, Any]) -> None:
         self._progress.message(run, message)
@@ -4297,7 +4355,7 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
                 os.makedirs(path, exist_ok=True)
                 write_program(path, program.mil.encode(), program.blob)
             except OSError as error:
-                raise UsageError(f"{error.filename or path}: {error.strerror}") from None
+                raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror}") from None
             say(f"{path}\n")
     return 0
 
@@ -4306,7 +4364,13 @@ def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """`compare`: two records, cell by cell."""
     base, new = read_record(options.base), read_record(options.new)
     say(comparison(base, new))
-    slower = slower_cells(base, new, options.fail_if_slower) if options.fail_if_slower else []
+    if not options.fail_if_slower:
+        return 0
+    found, slower = differences(base, new), slower_cells(base, new, options.fail_if_slower)
+    if not found and not slower:
+        slower = ["no cell has figures in both records"]
+    if not all(item.interval for item in found):
+        complain(f"some cells have fewer than {FEWEST_ROUNDS} rounds: whether they are slower cannot be told")
     for line in slower:
         complain(line)
     return 1 if slower else 0
@@ -4317,6 +4381,8 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     path = options.output or f"{os.path.splitext(options.run)[0]}.svg"
     record = read_record(options.run)
     check_writable(path)
+    if os.path.realpath(path) == os.path.realpath(options.run):
+        raise UsageError(f"{path}: the chart would take the place of the record; name another file with -o")
     write_file(path, chart(record))
     say(f"{path}\n")
     return 0
@@ -4356,7 +4422,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the command line (sys.argv where none is given) and returns the exit code; never raises, and prints no traceback
     for what a user or a machine did."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = [os.path.basename(word) for word in (__file__, *arguments)]  # a path may name its user
+    command = [re.sub(r"(^|=).*/", r"\1", word) for word in (__file__, *arguments)]  # a path may name its user
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
     for stream in (sys.stdout, sys.stderr):

@@ -110,6 +110,7 @@ class StandinCase(unittest.TestCase):
         self.temporary = self.directory / "tmp"
         self.temporary.mkdir()
         self.log = self.directory / "log"
+        self.module = compiled_module()
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """The variables of a run against the stand-in."""
@@ -118,7 +119,7 @@ class StandinCase(unittest.TestCase):
 
     def run_standin(self, *arguments: str, **settings: Any) -> Finished:
         """A run against the stand-in; settings are its variables without the prefix."""
-        finished = run_command(*arguments, environment=self.environment(**settings))
+        finished = run_command(*arguments, environment=self.environment(**settings), module=self.module)
         self.assertEqual(list(self.temporary.iterdir()), [], "something was left behind")
         self.assertNotIn("Traceback", finished.errors)
         return finished

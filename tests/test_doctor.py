@@ -100,7 +100,7 @@ class DoctorTest(support.StandinCase):
         told: dict[str, ane_bench.Finding] = {}
         program = ("import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); import ane_bench\n"
                    "ane_bench.check_memory = lambda probe: os.kill(os.getpid(), signal.SIGSEGV)\n"
-                   "ane_bench.check_virtual_machine = lambda probe: time.sleep(60)\n"
+                   "ane_bench.check_virtual_machine = lambda probe: time.sleep(3)\n"
                    "ane_bench.work()")
         command = [sys.executable, "-c", program, str(support.ROOT)]
         with support.environment(**self.environment()), unittest.mock.patch("ane_bench.own_command", lambda: command):
@@ -109,6 +109,22 @@ class DoctorTest(support.StandinCase):
         self.assertIn("said nothing for 1 s", told["virtual machine"].value)
         self.assertIn("SIGSEGV", told["memory"].value)
         self.assertEqual(len(told), len(ane_bench.checks()) + 2)
+
+    def test_a_child_that_says_more_and_dies_after_the_last_check(self) -> None:
+        told: dict[str, ane_bench.Finding] = {}
+        program = ("import os, signal, sys; sys.path.insert(0, sys.argv[1]); import ane_bench\n"
+                   "def more(link, *arguments):\n"
+                   "    ane_bench.examine_task(link, *arguments)\n"
+                   "    link.send('check', name='more', state='ok', value='', advice='')\n"
+                   "    os.kill(os.getpid(), signal.SIGSEGV)\n"
+                   "ane_bench.TASKS['examine'] = more\n"
+                   "ane_bench.work()")
+        command = [sys.executable, "-c", program, str(support.ROOT)]
+        with support.environment(**self.environment()), unittest.mock.patch("ane_bench.own_command", lambda: command):
+            self.assertFalse(ane_bench.examine_in_children(told.__setitem__, 10.0))
+        self.assertEqual([name for name, finding in told.items() if finding.state == "FAIL"], ["end of the checks"])
+        self.assertIn("SIGSEGV", told["end of the checks"].value)
+        self.assertEqual(len(told), len(ane_bench.checks()) + 3)
 
     def test_a_child_that_does_not_start_is_told_once(self) -> None:
         told: list[ane_bench.Finding] = []

@@ -207,6 +207,7 @@ class MeasuredTest(support.StandinCase):
     def test_no_names_of_users_or_hosts(self) -> None:
         target = self.directory / "some one" / "r.json"
         target.parent.mkdir()
+        self.module = support.MODULE
         self.assertEqual(self.run_standin(*SMALL, "--save", str(target)).code, 0)
         text = target.read_text()
         for word in (os.uname().nodename, str(self.directory), str(Path.home())):

@@ -33,7 +33,7 @@ BOTH = ("fp16", "w8a8")
 # Seconds without progress after which a child is given up, where it is to hang: a start on a busy machine takes some tenths.
 SHORT = 4
 # Seconds within which everything that ends must have ended.
-PATIENCE = 60
+PATIENCE = 40
 # Seconds within which a child whose parent is no more must have ended.
 ORPHANED = 10
 AT_A_TIME = (os.cpu_count() or 1) + 1
@@ -150,15 +150,22 @@ class Started:
             time.sleep(0.02)
         return True
 
-    def finish(self, seconds: float = PATIENCE) -> Finished:
-        """Waits until it ends by itself, and says what came of it. No child may be left then."""
-        try:
-            output, errors = self.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            self.signal_group(signal.SIGKILL)
-            raise AssertionError(f"it did not end: {self.process.communicate()}") from None
+    def end(self) -> None:
+        """Ends whatever of it is left, where a test failed."""
         if not self.is_over():
             self.signal_group(signal.SIGKILL)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+        self.process.wait(PATIENCE)
+
+    def finish(self) -> Finished:
+        """Waits until it ends by itself, and says what came of it. No child may be left then."""
+        try:
+            output, errors = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("it did not end") from None
+        if not self.is_over():
             raise AssertionError("a child is left")
         self.scene.finished.append(Finished(self.process.returncode, output or "", errors or ""))
         return self.scene.finished[-1]
@@ -200,7 +207,9 @@ class Scene:
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True,
                    "encoding": "utf-8", "errors": "replace", **options}
         command = [*self.prefix, *self.python, *(self.driver or (str(self.file),)), *arguments]
-        return Started(self, subprocess.Popen(command, env=whole, **options))
+        started = Started(self, subprocess.Popen(command, env=whole, **options))
+        self.closing.callback(started.end)
+        return started
 
     def run(self, *arguments: str, **options: Any) -> Finished:
         """A run from its start to its end."""
@@ -1192,6 +1201,10 @@ class FaultTest(unittest.TestCase):
 
     def setUp(self) -> None:
         support.standin_library()
+        # A shell in the background, or nohup, has these ignored, and what is ignored stays so in all that is started.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                self.addCleanup(signal.signal, number, signal.signal(number, lambda *_: None))
         holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
         self.addCleanup(holder.cleanup)
         self.workshop = Path(holder.name)
@@ -1201,6 +1214,7 @@ class FaultTest(unittest.TestCase):
         """A new one."""
         scene = Scene(Path(tempfile.mkdtemp(dir=self.workshop)))
         scene.python, scene.file = self.python, self.file
+        self.addCleanup(scene.closing.close)
         return scene
 
     def each(self, cases: Sequence[Any], at_a_time: int = AT_A_TIME) -> None:
@@ -1264,6 +1278,8 @@ class FaultTest(unittest.TestCase):
             self.assertRegex(finished.errors, rf"(?m)^ane_bench: warning \(unload\) .*{fault.warned}")
         else:
             self.assertEqual(warnings, [])
+        if fault.fault.startswith("w8a8/evaluate:"):
+            self.assertEqual(sum(call.endswith("-> NO") for call in scene.calls()), 1, "it went on after a NO")
         if not fault.ends_badly:
             self.check_balance(scene)
             self.check_what_children_said(scene, fault)

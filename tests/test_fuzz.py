@@ -717,6 +717,18 @@ class FuzzTest(unittest.TestCase):
         self.fuzz("messages")
 
 
+class LastWordsTest(unittest.TestCase):
+    """What a child that dies leaves, whatever it is, is one line of printable text."""
+
+    def test_signals_and_control_characters(self) -> None:
+        child = Heard(b"")
+        for output, code, words in ((b"", -11, "was killed by SIGSEGV: it wrote nothing to standard error"),
+                                    (b"\x1b[2Jno\x07 \xff\n", 3, "ended with exit code 3: ?[2Jno? \ufffd"),
+                                    (b"Aborted", -200, "was killed by signal 200: Aborted")):
+            child.error_output = output
+            self.assertEqual(child.last_words(code), f"the child {words}")
+
+
 def described(kind: str, number: int, error: BaseException, changes: Sequence[str], damaged: Any) -> str:
     """What is needed to make and to understand an input that went wrong."""
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)[-3:]))

@@ -54,6 +54,9 @@ class FakeExecutable(Executable):
     def write_input(self, data: bytes) -> None:
         self.engine.log.append(f"input {self.program.variant.name}{' zeros' if not any(data) else ''}")
 
+    def clear_output(self) -> None:
+        self.engine.log.append(f"clear {self.program.variant.name[:3]}")
+
     def evaluate(self) -> bool:
         self.engine.log.append(f"{self.program.variant.name[:3]}{'' if not gc.isenabled() else ' collector'}")
         self.engine.ticks += self.engine.latency(self.program.variant.name, self.engine.ticks)
@@ -103,8 +106,9 @@ class RoundsTest(unittest.TestCase):
         cells = measured(engine, iters=6, rounds=3, warmup=2)
         warm = ["pool", "fp1", "pool", "fp1", "pool", "w8a", "pool", "w8a"]
         first, second = ["pool", "fp1", "fp1", "fp1"], ["pool", "w8a", "w8a", "w8a"]
-        self.assertEqual(engine.log, ["input fp16", "input w8a8", *warm, *first, *second, *second, *first, *first, *second,
-                                      "unload w8a8", "unload fp16"])
+        last = ["clear fp1", *first, "clear w8a", *second]  # what the last round leaves is what is verified
+        self.assertEqual(engine.log, ["input fp16", "clear fp1", "input w8a8", "clear w8a", *warm, *first, *second, *second, *first,
+                                      *last, "unload w8a8", "unload fp16"])
         self.assertEqual([list(map(list, cell.samples_ns)) for cell in cells.values()], [[[2e6, 2e6]] * 3, [[1e6, 1e6]] * 3])
         self.assertEqual([(cell.status, cell.compile_ms, cell.first_ms) for cell in cells.values()],
                          [("ok", 1.5, 2.0), ("ok", 1.5, 1.0)])
@@ -180,8 +184,9 @@ class AttemptsTest(unittest.TestCase):
 
     def test_fixed_ones(self) -> None:
         for blob, dialect, expected in (("standard", "auto", [("standard", "1.3"), ("standard", "1.0")]),
-                                        ("original", "auto", [("original", "1.3")]), ("auto", "1.0", [("standard", "1.0")]),
-                                        ("auto", "1.3", [("standard", "1.3"), ("original", "1.3")]),
+                                        ("original", "auto", [("original", "1.3"), ("original", "1.0")]),
+                                        ("auto", "1.0", [("standard", "1.0"), ("original", "1.0")]),
+                                        ("auto", "auto", list(ane_bench.ATTEMPTS)), ("auto", "1.3", [("standard", "1.3"), ("original", "1.3")]),
                                         ("original", "1.0", [("original", "1.0")])):
             self.assertEqual(ane_bench.attempts(Protocol(blob=blob, dialect=dialect)), expected)
 

@@ -35,7 +35,8 @@ LONG_FORM = """program(1.0)
         tensor<int32, []> c_groups = const()[name = tensor<string, []>("c_groups"), val = tensor<int32, []>(1)];
         tensor<fp16, [8, 8, 1, 1]> W0 = constexpr_affine_dequantize()[axis = tensor<int32, []>(0), \
 name = tensor<string, []>("W0"), quantized_data = tensor<int8, [8, 8, 1, 1]>(BLOBFILE(\
-path = tensor<string, []>("@model_path/weights/weight.bin"), offset = tensor<uint64, []>(64))), scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
+path = tensor<string, []>("@model_path/weights/weight.bin"), offset = tensor<uint64, []>(64))), \
+scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
         tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = c_pad, pad_type = c_pad_type, \
 strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
     } -> (c0);

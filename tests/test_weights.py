@@ -124,7 +124,8 @@ class WeightFileTest(unittest.TestCase):
             bad[place] = value
             with self.subTest(name), self.assertRaises(BlobError):
                 read_weight_file(bad)
-        others: dict[str, bytes] = {"empty": b"", "cut": bytes(good[:-1]), "header only": bytes(good[:64]), "longer": bytes(good) + b"\0"}
+        others: dict[str, bytes] = {"empty": b"", "cut": bytes(good[:-1]), "header only": bytes(good[:64]),
+                                    "longer": bytes(good) + b"\0"}
         for name, cut in others.items():
             with self.subTest(name), self.assertRaises(BlobError):
                 read_weight_file(cut)
