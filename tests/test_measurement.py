@@ -186,7 +186,8 @@ class AttemptsTest(unittest.TestCase):
         for blob, dialect, expected in (("standard", "auto", [("standard", "1.3"), ("standard", "1.0")]),
                                         ("original", "auto", [("original", "1.3"), ("original", "1.0")]),
                                         ("auto", "1.0", [("standard", "1.0"), ("original", "1.0")]),
-                                        ("auto", "auto", list(ane_bench.ATTEMPTS)), ("auto", "1.3", [("standard", "1.3"), ("original", "1.3")]),
+                                        ("auto", "auto", list(ane_bench.ATTEMPTS)),
+                                        ("auto", "1.3", [("standard", "1.3"), ("original", "1.3")]),
                                         ("original", "1.0", [("original", "1.0")])):
             self.assertEqual(ane_bench.attempts(Protocol(blob=blob, dialect=dialect)), expected)
 

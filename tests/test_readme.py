@@ -21,7 +21,7 @@ SETTINGS = {"CLOCK": "virtual", "LATENCY": "fp16:14800,w8a8:7800", "DRIFT": "0.0
 def examples() -> list[list[tuple[str, str, str]]]:
     """Every block of commands that README shows, each command with its output: how exact it is, the command, the output."""
     blocks = re.findall(r"<!-- output: ([a-z ]+) -->\n```console\n(.*?)```", README, re.DOTALL)
-    return [[(kind, *part.split("\n", 1)) for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]  # type: ignore[misc]
+    return [[(kind, part.split("\n", 1)[0], part.split("\n", 1)[1]) for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
             for kind, block in blocks]
 
 
