@@ -1876,6 +1876,7 @@ class _LoadedModel(Executable):
         try:
             write_program(path, self._mil, self._blob)
         except OSError as error:
+            remove_directory(path)  # now, since the disk may be full
             raise StageError(stage, f"{error.filename or path}: {error.strerror}") from None
 
     def _call(self, stage: str, selector: str, *arguments: Any) -> None:
@@ -1947,7 +1948,7 @@ def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[byte
         path = os.path.join(directory, name)
         parent = os.path.dirname(path)
         with contextlib.suppress(FileExistsError):
-            os.makedirs(parent, 0o700)
+            os.mkdir(parent, 0o700)
         if os.path.islink(parent):
             raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
@@ -4197,10 +4198,6 @@ class Progress(Watcher):
         self._config = -1
         self._run_start = self._config_start = self._rounds_start = 0.0
 
-    def wait(self, run: Run, path: str) -> None:
-        """Time limits do not run meanwhile, and neither does the time that is told."""
-        self._write(f"waiting for another run on this machine to end (it holds the lock on {path})\n")
-
     def message(self, run: Run, message: dict[str, Any]) -> None:
         """A line for a stage or a round that begins."""
         if message["kind"] != "stage":
@@ -4422,7 +4419,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the command line (sys.argv where none is given) and returns the exit code; never raises, and prints no traceback
     for what a user or a machine did."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = [re.sub(r"(^|=).*/", r"\1", word) for word in (__file__, *arguments)]  # a path may name its user
+    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", word) for word in (__file__, *arguments)]  # a path may name its user
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
     for stream in (sys.stdout, sys.stderr):

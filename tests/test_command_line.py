@@ -118,6 +118,19 @@ class ReferenceTest(unittest.TestCase):
             self.assertEqual((done.code, done.errors), (0, ""))
             self.assertTrue(done.output.startswith(start), done.output)
 
+    def test_a_link_stays_one_and_the_command_is_whole(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            target, link = Path(directory) / "real.json", Path(directory) / "link.json"
+            target.write_text("old")
+            link.symlink_to(target)
+            done = support.run_command("--engine", "reference", "--config", "4x4x2", "--quiet", f"--save={link}")
+            self.assertEqual(done.code, 0, done.errors)
+            self.assertTrue(link.is_symlink())
+            self.assertEqual(json.loads(target.read_text())["command"][-1], "--save=link.json")
+            done = support.run_command("chart", str(target), "-o", str(link))
+            self.assertEqual(done.code, 2)
+            self.assertIn("take the place of the record", done.errors)
+
     def test_the_version(self) -> None:
         done = support.run_command("--version")
         self.assertEqual((done.code, done.output), (0, f"ane_bench {ane_bench.__version__}\n"))

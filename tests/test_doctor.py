@@ -126,6 +126,13 @@ class DoctorTest(support.StandinCase):
         self.assertIn("SIGSEGV", told["end of the checks"].value)
         self.assertEqual(len(told), len(ane_bench.checks()) + 3)
 
+    def test_a_library_that_ends_the_process_is_told_where_it_does(self) -> None:
+        done = self.run_standin("doctor", FAULT="rubbish that the stand-in refuses")
+        self.assertEqual(done.code, 3)
+        self.assertRegex(done.output, r"(?m)^ok    platform")
+        self.assertRegex(done.output, r"(?m)^FAIL  Rosetta: the child ended with exit code 70: standin: STANDIN_FAULT")
+        self.assertRegex(done.output, r"(?m)^FAIL  library AppleNeuralEngine: ")
+
     def test_a_child_that_does_not_start_is_told_once(self) -> None:
         told: list[ane_bench.Finding] = []
         with support.environment(**self.environment()), unittest.mock.patch("ane_bench.own_command", lambda: ["false"]):

@@ -164,6 +164,17 @@ class FailureTest(support.StandinCase):
                 self.assertEqual({cell["status"] for cell in record["results"][0]["variants"].values()}, {"ok"})
                 self.assertEqual("unload" in [warning["code"] for warning in record["warnings"]], fault != "unload:exit")
 
+    def test_a_refusal_that_cannot_be_undone_costs_nothing_else(self) -> None:
+        for end in ("crash", "hang", "raise"):
+            for stage, undone in (("load", "purge"), ("surface", "unload")):
+                with self.subTest(end, stage=stage):
+                    fault = f"w8a8/load:no;w8a8/purge:{end}" if stage == "load" else f"surface:nil@4;w8a8/unload:{end}"
+                    record = self.run_record(*SMALL, "--config", "32x8x2", "--timeout", "1", code=1, FAULT=fault)
+                    for result in record["results"]:
+                        cells = result["variants"]
+                        self.assertEqual((cells["fp16"]["status"], cells["w8a8"]["status"]), ("ok", "failed"), undone)
+                        self.assertEqual(cells["w8a8"]["stage"], stage)
+
     def test_an_exceptions_reason_is_told(self) -> None:
         cell = self.failed("w8a8/compile:raise")
         self.assertRegex(cell["error"], "(?i)exception|reason")
