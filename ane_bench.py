@@ -809,6 +809,7 @@ class _MilParser:
         return pairs
 
     def program(self) -> MilProgram:
+        """The whole text."""
         self._expect("program", "(")
         version = self._take("number", "a version such as 1.3")
         if not re.fullmatch(r"1\.[0-9]", version):
@@ -1677,10 +1678,12 @@ class ReferenceEngine(Engine):
         self.now = time.perf_counter_ns
 
     def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
+        """Reads the program; nothing is compiled."""
         session.stage("load", program.variant.name)
         return _ReferenceExecutable(program)
 
     def nanoseconds(self, ticks: int) -> float:
+        """A tick is one."""
         return ticks
 
 
@@ -1693,21 +1696,26 @@ class _ReferenceExecutable(Executable):
         self._output = b""
 
     def write_input(self, data: bytes) -> None:
+        """Keeps the channels of each pixel."""
         self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
 
     def clear_output(self) -> None:
+        """NaN everywhere."""
         self._output = UNWRITTEN * (self._config.tensor_bytes // 2)
 
     def evaluate(self) -> bool:
+        """Computes every pixel; never fails."""
         pixels, = self._reference.compute(self._pixels)
         channels = [channel for values in zip(*pixels) for channel in values]
         self._output = struct.pack(f"<{len(channels)}e", *channels)
         return True
 
     def failure(self) -> str:
+        """There is none."""
         return "the reference does not fail"
 
     def read_output(self) -> bytes:
+        """What the last evaluate left."""
         return self._output
 
 
@@ -1747,12 +1755,15 @@ class NeuralEngine(Engine):
         self._nanoseconds_per_tick = int(timebase.numer) / int(timebase.denom)
 
     def nanoseconds(self, ticks: int) -> float:
+        """By mach_timebase_info."""
         return ticks * self._nanoseconds_per_tick
 
     def pool(self) -> contextlib.AbstractContextManager[None]:
+        """An autorelease pool."""
         return self.runtime.pool()
 
     def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
+        """Descriptor, model, files, compile, load, surfaces and request."""
         # What a refused program leaves is undone with the rest, after the figures were handed over: that may crash.
         with self.pool():
             return _LoadedModel(self, program, qos, session, owner.enter_context(contextlib.ExitStack()))
@@ -1921,22 +1932,27 @@ class _LoadedModel(Executable):
         return self._some(stage, request)
 
     def write_input(self, data: bytes) -> None:
+        """Into the locked input surface."""
         stage = self._stage("surface")
         with self._engine.mapped(self._input, stage) as address:
             ctypes.memmove(address, data, self._size)
 
     def clear_output(self) -> None:
+        """NaN everywhere in the locked output surface."""
         with self._engine.mapped(self._output, self._stage("surface")) as address:
             ctypes.memmove(address, UNWRITTEN * (self._size // 2), self._size)
 
     def evaluate(self) -> bool:
+        """Sends the bound message; the slot for its NSError is emptied first."""
         self._error.value = None
         return bool(self._evaluate())
 
     def failure(self) -> str:
+        """The NSError of the last evaluate."""
         return self._runtime.describe_error(self._error)
 
     def read_output(self) -> bytes:
+        """From the locked output surface."""
         with self._engine.mapped(self._output, "read", LOCK_READ_ONLY) as address:
             return ctypes.string_at(address, self._size)
 
@@ -2804,13 +2820,16 @@ class _Link(Session):
         self._answers.acquire()
 
     def stage(self, name: str, variant: str, limit: float = 0, **details: Any) -> None:
+        """Says it, and waits until the parent has dealt with that."""
         self.send("stage", stage=name, variant=variant, limit=limit, **details)
 
     def directory(self, path: str) -> None:
+        """Known to the parent, and to the watching thread, before it exists."""
         self._directories.append(path)
         self.send("directory", path=path)
 
     def warn(self, code: str, message: str) -> None:
+        """Says it."""
         self.send("warning", code=code, message=message)
 
 
@@ -4061,9 +4080,11 @@ class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, and whose help is this file's docstring."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises UsageError, which is one line."""
         raise UsageError(message)
 
     def format_help(self) -> str:
+        """The manual."""
         return f"{(__doc__ or '').strip()}\n"
 
 
@@ -4262,6 +4283,7 @@ class _Reporter(Watcher):
         self.unsaved = False
 
     def start(self, run: Run) -> None:
+        """Names the command, which the record holds."""
         run.command = self._command
 
     def wait(self, run: Run, path: str) -> None:
@@ -4269,6 +4291,7 @@ class _Reporter(Watcher):
         complain(f"waiting for another run on this machine to end (it holds the lock on {path})")
 
     def message(self, run: Run, message: dict[str, Any]) -> None:
+        """Hands it to the progress."""
         self._progress.message(run, message)
 
     def result(self, run: Run, result: Result) -> None:
