@@ -3065,11 +3065,20 @@ class Run:
 
 def without_paths(text: str) -> str:
     """A text without the directories that may name a user: of the temporary files, of this file, of Python, and the home."""
-    for path in (tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
+    for path in (lock_directory(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
                  os.path.expanduser("~")):
         if len(path) > 1:
-            text = text.replace(os.path.realpath(path), "…").replace(path, "…")
+            for name in (os.path.realpath(path), path):
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names only: /tmp is not in /tmpfs
     return text
+
+
+def lock_directory() -> str:
+    """Python's directory of temporary files; where it finds none that can be written, as when every disk is full, the usual."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"
 
 
 def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
@@ -3227,7 +3236,7 @@ def require_platform() -> None:
 def alone(wait: Callable[[str], None]) -> Iterator[None]:
     """Holds the lock that keeps runs from disturbing each other's figures: an advisory one on the temporary directory itself,
     so that nothing is left behind. Says first that it waits, where it must; goes on without one where there can be none."""
-    directory = tempfile.gettempdir()
+    directory = lock_directory()
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
             import fcntl  # not on every system that can read and write programs
