@@ -4096,6 +4096,10 @@ class _Parser(argparse.ArgumentParser):
         """The manual."""
         return f"{(__doc__ or '').strip()}\n"
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version go where all output goes: argparse would leave it to Python's end to find that they cannot."""
+        say(message)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line: verbs and their options."""
@@ -4213,9 +4217,19 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Writes a line to standard error, where there is one; there is no telling anybody of what goes wrong there."""
-    with contextlib.suppress(OSError):
-        if sys.stderr:  # else print takes standard output
+    if sys.stderr:  # else print takes standard output
+        try:
             print(f"{PROGRAM_NAME}: {text}", file=sys.stderr, flush=True)
+        except OSError:
+            give_up(sys.stderr)
+
+
+def give_up(stream: Optional[TextIO]) -> None:
+    """A stream takes no more: what Python still holds of it must not be tried again at the end, and make that exit code 120."""
+    with contextlib.suppress(OSError, AttributeError):  # it may be closed, or another's that has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
 
 
 class Progress(Watcher):
@@ -4273,9 +4287,11 @@ class Progress(Watcher):
 
     def _write(self, text: str) -> None:
         """There is no telling anybody of what goes wrong here."""
-        with contextlib.suppress(OSError):
+        try:
             self._stream.write(text)
             self._stream.flush()
+        except OSError:
+            give_up(self._stream)
 
 
 def clock_time(seconds: float) -> str:
@@ -4474,10 +4490,10 @@ def _exit_code(arguments: Sequence[str], command: Sequence[str]) -> int:
         return 3
     except OutputError as error:
         complain(str(error))
-        _close_output()
+        give_up(sys.stdout)
         return 1
     except BrokenPipeError:
-        _close_output()
+        give_up(sys.stdout)
         return 1
     except KeyboardInterrupt:
         complain("interrupted")
@@ -4487,12 +4503,6 @@ def _exit_code(arguments: Sequence[str], command: Sequence[str]) -> int:
         return 143
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
-
-
-def _close_output() -> None:
-    """Standard output takes no more: what Python still holds of it must not be tried again, and complained of, at the end."""
-    with contextlib.suppress(OSError, AttributeError):  # it may be closed, or another's that has no descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
