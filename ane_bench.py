@@ -1570,7 +1570,7 @@ class Method(NamedTuple):
         return f"{'+' if self.of_class else '-'}[{self.class_name} {self.selector}]"
 
 
-# The private ones as read at run time on macOS 27, see the table of classes in the README's sources; the rest is Foundation's.
+# The private ones as others read them at run time on macOS 27, and from header dumps of earlier systems; the rest is Foundation's.
 METHODS = (
     Method("NSString", "stringWithUTF8String:", "@*", of_class=True),
     Method("NSString", "UTF8String", "*"),

@@ -96,32 +96,34 @@ class DoctorTest(support.StandinCase):
                 self.assertEqual(found[name][0], state)
                 self.assertIn(encoding, found[name][1])
 
-    def test_a_check_that_crashes_or_hangs_fails_alone(self) -> None:
+    def told_by(self, program: str, seconds: float) -> dict[str, ane_bench.Finding]:
+        """What is told, and that not all is well, where each child runs a program of ours instead of the module."""
         told: dict[str, ane_bench.Finding] = {}
-        program = ("import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); import ane_bench\n"
-                   "ane_bench.check_memory = lambda probe: os.kill(os.getpid(), signal.SIGSEGV)\n"
-                   "ane_bench.check_virtual_machine = lambda probe: time.sleep(3)\n"
-                   "ane_bench.work()")
         command = [sys.executable, "-c", program, str(support.ROOT)]
         with support.environment(**self.environment()), unittest.mock.patch("ane_bench.own_command", lambda: command):
-            self.assertFalse(ane_bench.examine_in_children(told.__setitem__, 1.0))
+            self.assertFalse(ane_bench.examine_in_children(told.__setitem__, seconds))
+        return told
+
+    def test_a_check_that_crashes_or_hangs_fails_alone(self) -> None:
+        told = self.told_by(
+            "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); import ane_bench\n"
+            "ane_bench.check_memory = lambda probe: os.kill(os.getpid(), signal.SIGSEGV)\n"
+            "ane_bench.check_virtual_machine = lambda probe: time.sleep(3)\n"
+            "ane_bench.work()", 1.0)
         self.assertEqual([name for name, finding in told.items() if finding.state == "FAIL"], ["virtual machine", "memory"])
         self.assertIn("said nothing for 1 s", told["virtual machine"].value)
         self.assertIn("SIGSEGV", told["memory"].value)
         self.assertEqual(len(told), len(ane_bench.checks()) + 2)
 
     def test_a_child_that_says_more_and_dies_after_the_last_check(self) -> None:
-        told: dict[str, ane_bench.Finding] = {}
-        program = ("import os, signal, sys; sys.path.insert(0, sys.argv[1]); import ane_bench\n"
-                   "def more(link, *arguments):\n"
-                   "    ane_bench.examine_task(link, *arguments)\n"
-                   "    link.send('check', name='more', state='ok', value='', advice='')\n"
-                   "    os.kill(os.getpid(), signal.SIGSEGV)\n"
-                   "ane_bench.TASKS['examine'] = more\n"
-                   "ane_bench.work()")
-        command = [sys.executable, "-c", program, str(support.ROOT)]
-        with support.environment(**self.environment()), unittest.mock.patch("ane_bench.own_command", lambda: command):
-            self.assertFalse(ane_bench.examine_in_children(told.__setitem__, 10.0))
+        told = self.told_by(
+            "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import ane_bench\n"
+            "def more(link, *arguments):\n"
+            "    ane_bench.examine_task(link, *arguments)\n"
+            "    link.send('check', name='more', state='ok', value='', advice='')\n"
+            "    os.kill(os.getpid(), signal.SIGSEGV)\n"
+            "ane_bench.TASKS['examine'] = more\n"
+            "ane_bench.work()", 10.0)
         self.assertEqual([name for name, finding in told.items() if finding.state == "FAIL"], ["end of the checks"])
         self.assertIn("SIGSEGV", told["end of the checks"].value)
         self.assertEqual(len(told), len(ane_bench.checks()) + 3)
