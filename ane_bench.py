@@ -111,7 +111,7 @@ __all__ = ["AneBenchError", "BlobError", "Cell", "Config", "MilError", "OutputEr
 
 
 # ======================================================================================================================
-# 1. Constants and errors: the names and limits that several sections share
+# 1. Constants and errors
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -122,7 +122,6 @@ STANDIN_VARIABLE = "ANE_BENCH_STANDIN"
 MIL_FILE = "model.mil"
 WEIGHT_FILE = os.path.join("weights", "weight.bin")
 WEIGHT_PATH = "@model_path/weights/weight.bin"
-
 LARGEST_DIMENSION = 16384
 LARGEST_BYTES = 1 << 32
 
@@ -164,7 +163,7 @@ class StageError(AneBenchError):
 
 
 # ======================================================================================================================
-# 2. Configurations: what is computed, and in which variants
+# 2. Configurations
 # ======================================================================================================================
 
 class _Shape(NamedTuple):
@@ -244,6 +243,7 @@ DATA_TYPES = {
     "int8": DataType(4, 1, "b"),
 }
 
+
 class Variant(NamedTuple):
     """How a program stores its weights and what passes between its layers: each `fp16` or `int8`."""
 
@@ -267,26 +267,16 @@ VARIANTS = {
     "w8a16": Variant("w8a16", "int8", "fp16", "ios16"),
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
-
 DEFAULT_CONFIGS = tuple(Config(*shape) for shape in (
     (512, 64, 128), (512, 64, 64), (256, 64, 256), (256, 64, 128), (384, 64, 128)))
 DEFAULT_VARIANTS = ("fp16", "w8a8")
 
 
 # ======================================================================================================================
-# 3. Weights and input: seeded data that stay in range, and the weight file's writer and reader
+# 3. Weights and weight file
 # ======================================================================================================================
 
-# Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The header: count of
-# tensors, version, zeros. A record: sentinel, data type, bytes of data, offset of the data, padding in bits, zeros.
-HEADER = struct.Struct("<II7Q")
-RECORD = struct.Struct("<IIQQQ4Q")
-BLOB_VERSION = 2
-SENTINEL = 0xDEADBEEF
-ALIGNMENT = 64
-
-# The only sizes the original ever writes (byte 10 of the record, whatever the shape), and its scale of 2**-3 for all.
-ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
+Vector = Sequence[float]
 ORIGINAL_EXPONENT = 3
 
 # Activations in int8 step by 2**-5 and so reach +-4; with orthogonal layers and this input few are clipped.
@@ -413,6 +403,24 @@ def random_input(config: Config, seed: int) -> bytes:
     return b"".join([pool[start:start + 2 * config.pixels] for start in starts])
 
 
+def pixel_of(tensor: bytes, config: Config, index: int) -> Vector:
+    """The channels of one pixel of an fp16 tensor [channels][pixels]."""
+    halves = memoryview(tensor).cast("H")[index::config.pixels]
+    return struct.unpack(f"<{config.channels}e", struct.pack(f"={config.channels}H", *halves))
+
+
+# Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The header: count of
+# tensors, version, zeros. A record: sentinel, data type, bytes of data, offset of the data, padding in bits, zeros.
+HEADER = struct.Struct("<II7Q")
+RECORD = struct.Struct("<IIQQQ4Q")
+BLOB_VERSION = 2
+SENTINEL = 0xDEADBEEF
+ALIGNMENT = 64
+
+# The only sizes the original ever writes (byte 10 of the record, whatever the shape), and its scale of 2**-3 for all.
+ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
+
+
 def tensor_stride(size: int, aligned: bool = True) -> int:
     """Bytes from one record to the next, for tensors of `size` bytes each."""
     return ALIGNMENT + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
@@ -485,8 +493,20 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
     return Tensor(offset, name, view[data:data + size])
 
 
+def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
+    """The bytes that BLOBFILE names at `offset`: those of a conforming record, or those that follow an original one."""
+    if 0 <= offset <= len(blob) - RECORD.size - size:
+        sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
+        if sentinel == SENTINEL and data == 0:
+            return blob[offset + RECORD.size:offset + RECORD.size + size]
+    tensor = read_tensor(blob, offset)
+    if (tensor.data_type, len(tensor.data)) != (data_type, size):
+        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; the text says {size} of {data_type}")
+    return tensor.data
+
+
 # ======================================================================================================================
-# 4. MIL text: a writer with one method per kind of statement, and a strict reader
+# 4. MIL text and programs
 # ======================================================================================================================
 
 # As the original has it; Apple's compiler writes it and nothing is known to read it.
@@ -567,85 +587,6 @@ def hexadecimal(value: float) -> str:
     """A float as MIL writes it, C99 without trailing zeros: 0.125 is `0x1p-3`."""
     mantissa, exponent = value.hex().split("p")
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
-
-
-class Program(NamedTuple):
-    """What the engine is given for one configuration and variant: MIL text and weight file.
-
-    `layout` is the weight file's (`standard` or `original`), `dialect` the text's (`1.3` or `1.0`).
-    """
-
-    config: Config
-    variant: Variant
-    mil: str
-    blob: bytearray
-    layout: str
-    dialect: str
-
-
-def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
-                  dialect: str = "1.3") -> Program:
-    """The program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
-
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. Weights are orthogonal_weights of the seed (0 or
-    more). `original` gives the original's text, records, scales and ranges instead, and sets blob and dialect itself.
-    Raises UsageError for a variant, layout or dialect that does not exist.
-    """
-    if variant not in VARIANTS:
-        raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if blob not in ("standard", "original") or dialect not in DIALECTS:
-        raise UsageError(f"blob {blob!r}, dialect {dialect!r}: expected standard or original, {' or '.join(DIALECTS)}")
-    kind = VARIANTS[variant]
-    if original:
-        blob, dialect = "original", "1.3"
-        weights = original_weights(config.channels, config.depth, seed, kind.weights)
-    else:
-        weights = orthogonal_weights(config.channels, config.depth, seed)
-    size = config.channels ** 2 * DATA_TYPES[kind.weights].size
-    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
-    text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
-                     ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
-    return Program(config, kind, text, data, blob, dialect)
-
-
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
-    """The text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names are the
-    original's."""
-    stream = io.StringIO()
-    writer = MilWriter(stream, dialect)
-    activation = [1, config.channels, config.spatial, config.spatial]
-    writer.begin("ios18" if dialect == "1.3" else variant.opset, activation)
-    _write_settings(writer, variant, activation_exponent)
-    previous = "x"
-    for layer in range(config.depth):
-        shape, offset = [config.channels, config.channels, 1, 1], ALIGNMENT + layer * stride
-        if variant.weights == "int8":
-            writer.affine_weight(f"W{layer}", shape, offset, 2.0 ** -exponent)
-        else:
-            writer.weight(f"W{layer}", shape, offset)
-        writer.operation("fp16", activation, f"c{layer}", "conv", dilations="c_dilations", groups="c_groups", pad="c_pad",
-                         pad_type="c_pad_type", strides="c_strides", weight=f"W{layer}", x=previous)
-        previous = f"c{layer}"
-        if variant.activations == "int8" and layer < config.depth - 1:
-            writer.operation("int8", activation, f"q{layer}", "quantize", input=previous, output_dtype="q_dtype", scale="q_scale")
-            writer.operation("fp16", activation, f"dq{layer}", "dequantize", input=f"q{layer}", scale="dq_scale")
-            previous = f"dq{layer}"
-    writer.end(previous)
-    return stream.getvalue()
-
-
-def _write_settings(writer: MilWriter, variant: Variant, activation_exponent: int) -> None:
-    """The constants that all layers name."""
-    writer.constant("c_pad_type", "string", '"valid"')
-    writer.integers("c_strides", [1, 1])
-    writer.integers("c_pad", [0, 0, 0, 0])
-    writer.integers("c_dilations", [1, 1])
-    writer.constant("c_groups", "int32", "1")
-    if variant.activations == "int8":
-        scale = hexadecimal(2.0 ** -activation_exponent)
-        writer.constant("q_scale", "fp16", scale)
-        writer.constant("q_dtype", "string", '"int8"')
-        writer.constant("dq_scale", "fp16", scale)
 
 
 class Type(NamedTuple):
@@ -1007,8 +948,112 @@ def _fits_shape(element: Type, shape: Sequence[Optional[int]], literal: Any) -> 
             and all(_fits_shape(element, shape[1:], item) for item in literal))
 
 
+class Program(NamedTuple):
+    """What the engine is given for one configuration and variant: MIL text and weight file.
+
+    `layout` is the weight file's (`standard` or `original`), `dialect` the text's (`1.3` or `1.0`).
+    """
+
+    config: Config
+    variant: Variant
+    mil: str
+    blob: bytearray
+    layout: str
+    dialect: str
+
+
+def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
+                  dialect: str = "1.3") -> Program:
+    """The program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. Weights are orthogonal_weights of the seed (0 or
+    more). `original` gives the original's text, records, scales and ranges instead, and sets blob and dialect itself.
+    Raises UsageError for a variant, layout or dialect that does not exist.
+    """
+    if variant not in VARIANTS:
+        raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+    if blob not in ("standard", "original") or dialect not in DIALECTS:
+        raise UsageError(f"blob {blob!r}, dialect {dialect!r}: expected standard or original, {' or '.join(DIALECTS)}")
+    kind = VARIANTS[variant]
+    if original:
+        blob, dialect = "original", "1.3"
+        weights = original_weights(config.channels, config.depth, seed, kind.weights)
+    else:
+        weights = orthogonal_weights(config.channels, config.depth, seed)
+    size = config.channels ** 2 * DATA_TYPES[kind.weights].size
+    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
+    text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
+                     ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
+    return Program(config, kind, text, data, blob, dialect)
+
+
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+    """The text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names are the
+    original's."""
+    stream = io.StringIO()
+    writer = MilWriter(stream, dialect)
+    activation = [1, config.channels, config.spatial, config.spatial]
+    writer.begin("ios18" if dialect == "1.3" else variant.opset, activation)
+    _write_settings(writer, variant, activation_exponent)
+    previous = "x"
+    for layer in range(config.depth):
+        shape, offset = [config.channels, config.channels, 1, 1], ALIGNMENT + layer * stride
+        if variant.weights == "int8":
+            writer.affine_weight(f"W{layer}", shape, offset, 2.0 ** -exponent)
+        else:
+            writer.weight(f"W{layer}", shape, offset)
+        writer.operation("fp16", activation, f"c{layer}", "conv", dilations="c_dilations", groups="c_groups", pad="c_pad",
+                         pad_type="c_pad_type", strides="c_strides", weight=f"W{layer}", x=previous)
+        previous = f"c{layer}"
+        if variant.activations == "int8" and layer < config.depth - 1:
+            writer.operation("int8", activation, f"q{layer}", "quantize", input=previous, output_dtype="q_dtype", scale="q_scale")
+            writer.operation("fp16", activation, f"dq{layer}", "dequantize", input=f"q{layer}", scale="dq_scale")
+            previous = f"dq{layer}"
+    writer.end(previous)
+    return stream.getvalue()
+
+
+def _write_settings(writer: MilWriter, variant: Variant, activation_exponent: int) -> None:
+    """The constants that all layers name."""
+    writer.constant("c_pad_type", "string", '"valid"')
+    writer.integers("c_strides", [1, 1])
+    writer.integers("c_pad", [0, 0, 0, 0])
+    writer.integers("c_dilations", [1, 1])
+    writer.constant("c_groups", "int32", "1")
+    if variant.activations == "int8":
+        scale = hexadecimal(2.0 ** -activation_exponent)
+        writer.constant("q_scale", "fp16", scale)
+        writer.constant("q_dtype", "string", '"int8"')
+        writer.constant("dq_scale", "fp16", scale)
+
+
+def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[bytes, bytearray]) -> None:
+    """A program's two files in a private directory, made where it is missing. Raises OSError; a directory that is a
+    symbolic link is refused."""
+    for name, content in ((MIL_FILE, mil), (WEIGHT_FILE, blob)):
+        path = os.path.join(directory, name)
+        parent = os.path.dirname(path)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(parent, 0o700)
+        if os.path.islink(parent):
+            raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+                _write_all(file, content)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+
+
+def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
+    """A raw file may take less than it is given: at 2 GiB, or where the disk is nearly full."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view):]
+
+
 # ======================================================================================================================
-# 5. Reference: what a program computes, in plain Python, from its text and weight file alone
+# 5. Reference
 # ======================================================================================================================
 
 class Arithmetic(NamedTuple):
@@ -1020,8 +1065,6 @@ class Arithmetic(NamedTuple):
 
 
 REFERENCE_ARITHMETIC = Arithmetic()
-
-Vector = Sequence[float]
 Lanes = tuple[list[int], int]
 
 
@@ -1263,20 +1306,8 @@ _RULES: dict[str, Callable[[Reference, Statement, list[Arithmetic], dict[str, li
 }
 
 
-def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """The bytes that BLOBFILE names at `offset`: those of a conforming record, or those that follow an original one."""
-    if 0 <= offset <= len(blob) - RECORD.size - size:
-        sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
-        if sentinel == SENTINEL and data == 0:
-            return blob[offset + RECORD.size:offset + RECORD.size + size]
-    tensor = read_tensor(blob, offset)
-    if (tensor.data_type, len(tensor.data)) != (data_type, size):
-        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; the text says {size} of {data_type}")
-    return tensor.data
-
-
 # ======================================================================================================================
-# 6. Objective-C runtime: libraries, senders typed by the runtime's own encodings, pools, ownership, Foundation values
+# 6. Objective-C runtime
 # ======================================================================================================================
 
 # The ownership rule: what comes from `new` or a Create function is ours, and so is what we retain; each is released
@@ -1543,7 +1574,7 @@ def _pointers(items: Sequence[Pointer]) -> ctypes.Array:  # type: ignore[type-ar
 
 
 # ======================================================================================================================
-# 7. Neural Engine: IOSurface, the stages of a model, its errors
+# 7. Neural Engine
 # ======================================================================================================================
 
 # Smaller surfaces fail with status 0x1d on hardware; reports of the least size differ: 16, 48, 64 KiB.
@@ -1669,60 +1700,6 @@ class Engine:
     def pool(self) -> contextlib.AbstractContextManager[None]:
         """What evaluates run inside of."""
         return contextlib.nullcontext()
-
-
-class ReferenceEngine(Engine):
-    """Section 5 as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
-
-    def __init__(self) -> None:
-        self.now = time.perf_counter_ns
-
-    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
-        """Reads the program; nothing is compiled."""
-        session.stage("load", program.variant.name)
-        return _ReferenceExecutable(program)
-
-    def nanoseconds(self, ticks: int) -> float:
-        """A tick is one."""
-        return ticks
-
-
-class _ReferenceExecutable(Executable):
-    def __init__(self, program: Program) -> None:
-        self.facts = {}
-        self._config = program.config
-        self._reference = Reference(program.mil, program.blob, keep=True)
-        self._pixels: list[Vector] = []
-        self._output = b""
-
-    def write_input(self, data: bytes) -> None:
-        """Keeps the channels of each pixel."""
-        self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
-
-    def clear_output(self) -> None:
-        """NaN everywhere."""
-        self._output = UNWRITTEN * (self._config.tensor_bytes // 2)
-
-    def evaluate(self) -> bool:
-        """Computes every pixel; never fails."""
-        pixels, = self._reference.compute(self._pixels)
-        channels = [channel for values in zip(*pixels) for channel in values]
-        self._output = struct.pack(f"<{len(channels)}e", *channels)
-        return True
-
-    def failure(self) -> str:
-        """There is none."""
-        return "the reference does not fail"
-
-    def read_output(self) -> bytes:
-        """What the last evaluate left."""
-        return self._output
-
-
-def pixel_of(tensor: bytes, config: Config, index: int) -> Vector:
-    """The channels of one pixel of an fp16 tensor [channels][pixels]."""
-    halves = memoryview(tensor).cast("H")[index::config.pixels]
-    return struct.unpack(f"<{config.channels}e", struct.pack(f"={config.channels}H", *halves))
 
 
 class _Timebase(ctypes.Structure):
@@ -1957,31 +1934,6 @@ class _LoadedModel(Executable):
             return ctypes.string_at(address, self._size)
 
 
-def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[bytes, bytearray]) -> None:
-    """A program's two files in a private directory, made where it is missing. Raises OSError; a directory that is a
-    symbolic link is refused."""
-    for name, content in ((MIL_FILE, mil), (WEIGHT_FILE, blob)):
-        path = os.path.join(directory, name)
-        parent = os.path.dirname(path)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(parent, 0o700)
-        if os.path.islink(parent):
-            raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
-                _write_all(file, content)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
-
-
-def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
-    """A raw file may take less than it is given: at 2 GiB, or where the disk is nearly full."""
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view):]
-
-
 def remove_directory(path: str) -> None:
     """Removes a model's directory: one that holds a program, or what is left of one. Anything else, a symbolic link too, is
     left alone: a path can be wrong."""
@@ -1992,7 +1944,7 @@ def remove_directory(path: str) -> None:
 
 
 # ======================================================================================================================
-# 8. Measurement: the protocol, the rounds, the statistics
+# 8. Measurement
 # ======================================================================================================================
 
 class Protocol(NamedTuple):
@@ -2048,6 +2000,54 @@ SLOWEST = 10
 
 # The most that generating a weight, or computing with it for one pixel, may take in plain Python.
 SECONDS_PER_WEIGHT = 1e-6
+
+
+class ReferenceEngine(Engine):
+    """Section 5 as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+
+    def __init__(self) -> None:
+        self.now = time.perf_counter_ns
+
+    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
+        """Reads the program; nothing is compiled."""
+        session.stage("load", program.variant.name)
+        return _ReferenceExecutable(program)
+
+    def nanoseconds(self, ticks: int) -> float:
+        """A tick is one."""
+        return ticks
+
+
+class _ReferenceExecutable(Executable):
+    def __init__(self, program: Program) -> None:
+        self.facts = {}
+        self._config = program.config
+        self._reference = Reference(program.mil, program.blob, keep=True)
+        self._pixels: list[Vector] = []
+        self._output = b""
+
+    def write_input(self, data: bytes) -> None:
+        """Keeps the channels of each pixel."""
+        self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
+
+    def clear_output(self) -> None:
+        """NaN everywhere."""
+        self._output = UNWRITTEN * (self._config.tensor_bytes // 2)
+
+    def evaluate(self) -> bool:
+        """Computes every pixel; never fails."""
+        pixels, = self._reference.compute(self._pixels)
+        channels = [channel for values in zip(*pixels) for channel in values]
+        self._output = struct.pack(f"<{len(channels)}e", *channels)
+        return True
+
+    def failure(self) -> str:
+        """There is none."""
+        return "the reference does not fail"
+
+    def read_output(self) -> bytes:
+        """What the last evaluate left."""
+        return self._output
 
 
 class Cell(NamedTuple):
@@ -2107,22 +2107,6 @@ class Trial:
             yield
         except StageError as error:
             self.note(status="failed", stage=error.stage, error=str(error), samples_ns=())
-
-
-def measure(engine: Engine, job: Job, session: Session, report: Callable[[Cell], None]) -> None:
-    """Measures a configuration in each variant and reports a cell for each, before anything is unloaded."""
-    groups = [[variant] for variant in job.variants] if job.protocol.original else [list(job.variants)]
-    for group in groups:
-        trials = [Trial(variant) for variant in group]
-        with contextlib.ExitStack() as owner:
-            for trial in trials:
-                with trial.guarded():
-                    prepare(engine, job, trial, session, owner)
-            run_rounds(engine, trials, job.protocol, session)
-            if job.protocol.verify and job.protocol.input != "zeros":
-                verify_outputs(job, trials, session)
-            for trial in trials:
-                report(trial.cell)
 
 
 def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: contextlib.ExitStack) -> None:
@@ -2225,6 +2209,73 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
+def flat(vectors: Iterable[Vector]) -> list[float]:
+    """Vectors one after the other."""
+    return [value for vector in vectors for value in vector]
+
+
+# Statistics. A run of few rounds cannot tell how much they vary.
+FEWEST_ROUNDS = 5
+RESAMPLES = 2000
+
+
+def quantile(values: Sequence[float], fraction: float) -> float:
+    """A quantile by linear interpolation."""
+    ordered = sorted(values)
+    place = fraction * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[float]:
+    """Medians of all values, of whole rounds drawn with replacement: the evaluates of one round are alike, so they say less
+    than as many of different rounds would. None below 5 rounds."""
+    if len(rounds) < FEWEST_ROUNDS:
+        return []
+    draw = random.Random(seed).random
+    count = len(rounds)
+    return [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
+
+
+def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
+    """A 95 % interval for the median of all values, seeded; None below 5 rounds."""
+    return list(_interval(tuple(map(tuple, rounds)), seed)) or None
+
+
+@functools.lru_cache(maxsize=4096)
+def _interval(rounds: tuple[tuple[float, ...], ...], seed: int) -> Sequence[float]:
+    """Kept, since after each configuration the record of all before it is made anew."""
+    medians = resampled_medians(rounds, seed)
+    return (quantile(medians, 0.025), quantile(medians, 0.975)) if medians else ()
+
+
+def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
+    """The figures of a cell's times in ms: median, mean, min, p95, MAD, and the median's interval where there is one."""
+    samples = [sample / 1e6 for sample in cell.samples]
+    median = statistics.median(samples)
+    figures: dict[str, Any] = {
+        "median": median, "mean": statistics.fmean(samples), "min": min(samples), "p95": quantile(samples, 0.95),
+        "mad": statistics.median([abs(sample - median) for sample in samples])}
+    interval = bootstrap([[sample / 1e6 for sample in samples] for samples in cell.samples_ns], seed)
+    return {**figures, "ci95": interval} if interval else figures
+
+
+def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
+    """How many times faster than the baseline: the median over rounds of one round's median by the other's in the same
+    round, so that what changes slowly cancels out; with its interval where there is one. The original's is of means."""
+    average = statistics.fmean if protocol.original else statistics.median
+    middles = [[average(samples) for samples in one.samples_ns] for one in (baseline, cell)]
+    quotients = [base / own for base, own in zip(*middles)]
+    interval = bootstrap([[quotient] for quotient in quotients], protocol.seed)
+    value = {"value": statistics.median(quotients)}
+    return {**value, "ci95": interval} if interval else value
+
+
+# ======================================================================================================================
+# 9. Verification
+# ======================================================================================================================
+
 # Verification. Limits are what the arithmetics of tests/test_verification.py reach, times 1.3 or more: relative L2 and
 # slope per square root of the depth, by what passes between layers. fp16 sums lose more where there are more terms.
 LIMITS = {"fp16": (0.0055, 0.0012), "int8": (0.020, 0.007)}
@@ -2278,11 +2329,6 @@ def verify_outputs(job: Job, trials: Sequence[Trial], session: Session) -> None:
         if base and trial.cell.variant != "fp16" and trial.cell.status == "ok" and trial.cell.verified:
             price = compare_vectors(flat(trial.outputs), base)
             trial.note(verified={**trial.cell.verified, "from_fp16": {"cosine": price.cosine, "relative_l2": price.relative_l2}})
-
-
-def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Vectors one after the other."""
-    return [value for vector in vectors for value in vector]
 
 
 def verify(trial: Trial, inputs: Sequence[Vector]) -> None:
@@ -2346,66 +2392,24 @@ def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Op
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
-# Statistics. A run of few rounds cannot tell how much they vary.
-FEWEST_ROUNDS = 5
-RESAMPLES = 2000
-
-
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """A quantile by linear interpolation."""
-    ordered = sorted(values)
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[float]:
-    """Medians of all values, of whole rounds drawn with replacement: the evaluates of one round are alike, so they say less
-    than as many of different rounds would. None below 5 rounds."""
-    if len(rounds) < FEWEST_ROUNDS:
-        return []
-    draw = random.Random(seed).random
-    count = len(rounds)
-    return [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
-
-
-def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
-    """A 95 % interval for the median of all values, seeded; None below 5 rounds."""
-    return list(_interval(tuple(map(tuple, rounds)), seed)) or None
-
-
-@functools.lru_cache(maxsize=4096)
-def _interval(rounds: tuple[tuple[float, ...], ...], seed: int) -> Sequence[float]:
-    """Kept, since after each configuration the record of all before it is made anew."""
-    medians = resampled_medians(rounds, seed)
-    return (quantile(medians, 0.025), quantile(medians, 0.975)) if medians else ()
-
-
-def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
-    """The figures of a cell's times in ms: median, mean, min, p95, MAD, and the median's interval where there is one."""
-    samples = [sample / 1e6 for sample in cell.samples]
-    median = statistics.median(samples)
-    figures: dict[str, Any] = {
-        "median": median, "mean": statistics.fmean(samples), "min": min(samples), "p95": quantile(samples, 0.95),
-        "mad": statistics.median([abs(sample - median) for sample in samples])}
-    interval = bootstrap([[sample / 1e6 for sample in samples] for samples in cell.samples_ns], seed)
-    return {**figures, "ci95": interval} if interval else figures
-
-
-def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    """How many times faster than the baseline: the median over rounds of one round's median by the other's in the same
-    round, so that what changes slowly cancels out; with its interval where there is one. The original's is of means."""
-    average = statistics.fmean if protocol.original else statistics.median
-    middles = [[average(samples) for samples in one.samples_ns] for one in (baseline, cell)]
-    quotients = [base / own for base, own in zip(*middles)]
-    interval = bootstrap([[quotient] for quotient in quotients], protocol.seed)
-    value = {"value": statistics.median(quotients)}
-    return {**value, "ci95": interval} if interval else value
+def measure(engine: Engine, job: Job, session: Session, report: Callable[[Cell], None]) -> None:
+    """Measures a configuration in each variant and reports a cell for each, before anything is unloaded."""
+    groups = [[variant] for variant in job.variants] if job.protocol.original else [list(job.variants)]
+    for group in groups:
+        trials = [Trial(variant) for variant in group]
+        with contextlib.ExitStack() as owner:
+            for trial in trials:
+                with trial.guarded():
+                    prepare(engine, job, trial, session, owner)
+            run_rounds(engine, trials, job.protocol, session)
+            if job.protocol.verify and job.protocol.input != "zeros":
+                verify_outputs(job, trials, session)
+            for trial in trials:
+                report(trial.cell)
 
 
 # ======================================================================================================================
-# 9. Machine: what this machine is and has, and the checks that a run and `doctor` make of it
+# 10. Machine and warnings
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
@@ -2416,6 +2420,7 @@ SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
     "build": ("kern.osversion", None),
     "memory_bytes": ("hw.memsize", ctypes.c_uint64),
 }
+
 # Class methods of _ANEDeviceInfo, which came with different releases.
 DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_count": "numANEs", "ane_cores": "numANECores"}
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
@@ -2490,6 +2495,77 @@ def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                        "close them")
 
 
+class Chip(NamedTuple):
+    """What is known of a chip: ms below which no evaluate was ever seen, and Apple's rated TOPS where there are any."""
+
+    dispatch_ms: float
+    rated_tops: Optional[float]
+
+
+# Dispatch floors reported from hardware; ratings of Apple's announcements (M4: INT8; none was given for M5).
+CHIPS = {"M1": Chip(0.23, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.095, 38), "M5": Chip(0.06, None)}
+UNKNOWN_CHIP = Chip(0.05, None)
+OVER_RATED = 1.15
+DRIFT, SPREAD, SLOW_FIRST = 0.05, 0.03, 10
+OUTLIER, MANY_OUTLIERS = 1.5, 0.05
+
+
+def examine(run: "Run", result: "Result") -> list[dict[str, str]]:
+    """Warnings about a configuration that is done: what was seen, why that may be, what to do. Each about the machine once."""
+    known = {warning["code"] for warning in run.warnings}
+    found = [(code, text) for code, text in examine_machine({**run.system, **run.latest}) if code not in known]
+    if result.config.spatial % 32 and run.engine != "reference":
+        found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
+    for cell in result.cells.values():
+        about = f"{cell.variant} at {result.config.name}: "
+        if cell.refused and cell.blob:
+            found.append(("fallback", f"{about}refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}, which "
+                                      f"--blob {cell.blob} --dialect {cell.dialect} asks for at once"))
+        found.extend((code, about + text) for code, text in [*examine_cell(cell), *examine_rate(run, result.config, cell)])
+    return [{"code": code, "message": message} for code, message in found]
+
+
+def examine_cell(cell: Cell) -> Iterator[tuple[str, str]]:
+    """What about a cell's own times may make them less than sure."""
+    if cell.compiled_before:
+        yield "cached", "the compiled program was in the system's cache, so compile_ms is no time of compiling; try another --seed"
+    samples = cell.samples
+    if len(samples) < 3:
+        return
+    median = statistics.median(samples)
+    third = len(samples) // 3
+    drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
+    if abs(drift) > DRIFT:
+        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: heat, or the engine's clock; let the Mac "
+                        "cool, or try more --warmup; the ratio, taken round by round, suffers least")
+    spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
+    if spread > SPREAD:
+        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
+                         "close other programs, or try more --iters")
+    outliers = sum(sample > OUTLIER * median for sample in samples)
+    if outliers > MANY_OUTLIERS * len(samples):
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came between; "
+                           "the median ignores them, the mean does not; close other programs")
+    if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
+        yield "first", (f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: work that load put off; "
+                        "it is not counted, and needs no act unless --warmup is 0")
+
+
+def examine_rate(run: "Run", config: Config, cell: Cell) -> Iterator[tuple[str, str]]:
+    """Times and rates that no engine of this chip can have. Unknown chips are held to the least floor."""
+    if run.engine == "reference" or not cell.samples:
+        return
+    words = str(run.system.get("chip", "")).split()
+    chip = next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
+    ms = statistics.median(cell.samples) / 1e6
+    if ms < chip.dispatch_ms:
+        yield "floor", (f"{ms:.3f} ms is less than a mere dispatch takes ({chip.dispatch_ms} ms): evaluate may do nothing; "
+                        "look at its check, or try a larger --config")
+    if chip.rated_tops and config.gop / ms > OVER_RATED * chip.rated_tops * (2 if "Ultra" in words else 1):
+        yield "rate", (f"{config.gop / ms:.1f} TOPS is more than {' '.join(words)} is rated for: evaluate may do less than it "
+                       "should; look at its check, and try --verify 4")
+
+
 class Finding(NamedTuple):
     """What a check found: `state` ok, FAIL, or note where something is absent or amiss that a run can do without; the
     value seen; and, where not ok, what to do."""
@@ -2544,6 +2620,7 @@ class Check(NamedTuple):
 
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
+
 # Of doctor's room for files and memory: the largest default program in all its variants, twice, since the system keeps copies.
 ROOM_BYTES = 2 * 3 * (64 << 20)
 
@@ -2691,22 +2768,13 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 
 
 # ======================================================================================================================
-# 10. Worker: one child process per configuration, its messages, its time limits, its cleaning up
+# 11. Record
 # ======================================================================================================================
 
-# Private: the argument that makes a run of this file a child.
-WORKER_ARGUMENT = "--measure-one-configuration"
-ENGINES = ("ane", "reference")
 SCHEMA = "ane-bench/1"
-
-# A message is a line of JSON of this size at most; the longest carries the samples.
-LONGEST_MESSAGE = 1 << 26
-KILL_SECONDS = 10.0  # what is stuck in the kernel cannot be killed, and must not be waited for
-KEPT_ERROR_OUTPUT = 1 << 14
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
 SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate; what is worked out from others would be no figures of a record
-LONGEST_SLEEP = 3600.0  # a system takes no more than some weeks; a time limit may be longer
 
 
 def conforms(value: Any, form: Any) -> bool:
@@ -2767,11 +2835,211 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
 
 VERIFIED_FORM = {"pixels": int, "ok": bool, "cosine?": float, "relative_l2?": float, "slope?": float, "max_error?": float,
                  "matches?": str, "from_fp16?": {"cosine": float, "relative_l2": float}}
+
 # What a cell has as a child sends it, and in a record.
 CELL_FORM = {"status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
              "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "verified?": VERIFIED_FORM}
+
 # The facts of a machine that are figures; the others are shown as they are.
 SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
+
+
+class Result(NamedTuple):
+    """The cells of one configuration, by variant."""
+
+    config: Config
+    cells: dict[str, Cell]
+
+
+class Run:
+    """Everything that a run found, and what it was."""
+
+    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config], variants: Sequence[str]) -> None:
+        self.engine = engine
+        self.protocol = protocol
+        self.configs = configs
+        self.variants = variants
+        self.command: Sequence[str] = ()
+        self.started = datetime.datetime.now(datetime.timezone.utc)
+        self.system: dict[str, Any] = {}
+        self.latest: dict[str, Any] = {}  # facts of the machine as the last child found it
+        self.results: list[Result] = []
+        self.warnings: list[dict[str, str]] = []
+
+    def warn(self, code: str, message: str) -> None:
+        """Adds a warning."""
+        self.warnings.append({"code": code, "message": message})
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell was measured, and verified where that was asked."""
+        return all(cell.status == "ok" for result in self.results for cell in result.cells.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, schema ane-bench/1: figures unrounded, beside the samples that each can be worked out from."""
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "started": self.started.isoformat(timespec="seconds"),
+            "engine": self.engine,
+            "command": list(self.command),
+            "system": {name: value for name, value in self.system.items() if value is not None},
+            "protocol": self.protocol._asdict(),
+            "results": [result_record(result, self.protocol) for result in self.results],
+            "warnings": [{name: without_paths(text) for name, text in warning.items()} for warning in self.warnings],
+        }
+
+
+def without_paths(text: str) -> str:
+    """A text without the directories that may name a user: of the temporary files, of this file, of Python, and the home."""
+    for path in (lock_directory(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
+                 os.path.expanduser("~")):
+        if len(path) > 1:
+            for name in (os.path.realpath(path), path):
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names only: /tmp is not in /tmpfs
+    return text
+
+
+def lock_directory() -> str:
+    """Python's directory of temporary files; where it finds none that can be written, as when every disk is full, the usual."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"
+
+
+def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
+    """A configuration's part of the record."""
+    cells = list(result.cells.values())
+    ratios = {cell.variant: ratio(cells[0], cell, protocol) for cell in cells[1:] if cell.samples and cells[0].samples}
+    return {"config": result.config._asdict(), "gop": result.config.gop,
+            "variants": {cell.variant: cell_record(result.config, cell, protocol) for cell in cells}, "ratio": ratios}
+
+
+def cell_record(config: Config, cell: Cell, protocol: Protocol) -> dict[str, Any]:
+    """A cell's part of the record. TOPS go by the median; the original's by the mean."""
+    record = {name: value for name, value in cell._asdict().items() if value is not None and name not in ("variant", "samples_ns")}
+    record.update({name: without_paths(record[name]) for name in ("stage", "error") if name in record})
+    if "refused" in record:
+        record["refused"] = list(map(without_paths, record["refused"]))
+    record["weights_mib"] = VARIANTS[cell.variant].weights_mib(config)
+    if cell.samples:
+        ms = times_ms(cell, protocol.seed)
+        record.update(ms=ms, tops=config.gop / ms["mean" if protocol.original else "median"], samples_ns=cell.samples_ns)
+    return record
+
+
+LARGEST_RECORD = 1 << 28
+SMALLEST_FIGURE, LARGEST_FIGURE = 1e-18, 1e18  # of times, rates and ratios; no machine gives others
+
+# What is read of a record; more may stand there.
+RECORD_FORM = {
+    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
+    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool, "blob?": str, "dialect?": str},
+    "results": [{"config": {"channels": int, "spatial": int, "depth": int}, "gop": float,
+                 "variants": {str: {**CELL_FORM, "weights_mib": float, "samples_ns?": [[float]], "tops?": float, "ms?": {
+                     "median": float, "mean": float, "min": float, "p95": float, "mad": float, "ci95?": [float]}}},
+                 "ratio": {str: {"value": float, "ci95?": [float]}}}],
+    "warnings": [{"code": str, "message": str}],
+}
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """A saved record of this schema; raises UsageError where the file cannot be read, or holds something else."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_RECORD + 1)
+        record = plain(parse_json(text)) if len(text) <= LARGEST_RECORD else None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        record = None
+    if isinstance(record, dict):
+        schema = record.get("schema")
+        if isinstance(schema, str) and schema != SCHEMA:
+            raise UsageError(f"{path}: is of schema {schema[:40]!r}; expected {SCHEMA}")
+        if conforms(record, RECORD_FORM) and all(map(_is_whole, record["results"])):
+            return record
+    raise UsageError(f"{path}: expected a record as --save writes it")
+
+
+def _is_whole(result: Mapping[str, Any]) -> bool:
+    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, each cell measured
+    or failed, nothing that overflows."""
+    with contextlib.suppress(UsageError):
+        Config(**{name: result["config"][name] for name in Config._fields})
+        cells = result["variants"].values()
+        intervals = [figures["ci95"] for figures in (*(cell.get("ms", {}) for cell in cells), *result["ratio"].values())
+                     if "ci95" in figures]
+        return (set(result["variants"]) <= set(VARIANTS) and set(result["ratio"]) <= set(VARIANTS)
+                and all(("ms" in cell) == ("tops" in cell) == bool(cell.get("samples_ns")) for cell in cells)
+                and all(cell["status"] == "failed" or cell["status"] == "ok" and "ms" in cell for cell in cells)
+                and all(len(interval) == 2 for interval in intervals)
+                and all(samples for cell in cells for samples in cell.get("samples_ns", ()))
+                and all(SMALLEST_FIGURE < figure < LARGEST_FIGURE for figure in [*_figures(result), *flat(intervals)]))
+    return False
+
+
+def _figures(result: Mapping[str, Any]) -> Iterator[float]:
+    """All figures of a result that are divided by, or set beside one another."""
+    yield result["gop"]
+    for cell in result["variants"].values():
+        if "ms" in cell:
+            yield from (cell["tops"], cell["ms"]["median"], cell["ms"]["mean"], *flat(cell["samples_ns"]))
+    yield from (figures["value"] for figures in result["ratio"].values())
+
+
+def write_file(path: str, text: str) -> None:
+    """Writes a text aside and renames it, so that there is never half a file. Raises OutputError."""
+    path = os.path.realpath(path)  # a link stays one
+    with _aside(path) as (file, aside):
+        file.write(text)
+        file.close()
+        os.replace(aside, path)
+
+
+def check_writable(path: str) -> None:
+    """Raises UsageError where a file cannot be written, before the work that is to fill it."""
+    try:
+        if os.path.isdir(path):
+            raise OutputError(f"{path}: cannot be written: it is a directory")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OutputError(f"{path}: cannot be written: it is no regular file")  # and would be replaced by one
+        with _aside(os.path.realpath(path)):
+            pass
+    except OutputError as error:
+        raise UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _aside(path: str) -> Iterator[tuple[TextIO, str]]:
+    """A private file beside the one meant, gone afterwards unless it was renamed."""
+    aside = f"{path}.{os.getpid()}.partial"
+    try:
+        try:
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                yield file, aside
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+# ======================================================================================================================
+# 12. Worker
+# ======================================================================================================================
+
+# Private: the argument that makes a run of this file a child.
+WORKER_ARGUMENT = "--measure-one-configuration"
+ENGINES = ("ane", "reference")
+
+# A message is a line of JSON of this size at most; the longest carries the samples.
+LONGEST_MESSAGE = 1 << 26
+KILL_SECONDS = 10.0  # what is stuck in the kernel cannot be killed, and must not be waited for
+KEPT_ERROR_OUTPUT = 1 << 14
+LONGEST_SLEEP = 3600.0  # a system takes no more than some weeks; a time limit may be longer
+
 # What each kind of message holds.
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"machine": {**SYSTEM_FORM, "python": str}},
@@ -3017,163 +3285,6 @@ class Child:
         return f"the child {how}: {self.last_line()}"
 
 
-class Result(NamedTuple):
-    """The cells of one configuration, by variant."""
-
-    config: Config
-    cells: dict[str, Cell]
-
-
-class Run:
-    """Everything that a run found, and what it was."""
-
-    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config], variants: Sequence[str]) -> None:
-        self.engine = engine
-        self.protocol = protocol
-        self.configs = configs
-        self.variants = variants
-        self.command: Sequence[str] = ()
-        self.started = datetime.datetime.now(datetime.timezone.utc)
-        self.system: dict[str, Any] = {}
-        self.latest: dict[str, Any] = {}  # facts of the machine as the last child found it
-        self.results: list[Result] = []
-        self.warnings: list[dict[str, str]] = []
-
-    def warn(self, code: str, message: str) -> None:
-        """Adds a warning."""
-        self.warnings.append({"code": code, "message": message})
-
-    @property
-    def ok(self) -> bool:
-        """Whether every cell was measured, and verified where that was asked."""
-        return all(cell.status == "ok" for result in self.results for cell in result.cells.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record, schema ane-bench/1: figures unrounded, beside the samples that each can be worked out from."""
-        return {
-            "schema": SCHEMA,
-            "version": __version__,
-            "started": self.started.isoformat(timespec="seconds"),
-            "engine": self.engine,
-            "command": list(self.command),
-            "system": {name: value for name, value in self.system.items() if value is not None},
-            "protocol": self.protocol._asdict(),
-            "results": [result_record(result, self.protocol) for result in self.results],
-            "warnings": [{name: without_paths(text) for name, text in warning.items()} for warning in self.warnings],
-        }
-
-
-def without_paths(text: str) -> str:
-    """A text without the directories that may name a user: of the temporary files, of this file, of Python, and the home."""
-    for path in (lock_directory(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
-                 os.path.expanduser("~")):
-        if len(path) > 1:
-            for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names only: /tmp is not in /tmpfs
-    return text
-
-
-def lock_directory() -> str:
-    """Python's directory of temporary files; where it finds none that can be written, as when every disk is full, the usual."""
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return "/tmp"
-
-
-def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
-    """A configuration's part of the record."""
-    cells = list(result.cells.values())
-    ratios = {cell.variant: ratio(cells[0], cell, protocol) for cell in cells[1:] if cell.samples and cells[0].samples}
-    return {"config": result.config._asdict(), "gop": result.config.gop,
-            "variants": {cell.variant: cell_record(result.config, cell, protocol) for cell in cells}, "ratio": ratios}
-
-
-def cell_record(config: Config, cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    """A cell's part of the record. TOPS go by the median; the original's by the mean."""
-    record = {name: value for name, value in cell._asdict().items() if value is not None and name not in ("variant", "samples_ns")}
-    record.update({name: without_paths(record[name]) for name in ("stage", "error") if name in record})
-    if "refused" in record:
-        record["refused"] = list(map(without_paths, record["refused"]))
-    record["weights_mib"] = VARIANTS[cell.variant].weights_mib(config)
-    if cell.samples:
-        ms = times_ms(cell, protocol.seed)
-        record.update(ms=ms, tops=config.gop / ms["mean" if protocol.original else "median"], samples_ns=cell.samples_ns)
-    return record
-
-
-class Chip(NamedTuple):
-    """What is known of a chip: ms below which no evaluate was ever seen, and Apple's rated TOPS where there are any."""
-
-    dispatch_ms: float
-    rated_tops: Optional[float]
-
-
-# Dispatch floors reported from hardware; ratings of Apple's announcements (M4: INT8; none was given for M5).
-CHIPS = {"M1": Chip(0.23, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.095, 38), "M5": Chip(0.06, None)}
-UNKNOWN_CHIP = Chip(0.05, None)
-OVER_RATED = 1.15
-
-DRIFT, SPREAD, SLOW_FIRST = 0.05, 0.03, 10
-OUTLIER, MANY_OUTLIERS = 1.5, 0.05
-
-
-def examine(run: Run, result: Result) -> list[dict[str, str]]:
-    """Warnings about a configuration that is done: what was seen, why that may be, what to do. Each about the machine once."""
-    known = {warning["code"] for warning in run.warnings}
-    found = [(code, text) for code, text in examine_machine({**run.system, **run.latest}) if code not in known]
-    if result.config.spatial % 32 and run.engine != "reference":
-        found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
-    for cell in result.cells.values():
-        about = f"{cell.variant} at {result.config.name}: "
-        if cell.refused and cell.blob:
-            found.append(("fallback", f"{about}refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}, which "
-                                      f"--blob {cell.blob} --dialect {cell.dialect} asks for at once"))
-        found.extend((code, about + text) for code, text in [*examine_cell(cell), *examine_rate(run, result.config, cell)])
-    return [{"code": code, "message": message} for code, message in found]
-
-
-def examine_cell(cell: Cell) -> Iterator[tuple[str, str]]:
-    """What about a cell's own times may make them less than sure."""
-    if cell.compiled_before:
-        yield "cached", "the compiled program was in the system's cache, so compile_ms is no time of compiling; try another --seed"
-    samples = cell.samples
-    if len(samples) < 3:
-        return
-    median = statistics.median(samples)
-    third = len(samples) // 3
-    drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
-    if abs(drift) > DRIFT:
-        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: heat, or the engine's clock; let the Mac "
-                        "cool, or try more --warmup; the ratio, taken round by round, suffers least")
-    spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
-    if spread > SPREAD:
-        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         "close other programs, or try more --iters")
-    outliers = sum(sample > OUTLIER * median for sample in samples)
-    if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came between; "
-                           "the median ignores them, the mean does not; close other programs")
-    if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        yield "first", (f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: work that load put off; "
-                        "it is not counted, and needs no act unless --warmup is 0")
-
-
-def examine_rate(run: Run, config: Config, cell: Cell) -> Iterator[tuple[str, str]]:
-    """Times and rates that no engine of this chip can have. Unknown chips are held to the least floor."""
-    if run.engine == "reference" or not cell.samples:
-        return
-    words = str(run.system.get("chip", "")).split()
-    chip = next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
-    ms = statistics.median(cell.samples) / 1e6
-    if ms < chip.dispatch_ms:
-        yield "floor", (f"{ms:.3f} ms is less than a mere dispatch takes ({chip.dispatch_ms} ms): evaluate may do nothing; "
-                        "look at its check, or try a larger --config")
-    if chip.rated_tops and config.gop / ms > OVER_RATED * chip.rated_tops * (2 if "Ultra" in words else 1):
-        yield "rate", (f"{config.gop / ms:.1f} TOPS is more than {' '.join(words)} is rated for: evaluate may do less than it "
-                       "should; look at its check, and try --verify 4")
-
-
 class Watcher:
     """Is told how a run goes; whoever wants to know overrides what it wants to hear."""
 
@@ -3304,6 +3415,10 @@ def read_cell(facts: Mapping[str, Any], job: Job) -> Cell:
     return cell
 
 
+# ======================================================================================================================
+# 13. Doctor
+# ======================================================================================================================
+
 # Seconds that a check may take, and what doctor measures at the end.
 CHECK_SECONDS = 30.0
 TEST_CONFIG = Config(64, 64, 2)
@@ -3353,68 +3468,8 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None]) 
 
 
 # ======================================================================================================================
-# 11. Reports: one ordered list of fields behind every format, all made from the record; compare; chart
+# 14. Reports
 # ======================================================================================================================
-
-LARGEST_RECORD = 1 << 28
-SMALLEST_FIGURE, LARGEST_FIGURE = 1e-18, 1e18  # of times, rates and ratios; no machine gives others
-
-# What is read of a record; more may stand there.
-RECORD_FORM = {
-    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
-    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool, "blob?": str, "dialect?": str},
-    "results": [{"config": {"channels": int, "spatial": int, "depth": int}, "gop": float,
-                 "variants": {str: {**CELL_FORM, "weights_mib": float, "samples_ns?": [[float]], "tops?": float, "ms?": {
-                     "median": float, "mean": float, "min": float, "p95": float, "mad": float, "ci95?": [float]}}},
-                 "ratio": {str: {"value": float, "ci95?": [float]}}}],
-    "warnings": [{"code": str, "message": str}],
-}
-
-
-def read_record(path: str) -> dict[str, Any]:
-    """A saved record of this schema; raises UsageError where the file cannot be read, or holds something else."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_RECORD + 1)
-        record = plain(parse_json(text)) if len(text) <= LARGEST_RECORD else None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        record = None
-    if isinstance(record, dict):
-        schema = record.get("schema")
-        if isinstance(schema, str) and schema != SCHEMA:
-            raise UsageError(f"{path}: is of schema {schema[:40]!r}; expected {SCHEMA}")
-        if conforms(record, RECORD_FORM) and all(map(_is_whole, record["results"])):
-            return record
-    raise UsageError(f"{path}: expected a record as --save writes it")
-
-
-def _is_whole(result: Mapping[str, Any]) -> bool:
-    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, each cell measured
-    or failed, nothing that overflows."""
-    with contextlib.suppress(UsageError):
-        Config(**{name: result["config"][name] for name in Config._fields})
-        cells = result["variants"].values()
-        intervals = [figures["ci95"] for figures in (*(cell.get("ms", {}) for cell in cells), *result["ratio"].values())
-                     if "ci95" in figures]
-        return (set(result["variants"]) <= set(VARIANTS) and set(result["ratio"]) <= set(VARIANTS)
-                and all(("ms" in cell) == ("tops" in cell) == bool(cell.get("samples_ns")) for cell in cells)
-                and all(cell["status"] == "failed" or cell["status"] == "ok" and "ms" in cell for cell in cells)
-                and all(len(interval) == 2 for interval in intervals)
-                and all(samples for cell in cells for samples in cell.get("samples_ns", ()))
-                and all(SMALLEST_FIGURE < figure < LARGEST_FIGURE for figure in [*_figures(result), *flat(intervals)]))
-    return False
-
-
-def _figures(result: Mapping[str, Any]) -> Iterator[float]:
-    """All figures of a result that are divided by, or set beside one another."""
-    yield result["gop"]
-    for cell in result["variants"].values():
-        if "ms" in cell:
-            yield from (cell["tops"], cell["ms"]["median"], cell["ms"]["mean"], *flat(cell["samples_ns"]))
-    yield from (figures["value"] for figures in result["ratio"].values())
-
 
 class View(NamedTuple):
     """What the rows of a record share: whether they are the original's, which dimensions vary, the machine."""
@@ -3721,44 +3776,6 @@ def record_text(record: Mapping[str, Any]) -> str:
 
 REPORTS: dict[str, Callable[[Mapping[str, Any]], str]] = {"markdown": markdown, "csv": comma_separated, "json": record_text}
 
-
-def write_file(path: str, text: str) -> None:
-    """Writes a text aside and renames it, so that there is never half a file. Raises OutputError."""
-    path = os.path.realpath(path)  # a link stays one
-    with _aside(path) as (file, aside):
-        file.write(text)
-        file.close()
-        os.replace(aside, path)
-
-
-def check_writable(path: str) -> None:
-    """Raises UsageError where a file cannot be written, before the work that is to fill it."""
-    try:
-        if os.path.isdir(path):
-            raise OutputError(f"{path}: cannot be written: it is a directory")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OutputError(f"{path}: cannot be written: it is no regular file")  # and would be replaced by one
-        with _aside(os.path.realpath(path)):
-            pass
-    except OutputError as error:
-        raise UsageError(str(error)) from None
-
-
-@contextlib.contextmanager
-def _aside(path: str) -> Iterator[tuple[TextIO, str]]:
-    """A private file beside the one meant, gone afterwards unless it was renamed."""
-    aside = f"{path}.{os.getpid()}.partial"
-    try:
-        try:
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                yield file, aside
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 # Compare. Speeds that differ by less, surely, are the same.
 SAME = 0.02
 
@@ -3855,6 +3872,10 @@ def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float
                      if row.failure and (row.config, row.variant) in fine]
 
 
+# ======================================================================================================================
+# 15. Chart
+# ======================================================================================================================
+
 # Chart: an SVG of this width; what is in it stands in a grid of these sizes, in pixels.
 WIDTH, MARGIN, SPACE = 700, 20, 8
 HEAD, BAR, GAP, PLOT_HEIGHT, LINE = 74, 16, 14, 300, 18
@@ -3864,6 +3885,7 @@ MOST_TICKS = 6
 COLORS = {"fp16": "#5b6b80", "w8a16": "#2a8f82", "w8a8": "#c8551b"}
 INK, FAINT, GROUND = "#1f2430", "#c9ced6", "#ffffff"
 SIGNS = {"failed": "× failed", "WRONG": "□ wrong output"}
+
 # In this order the first that makes of the largest figure no less than 0.1, and how many make one TOPS.
 UNITS = (("TOPS", 1.0), ("GOPS", 1e3), ("MOPS", 1e6))
 
@@ -4069,7 +4091,7 @@ def draw_point(drawing: Drawing, row: Row, axis: Axis, foot: tuple[float, float]
 
 
 # ======================================================================================================================
-# 12. Command line: the parser, the verbs, the exit codes
+# 16. Command line
 # ======================================================================================================================
 
 REFERENCE_CONFIGS = (Config(32, 8, 4), Config(64, 8, 4))
