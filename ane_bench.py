@@ -1947,17 +1947,17 @@ def remove_directory(path: str) -> None:
 # 8. Measurement
 # ======================================================================================================================
 
-class Protocol(NamedTuple):
-    """How a configuration is measured.
+class Settings(NamedTuple):
+    """How a configuration is measured. In a record they are the `protocol`.
 
-    `iters` timed evaluates per variant in `rounds`, after `warmup`; `input` random or zeros; `verify` pixels compared;
-    `blob` and `dialect` auto or a fixed one; `timeout` seconds without progress; `original` does as the original does,
-    one variant after the other.
+    `iters` timed evaluates of each variant, in `rounds`, after `warmup` evaluates (None: until times are steady);
+    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; `timeout` seconds
+    without progress; `original` measures as the original does, one variant after the other.
     """
 
     iters: int = 50
     rounds: int = 10
-    warmup: int = 10
+    warmup: Optional[int] = None
     qos: int = 21
     seed: int = 0
     input: str = "random"
@@ -1967,239 +1967,377 @@ class Protocol(NamedTuple):
     original: bool = False
     timeout: float = 120.0
 
-    def check(self) -> "Protocol":
-        """Itself; raises UsageError where it cannot be followed."""
-        for name, least in (("iters", 1), ("rounds", 1), ("warmup", 0), ("seed", 0), ("qos", 0), ("verify", 0)):
+    def check(self) -> "Settings":
+        """Return self; raise UsageError if a setting is invalid."""
+        for name, (least, most) in SETTING_RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} {value!r}: expected a whole number from {least}")
+            if name == "warmup" and value is None:
+                continue
+            whole = name != "timeout"
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
+                raise UsageError(f"{name} {value!r}: expected a {'whole ' if whole else ''}number from {least} to {most}")
         if self.iters % self.rounds:
-            raise UsageError(f"iters {self.iters}: expected a multiple of rounds {self.rounds}")
-        if self.qos >= 1 << 32 or not 0 < self.timeout < 1e6:
-            raise UsageError(f"qos {self.qos}, timeout {self.timeout}: expected a 32-bit number, and seconds above 0")
-        for name, choices in PROTOCOL_CHOICES.items():
+            raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
+        for name, choices in SETTING_CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(choices)}")
+                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         return self
 
+    @property
+    def verifies(self) -> bool:
+        """Return whether outputs are compared with the reference: zeros give zeros and prove nothing."""
+        return self.verify > 0 and self.input != "zeros"
 
-DEFAULT_PROTOCOL = Protocol()
-PROTOCOL_CHOICES = {"input": ("random", "zeros"), "blob": ("auto", "standard", "original"), "dialect": ("auto", *DIALECTS)}
 
-# What the original fixes: QoS 0, zeros, one sequence of 50 after 10.
-ORIGINAL_PROTOCOL = Protocol(rounds=1, qos=0, input="zeros", verify=0, blob="original", dialect="1.3", original=True)
+# A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
+MOST_ITERS, MOST_SAMPLES = 1_000_000, 4_000_000
+SETTING_RANGES: dict[str, tuple[float, float]] = {
+    "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
+    "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
+SETTING_CHOICES: dict[str, tuple[Any, ...]] = {
+    "input": ("random", "zeros"), "blob": ("auto", *LAYOUTS), "dialect": ("auto", *DIALECTS), "original": (False, True)}
 
-# In this order a refused program is tried again: long-form scalars for systems that do not take short ones, the
-# original's records last.
-ATTEMPTS = (("standard", "1.3"), ("standard", "1.0"), ("original", "1.3"))
+# The original's own: QoS 0, zeros, one sequence of 50 evaluates after 10.
+ORIGINAL_SETTINGS = Settings(rounds=1, warmup=10, qos=0, input="zeros", verify=0, blob="original", dialect="1.3",
+                             original=True)
+
+# The order in which a refused program is tried again (DESIGN.md, "Fallbacks"): the original's layout comes last, since
+# macOS 15 enforces the sizes that it states wrongly.
+ATTEMPTS = (("standard", "1.3"), ("standard", "1.0"), ("standard", "1.3-long"), ("original", "1.3"))
 REFUSALS = ("descriptor", "model", "compile", "load")
 
-# Of an evaluate whose pace is not known yet; and how much slower than its pace one may be before it counts as hanging.
-UNKNOWN_PACE = 0.1
-SLOWEST = 10
+# The engine's clock takes up to 0.8 s of work to rise, and falls within 100 ms of idling (facts of M4 and M6 by
+# 751K/Apple-Neural-Engine-Microarchitecture-Study-M6): all variants are warmed up in turn, in slices.
+SLICE_S, SHORTEST_WARMUP_S, LONGEST_WARMUP_S = 0.125, 0.5, 3.0
+STEADY = 0.005
+
+# The time of an evaluate before one was timed, and how much slower than its pace one may be before it counts as hung.
+DEFAULT_PACE_S = 0.1
+HANG_FACTOR = 10
 
 # The most that generating a weight, or computing with it for one pixel, may take in plain Python.
 SECONDS_PER_WEIGHT = 1e-6
 
 
-class ReferenceEngine(Engine):
-    """Section 5 as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+class Cell:
+    """One configuration in one variant: the facts that were measured, and the figures worked out from them.
 
-    def __init__(self) -> None:
-        self.now = time.perf_counter_ns
+    `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell names
+    its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio divides by.
+    """
 
-    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
-        """Reads the program; nothing is compiled."""
-        session.stage("load", program.variant.name)
-        return _ReferenceExecutable(program)
+    # The facts, with their types in JSON (see matches_form).
+    FORM: dict[str, Any] = {
+        "status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
+        "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "measured_again?": bool,
+        "turns?": [int], "samples_ns?": [[float]],
+        "verified?": {"pixels": int, "ok": bool, "arithmetic?": str, "equal?": float, "cosine?": float, "relative_l2?": float,
+                      "slope?": float, "max_error?": float, "from_fp16?": {"cosine": float, "relative_l2": float}}}
 
-    def nanoseconds(self, ticks: int) -> float:
-        """A tick is one."""
-        return ticks
+    def __init__(self, config: Config, variant: str, settings: Settings, tick_ns: float = 0, **facts: Any) -> None:
+        self.config, self.variant, self.settings, self.tick_ns = config, variant, settings, tick_ns
+        self.baseline: Optional[Cell] = None
+        self.status = "ok"
+        self.stage: Optional[str] = None
+        self.error: Optional[str] = None
+        self.samples_ns: list[list[float]] = []
+        self.turns: list[int] = []
+        self.compile_ms: Optional[float] = None
+        self.load_ms: Optional[float] = None
+        self.first_ms: Optional[float] = None
+        self.compiled_before: Optional[bool] = None
+        self.blob: Optional[str] = None
+        self.dialect: Optional[str] = None
+        self.refused: list[str] = []
+        self.verified: dict[str, Any] = {}
+        self.measured_again: Optional[bool] = None
+        self.note(**facts)
 
+    def note(self, **facts: Any) -> None:
+        """Add facts that are named in FORM; ignore others."""
+        for name in self.FORM:
+            if name.rstrip("?") in facts:
+                setattr(self, name.rstrip("?"), facts[name.rstrip("?")])
 
-class _ReferenceExecutable(Executable):
-    def __init__(self, program: Program) -> None:
-        self.facts = {}
-        self._config = program.config
-        self._reference = Reference(program.mil, program.blob, keep=True)
-        self._pixels: list[Vector] = []
-        self._output = b""
+    def fail(self, stage: str, error: str) -> None:
+        """Make the cell a failed one. Its samples stay if all were taken."""
+        self.note(status="failed", stage=stage, error=without_paths(error))
+        if len(self.samples_ns) < self.settings.rounds:
+            self.samples_ns, self.turns = [], []
 
-    def write_input(self, data: bytes) -> None:
-        """Keeps the channels of each pixel."""
-        self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
+    def facts(self) -> dict[str, Any]:
+        """Return the known facts as JSON: the form in which a worker sends a cell, and a record holds it."""
+        found = {name.rstrip("?"): getattr(self, name.rstrip("?")) for name in self.FORM}
+        return {name: value for name, value in found.items() if value is not None and value not in ([], {})}
 
-    def clear_output(self) -> None:
-        """NaN everywhere."""
-        self._output = UNWRITTEN * (self._config.tensor_bytes // 2)
+    @property
+    def name(self) -> str:
+        """Return the name in tables and messages, such as `W8A8 128x conv 512ch 64x64`."""
+        return f"{VARIANTS[self.variant].label} {self.config.label()}"
 
-    def evaluate(self) -> bool:
-        """Computes every pixel; never fails."""
-        pixels, = self._reference.compute(self._pixels)
-        channels = [channel for values in zip(*pixels) for channel in values]
-        self._output = struct.pack(f"<{len(channels)}e", *channels)
-        return True
+    @property
+    def ok(self) -> bool:
+        """Return whether the cell was measured, and verified if that was asked."""
+        return self.status == "ok"
 
+    @property
     def failure(self) -> str:
-        """There is none."""
-        return "the reference does not fail"
+        """Return why the cell failed; empty if it did not."""
+        return "" if self.ok else f"failed in stage {self.stage}: {self.error}"
 
-    def read_output(self) -> bytes:
-        """What the last evaluate left."""
-        return self._output
+    @property
+    def check(self) -> str:
+        """Return the result of the verification: ok, WRONG, or empty if there was none."""
+        return "" if not self.verified else "ok" if self.verified["ok"] else "WRONG"
 
-
-class Cell(NamedTuple):
-    """What was measured of one configuration and variant; times in ns, per round. A failed one names stage and error,
-    and has samples only where it was timed before it failed its verification."""
-
-    variant: str
-    status: str = "ok"
-    stage: Optional[str] = None
-    error: Optional[str] = None
-    samples_ns: Sequence[Sequence[float]] = ()
-    compile_ms: Optional[float] = None
-    load_ms: Optional[float] = None
-    first_ms: Optional[float] = None
-    compiled_before: Optional[bool] = None
-    blob: Optional[str] = None
-    dialect: Optional[str] = None
-    refused: Optional[Sequence[str]] = None
-    verified: Optional[dict[str, Any]] = None
+    @property
+    def weights_mib(self) -> float:
+        """Return the size of the weights in MiB, records and header not counted."""
+        return VARIANTS[self.variant].weights_mib(self.config)
 
     @property
     def samples(self) -> list[float]:
-        """All timed evaluates in ns, in the order in which they were made."""
+        """Return all timed evaluates in ns, in the order in which they were made."""
         return [sample for samples in self.samples_ns for sample in samples]
 
+    @functools.cached_property
+    def ms(self) -> dict[str, Any]:
+        """Return the figures of the times in ms: median, mean, min, p95, mad, and ci95 of the median if there is an
+        interval. Empty without samples."""
+        samples = [sample / 1e6 for sample in self.samples]
+        if not samples:
+            return {}
+        median = statistics.median(samples)
+        figures: dict[str, Any] = {
+            "median": median, "mean": statistics.fmean(samples), "min": min(samples),
+            "p95": statistics.quantiles([*samples, *samples[len(samples):2]], n=20, method="inclusive")[-1],
+            "mad": statistics.median([abs(sample - median) for sample in samples])}
+        interval = median_interval([[sample / 1e6 for sample in samples] for samples in self.samples_ns], self.tick_ns / 1e6)
+        return {**figures, "ci95": interval} if interval else figures
 
-class Job(NamedTuple):
-    """One configuration to be measured: by which engine (`standin` names a library), in which variants. The layout and
-    dialect that are `preferred` for a variant are tried first."""
+    @property
+    def milliseconds(self) -> Optional[float]:
+        """Return the time that is shown: the median, or the original's mean."""
+        return self.ms.get("mean" if self.settings.original else "median")
 
-    engine: str
-    standin: Optional[str]
-    config: Config
-    variants: Sequence[str]
-    protocol: Protocol
-    preferred: Mapping[str, Sequence[str]] = {}
+    @property
+    def tops(self) -> Optional[float]:
+        """Return the rate in 10**12 operations a second; None without samples."""
+        return self.config.gop / self.milliseconds if self.milliseconds else None
+
+    @functools.cached_property
+    def ratio(self) -> dict[str, Any]:
+        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval. Empty
+        unless both cells are right."""
+        base = self.baseline
+        if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
+            return {}
+        average = statistics.fmean if self.settings.original else statistics.median
+        first = [own > other for own, other in zip(self.turns, base.turns)]  # records before `turns` alternated
+        classes = first or [number % 2 for number in range(len(self.samples_ns))]
+        return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured."""
+    """A variant while it is measured: its cell, the program that the engine has loaded, and the pixels that came out."""
 
-    def __init__(self, variant: str) -> None:
-        self.cell = Cell(variant)
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
         self.program: Optional[Program] = None
         self.executable: Optional[Executable] = None
-        self.pace = UNKNOWN_PACE
-        self.outputs: list[Vector] = []
-
-    def note(self, **facts: Any) -> None:
-        """Adds to what is known of the cell."""
-        self.cell = self.cell._replace(**facts)
+        self.pace_s = DEFAULT_PACE_S
+        self.outputs: list[list[Vector]] = []
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """A failure within is this variant's alone."""
+    def guarded(self, events: Events) -> Iterator[None]:
+        """Let a failure within be a failure of this variant alone."""
         try:
             yield
         except StageError as error:
-            self.note(status="failed", stage=error.stage, error=str(error), samples_ns=())
-
-
-def prepare(engine: Engine, job: Job, trial: Trial, session: Session, owner: contextlib.ExitStack) -> None:
-    """Loads a variant's program by the first attempt that is not refused, and writes its input."""
-    config, protocol = job.config, job.protocol
-    refused = []
-    preferred = list(job.preferred.get(trial.cell.variant, ()))
-    for blob, dialect in sorted(attempts(protocol), key=lambda attempt: list(attempt) != preferred):
-        session.stage("generate", trial.cell.variant, SECONDS_PER_WEIGHT * config.weights)
-        program = build_program(config, trial.cell.variant, seed=protocol.seed, original=protocol.original,
-                                blob=blob, dialect=dialect)
-        try:
-            executable = engine.load(program, protocol.qos, session, owner)
-        except StageError as error:
-            refused.append(f"{blob}/{dialect}: {error}")
-            if error.stage not in REFUSALS:
+            self.cell.fail(error.stage, str(error))
+        except (AneBenchError, MemoryError, OSError, ArithmeticError, ValueError, TypeError, LookupError) as error:
+            if isinstance(error, Unavailable):
                 raise
-            stage = error.stage
-            continue
-        trial.note(blob=blob, dialect=dialect, refused=refused or None, **executable.facts)
-        if not protocol.original:
-            zeros = protocol.input == "zeros"
-            executable.write_input(bytes(config.tensor_bytes) if zeros else random_input(config, protocol.seed))
-            executable.clear_output()
+            self.cell.fail(events.current, f"{type(error).__name__}: {error}")
+
+
+def attempts(settings: Settings) -> list[tuple[str, str]]:
+    """Return the weight-file layouts and dialects to try, in order."""
+    layouts = LAYOUTS if settings.blob == "auto" else (settings.blob,)
+    dialects = DIALECTS if settings.dialect == "auto" else (settings.dialect,)
+    every = [(layout, dialect) for layout in layouts for dialect in dialects]
+    return list(ATTEMPTS) if len(layouts) > 1 and len(dialects) > 1 else every
+
+
+def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
+                 owner: contextlib.ExitStack) -> None:
+    """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
+    cell, settings = trial.cell, trial.cell.settings
+    refused: list[str] = []
+    for layout, dialect in forms:
+        events.stage("generate", cell.variant, SECONDS_PER_WEIGHT * cell.config.weights)
+        program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
+                                blob=layout, dialect=dialect)
+        try:
+            events.rest(cell.variant)
+            executable = engine.load(program, settings.qos, events, owner)
+        except StageError as error:
+            refused.append(without_paths(f"{layout}/{dialect}: {error}"))
+            if error.stage == "compile":
+                events.refused()
+            if error.stage in REFUSALS and len(refused) < len(forms):
+                continue
+            cell.refused = refused[:-1]
+            text = "; ".join(refused) if cell.refused else str(error)
+            raise StageError(error.stage, with_advice(text)) from None
+        cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
         return
-    raise StageError(stage, "; ".join(refused) if len(refused) > 1 else refused[0].split(": ", 1)[1])
 
 
-def attempts(protocol: Protocol) -> list[tuple[str, str]]:
-    """The weight-file layouts and dialects to try, in order."""
-    blobs = ("standard", "original") if protocol.blob == "auto" else (protocol.blob,)
-    dialects = DIALECTS if protocol.dialect == "auto" else (protocol.dialect,)
-    every = [(blob, dialect) for blob in blobs for dialect in dialects]
-    return list(ATTEMPTS) if len(every) > 2 else every
+def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
+    """Warm all loaded programs up, then time them in rounds of changing order.
+
+    `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
+    """
+    settings = trials[0].cell.settings
+    warm_up(engine, trials, events)
+    poisoned = poisoned_rounds(settings) if pixels else ()
+    with collector_off():
+        for number in range(settings.rounds):
+            running = [trial for trial in trials if trial.executable and trial.cell.ok]
+            if not running:
+                return
+            seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
+            events.round(",".join(trial.cell.variant for trial in running), HANG_FACTOR * seconds, number + 1, settings.rounds)
+            turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
+            for turn, trial in enumerate(turns):
+                events.turn(trial.cell.variant)
+                with trial.guarded(events):
+                    measure_round(engine, trial, pixels if number in poisoned else ())
+                    trial.cell.turns.append(turn)
 
 
-def run_rounds(engine: Engine, trials: Sequence[Trial], protocol: Protocol, session: Session) -> None:
-    """Warms each variant up, then times all of them in rounds whose order alternates."""
-    for trial in trials:
-        if trial.executable:
-            with trial.guarded(), collector_off():
-                warm_up(engine, trial, protocol.warmup, session)
-    per_round = protocol.iters // protocol.rounds
-    uncounted = 0 if protocol.original else 1
-    for number in range(protocol.rounds):
-        running = [trial for trial in trials if trial.cell.status == "ok"]
-        if not running:
-            return
-        seconds = sum(trial.pace for trial in running) * (per_round + uncounted)
-        session.stage("evaluate", ",".join(trial.cell.variant for trial in running), SLOWEST * seconds,
-                      number=number + 1, of=protocol.rounds)
-        with collector_off():
-            for trial in running if number % 2 == 0 else reversed(running):
-                with trial.guarded():
-                    if number and number == protocol.rounds - 1 and protocol.verify and trial.executable:
-                        trial.executable.clear_output()  # what is verified is what the last round computed
-                    samples = timed_evaluates(engine, trial, "evaluate", per_round, uncounted)
-                    trial.note(samples_ns=[*trial.cell.samples_ns, samples])
-
-
-def warm_up(engine: Engine, trial: Trial, count: int, session: Session) -> None:
-    """Evaluates that are not counted; the first by itself, since it tells how long the others may take."""
-    stage = "warm-up"
-    session.stage(stage, trial.cell.variant)
-    if count:
-        trial.pace = timed_evaluates(engine, trial, stage, 1)[0] / 1e9
-        trial.note(first_ms=trial.pace * 1e3)
-        session.stage(stage, trial.cell.variant, SLOWEST * trial.pace * count)
-        trial.pace = max(timed_evaluates(engine, trial, stage, count - 1), default=trial.pace * 1e9) / 1e9
-
-
-def timed_evaluates(engine: Engine, trial: Trial, stage: str, count: int, uncounted: int = 0) -> list[float]:
-    """ns of each of `count` evaluates, back to back in one pool, after `uncounted`; raises StageError where one fails."""
-    assert trial.executable
-    evaluate, now = trial.executable.evaluate, engine.now
+def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
+    """Time one round of one variant: an uncounted evaluate, which takes the switch, then the timed ones back to back."""
+    settings, executable = trial.cell.settings, trial.executable
+    assert executable
     with engine.pool():
-        for _ in range(uncounted):
-            if not evaluate():
-                raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
-        marks = [now()]
-        for _ in range(count):
-            if not evaluate():
-                raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
-            marks.append(now())
-    if any(start == end for start, end in zip(marks, marks[1:])):
-        raise StageError(stage, "the clock stood still during an evaluate, which did nothing")
-    return [engine.nanoseconds(end - start) for start, end in zip(marks, marks[1:])]
+        if not settings.original:
+            evaluate(executable, "evaluate")
+        if pixels:
+            executable.poison(pixels)
+        trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
+    if pixels:
+        trial.outputs.append(executable.read_pixels(pixels))
+
+
+def poisoned_rounds(settings: Settings) -> Sequence[int]:
+    """Return the rounds whose outputs are verified: the last, and one before it, drawn by the seed."""
+    last = settings.rounds - 1
+    return sorted({last, int(random.Random(settings.seed).random() * max(last, 1))})
+
+
+def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
+    """Evaluate uncounted, each variant in turn: `warmup` times, or until the times of all are steady."""
+    count = trials[0].cell.settings.warmup
+    running = [trial for trial in trials if trial.executable and trial.cell.ok and count != 0]
+    for trial in running:  # the first by itself: it tells how long the others may take
+        events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
+        with trial.guarded(events):
+            warm_up_slice(engine, trial, 1)
+            trial.cell.note(first_ms=trial.pace_s * 1e3)
+    names = ",".join(trial.cell.variant for trial in running)
+    paces = sum(trial.pace_s for trial in running)
+    if count is not None:
+        events.stage("warm-up", names, HANG_FACTOR * paces * count)
+        for trial in running:
+            events.turn(trial.cell.variant)
+            with trial.guarded(events):
+                warm_up_slice(engine, trial, count - 1)
+        return
+    if running:
+        events.stage("warm-up", names, LONGEST_WARMUP_S + HANG_FACTOR * 2 * paces)
+        warm_up_until_steady(engine, running, events)
+
+
+def warm_up_until_steady(engine: Engine, running: Sequence[Trial], events: Events) -> None:
+    """Evaluate in slices until for each variant the medians of its last two differ by less than half a percent."""
+    started, spent_ns, previous = time.monotonic(), 0.0, [math.inf] * len(running)
+    while True:
+        latest = []
+        for trial in running:
+            events.turn(trial.cell.variant)
+            samples = [math.inf]
+            if trial.cell.ok:
+                with trial.guarded(events):
+                    samples = warm_up_slice(engine, trial, None)
+            latest.append(statistics.median(samples))
+            spent_ns += sum(samples)
+        steady = all(abs(new - old) < STEADY * new for old, new, trial in zip(previous, latest, running) if trial.cell.ok)
+        elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
+        if elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
+            return
+        previous = latest
+
+
+def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[float]:
+    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns."""
+    assert trial.executable
+    samples: list[float] = []
+    until = time.monotonic() + SLICE_S
+    with engine.pool(), collector_off():
+        if count is not None:
+            samples = timed_evaluates(engine, trial.executable, "warm-up", count)
+        else:
+            while sum(samples) < SLICE_S * 1e9 and time.monotonic() < until:
+                samples += timed_evaluates(engine, trial.executable, "warm-up", 8)
+    trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
+    return samples
+
+
+def evaluate(executable: Executable, stage: str) -> None:
+    """Evaluate once; raise StageError if the engine answers NO."""
+    if not executable.evaluate():
+        raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
+
+
+def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
+    """Evaluate `count` times back to back and return the ns of each.
+
+    If the clock is so coarse that it stands still over one of them, they share the time of all. Raise StageError if an
+    evaluate fails, if the clock runs backwards, or if it stands still over all of them.
+    """
+    run_once, now = executable.evaluate, engine.now
+    marks = [now()]
+    for _ in range(count):
+        if not run_once():
+            raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
+        marks.append(now())
+    ticks = [end - start for start, end in zip(marks, marks[1:])]
+    if any(tick < 0 for tick in ticks):
+        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks during an evaluate; its times mean nothing")
+    if not all(ticks) and count > 1:
+        ticks = [sum(ticks) / count] * count
+    if not all(ticks):
+        raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
+    return [tick * engine.tick_ns for tick in ticks]
+
+
+def observed_tick_ns(engine: Engine) -> float:
+    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
+    steps, last, until = [], engine.now(), time.monotonic() + 0.1
+    while len(steps) < 5 and time.monotonic() < until:
+        mark = engine.now()
+        if mark > last:
+            steps.append(mark - last)
+        last = mark
+    return min(steps, default=1) * engine.tick_ns
 
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Python's garbage collector off, and as it was afterwards."""
+    """Switch Python's garbage collector off, and back afterwards."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -2413,57 +2551,104 @@ def measure(engine: Engine, job: Job, session: Session, report: Callable[[Cell],
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
-SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
-    "chip": ("machdep.cpu.brand_string", None),
-    "model": ("hw.model", None),
-    "macos": ("kern.osproductversion", None),
-    "build": ("kern.osversion", None),
-    "memory_bytes": ("hw.memsize", ctypes.c_uint64),
-}
-
+SYSTEM_VALUES: dict[str, tuple[str, str]] = {
+    "chip": ("machdep.cpu.brand_string", ""), "model": ("hw.model", ""), "macos": ("kern.osproductversion", ""),
+    "build": ("kern.osversion", ""), "memory_bytes": ("hw.memsize", "c_uint64")}
 # Class methods of _ANEDeviceInfo, which came with different releases.
-DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_count": "numANEs", "ane_cores": "numANECores"}
+DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_architecture": "aneArchitectureType", "ane_count": "numANEs",
+                 "ane_cores": "numANECores"}
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
+# The facts that are figures; the others are shown as they are.
+SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
+# The framework guesses the cores of a sub-type that it does not know (decompile of the framework of macOS 26.1).
+KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
 BUSY = 0.5  # load per processor
 
 
+class Chip(NamedTuple):
+    """Facts of a chip: the ms below which no evaluate was ever seen, Apple's rated TOPS, whether its arithmetic is known."""
+
+    dispatch_ms: float
+    rated_tops: Optional[float] = None
+    known_arithmetic: bool = False
+
+
+# Dispatch floors reported from hardware (sbryngelson/ane-guide for M1 and M5, 751K's M6 study for M4 and M6), ratings of
+# Apple's announcements (M4: INT8; none for M5 and M6). Arithmetic: 751K's M6 study for M4 and M6, which are identical,
+# and cadamcat/llms-on-apple-neural-engine for M5: 128 layers within a relative L2 of 0.0001.
+CHIPS = {"M1": Chip(0.19, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.09, 38, True),
+         "M5": Chip(0.06, None, True), "M6": Chip(0.16, None, True)}
+UNKNOWN_CHIP = Chip(0.05)
+DEEPEST = {"M6": 384}  # 387 layers and more crash its compiler (751K's M6 study)
+
+OVER_RATED = 1.15
+DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
+OUTLIER, MANY_OUTLIERS = 1.5, 0.05
+FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
+
+# Observations that ask for nothing: notes in the record, and not printed as warnings.
+NOTE_CODES = {"first", "cached"}
+
+
+def family_of(system: Mapping[str, Any]) -> str:
+    """Return the chip's family, such as M4 of an `Apple M4 Pro`; empty if it is not known."""
+    return next((word for word in str(system.get("chip", "")).split() if word in CHIPS), "")
+
+
+def arithmetic_is_known(system: Mapping[str, Any]) -> bool:
+    """Return whether it is known how the machine's engine computes."""
+    return CHIPS.get(family_of(system), UNKNOWN_CHIP).known_arithmetic
+
+
 def describe_machine(engine: Engine) -> dict[str, Any]:
-    """The record's facts of this machine, each absent where unknown."""
-    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count(),
-                             "load_average": os.getloadavg()[0]}
+    """Return the record's facts of this machine, each absent if unknown."""
+    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
+    with contextlib.suppress(OSError, AttributeError):
+        facts["load_average"] = os.getloadavg()[0]
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
         facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
         facts.update({name: device_value(engine, selector) for name, selector in DEVICE_VALUES.items()})
         facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
                      low_power_mode=process_value(engine, "isLowPowerModeEnabled"))
+        if not KNOWN_SUBTYPE.fullmatch(str(facts["ane_subtype"])):
+            del facts["ane_cores"]
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
+def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a run's machine, as its first worker found them, with what may change as the latest found it."""
+    facts = dict(latest)
+    state = facts.pop("thermal_state", None)
+    first = {"thermal_state_before": state} if state else {}
+    changing = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
+    return {**first, **facts, **system, **changing}
+
+
 def thermal_state(engine: Engine) -> Optional[str]:
-    """How hot the machine says it is; None where it does not say."""
+    """Return how hot the machine says it is; None if it does not say."""
     state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
-    """A number from NSProcessInfo; None where this macOS lacks it."""
-    find = engine.lend(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
-    ask = engine.lend(find(), "NSProcessInfo", selector) if find else None
+    """Return a number from NSProcessInfo; None if this macOS lacks it."""
+    find = engine.bind_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
+    ask = engine.bind_optional(find(), "NSProcessInfo", selector) if find else None
     value = ask() if ask else None
     return bool(value) if value is not None and selector.startswith("is") else value
 
 
 def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
-    """Text or number from a class method of _ANEDeviceInfo; None where this macOS lacks it. Its encoding says which: to
-    take a number for an object would end the process."""
-    ask = engine.lend(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
+    """Return text or a number from a class method of _ANEDeviceInfo; None if this macOS lacks it. The method's encoding
+    tells which: to take a number for an object would end the process."""
+    ask = engine.bind_optional(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
     value = ask() if ask else None
     return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def power_source(runtime: Runtime) -> Optional[str]:
-    """`AC Power` or `Battery Power`; None where IOKit does not say."""
+    """Return `AC Power` or `Battery Power`; None if IOKit does not say."""
     try:
         # CFTypeRef IOPSCopyPowerSourcesInfo(void); CFStringRef IOPSGetProvidingPowerSourceType(CFTypeRef snapshot)
         snapshot = runtime.libraries.function("IOKit", "IOPSCopyPowerSourcesInfo", Pointer)()
@@ -2479,96 +2664,141 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
-def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Warnings about what, in the record's facts of a machine, may change the figures."""
+def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield code and text of warnings about facts of a machine that may change the figures."""
     if system.get("power_source") == "Battery Power":
         yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
-    if system.get("low_power_mode"):
+    if system.get("low_power_mode") is True:
         yield "low-power", "low-power mode is on, which slows the engine; switch it off in System Settings, Battery"
     for moment in ("before", "after"):
-        state = system.get(f"thermal_state_{moment}")
-        if state not in (None, "nominal"):
+        state = system.get(f"thermal_state_{moment}", "unknown")
+        if state not in ("nominal", "unknown"):
             yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
                                      "let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
-        yield "busy", (f"other programs kept this machine busy (load {system['load_average']:.1f}), which makes times longer; "
+        yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times longer; "
                        "close them")
 
 
-class Chip(NamedTuple):
-    """What is known of a chip: ms below which no evaluate was ever seen, and Apple's rated TOPS where there are any."""
-
-    dispatch_ms: float
-    rated_tops: Optional[float]
-
-
-# Dispatch floors reported from hardware; ratings of Apple's announcements (M4: INT8; none was given for M5).
-CHIPS = {"M1": Chip(0.23, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.095, 38), "M5": Chip(0.06, None)}
-UNKNOWN_CHIP = Chip(0.05, None)
-OVER_RATED = 1.15
-DRIFT, SPREAD, SLOW_FIRST = 0.05, 0.03, 10
-OUTLIER, MANY_OUTLIERS = 1.5, 0.05
+def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about a configuration that is about to be compiled."""
+    deepest = DEEPEST.get(family_of(system), config.depth)
+    if config.depth > deepest:
+        yield "depth", (f"{config.name}: over {deepest} layers have crashed the compiler of this chip, and may stop the compile "
+                        f"service; try --depth {deepest}")
+    needed = room_bytes(config, variants)
+    free = free_bytes(foundation_directory())
+    if free is not None and free < needed:
+        yield "room", (f"{config.name}: {free >> 20} MiB are free for temporary files, and compiling may take {needed >> 20} MiB; "
+                       "free some space, or choose a smaller --config")
 
 
-def examine(run: "Run", result: "Result") -> list[dict[str, str]]:
-    """Warnings about a configuration that is done: what was seen, why that may be, what to do. Each about the machine once."""
-    known = {warning["code"] for warning in run.warnings}
-    found = [(code, text) for code, text in examine_machine({**run.system, **run.latest}) if code not in known]
-    if result.config.spatial % 32 and run.engine != "reference":
-        found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
-    for cell in result.cells.values():
-        about = f"{cell.variant} at {result.config.name}: "
+def room_bytes(config: Config, variants: Iterable[str]) -> int:
+    """Return the room in bytes on the startup disk that the programs of a configuration take, loaded together."""
+    return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
+
+
+def free_bytes(directory: str) -> Optional[int]:
+    """Return the free room of a directory's disk; None if it cannot be told."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None
+
+
+def warnings_about_cells(engine: str, system: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about the cells of one configuration that is done: observation, likely cause, what helps."""
+    config = cells[0].config
+    if config.spatial % 32 and engine != "reference":
+        yield "spatial", f"{config.name}: spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
+    for cell in cells:
         if cell.refused and cell.blob:
-            found.append(("fallback", f"{about}refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}, which "
-                                      f"--blob {cell.blob} --dialect {cell.dialect} asks for at once"))
-        found.extend((code, about + text) for code, text in [*examine_cell(cell), *examine_rate(run, result.config, cell)])
-    return [{"code": code, "message": message} for code, message in found]
+            yield "fallback", (f"{cell.name}: refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; "
+                               f"--blob {cell.blob} --dialect {cell.dialect} asks for that at once")
+        if cell.variant == "w8a8" and config.depth == 1 and not cell.settings.original:
+            yield "one-layer", (f"{cell.name}: a chain of one layer quantizes nothing between layers, so w8a16 is what is really "
+                                "measured; ask for a --depth of 2 or more")
+        for code, text in (*warnings_about_times(cell, engine), *warnings_about_rate(cell, engine, system)):
+            yield code, f"{cell.name}: {text}"
+        quotient = ratio_discrepancy(cell)
+        if quotient:
+            yield "ratio", (f"{cell.name}: Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown {quotient:.2f}: times "
+                            "drifted or scattered; trust Ratio, which is taken round by round, or try more --rounds")
 
 
-def examine_cell(cell: Cell) -> Iterator[tuple[str, str]]:
-    """What about a cell's own times may make them less than sure."""
+def ratio_discrepancy(cell: Cell) -> Optional[float]:
+    """Return the quotient of the shown times if it differs from the ratio by more than both intervals allow."""
+    base = cell.baseline
+    if not base or not cell.ratio.get("ci95") or not (base.ms.get("ci95") and cell.ms.get("ci95")):
+        return None
+    low, high = base.ms["ci95"][0] / cell.ms["ci95"][1], base.ms["ci95"][1] / cell.ms["ci95"][0]
+    apart = high < cell.ratio["ci95"][0] or low > cell.ratio["ci95"][1]
+    return float(base.ms["median"] / cell.ms["median"]) if apart else None
+
+
+def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
+    """Yield warnings about anything in a cell's own times that makes them less certain."""
     if cell.compiled_before:
-        yield "cached", "the compiled program was in the system's cache, so compile_ms is no time of compiling; try another --seed"
-    samples = cell.samples
+        yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile; another --seed would"
+    samples, options = cell.samples, "" if cell.settings.original else "; try more --iters"
     if len(samples) < 3:
         return
     median = statistics.median(samples)
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: heat, or the engine's clock; let the Mac "
-                        "cool, or try more --warmup; the ratio, taken round by round, suffers least")
+        cause = "something else ran" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: {cause}{options}"
+                        + ("" if cell.settings.original else "; the ratio, taken round by round, suffers least"))
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
         yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         "close other programs, or try more --iters")
+                         f"close other programs{options}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
         yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came between; "
                            "the median ignores them, the mean does not; close other programs")
+    if not cell.settings.original:
+        yield from warnings_about_rounds(cell)
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        yield "first", (f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: work that load put off; "
-                        "it is not counted, and needs no act unless --warmup is 0")
+        cause = "work that was put off until then" if engine == "reference" else "the engine's wake-up (50 to 260 ms), most likely"
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: {cause}; it is not counted"
 
 
-def examine_rate(run: "Run", config: Config, cell: Cell) -> Iterator[tuple[str, str]]:
-    """Times and rates that no engine of this chip can have. Unknown chips are held to the least floor."""
-    if run.engine == "reference" or not cell.samples:
+def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
+    """Yield warnings about patterns in the times of rounds, and about an interval that is too wide to tell much."""
+    pattern = within_rounds_pattern(cell.samples_ns)
+    if pattern:
+        yield "switch", (f"the first {pattern.count} evaluates of each round took {pattern.factor:.2f} times as long as the others: "
+                         "switching between variants costs that much here; more --iters in as many --rounds dilute it")
+    levels = bimodality(cell.samples)
+    if levels:
+        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others near "
+                          f"{levels.high / 1e6:.3f} ms: the clock or another program switches; more --iters and --rounds average it")
+    low, high = cell.ms.get("ci95", (1, 1))
+    if (high - low) / 2 > WIDE * cell.ms["median"]:
+        yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small differences; close "
+                        "other programs, or try more --rounds and --iters")
+
+
+def warnings_about_rate(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
+    if engine == "reference" or not cell.samples or not cell.tops:
         return
-    words = str(run.system.get("chip", "")).split()
-    chip = next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
-    ms = statistics.median(cell.samples) / 1e6
+    chip = CHIPS.get(family_of(system), UNKNOWN_CHIP)
+    ms, look = statistics.median(cell.samples) / 1e6, "look at its check, and try --verify 4"
+    if cell.settings.original:
+        look = "the original checks nothing; measure it without --original"
     if ms < chip.dispatch_ms:
-        yield "floor", (f"{ms:.3f} ms is less than a mere dispatch takes ({chip.dispatch_ms} ms): evaluate may do nothing; "
-                        "look at its check, or try a larger --config")
-    if chip.rated_tops and config.gop / ms > OVER_RATED * chip.rated_tops * (2 if "Ultra" in words else 1):
-        yield "rate", (f"{config.gop / ms:.1f} TOPS is more than {' '.join(words)} is rated for: evaluate may do less than it "
-                       "should; look at its check, and try --verify 4")
+        yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
+    engines = 2 if "Ultra" in str(system.get("chip")) else 1
+    if chip.rated_tops and cell.config.kernel == 1 and cell.tops > OVER_RATED * chip.rated_tops * engines:
+        yield "rate", (f"{cell.tops:.1f} TOPS is more than {system.get('chip')} is rated for ({chip.rated_tops * engines:g}): evaluate "
+                       f"may do less than it should; {look}")
 
 
 class Finding(NamedTuple):
-    """What a check found: `state` ok, FAIL, or note where something is absent or amiss that a run can do without; the
-    value seen; and, where not ok, what to do."""
+    """The result of a check: `state` is ok, FAIL, note (a run can do without it) or skip (another check makes it useless);
+    the value seen; and advice if it is not ok."""
 
     state: str
     value: str
@@ -2576,7 +2806,7 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """What checks look through: the libraries, and over them the engine, made when one first needs it."""
+    """The libraries that checks look at, and over them the engine, made when one first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
@@ -2584,26 +2814,25 @@ class Probe:
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
-        """Raises Unavailable where a library, or a function or constant of one, is missing."""
+        """Return the engine. Raise Unavailable if a library, or a function or constant of one, is missing."""
         engine = NeuralEngine(self.libraries)
         engine.surface_keys()
         return engine
 
     @functools.cached_property
     def system(self) -> dict[str, Any]:
-        """See describe_machine."""
-        facts = describe_machine(self.engine)
-        return {**facts, "thermal_state_before": facts.get("thermal_state")}
+        """Return the facts of the machine; see describe_machine."""
+        return merged_facts({}, describe_machine(self.engine))
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[None]:
-        """An autorelease pool, once there is an engine."""
+        """Open an autorelease pool, once there is an engine."""
         with self.engine.pool() if "engine" in vars(self) else contextlib.nullcontext():
             yield
 
 
 class Check(NamedTuple):
-    """One thing to look at. Without one that is `needed` there is no run; without a `first` one nothing else is looked at."""
+    """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -2611,7 +2840,7 @@ class Check(NamedTuple):
     first: bool = False
 
     def finding(self, probe: Probe) -> Finding:
-        """What it finds; a part that is missing is a failure that names it."""
+        """Return the result; a part that is missing is a failure that names it."""
         try:
             with probe.pool():
                 return self.look(probe)
@@ -2621,67 +2850,85 @@ class Check(NamedTuple):
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
 
-# Of doctor's room for files and memory: the largest default program in all its variants, twice, since the system keeps copies.
-ROOM_BYTES = 2 * 3 * (64 << 20)
-
 
 def checks() -> list[Check]:
-    """All checks, in the order in which they build on one another."""
-    classes = dict.fromkeys(method.class_name for method in METHODS if method.needed)
+    """Return all checks, in the order in which they build on one another."""
+    classes = dict.fromkeys(method.class_name for method in METHODS)
+    needed = {method.class_name for method in METHODS if method.needed}
     facts = ("macos", "build", "python", "chip", "model", *DEVICE_VALUES)
     return [
+        Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
+        Check("ctypes", check_ctypes, needed=True, first=True),
         Check("Rosetta", check_rosetta, needed=True, first=True),
         Check("architecture", check_architecture, needed=True, first=True),
         *(Check(f"library {name}", functools.partial(check_library, name), needed=name != "IOKit") for name in LIBRARIES),
         Check("functions", check_functions, needed=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name), needed=True) for name in classes),
+        *(Check(f"class {name}", functools.partial(check_class, name, name in needed), needed=name in needed) for name in classes),
         *(Check(method.name, functools.partial(check_method, method), needed=method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
         *(Check(name, functools.partial(check_fact, name)) for name in facts),
         Check("temporary directory", check_temporary_directory),
         Check("memory", check_memory),
         Check("power", functools.partial(check_condition, "power_source", ("battery", "low-power"))),
-        Check("heat", functools.partial(check_condition, "thermal_state", ("heat-before",))),
+        Check("heat", functools.partial(check_condition, "thermal_state_before", ("heat-before",))),
         Check("load", functools.partial(check_condition, "load_average", ("busy",))),
     ]
 
 
 def require_engine(probe: Probe) -> None:
-    """Raises Unavailable with the first reason why no run can be made here."""
+    """Raise Unavailable with the first reason why a run is not possible here."""
     for check in checks():
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
             raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
+def check_standin(probe: Probe) -> Finding:
+    """Check that a library that the environment names can be opened."""
+    if not probe.standin:
+        return Finding("ok", "none; Apple's libraries are used")
+    try:
+        probe.libraries.open("libobjc")
+    except Unavailable as error:
+        return Finding("FAIL", f"{STANDIN_VARIABLE} names {probe.standin}, which cannot be opened ({error})",
+                       f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
+    return Finding("ok", probe.standin)
+
+
 def check_platform(probe: Probe) -> Finding:
-    """Only macOS has the engine's libraries."""
+    """Check for macOS, which alone has the engine's libraries."""
     if probe.standin or sys.platform == "darwin":
         return Finding("ok", "stand-in library" if probe.standin else "macOS")
     return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", "use a Mac with Apple silicon")
 
 
+def check_ctypes(probe: Probe) -> Finding:
+    """Check that this Python has ctypes, which some signed or stripped ones lack."""
+    probe.libraries.require_ctypes()
+    return Finding("ok", "imported")
+
+
 def check_rosetta(probe: Probe) -> Finding:
-    """A translated Python finds the libraries, and no engine."""
-    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
+    """Check that this Python is not translated: it would find the libraries, and no engine."""
+    if probe.libraries.system_value("sysctl.proc_translated", "c_int") != 1:
         return Finding("ok", "not translated")
     return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
                    f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
 
 
 def check_architecture(probe: Probe) -> Finding:
-    """Only Apple silicon has the engine."""
+    """Check for Apple silicon, which alone has the engine."""
     machine = os.uname().machine
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
     return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine",
-                   "use a Mac of 2020 or later")
+                   "use a Mac with Apple silicon")
 
 
 def check_library(name: str, probe: Probe) -> Finding:
-    """A library opens."""
+    """Check that a library opens."""
     try:
         probe.libraries.open(name)
     except Unavailable as error:
@@ -2690,81 +2937,86 @@ def check_library(name: str, probe: Probe) -> Finding:
 
 
 def check_functions(probe: Probe) -> Finding:
-    """The libraries have every C function and constant that a run needs."""
+    """Check that the libraries have every C function and constant that a run needs."""
     assert probe.engine
     return Finding("ok", "all C functions and constants found")
 
 
 def check_virtual_machine(probe: Probe) -> Finding:
-    """Guests have no engine, and compile has been seen to hang in one."""
-    guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
+    """Check that this is not a guest: guests have no engine, and compile has been seen to hang in one."""
+    guest = probe.libraries.system_value("kern.hv_vmm_present", "c_int") == 1
     if guest or device_value(probe.engine, "isVirtualMachine"):
         return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
-    return Finding("ok", "none")
+    return Finding("ok", "not one")
 
 
-def check_class(name: str, probe: Probe) -> Finding:
-    """A class exists."""
-    probe.engine.runtime.get_class(name)
-    return Finding("ok", "found")
+def check_class(name: str, needed: bool, probe: Probe) -> Finding:
+    """Check that a class exists."""
+    if probe.engine.runtime.find_class(name):
+        return Finding("ok", "found")
+    value = f"{probe.engine.runtime.macos_version()} has no class {name}"
+    return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, "a run can do without it")
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
-    """A method exists, and takes and gives the kinds of values that calls here are made for."""
+    """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
     runtime = probe.engine.runtime
-    known = runtime.find_class(method.class_name) or method.needed
-    encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class) if known else None
+    if not runtime.find_class(method.class_name):
+        return Finding("skip", f"class {method.class_name} is missing")
+    encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
     if encoding and same_kinds(method, encoding):
         return Finding("ok", encoding)
     kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
-    value = f"{method.name} is {f'of type {encoding}' if encoding else 'absent'}; expected {kinds}"
+    value = f"{method.name} {f'has type {encoding}' if encoding else 'is absent'}; expected {kinds}"
     return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, "a run can do without it")
 
 
 def check_engine(probe: Probe) -> Finding:
-    """The framework says that there is an engine."""
+    """Check that the framework says that there is an engine."""
     found = device_value(probe.engine, "hasANE")
     if found is None:
-        return Finding("note", "the framework does not say whether there is one", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that there is no Neural Engine",
+        return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
+    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
                                                           "use a Mac with Apple silicon")
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
-    """A fact that the record holds where it is known."""
+    """Look up a fact that the record holds if it is known."""
     value = probe.system.get(name)
     return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def check_temporary_directory(probe: Probe) -> Finding:
-    """Programs can be written where the framework looks for them."""
+    """Check that programs can be written to the directory in which the framework looks for them."""
     path = probe.engine.temporary_directory()
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
+    cure = "check the directory's permissions" if sys.platform == "darwin" else "set TMPDIR to a directory that can be written"
     try:
         os.mkdir(aside, 0o700)
         os.rmdir(aside)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        return Finding("FAIL", f"{path}: {error.strerror}", "set TMPDIR to a directory that can be written")
-    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {ROOM_BYTES >> 20}"
-    return Finding("ok", value) if free >= ROOM_BYTES else Finding("FAIL", value, "free some space, or set TMPDIR to another disk")
+        return Finding("FAIL", f"{path}: {error.strerror}", cure)
+    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
+    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
+    return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
 
 def check_memory(probe: Probe) -> Finding:
-    """Memory enough for programs and their copies."""
+    """Check that the memory is enough for programs and their copies."""
     size = probe.system.get("memory_bytes")
     if not size:
         return Finding("note", "unknown", "the record goes without it")
-    enough = size >= 4 * ROOM_BYTES
-    advice = "" if enough else "measure smaller programs: --config 256x64x64"
-    return Finding("ok" if enough else "note", f"{size >> 20} MiB", advice)
+    enough = size >= 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
+    return Finding("ok" if enough else "note", f"{size >> 20} MiB", "" if enough else "measure smaller programs: --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
-    """What may change the figures, as a run would warn of it."""
-    value = str(probe.system.get(name, "unknown"))
-    warnings = [message for code, message in examine_machine(probe.system) if code in codes]
-    return Finding("note", value, "; ".join(warnings)) if warnings else Finding("ok", value)
+    """Look at a fact that may change the figures, as a run would warn of it."""
+    value = probe.system.get(name, "unknown")
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    warnings = [message for code, message in warnings_about_machine(probe.system) if code in codes]
+    return Finding("note", text, "; ".join(warnings)) if warnings else Finding("ok", text)
 
 
 # ======================================================================================================================
@@ -2772,22 +3024,204 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 # ======================================================================================================================
 
 SCHEMA = "ane-bench/1"
+
+# Bounds of what is read: a record of the largest run that Settings allow stays within them.
+LARGEST_RECORD, MOST_VALUES = 1 << 28, 12_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
-SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate; what is worked out from others would be no figures of a record
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
+
+# The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
+RECORD_FORM: dict[str, Any] = {
+    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
+    "protocol": {"iters": int, "rounds": int, "seed": int, "original": bool, "qos?": int, "verify?": int, "input?": str,
+                 "blob?": str, "dialect?": str, "timeout?": float, "data?": int, "tick_ns?": float},
+    "asked?": {"configs": [str], "variants": [str]}, "complete?": bool, "condensed?": bool,
+    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int}, "variants": {str: Cell.FORM}}],
+    "warnings": [{"code": str, "message": str}], "notes?": [{"code": str, "message": str}],
+}
+
+# Section 14 fills in the reports of a run by their formats.
+REPORTS: dict[str, Callable[["Run"], str]] = {}
 
 
-def conforms(value: Any, form: Any) -> bool:
-    """Whether a JSON value is of a form: a type; [form], a list; {str: form}, an object of any names; {"name": form}, an
-    object with these names and maybe others, where `name?` may be missing. float is any finite number, and true is none."""
+class Run:
+    """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
+
+    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. `asked` is None
+    in records that do not say it, and so is `complete`; the first variant is the baseline of Ratio.
+    """
+
+    def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
+        self.engine, self.settings = engine, settings
+        self.configs, self.variants = list(configs), list(variants)
+        self.asked = True
+        self.complete: Optional[bool] = False
+        self.version = __version__
+        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.command: list[str] = []
+        self.system: dict[str, Any] = {}
+        self.data: int = DATA_REVISION
+        self.tick_ns: float = 0
+        self.condensed = False
+        self.cells: list[Cell] = []
+        self.warnings: list[dict[str, str]] = []
+        self.notes: list[dict[str, str]] = []
+
+    def warn(self, code: str, message: str) -> None:
+        """Add a warning."""
+        self.warnings.append({"code": code, "message": without_paths(message)})
+
+    def note(self, code: str, message: str) -> None:
+        """Add a note: an observation that asks for nothing."""
+        self.notes.append({"code": code, "message": without_paths(message)})
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Add the cells of one configuration."""
+        for cell in cells:
+            cell.baseline = next((other for other in cells if other.variant == self.variants[0]), None)
+        self.cells += cells
+
+    @property
+    def results(self) -> list[tuple[Config, list[Cell]]]:
+        """Return the configurations that were measured, each with its cells."""
+        found: dict[Config, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.config, []).append(cell)
+        return list(found.items())
+
+    def cell(self, config: Union[Config, str], variant: str) -> Cell:
+        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if it was not measured."""
+        config = Config.parse(config) if isinstance(config, str) else config
+        for cell in self.cells:
+            if (cell.config, cell.variant) == (config, variant):
+                return cell
+        raise KeyError(f"{variant} at {config.name}")
+
+    @property
+    def ok(self) -> bool:
+        """Return whether every cell was measured, and verified if that was asked."""
+        return all(cell.ok for cell in self.cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record, schema ane-bench/1: samples, and beside them the unrounded figures worked out from them."""
+        record: dict[str, Any] = {
+            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine, "command": self.command,
+            "system": self.system,
+            "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
+            "results": [{"config": config_record(config), "gop": config.gop,
+                         "variants": {cell.variant: cell_record(cell) for cell in cells},
+                         "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}}
+                        for config, cells in self.results],
+            "warnings": self.warnings, "notes": self.notes,
+        }
+        if self.asked:
+            record["asked"] = {"configs": [config.name for config in self.configs], "variants": self.variants}
+        if self.complete is not None:
+            record["complete"] = self.complete
+        if self.condensed:
+            record["condensed"] = True
+        return record
+
+    def save(self, path: str) -> None:
+        """Write the record to a file, whole or not at all. Raise OutputError if it cannot be written."""
+        write_file(path, record_text(self))
+
+    def table(self) -> str:
+        """Return the run as the table that the command line prints."""
+        return REPORTS["table"](self)
+
+
+def config_record(config: Config) -> dict[str, int]:
+    """Return a configuration's part of the record; a kernel of 1 is not named."""
+    return {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
+
+
+def cell_record(cell: Cell) -> dict[str, Any]:
+    """Return a cell's part of the record: its facts and figures."""
+    figures = {"ms": cell.ms, "tops": cell.tops} if cell.samples else {}
+    return {**cell.facts(), "weights_mib": cell.weights_mib, **figures}
+
+
+def record_text(run: Run) -> str:
+    """Return the record as JSON."""
+    return json.dumps(run.to_dict(), indent=1, allow_nan=False) + "\n"
+
+
+def read_record(path: str) -> Run:
+    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not a record of this schema."""
+    return parse_record(read_bounded(path), printable(str(path)))
+
+
+def read_bounded(path: str) -> bytes:
+    """Return the bytes of a file that may hold records. Raise UsageError if it cannot be read, or is too large."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_RECORD + 1)
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(printable(f"{path}: cannot be read: {reason}")) from None
+    if len(data) > LARGEST_RECORD:
+        raise UsageError(printable(f"{path}: over {LARGEST_RECORD >> 20} MiB, and no record is that large"))
+    return data
+
+
+def parse_record(data: bytes, origin: str) -> Run:
+    """Return the run of a record's text; `origin` names it in errors. Raise UsageError if it is not a record."""
+    with contextlib.suppress(ValueError, MemoryError, UsageError):
+        if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise UsageError("more values than any run gives")
+        record = plain(parse_json(data))
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema == SCHEMA and matches_form(record, RECORD_FORM):
+            return run_of(record)
+        if isinstance(schema, str) and schema != SCHEMA:
+            origin = f"{origin} has schema {schema[:40]!r}"
+    raise UsageError(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}")
+
+
+def run_of(record: Mapping[str, Any]) -> Run:
+    """Return the run of a record of the right form. Raise UsageError if its contents make no sense."""
+    protocol, asked, results = record["protocol"], record.get("asked"), record["results"]
+    settings = Settings(**{name: protocol[name] for name in Settings._fields if name in protocol})
+    configs = list(dict.fromkeys(Config(**{name: result["config"][name] for name in Config._fields if name in result["config"]})
+                                 for result in results))
+    variants = asked["variants"] if asked else list(dict.fromkeys(name for result in results for name in result["variants"]))
+    run = Run(record["engine"], settings, list(map(Config.parse, asked["configs"])) if asked else configs, variants)
+    run.asked, run.complete, run.data = bool(asked), record.get("complete"), protocol.get("data", 1)
+    run.version, run.started, run.command = record["version"], record["started"], record["command"]
+    run.tick_ns, run.condensed = protocol.get("tick_ns", 0), record.get("condensed", False)
+    run.system = {name: value for name, value in record["system"].items() if isinstance(value, (str, int, float))}
+    run.warnings, run.notes = record["warnings"], record.get("notes", [])
+    if len(configs) < len(results) or not set(configs) <= set(run.configs) or len(set(variants)) < len(variants):
+        raise UsageError("a configuration or a variant stands there twice, or was not asked for")
+    for config, result in zip(configs, results):
+        if not set(result["variants"]) <= set(variants) & set(VARIANTS):
+            raise UsageError("a variant was not asked for")
+        run.add([read_cell(Cell(config, variant, settings, run.tick_ns, **facts)) for variant, facts in result["variants"].items()])
+    return run
+
+
+def read_cell(cell: Cell) -> Cell:
+    """Return a cell made from facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    if cell.status not in ("ok", "failed") or not (cell.ok or cell.error) or cell.ok and not cell.samples_ns:
+        raise UsageError(f"{cell.name}: neither measured nor failed")
+    if not all(cell.samples_ns) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
+        raise UsageError(f"{cell.name}: no evaluate takes the times that are stated")
+    return cell
+
+
+def matches_form(value: Any, form: Any) -> bool:
+    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name": form},
+    an object with these names and maybe others, where `name?` may be missing. float is any finite number, never true."""
     if isinstance(form, list):
-        return isinstance(value, list) and all(conforms(item, form[0]) for item in value)
+        return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
         if not isinstance(value, dict):
             return False
         if str in form:
-            return all(conforms(item, form[str]) for item in value.values())
-        return all(conforms(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
+            return all(matches_form(item, form[str]) for item in value.values())
+        return all(matches_form(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
                    for name, inner in form.items())
     if form is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST_NUMBER < value < LARGEST_NUMBER
@@ -2795,7 +3229,7 @@ def conforms(value: Any, form: Any) -> bool:
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
-    """A JSON value; raises ValueError for anything else, and for numbers that no honest writer writes."""
+    """Return a JSON value. Raise ValueError if it is not one, or holds numbers outside any plausible range."""
     try:
         return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_parse_float)
     except RecursionError:
@@ -2815,13 +3249,8 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def printable(text: str) -> str:
-    """Text as one line that any terminal and file takes: control characters, and halves of characters, become `?`."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
-    """A JSON value, its texts printable; raises ValueError where it is nested so deeply that what is made of it could fail."""
+    """Return a JSON value with its texts printable. Raise ValueError if it is nested too deeply to work on."""
     if isinstance(value, str):
         return printable(value)
     if not isinstance(value, (dict, list)):
@@ -2833,277 +3262,197 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
     return {printable(name): plain(item, levels - 1) for name, item in value.items()}
 
 
-VERIFIED_FORM = {"pixels": int, "ok": bool, "cosine?": float, "relative_l2?": float, "slope?": float, "max_error?": float,
-                 "matches?": str, "from_fp16?": {"cosine": float, "relative_l2": float}}
-
-# What a cell has as a child sends it, and in a record.
-CELL_FORM = {"status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
-             "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "verified?": VERIFIED_FORM}
-
-# The facts of a machine that are figures; the others are shown as they are.
-SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
-
-
-class Result(NamedTuple):
-    """The cells of one configuration, by variant."""
-
-    config: Config
-    cells: dict[str, Cell]
-
-
-class Run:
-    """Everything that a run found, and what it was."""
-
-    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config], variants: Sequence[str]) -> None:
-        self.engine = engine
-        self.protocol = protocol
-        self.configs = configs
-        self.variants = variants
-        self.command: Sequence[str] = ()
-        self.started = datetime.datetime.now(datetime.timezone.utc)
-        self.system: dict[str, Any] = {}
-        self.latest: dict[str, Any] = {}  # facts of the machine as the last child found it
-        self.results: list[Result] = []
-        self.warnings: list[dict[str, str]] = []
-
-    def warn(self, code: str, message: str) -> None:
-        """Adds a warning."""
-        self.warnings.append({"code": code, "message": message})
-
-    @property
-    def ok(self) -> bool:
-        """Whether every cell was measured, and verified where that was asked."""
-        return all(cell.status == "ok" for result in self.results for cell in result.cells.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record, schema ane-bench/1: figures unrounded, beside the samples that each can be worked out from."""
-        return {
-            "schema": SCHEMA,
-            "version": __version__,
-            "started": self.started.isoformat(timespec="seconds"),
-            "engine": self.engine,
-            "command": list(self.command),
-            "system": {name: value for name, value in self.system.items() if value is not None},
-            "protocol": self.protocol._asdict(),
-            "results": [result_record(result, self.protocol) for result in self.results],
-            "warnings": [{name: without_paths(text) for name, text in warning.items()} for warning in self.warnings],
-        }
-
-
-def without_paths(text: str) -> str:
-    """A text without the directories that may name a user: of the temporary files, of this file, of Python, and the home."""
-    for path in (lock_directory(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
-                 os.path.expanduser("~")):
-        if len(path) > 1:
-            for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names only: /tmp is not in /tmpfs
-    return text
-
-
-def lock_directory() -> str:
-    """Python's directory of temporary files; where it finds none that can be written, as when every disk is full, the usual."""
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return "/tmp"
-
-
-def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
-    """A configuration's part of the record."""
-    cells = list(result.cells.values())
-    ratios = {cell.variant: ratio(cells[0], cell, protocol) for cell in cells[1:] if cell.samples and cells[0].samples}
-    return {"config": result.config._asdict(), "gop": result.config.gop,
-            "variants": {cell.variant: cell_record(result.config, cell, protocol) for cell in cells}, "ratio": ratios}
-
-
-def cell_record(config: Config, cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    """A cell's part of the record. TOPS go by the median; the original's by the mean."""
-    record = {name: value for name, value in cell._asdict().items() if value is not None and name not in ("variant", "samples_ns")}
-    record.update({name: without_paths(record[name]) for name in ("stage", "error") if name in record})
-    if "refused" in record:
-        record["refused"] = list(map(without_paths, record["refused"]))
-    record["weights_mib"] = VARIANTS[cell.variant].weights_mib(config)
-    if cell.samples:
-        ms = times_ms(cell, protocol.seed)
-        record.update(ms=ms, tops=config.gop / ms["mean" if protocol.original else "median"], samples_ns=cell.samples_ns)
-    return record
-
-
-LARGEST_RECORD = 1 << 28
-SMALLEST_FIGURE, LARGEST_FIGURE = 1e-18, 1e18  # of times, rates and ratios; no machine gives others
-
-# What is read of a record; more may stand there.
-RECORD_FORM = {
-    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
-    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool, "blob?": str, "dialect?": str},
-    "results": [{"config": {"channels": int, "spatial": int, "depth": int}, "gop": float,
-                 "variants": {str: {**CELL_FORM, "weights_mib": float, "samples_ns?": [[float]], "tops?": float, "ms?": {
-                     "median": float, "mean": float, "min": float, "p95": float, "mad": float, "ci95?": [float]}}},
-                 "ratio": {str: {"value": float, "ci95?": [float]}}}],
-    "warnings": [{"code": str, "message": str}],
-}
-
-
-def read_record(path: str) -> dict[str, Any]:
-    """A saved record of this schema; raises UsageError where the file cannot be read, or holds something else."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_RECORD + 1)
-        record = plain(parse_json(text)) if len(text) <= LARGEST_RECORD else None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        record = None
-    if isinstance(record, dict):
-        schema = record.get("schema")
-        if isinstance(schema, str) and schema != SCHEMA:
-            raise UsageError(f"{path}: is of schema {schema[:40]!r}; expected {SCHEMA}")
-        if conforms(record, RECORD_FORM) and all(map(_is_whole, record["results"])):
-            return record
-    raise UsageError(f"{path}: expected a record as --save writes it")
-
-
-def _is_whole(result: Mapping[str, Any]) -> bool:
-    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, each cell measured
-    or failed, nothing that overflows."""
-    with contextlib.suppress(UsageError):
-        Config(**{name: result["config"][name] for name in Config._fields})
-        cells = result["variants"].values()
-        intervals = [figures["ci95"] for figures in (*(cell.get("ms", {}) for cell in cells), *result["ratio"].values())
-                     if "ci95" in figures]
-        return (set(result["variants"]) <= set(VARIANTS) and set(result["ratio"]) <= set(VARIANTS)
-                and all(("ms" in cell) == ("tops" in cell) == bool(cell.get("samples_ns")) for cell in cells)
-                and all(cell["status"] == "failed" or cell["status"] == "ok" and "ms" in cell for cell in cells)
-                and all(len(interval) == 2 for interval in intervals)
-                and all(samples for cell in cells for samples in cell.get("samples_ns", ()))
-                and all(SMALLEST_FIGURE < figure < LARGEST_FIGURE for figure in [*_figures(result), *flat(intervals)]))
-    return False
-
-
-def _figures(result: Mapping[str, Any]) -> Iterator[float]:
-    """All figures of a result that are divided by, or set beside one another."""
-    yield result["gop"]
-    for cell in result["variants"].values():
-        if "ms" in cell:
-            yield from (cell["tops"], cell["ms"]["median"], cell["ms"]["mean"], *flat(cell["samples_ns"]))
-    yield from (figures["value"] for figures in result["ratio"].values())
-
-
 def write_file(path: str, text: str) -> None:
-    """Writes a text aside and renames it, so that there is never half a file. Raises OutputError."""
-    path = os.path.realpath(path)  # a link stays one
-    with _aside(path) as (file, aside):
+    """Write a text beside the file and rename it, so that a file is never half-written. Raise OutputError."""
+    path = os.path.realpath(path)  # a link stays a link
+    with _file_beside(path) as (file, beside):
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
         file.close()
-        os.replace(aside, path)
+        os.replace(beside, path)
 
 
 def check_writable(path: str) -> None:
-    """Raises UsageError where a file cannot be written, before the work that is to fill it."""
+    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
     try:
         if os.path.isdir(path):
             raise OutputError(f"{path}: cannot be written: it is a directory")
         if os.path.exists(path) and not os.path.isfile(path):
-            raise OutputError(f"{path}: cannot be written: it is no regular file")  # and would be replaced by one
-        with _aside(os.path.realpath(path)):
+            raise OutputError(f"{path}: cannot be written: it is not a regular file")  # and a regular one would replace it
+        with _file_beside(os.path.realpath(path)):
             pass
-    except OutputError as error:
-        raise UsageError(str(error)) from None
+    except (OutputError, ValueError) as error:
+        raise UsageError(printable(str(error))) from None
+    except OSError as error:
+        raise UsageError(printable(f"{path}: cannot be written: {error.strerror}")) from None
 
 
 @contextlib.contextmanager
-def _aside(path: str) -> Iterator[tuple[TextIO, str]]:
-    """A private file beside the one meant, gone afterwards unless it was renamed."""
-    aside = f"{path}.{os.getpid()}.partial"
+def _file_beside(path: str) -> Iterator[tuple[TextIO, str]]:
+    """Open a new file beside the one meant, with its permissions; remove it unless it was renamed."""
+    beside = f"{path}.{os.getpid()}.partial"
     try:
         try:
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                yield file, aside
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(beside, os.stat(path).st_mode & 0o7777)
+                yield file, beside
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(aside)
+                os.unlink(beside)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise OutputError(printable(f"{path}: cannot be written: {error.strerror}")) from None
 
 
 # ======================================================================================================================
 # 12. Worker
 # ======================================================================================================================
 
-# Private: the argument that makes a run of this file a child.
-WORKER_ARGUMENT = "--measure-one-configuration"
+WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
 ENGINES = ("ane", "reference")
+REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused compile, for a stand-in
 
-# A message is a line of JSON of this size at most; the longest carries the samples.
-LONGEST_MESSAGE = 1 << 26
-KILL_SECONDS = 10.0  # what is stuck in the kernel cannot be killed, and must not be waited for
+LONGEST_MESSAGE = 1 << 26  # bytes of a line of JSON; the longest carries the samples
 KEPT_ERROR_OUTPUT = 1 << 14
-LONGEST_SLEEP = 3600.0  # a system takes no more than some weeks; a time limit may be longer
+TICK_S = 0.5  # so often the parent looks up while it waits for a worker
+REPORT_EVERY_S = 0.25  # so often at most a worker reports its rounds
+STOP_S = 2.0  # within which a worker that was asked to end unloads and purges its programs
+KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
+# After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile fails or hangs
+# (sbryngelson/ane-guide; ANEForge rests as long).
+REST_S = 15.0
+MOST_HANGS = 2
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
+                  "restart the Mac")
 
-# What each kind of message holds.
+Message = dict[str, Any]
+# The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
+# `configuration` (a configuration begins), `wait` (another run holds the lock) and `tick` (time passes).
 MESSAGES: dict[str, dict[str, Any]] = {
-    "machine": {"machine": {**SYSTEM_FORM, "python": str}},
+    "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
+    "refused": {"until": float},
     "directory": {"path": str},
     "warning": {"code": str, "message": str},
-    "cell": {"cell": {**CELL_FORM, "variant": str, "samples_ns": [[float]]}, "thermal_state?": str},
+    "cell": {"variant": str, "cell": Cell.FORM, "thermal_state?": str},
     "check": {"name": str, "state": str, "value": str, "advice": str},
     "unavailable": {"reason": str},
 }
 
 
-def read_message(line: bytes) -> dict[str, Any]:
-    """A child's message; raises StageError where it is none."""
+class Job(NamedTuple):
+    """One configuration to be measured: by which engine (`standin` names a library), in which variants.
+
+    `forms` holds the (layout, dialect) pairs to try for each variant. No compile begins before `rest_until`, on the
+    monotonic clock, which all processes share, nor within `rest_s` seconds of a refused one.
+    """
+
+    engine: str
+    standin: Optional[str]
+    config: Config
+    variants: Sequence[str]
+    settings: Settings
+    forms: Mapping[str, Sequence[tuple[str, str]]]
+    rest_s: float = 0
+    rest_until: float = 0
+
+
+def read_message(line: bytes) -> Message:
+    """Return a worker's message. Raise StageError if it is invalid."""
     with contextlib.suppress(ValueError):
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
-        if isinstance(kind, str) and kind in MESSAGES and conforms(message, MESSAGES[kind]):
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays what it is
-    raise StageError("message", f"the child sent what is no message: {line[:60]!r}")
+        if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
+            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays as it is
+    raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
-class _Link(Session):
-    """A child's side: a message is sent as a line, and answered by one byte when the parent has dealt with it, so that
-    the parent is never at work during a timed round."""
+class Link:
+    """The worker's side of the pipes to its parent: sends events as lines of JSON."""
 
-    def __init__(self, source: io.FileIO, sink: int) -> None:
-        self._source, self._sink = source, sink
+    def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
+        self.current = "start"
+        self.rest_s = self.rest_until = 0.0
+        self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[str] = []
+        self._reported_at = 0.0
+        self._closing = False
+        signal.signal(signal.SIGTERM, self._stop)
         threading.Thread(target=self._watch, daemon=True).start()
 
+    def _stop(self, number: int, frame: Any) -> None:
+        """Unwind the main thread, between two evaluates at the latest, so that programs are unloaded and purged."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._closing = True
+        raise Terminated(number)
+
     def _watch(self) -> None:
-        """Ends the child when the parent is gone, whatever the child is doing."""
+        """Take the answers; end the worker when the parent is gone, whatever the worker is doing."""
         while self._source.read(1):
             self._answers.release()
+        self._closing = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_S)
         for path in self._directories:
             remove_directory(path)
         os._exit(1)
 
-    def send(self, kind: str, **content: Any) -> None:
-        """Sends a message and waits for its answer."""
-        line = json.dumps({"kind": kind, **content}).encode() + b"\n"
+    def send(self, kind: str, wait: bool = True, **content: Any) -> None:
+        """Send a message. Wait until the parent has dealt with it, unless told otherwise."""
+        if self._closing:
+            return
+        line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
         while line:
             line = line[os.write(self._sink, line):]
-        self._answers.acquire()
+        if wait:
+            self._answers.acquire()
 
-    def stage(self, name: str, variant: str, limit: float = 0, **details: Any) -> None:
-        """Says it, and waits until the parent has dealt with that."""
-        self.send("stage", stage=name, variant=variant, limit=limit, **details)
+    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+        """Report that a stage begins, and wait for the acknowledgement: the parent then knows which stage hangs."""
+        self.current = name
+        self.send("stage", stage=name, variant=variant, limit=limit)
+
+    def round(self, variants: str, limit: float, number: int, of: int) -> None:
+        """Report a round, now and then, without waiting: nothing may come between rounds."""
+        self.current = "evaluate"
+        now = time.monotonic()
+        if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            self.send("stage", wait=False, stage="evaluate", variant=variants, limit=limit + REPORT_EVERY_S, number=number, of=of)
+
+    def turn(self, variant: str) -> None:
+        """Note which variant is at work, in a file that outlives a crash; it takes 2 µs."""
+        if self._turn_file is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._turn_file, f"{variant:<8}".encode(), 0)
 
     def directory(self, path: str) -> None:
-        """Known to the parent, and to the watching thread, before it exists."""
+        """Report a model's directory before it exists, so that whoever survives removes it."""
         self._directories.append(path)
         self.send("directory", path=path)
 
     def warn(self, code: str, message: str) -> None:
-        """Says it."""
+        """Report a warning."""
         self.send("warning", code=code, message=message)
+
+    def rest(self, variant: str) -> None:
+        """Wait until the compile service has recovered from a refused compile."""
+        seconds = self.rest_until - time.monotonic()
+        if seconds > 0:
+            self.stage("rest", variant, seconds)
+            time.sleep(seconds)
+
+    def refused(self) -> None:
+        """Note that a compile was refused; the next one waits, in the next worker too."""
+        self.rest_until = time.monotonic() + self.rest_s
+        self.send("refused", until=self.rest_until)
 
 
 def work() -> int:
-    """The child: reads its task, does it, sends what it finds. What a terminal sends to both, Ctrl-C and its own end, is the
-    parent's to answer: the child must live to clean up."""
+    """Run as a worker: read a task, do it, send what comes of it. Ignore terminal signals: the parent handles them, and
+    the worker must survive to clean up."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
@@ -3112,34 +3461,84 @@ def work() -> int:
     task = source.readline()
     if not task:
         return 1  # the parent was gone before it could say what to do
-    name, *arguments = json.loads(task)
-    TASKS[name](_Link(source, sink), *arguments)
+    name, turn_file, *arguments = json.loads(task)
+    try:
+        TASKS[name](Link(source, sink, turn_file), *arguments)
+    except Terminated as stop:
+        return 128 + stop.signal
     return 0
 
 
-def measure_task(link: _Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
-                 protocol: Sequence[Any], preferred: Mapping[str, Sequence[str]]) -> None:
-    """Measures one configuration; the arguments are those of a Job."""
-    job = Job(engine, standin, Config(*config), variants, Protocol(*protocol), preferred)
+def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
+                 settings: Sequence[Any], forms: Mapping[str, Sequence[tuple[str, str]]], *rest: float) -> None:
+    """Measure one configuration; the arguments are those of a Job."""
+    job = Job(engine, standin, Config(*config), variants, Settings(*settings), forms, *rest)
+    link.rest_s, link.rest_until = job.rest_s, job.rest_until
     try:
         if engine == "ane":
             require_engine(Probe(standin))
-        found = ReferenceEngine() if engine == "reference" else NeuralEngine(Libraries(standin), original=job.protocol.original)
-        with found.pool():
-            link.send("machine", machine=describe_machine(found))
-            measure(found, job, link, functools.partial(_send_cell, link, found))
+        chosen = ReferenceEngine() if engine == "reference" else NeuralEngine(Libraries(standin), original=job.settings.original)
+        with chosen.pool(), contextlib.ExitStack() as owner:
+            if isinstance(chosen, NeuralEngine):
+                chosen.keep_awake(owner)
+            system = describe_machine(chosen)
+            link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
+            measure(chosen, job, arithmetic_is_known(system), link)
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
 
-def _send_cell(link: _Link, engine: Engine, cell: Cell) -> None:
+def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
+    """Measure a configuration in each variant, and report a cell for each before anything is unloaded.
+
+    `known` tells that the chip's arithmetic is. The original has one variant loaded at a time, writes no input and
+    reads no output.
+    """
+    settings = job.settings
+    data = random_input(job.config, settings.seed) if settings.input == "random" else bytes(job.config.tensor_bytes)
+    pixels = chosen_pixels(job.config, settings.seed, settings.verify) if settings.verifies else ()
+    for group in [[variant] for variant in job.variants] if settings.original else [job.variants]:
+        trials = [Trial(Cell(job.config, variant, settings)) for variant in group]
+        with contextlib.ExitStack() as owner:
+            for trial in trials:
+                with trial.guarded(link):
+                    load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
+                    if trial.executable and not settings.original:
+                        trial.executable.write_input(data)
+            measure_rounds(engine, trials, pixels, link)
+            send_cells(link, engine, trials)
+            if pixels:
+                verify_trials(trials, data, pixels, known, link)
+                send_cells(link, engine, trials)
+
+
+def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], known: bool, link: Link) -> None:
+    """Compare the pixels of each output with the reference; an output that differs too much makes its cell a failed one."""
+    base = next((trial.outputs[-1] for trial in trials if trial.cell.variant == "fp16" and trial.cell.ok), None)
+    for trial in trials:
+        if not trial.cell.ok or trial.program is None:
+            continue
+        link.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * trial.cell.config.weights * len(pixels))
+        with trial.guarded(link):
+            verdict = verify(trial.program, data, pixels, trial.outputs, known)
+            trial.cell.note(verified=verdict.verified)
+            for code, text in verdict.warnings:
+                link.warn(code, f"{trial.cell.name}: {text}")
+            if verdict.problem:
+                raise StageError("verify", verdict.problem)
+            if base and trial.cell.variant != "fp16":
+                trial.cell.verified["from_fp16"] = distance_from_fp16(trial.outputs[-1], base)
+
+
+def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
+    """Send the cells as they are now: what was measured survives what fails afterwards."""
     state = thermal_state(engine)
-    facts = {name: value for name, value in cell._asdict().items() if value is not None}
-    link.send("cell", cell=facts, **({"thermal_state": state} if state else {}))
+    for trial in trials:
+        link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **({"thermal_state": state} if state else {}))
 
 
-def examine_task(link: _Link, standin: Optional[str], first: int) -> None:
-    """Makes the checks from the first on, until one fails without which there is nothing to look at."""
+def examine_task(link: Link, standin: Optional[str], first: int) -> None:
+    """Run the checks from the first on, until one fails without which nothing can be looked at."""
     probe = Probe(standin)
     for check in checks()[first:]:
         link.stage(check.name, "")
@@ -3153,287 +3552,465 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": exa
 
 
 def own_command() -> list[str]:
-    """What starts a child: this very file, wherever it is and whatever its name. Neither PYTHON* variables nor modules that
-    lie beside it (-I) nor installed packages (-S) change what the child runs; the options for finding faults in Python
-    programs go along."""
+    """Return the command of a worker: this very file, wherever it is and whatever its name.
+
+    Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
+    options for finding faults in Python programs are passed on. Raise UsageError if the module was not read from a file.
+    """
     path = os.path.abspath(globals().get("__file__", ""))
     if not os.path.isfile(path) or not sys.executable:
-        raise UsageError(f"{path}: expected to run from a file, which each measuring process runs again")
+        raise UsageError(f"{path}: not a file, and each worker must run {PROGRAM_NAME} from its file again")
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
     return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
 
 
+def worker_environment() -> dict[str, str]:
+    """Return the environment of a worker: nothing that changes its Python, and what makes macOS tell its true version
+    to a Python built with an older SDK (SYSTEM_VERSION_COMPAT; XNU source, python/cpython issue 135675)."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+    return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts off Ctrl-C and SIGTERM, so that cleaning up is done whole."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Put off signals, so that cleaning up is done whole."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Child:
-    """A child process with one task: its messages come out, and on leaving it is gone and so is what it left behind."""
+class Worker:
+    """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
+
+    `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
+    `timed_out` that it made no progress, and `unpurged` lists the variants that it left in the system's cache.
+    """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
-        self._timeout = timeout
-        self._directories: list[str] = []
-        self.stage = "start"
+        self.stage, self.problem, self.timed_out = "start", "", False
+        self.unpurged: list[str] = []
         self.error_output = b""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self._variant = ""
+        self._task, self._timeout = task, timeout
+        self._directories: list[str] = []
+        self._pending = bytearray()
+        self._owner = contextlib.ExitStack()
+
+    def __enter__(self) -> "Worker":
         command = own_command()
+        self._turn_file: Optional[BinaryIO] = None
+        with contextlib.suppress(OSError):
+            self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+        shared = [self._turn_file.fileno()] if self._turn_file else []
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                             bufsize=0, env=environment)
+                                             bufsize=0, env=worker_environment(), pass_fds=shared)
         except OSError as error:
             raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
-        self._write(json.dumps(task).encode() + b"\n")
-
-    def __enter__(self) -> "Child":
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            self._owner.enter_context(stream)
+        self._selector = self._owner.enter_context(selectors.DefaultSelector())
+        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_output)
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_error_output)
+        name, *arguments = self._task
+        self._write(json.dumps([name, *(shared or [None]), *arguments]).encode() + b"\n")
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with uninterrupted():
-            self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(KILL_SECONDS)
-            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-                assert stream
-                stream.close()
+        with uninterrupted(), self._owner:
+            self._process.poll()
+            if self._process.returncode is None:
+                self._process.terminate()  # it unloads and purges its programs, if it still can
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_S)
+            if self._process.returncode is None:
+                self._process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(KILL_S)
+            if self._process.returncode in (0, 128 + signal.SIGTERM):
+                self.unpurged = []
             for path in self._directories:
                 remove_directory(path)
 
+    def messages(self) -> Iterator[Message]:
+        """Yield the messages, each answered after it was dealt with, and a tick every half second.
+
+        Raise StageError if the worker makes no progress within the time limit, or ends badly. Time that this process
+        did not run itself, asleep or stopped, does not count.
+        """
+        limit, spent = self._timeout, 0.0
+        while True:
+            began = time.monotonic()
+            line = self._line(max(0.0, min(TICK_S, limit - spent)))
+            spent += min(time.monotonic() - began, 2 * TICK_S)
+            if line is None:
+                if spent >= limit:
+                    self.timed_out = True
+                    raise StageError(self.stage, f"no progress for {limit:.0f} s, so the worker was killed; if this stage needs "
+                                                 "longer, raise --timeout")
+                yield {"kind": "tick"}
+                continue
+            if not line:
+                return self._check_end()
+            message = read_message(line)
+            spent = 0.0
+            limit = self._timeout + max(0.0, message.get("limit", 0.0))
+            self._note(message)
+            yield message
+            if message["wait"]:
+                self._write(b"\n")
+
+    def _note(self, message: Message) -> None:
+        """Keep what is needed to tell what the worker was doing, and to clean up after it."""
+        if message["kind"] == "directory":
+            self._directories.append(message["path"])
+        elif message["kind"] == "stage":
+            self.stage, self._variant = message["stage"], message["variant"]
+            if self.stage == "compile":
+                self.unpurged.append(self._variant)
+            elif self.stage == "purge" and self._variant in self.unpurged:
+                self.unpurged.remove(self._variant)
+
+    @property
+    def at_work(self) -> str:
+        """Return the variant that the worker was last at; empty if it is not known."""
+        if self.stage in ("evaluate", "warm-up") and self._turn_file:
+            return os.pread(self._turn_file.fileno(), 8, 0).decode(errors="replace").strip() or self._variant
+        return self._variant
+
     def _write(self, data: bytes) -> None:
-        """A child that is gone is noticed when its messages end."""
+        """Write to the worker. One that is gone is noticed when its messages end."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the child sends, each answered after it was dealt with. Raises StageError where it sends nothing for too
-        long, or ends badly."""
-        limit = self._timeout
-        lines = self._lines()
-        while True:
-            line = lines(limit)
-            if not line:
-                break
-            message = read_message(line)
-            limit = self._timeout
-            if message["kind"] == "stage":
-                limit, self.stage = limit + max(0.0, message["limit"]), message["stage"]
-            elif message["kind"] == "directory":
-                self._directories.append(message["path"])
-            yield message
-            self._write(b"\n")
-        self._check_end()
-
-    def _lines(self) -> Callable[[float], bytes]:
-        """A function that reads a line, empty at the end, and meanwhile keeps what the child writes to standard error."""
-        assert self._process.stdout and self._process.stderr
-        output, errors = self._process.stdout.fileno(), self._process.stderr.fileno()
-        selector = selectors.DefaultSelector()
-        for descriptor in (output, errors):
-            selector.register(descriptor, selectors.EVENT_READ)
-        pending = bytearray()
-
-        def line(limit: float) -> bytes:
-            deadline = time.monotonic() + limit
-            while b"\n" not in pending and len(pending) < LONGEST_MESSAGE:
-                ready = selector.select(max(0.0, min(deadline - time.monotonic(), LONGEST_SLEEP)))
-                if not ready and time.monotonic() >= deadline:
-                    raise StageError(self.stage, f"the child said nothing for {limit:.0f} s in this stage and was stopped; if "
-                                                 "this takes as long, try a longer --timeout")
-                for key, _ in ready:
-                    data = os.read(key.fd, 1 << 16)
-                    if key.fd == errors:
-                        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
-                    elif data:
-                        pending.extend(data)
-                    if not data:
-                        selector.unregister(key.fd)
-                if not selector.get_map():
-                    break
-            end = pending.find(b"\n") + 1 or len(pending)
-            found = bytes(pending[:end])
-            del pending[:end]
-            return found
-
+    def _line(self, seconds: float) -> Optional[bytes]:
+        """Return a line, empty at the end of all; None if none was complete within some seconds."""
+        end = self._pending.find(b"\n") + 1
+        if not end and self._selector.get_map():
+            for key, _ in self._selector.select(seconds):
+                data = os.read(key.fd, 1 << 20)
+                key.data(data)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+            end = self._pending.find(b"\n") + 1
+        if len(self._pending) >= LONGEST_MESSAGE or not self._selector.get_map():
+            end = end or len(self._pending)
+        elif not end:
+            return None
+        line = bytes(self._pending[:end])
+        del self._pending[:end]
         return line
 
+    def _take_output(self, data: bytes) -> None:
+        self._pending += data
+
+    def _take_error_output(self, data: bytes) -> None:
+        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
+
     def _check_end(self) -> None:
-        """Raises StageError where the child did not end by itself and well."""
+        """Raise StageError if the worker did not exit by itself and well."""
         try:
             code = self._process.wait(self._timeout)
         except subprocess.TimeoutExpired:
-            raise StageError(self.stage, "the child did not end") from None
+            raise StageError(self.stage, "the worker did not exit") from None
         if code:
-            raise StageError(self.stage, self.last_words(code))
+            names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+            how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
+            raise StageError(self.stage, f"the worker {how}: {self.last_line()}")
 
     def last_line(self) -> str:
-        """The last line that the child wrote to standard error, or the one with an uncaught exception's reason: a Mac writes
-        the stack below it."""
+        """Return the last line that the worker wrote to standard error, or the one with the reason of an uncaught
+        exception: a Mac writes the stack below it."""
         lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
         last = lines[-1] if lines else "it wrote nothing to standard error"
         return printable(next((line for line in lines if "reason:" in line), last))
 
-    def last_words(self, code: int) -> str:
-        """How a child ended, and its last line."""
-        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
-        how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
-        return f"the child {how}: {self.last_line()}"
 
+def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = "ane",
+        on_event: Optional[Callable[[Message], None]] = None, **settings: Any) -> Run:
+    """Measure configurations in variants, one worker process for each configuration.
 
-class Watcher:
-    """Is told how a run goes; whoever wants to know overrides what it wants to hear."""
-
-    def start(self, run: "Run") -> None:
-        """The run begins."""
-
-    def wait(self, run: "Run", path: str) -> None:
-        """Another run holds the lock on that directory, and this one waits."""
-
-    def message(self, run: "Run", message: dict[str, Any]) -> None:
-        """A child said something."""
-
-    def result(self, run: "Run", result: Result) -> None:
-        """A configuration is done."""
-
-
-def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = DEFAULT_VARIANTS,
-        protocol: Protocol = DEFAULT_PROTOCOL, *, engine: str = "ane", watcher: Optional[Watcher] = None) -> Run:
-    """Measures configurations in variants (names in VARIANTS; the first is the baseline), one child process each.
-
-    Where ANE_BENCH_STANDIN names a library in the environment, that takes the place of Apple's. Raises UsageError for
-    what cannot be asked, Unavailable where there is no usable Neural Engine. A configuration that fails is a failed cell.
+    `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
+    ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the names
+    of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
+    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it takes
+    the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request and
+    Unavailable if there is no usable Neural Engine.
     """
-    protocol.check()
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
-    standin = standin_library() if engine == "ane" else None
-    watcher = watcher or Watcher()
-    found = Run("stand-in" if standin else engine, protocol, configs, variants)
-    watcher.start(found)
-    preferred: dict[str, Sequence[str]] = {}
-    if standin is None and engine == "ane":
-        require_platform()
-    with alone(lambda path: watcher.wait(found, path)) if engine == "ane" else contextlib.nullcontext():
-        for config in configs:
-            cells = measure_in_child(Job(engine, standin, config, variants, protocol, preferred), found, watcher)
-            preferred.update({name: (cell.blob, cell.dialect) for name, cell in cells.items() if cell.blob and cell.dialect})
-            found.results.append(Result(config, cells))
-            found.warnings.extend(examine(found, found.results[-1]))
-            watcher.result(found, found.results[-1])
+    found = plan_run(configs, variants, engine, settings)
+    for _ in measured(found, on_event or (lambda message: None)):
+        pass
     return found
 
 
+def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
+    """Return a run of what is asked for, with nothing measured yet. Raise UsageError if it is invalid."""
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    unknown = [name for name in settings if name not in Settings._fields]
+    if unknown:
+        raise UsageError(f"unknown setting {unknown[0]!r}: expected one of {', '.join(Settings._fields)}")
+    chosen = settings_of(settings)
+    if engine == "reference" and chosen.original:
+        raise UsageError("original and the reference engine conflict: the original's programs are too large for it")
+    planned = Run("stand-in" if engine == "ane" and standin_library() else engine, chosen,
+                  configs_of(configs, engine), variants_of(variants))
+    unique = list(dict.fromkeys(planned.configs))
+    if len(unique) < len(planned.configs):
+        planned.note("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
+        planned.configs = unique
+    if chosen.original and any(config.kernel != 1 for config in unique):
+        raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
+    count = chosen.iters * len(unique) * len(planned.variants)
+    if count > MOST_SAMPLES:
+        raise UsageError(f"{count} timed evaluates in all: expected at most {MOST_SAMPLES}; lower --iters, or split the run")
+    return planned
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that are given, or with `original` what the original fixes. Raise UsageError for a conflict."""
+    if given.get("original") is not True:
+        return Settings(**given).check()
+    for name in given:
+        if name not in ("original", "seed", "timeout"):
+            raise UsageError(f"--{name} cannot be combined with --original (always {getattr(ORIGINAL_SETTINGS, name)})")
+    return ORIGINAL_SETTINGS._replace(**given).check()
+
+
+def configs_of(given: Any, engine: str) -> list[Config]:
+    """Return configurations as Configs; those of the engine's defaults if none are given."""
+    if given is None:
+        return list(REFERENCE_CONFIGS if engine == "reference" else DEFAULT_CONFIGS)
+    try:
+        items = [given] if isinstance(given, (str, Config)) else list(given)
+        found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
+    except TypeError:
+        raise UsageError(f"configurations {printable(repr(given))[:60]}: expected a list such as ['512x64x128']") from None
+    if not found:
+        raise UsageError("no configurations: expected at least one")
+    return found
+
+
+def variants_of(given: Any) -> list[str]:
+    """Return variants as a list of names, each once."""
+    names = given.split(",") if isinstance(given, str) else given
+    if isinstance(names, (set, frozenset)) or not isinstance(names, Iterable):
+        raise UsageError(f"variants {given!r}: expected a list, whose first item is the baseline")
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str) or name not in VARIANTS or names.count(name) > 1:
+            raise UsageError(f"variant {name!r}: expected some of {', '.join(VARIANTS)}, each once")
+    if not names:
+        raise UsageError(f"no variants: expected some of {', '.join(VARIANTS)}")
+    return names
+
+
 def standin_library() -> Optional[str]:
-    """The library that takes the place of Apple's, where the environment names one."""
+    """Return the library that takes the place of Apple's, if the environment names one."""
     return os.environ.get(STANDIN_VARIABLE) or None
 
 
+def rest_seconds(standin: Optional[str]) -> float:
+    """Return how long the compile service rests after a refused compile: not at all with a stand-in, unless told."""
+    try:
+        return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
+    except ValueError:
+        raise UsageError(f"{REST_VARIABLE}={os.environ[REST_VARIABLE]}: expected seconds") from None
+
+
+def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
+    """Measure a planned run: yield the cells of each configuration, once they and their warnings are in the run.
+
+    Raise Unavailable if the first worker finds no usable engine.
+    """
+    standin = standin_library() if run.engine == "stand-in" else None
+    if run.engine == "ane":
+        require_platform()
+    every = attempts(run.settings)
+    forms = {variant: every for variant in run.variants}
+    job = Job("reference" if run.engine == "reference" else "ane", standin, run.configs[0], run.variants, run.settings, forms,
+              rest_seconds(standin))
+    hangs = 0
+    with crashes_visible(), machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
+        for number, config in enumerate(run.configs):
+            notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
+            job = job._replace(config=config)
+            if hangs < MOST_HANGS:
+                cells, hung, rest_until = measure_configuration(run, job, notify)
+                job = job._replace(rest_until=rest_until)
+                hangs += hung
+            else:
+                cells = [failed_cell(run, config, variant, "start", "not measured, since the system's compile service hung "
+                                     f"{hangs} times; {SERVICE_ADVICE}") for variant in run.variants]
+            forms.update({cell.variant: next_forms(every, cell, forms[cell.variant]) for cell in cells})
+            run.add(cells)
+            note_warnings(run, cells)
+            run.complete = number + 1 == len(run.configs)
+            yield cells
+
+
+def next_forms(every: Sequence[tuple[str, str]], cell: Cell, tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Return the forms to try for the next configuration: the one that worked first; the first alone if all were refused."""
+    if cell.blob and cell.dialect:
+        worked = (cell.blob, cell.dialect)
+        return sorted(every, key=lambda form: form != worked)
+    return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
+
+
+def failed_cell(run: Run, config: Config, variant: str, stage: str, problem: str) -> Cell:
+    """Return a cell that was not measured."""
+    cell = Cell(config, variant, run.settings, run.tick_ns)
+    cell.fail(stage, problem)
+    return cell
+
+
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool, float]:
+    """Return the cells of one configuration, one for each variant, whatever becomes of its workers; also whether the
+    compile service hung, and until when it rests.
+
+    If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
+    compile service hangs.
+    """
+    cells: dict[str, Cell] = {}
+    left, hung = list(job.variants), False
+    while left and not hung:
+        worker, rest_until = measure_in_worker(run, job._replace(variants=left), cells, notify)
+        job = job._replace(rest_until=rest_until)
+        hung = worker.timed_out and worker.stage in ("compile", "load")
+        problem = f"{worker.problem}; {SERVICE_ADVICE}" if hung else worker.problem
+        left = [variant for variant in left if variant not in cells or awaits_verification(cells[variant])]
+        if worker.unpurged:
+            run.warn("cache", f"{job.config.name}: the worker had to be killed, so its compiled programs "
+                              f"({', '.join(worker.unpurged)}) stay in the system's cache")
+        if not left and problem:
+            run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {worker.stage}: {problem}")
+        culprits = [worker.at_work] if worker.at_work in left and not hung else list(left)
+        for variant in culprits:
+            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns))
+            cell.fail(worker.stage, problem)
+        left = [variant for variant in left if variant not in culprits]
+    return [cells[variant] for variant in job.variants], hung, job.rest_until
+
+
+def awaits_verification(cell: Cell) -> bool:
+    """Return whether a cell was measured and is still to be verified."""
+    return cell.ok and cell.settings.verifies and not cell.verified
+
+
+def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> tuple[Worker, float]:
+    """Run one worker and take the cells that it sends; return it, and until when the compile service rests.
+
+    Raise Unavailable if it finds no usable engine, and UsageError if this very file is gone, before anything was measured.
+    """
+    again = {"measured_again": True} if cells else {}
+    rest_until = job.rest_until
+    worker = Worker(["measure", *job], job.settings.timeout)
+    try:
+        with worker:
+            for message in worker.messages():
+                if message["kind"] == "cell":
+                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
+                elif message["kind"] == "machine":
+                    run.tick_ns = message["tick_ns"]
+                    run.system = merged_facts(run.system, message["system"])
+                elif message["kind"] == "warning":
+                    run.warn(message["code"], message["message"])
+                elif message["kind"] == "refused":
+                    rest_until = message["until"]
+                elif message["kind"] == "unavailable":
+                    raise Unavailable(message["reason"])
+                notify(message)
+            worker.problem = f"the worker ended without a result: {worker.last_line()}" if len(cells) < len(job.variants) else ""
+    except StageError as error:
+        worker.stage, worker.problem = error.stage, str(error)
+    except (Unavailable, UsageError) as error:
+        if not run.cells and not cells:
+            raise
+        worker.problem = str(error)
+    return worker, rest_until
+
+
+def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cell:
+    """Return a cell that a worker sent. Raise StageError if it is not one of this job's, or lacks samples."""
+    cell = Cell(job.config, variant, run.settings, run.tick_ns, **facts)
+    each = run.settings.iters // run.settings.rounds
+    whole = [len(samples) for samples in cell.samples_ns] == [each] * run.settings.rounds
+    with contextlib.suppress(UsageError):
+        if variant in job.variants and (whole or not cell.samples_ns) and read_cell(cell):
+            return cell
+    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {cell.status[:20]!r}")
+
+
+@contextlib.contextmanager
+def crashes_visible() -> Iterator[None]:
+    """Let the system keep a worker's exit code: where SIGCHLD is ignored, a crash would look like a good end."""
+    ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    if ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
 def require_platform() -> None:
-    """Raises Unavailable where no child needs to look further."""
+    """Raise Unavailable if no worker needs to look further."""
     finding = check_platform(Probe(None))
     if finding.state == "FAIL":
         raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
 @contextlib.contextmanager
-def alone(wait: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock that keeps runs from disturbing each other's figures: an advisory one on the temporary directory itself,
-    so that nothing is left behind. Says first that it waits, where it must; goes on without one where there can be none."""
-    directory = lock_directory()
+def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
+    """Hold the lock that keeps runs from disturbing each other's figures.
+
+    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if it must
+    be waited for; go on without it if there can be none.
+    """
+    directory = foundation_directory()
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
-            import fcntl  # not on every system that can read and write programs
+            import fcntl  # missing on systems that can still read records and write programs
 
             descriptor = os.open(directory, os.O_RDONLY)
             owner.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                wait(directory)
+                notify({"kind": "wait", "path": directory})
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-
-
-def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
-    """The cells of one configuration, measured by a child; whatever becomes of the child, there is one for each variant.
-
-    Raises Unavailable where the child finds no usable engine before anything was measured.
-    """
-    cells: dict[str, Cell] = {}
-    problem = "the child ended without a result"
-    stage = "start"
-    try:
-        with Child(["measure", *job], job.protocol.timeout) as child:
-            for message in child.messages():
-                receive(message, job, run, cells)
-                watcher.message(run, message)
-            stage, problem = child.stage, f"{problem}: {child.last_line()}"
-    except StageError as error:
-        stage, problem = error.stage, str(error)
-        if len(cells) == len(job.variants):
-            run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {stage}: {problem}")
-    except (Unavailable, UsageError) as error:  # the latter where this very file went away
-        if not run.results:
-            raise
-        problem = str(error)
-    return {variant: cells.get(variant, Cell(variant, "failed", stage, problem)) for variant in job.variants}
-
-
-def receive(message: dict[str, Any], job: Job, run: Run, cells: dict[str, Cell]) -> None:
-    """Puts what a child said where it belongs."""
-    if message["kind"] == "machine":
-        facts = dict(message["machine"])
-        run.latest = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-        run.system = {"thermal_state_before": facts.pop("thermal_state", None), **facts, **run.system}
-    elif message["kind"] == "warning":
-        run.warn(message["code"], message["message"])
-    elif message["kind"] == "cell":
-        cell = read_cell(message["cell"], job)
-        cells[cell.variant] = cell
-        run.system["thermal_state_after"] = message.get("thermal_state")
-    elif message["kind"] == "unavailable":
-        raise Unavailable(message["reason"])
-
-
-def read_cell(facts: Mapping[str, Any], job: Job) -> Cell:
-    """A cell as a child sent it; raises StageError where it is none of this job's, or lacks samples."""
-    cell = Cell(**{name: facts[name] for name in Cell._fields if name in facts})
-    protocol = job.protocol
-    whole = [len(samples) for samples in cell.samples_ns] == [protocol.iters // protocol.rounds] * protocol.rounds
-    timed = whole and all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples)
-    known = cell.variant in job.variants and cell.status in ("ok", "failed")
-    if not known or not (timed or cell.status == "failed" and not cell.samples_ns):
-        raise StageError("message", f"the child sent a cell that cannot be: {cell.variant[:20]!r}, {cell.status[:20]!r}")
-    return cell
 
 
 # ======================================================================================================================
 # 13. Doctor
 # ======================================================================================================================
 
-# Seconds that a check may take, and what doctor measures at the end.
-CHECK_SECONDS = 30.0
+CHECK_S = 30.0  # seconds that a check may take
 TEST_CONFIG = Config(64, 64, 2)
-TEST_PROTOCOL = Protocol(iters=5, rounds=1, warmup=1, verify=4)
+TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
+REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
 
 
-def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = CHECK_SECONDS) -> bool:
-    """Makes every check, each told with its finding as soon as it is made, and at the end a small program; whether all went
-    well. A check that ends its child is a failure of that check alone: another child goes on with the next."""
-    standin, count, failures = standin_library(), 0, 0
-    every = checks()
+def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
+    """Run every check, tell each result as soon as it is there, and at the end measure a small program. Return whether
+    all went well.
+
+    A check that ends its worker is a failure of that check alone: another worker goes on with the next. `begin` is
+    called before work that may take long.
+    """
+    standin, every = standin_library(), checks()
+    count, failures = 0, 0
     while count < len(every):
         try:
-            with Child(["examine", standin, count], seconds) as child:
-                for message in child.messages():
+            with Worker(["examine", standin, count], min(CHECK_S, seconds)) as worker:
+                for message in worker.messages():
                     if message["kind"] == "check" and count < len(every):
                         finding = Finding(message["state"], message["value"], message["advice"])
                         tell(every[count].name, finding)
@@ -3441,251 +4018,327 @@ def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = C
                         count += 1
             break
         except StageError as error:
-            name = every[count].name if count < len(every) else "end of the checks"
-            tell(name, Finding("FAIL", str(error), "please report this with all lines above"))
-            if error.stage == "start":
-                return False
+            tell(every[count].name if count < len(every) else "end of the checks", Finding("FAIL", str(error), REPORT_ADVICE))
             failures += 1
-            count = min(count + 1, len(every))
-    return test_programs(standin, tell) and not failures if count == len(every) else False
+            count = len(every) if error.stage == "start" else min(count + 1, len(every))
+    if failures and count < len(every) or any(check.needed for check in every[count:]):
+        skipped = [*(check.name for check in every[count:]), "program"]
+        tell("left out", Finding("skip", f"{', '.join(skipped[:4])} and {len(skipped) - 4} more: a check above must pass first"))
+        return False
+    begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
+    return test_programs(standin, tell, seconds) and not failures
 
 
-def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None]) -> bool:
-    """Compiles, loads, evaluates and verifies a small program in each variant of the default; whether all went well."""
-    run = Run("stand-in" if standin else "ane", TEST_PROTOCOL, (TEST_CONFIG,), DEFAULT_VARIANTS)
+def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
+    """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
+    run = Run("stand-in" if standin else "ane", TEST_SETTINGS._replace(timeout=seconds), [TEST_CONFIG], DEFAULT_VARIANTS)
+
+    def waiting(message: Message) -> None:
+        if message["kind"] == "wait":
+            tell("lock", Finding("note", f"another run holds {message['path']}", "waiting for it to end"))
+
     try:
-        with alone(lambda path: tell("lock", Finding("note", f"another run holds {path}", "waiting for it to end"))):
-            cells = measure_in_child(Job("ane", standin, TEST_CONFIG, DEFAULT_VARIANTS, TEST_PROTOCOL), run, Watcher())
-    except Unavailable:
-        return False  # one of the checks has said why
-    for variant, cell in cells.items():
-        name = f"program {variant} {TEST_CONFIG.name}"
-        if cell.status == "ok":
-            tell(name, Finding("ok", f"{statistics.median(cell.samples) / 1e6:.3f} ms, verified, {cell.blob}/{cell.dialect}"))
-        else:
-            tell(name, Finding("FAIL", f"in stage {cell.stage}: {cell.error}", "please report this with all lines above"))
-    return all(cell.status == "ok" for cell in cells.values())
+        for _ in measured(run, waiting):
+            pass
+    except Unavailable as error:
+        tell("program", Finding("FAIL", str(error), REPORT_ADVICE))
+    for cell in run.cells:
+        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else cell.failure
+        tell(f"program {cell.name}", Finding("ok", value) if cell.ok else Finding("FAIL", value, REPORT_ADVICE))
+    for warning in run.warnings:
+        if warning["code"] == "cache":
+            tell("cache", Finding("note", warning["message"], "macOS clears it in time; restarting the Mac helps"))
+    return bool(run.cells) and run.ok
 
 
 # ======================================================================================================================
 # 14. Reports
 # ======================================================================================================================
 
-class View(NamedTuple):
-    """What the rows of a record share: whether they are the original's, which dimensions vary, the machine."""
+class Field(NamedTuple):
+    """A figure of a cell: name and value for csv; if the table has it, its heading, width and text, too."""
 
-    original: bool
-    varying: Sequence[str]
-    chip: str
+    name: str
+    value: Callable[[Run, Cell], Any]
+    heading: str = ""
+    width: int = 0
+    text: Callable[[Cell], str] = str
 
 
+def figure(value: Optional[float], decimals: int, width: int) -> str:
+    """Return a figure in at most `width` characters: three significant digits if it would read 0.00, fewer decimals if
+    it would be too long; empty if there is none."""
+    if value is None:
+        return ""
+    if 0 < abs(value) < 0.5 / 10 ** decimals * 10:
+        decimals = max(decimals, 2 - math.floor(math.log10(abs(value))))
+    while decimals and len(f"{value:.{decimals}f}") > width:
+        decimals -= 1
+    text = f"{value:.{decimals}f}"
+    small_or_long = len(text) > width or value and not float(text)
+    return f"{value:.{max(0, width - 6)}e}" if small_or_long else text
+
+
+def half_width(figures: Mapping[str, Any], middle: str) -> str:
+    """Return half of an interval as a share of the figure that it belongs to, such as ±0.4%; empty without one."""
+    if "ci95" not in figures:
+        return ""
+    share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
+    return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 10 else "±>999%"
+
+
+def interval_end(figures: Mapping[str, Any], end: int) -> Optional[float]:
+    """Return an end of an interval; None without one."""
+    return figures["ci95"][end] if "ci95" in figures else None  # type: ignore[no-any-return]
+
+
+# Headings and their order are the original's, with intervals and the check added. With a label of 27 characters and a
+# mark a line has 80.
+FIELDS = (
+    Field("config", lambda run, cell: cell.config.name),
+    Field("variant", lambda run, cell: cell.variant),
+    *(Field(name, lambda run, cell, name=name: getattr(cell.config, name)) for name in Config._fields),  # type: ignore[misc]
+    Field("weights_mib", lambda run, cell: cell.weights_mib, "W(MB)", 6, lambda cell: figure(cell.weights_mib, 1, 5)),
+    Field("gop", lambda run, cell: cell.config.gop, "GOP", 8, lambda cell: figure(cell.config.gop, 2, 7)),
+    Field("ms", lambda run, cell: cell.milliseconds, "ms/eval", 8, lambda cell: figure(cell.milliseconds, 3, 7)),
+    Field("ms_low", lambda run, cell: interval_end(cell.ms, 0), "±95%", 6, lambda cell: half_width(cell.ms, "median")),
+    Field("ms_high", lambda run, cell: interval_end(cell.ms, 1)),
+    Field("tops", lambda run, cell: cell.tops, "TOPS", 6, lambda cell: figure(cell.tops, 2, 5)),
+    Field("ratio", lambda run, cell: cell.ratio.get("value"), "Ratio", 6, lambda cell: ratio_text(cell)),
+    Field("ratio_low", lambda run, cell: interval_end(cell.ratio, 0), "±95%", 6, lambda cell: half_width(cell.ratio, "value")),
+    Field("ratio_high", lambda run, cell: interval_end(cell.ratio, 1)),
+    *(Field(f"ms_{name}", lambda run, cell, name=name: cell.ms.get(name)) for name in ("mean", "min", "p95", "mad")),  # type: ignore[misc]
+    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in ("compile_ms", "load_ms")),  # type: ignore[misc]
+    Field("check", lambda run, cell: cell.check, "Check", 6, lambda cell: cell.check),
+    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in  # type: ignore[misc]
+      ("status", "stage", "error", "blob", "dialect")),
+    *(Field(name, lambda run, cell, name=name: marginal_figures(run, cell).get(name)) for name in  # type: ignore[misc]
+      ("marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low", "fixed_high")),
+    *(Field(name, lambda run, cell, name=name: run.system.get(name)) for name in ("chip", "macos", "model")),  # type: ignore[misc]
+    Field("engine", lambda run, cell: run.engine),
+    Field("version", lambda run, cell: run.version),
+    Field("started", lambda run, cell: run.started),
+    Field("protocol", lambda run, cell: protocol_text(run)),
+)
+TABLE_FIELDS = [field for field in FIELDS if field.heading]
 FEWEST_SWEPT = 3
+DEFAULT_COLUMNS = 80
 
 
-def view_of(record: Mapping[str, Any], configs: Optional[Sequence[Config]] = None) -> View:
-    """The view of a record; of a run that goes on, `configs` are all that it will measure."""
-    if configs is None:
-        configs = [config_of(result) for result in record["results"]]
-    original = record["protocol"]["original"]
-    return View(original, Config._fields if original else varying(configs), str(record["system"].get("chip", "")))
-
-
-def config_of(result: Mapping[str, Any]) -> Config:
-    """The configuration of a result."""
-    return Config(*(result["config"][name] for name in Config._fields))
+def ratio_text(cell: Cell) -> str:
+    """Return the ratio; a dash if there is none because a cell of the pair is not right."""
+    if cell.ratio:
+        return f"{figure(cell.ratio['value'], 2, 4)}x"
+    return "–" if cell.baseline not in (None, cell) and cell.samples else ""
 
 
 def varying(configs: Sequence[Config]) -> list[str]:
-    """The dimensions that vary in a sweep, which is three or more configurations that are the cross product of their values;
-    all dimensions of what is no sweep."""
+    """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
+    values. In other runs all dimensions count as varying, but for a kernel that all share."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
 
 
-class Row(NamedTuple):
-    """One cell of a record, with what its line needs of the others."""
-
-    config: Config
-    variant: str
-    gop: float
-    cell: Mapping[str, Any]
-    ratio: Mapping[str, Any]
-    view: View
-
-    @property
-    def times(self) -> Mapping[str, Any]:
-        """Times in ms; empty where there are none."""
-        times: Mapping[str, Any] = self.cell.get("ms", {})
-        return times
-
-    @property
-    def milliseconds(self) -> Optional[float]:
-        """The time that is shown: the median, or the original's mean."""
-        return self.times.get("mean" if self.view.original else "median")
-
-    @property
-    def interval(self) -> Sequence[Optional[float]]:
-        """The ends of the median's interval."""
-        return self.times.get("ci95") or (None, None)
-
-    @property
-    def check(self) -> str:
-        """What the verification said; empty where there was none."""
-        verified = self.cell.get("verified")
-        return "" if verified is None else "ok" if verified["ok"] else "WRONG"
-
-    @property
-    def failure(self) -> str:
-        """Why it failed; empty where it did not."""
-        return "" if self.cell["status"] == "ok" else f"failed in stage {self.cell.get('stage')}: {self.cell.get('error')}"
-
-
-class Field(NamedTuple):
-    """A figure of a row: its name and value for csv and, where the table has it, heading and text, widths and spaces included."""
-
-    name: str
-    value: Callable[[Row], Any]
-    heading: str = ""
-    text: Callable[[Row], str] = str
-
-
-def _ratio(row: Row) -> str:
-    return f"{'  ' + format(row.ratio['value'], '.2f') + 'x' if row.ratio else '':<8}"
-
-
-def _half_width(row: Row) -> str:
-    low, high = row.interval
-    return f"{'' if low is None or high is None else '±' + format((high - low) / 2 / row.times['median'], '.1%'):>8}"
-
-
-def _time(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.times.get(name)
-
-
-def _fact(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.cell.get(name)
-
-
-# The table's first six are the original's, to the character, whose figures do not end where their headings do.
-FIELDS = (
-    Field("config", lambda row: row.config.name, f"{'Config':<30}",
-          lambda row: f"{f'{VARIANTS[row.variant].label:<4} {row.config.label(row.view.varying)}':<30}"),
-    Field("variant", lambda row: row.variant),
-    Field("channels", lambda row: row.config.channels),
-    Field("spatial", lambda row: row.config.spatial),
-    Field("depth", lambda row: row.config.depth),
-    Field("weights_mib", lambda row: row.cell["weights_mib"], f" {'W(MB)':>7}", lambda row: f" {row.cell['weights_mib']:6.1f}"),
-    Field("gop", lambda row: row.gop, f" {'GOP':>7}", lambda row: f"  {row.gop:6.2f}"),
-    Field("ms", lambda row: row.milliseconds, f" {'ms/eval':>9}", lambda row: f"  {row.milliseconds:7.3f} ms"),
-    Field("tops", lambda row: row.cell.get("tops"), f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}"),
-    Field("ratio", lambda row: row.ratio.get("value"), f" {'Ratio':>7}", _ratio),
-    Field("ms_low", lambda row: row.interval[0], f" {'±95%':>7}", _half_width),
-    Field("ms_high", lambda row: row.interval[1]),
-    Field("ratio_low", lambda row: row.ratio.get("ci95", [None])[0]),
-    Field("ratio_high", lambda row: row.ratio.get("ci95", [None])[-1]),
-    *(Field(f"ms_{name}", _time(name)) for name in ("mean", "min", "p95", "mad")),
-    *(Field(name, _fact(name)) for name in ("compile_ms", "load_ms")),
-    Field("check", lambda row: row.check, f" {'Check':>6}", lambda row: f"{row.check:>7}"),
-    *(Field(name, _fact(name)) for name in ("status", "stage", "error", "blob", "dialect")),
-    Field("chip", lambda row: row.view.chip),
-)
-TABLE_FIELDS = [field for field in FIELDS if field.heading]
-ORIGINAL_FIELDS = TABLE_FIELDS[:6]
-
-
-def rows_of(result: Mapping[str, Any], view: View) -> list[Row]:
-    """The cells of a configuration's part of a record."""
-    return [Row(config_of(result), variant, result["gop"], cell, result["ratio"].get(variant, {}), view)
-            for variant, cell in result["variants"].items()]
-
-
-def all_rows(record: Mapping[str, Any]) -> list[Row]:
-    """The cells of a record."""
-    view = view_of(record)
-    return [row for result in record["results"] for row in rows_of(result, view)]
-
-
-def chip_name(system: Mapping[str, Any]) -> str:
-    """The chip as people say it, such as `M4 Max`."""
-    chip = str(system.get("chip", "unknown chip"))
+def chip_name(run: Run) -> str:
+    """Return the chip as people say it, such as `M4 Max`."""
+    chip = str(run.system.get("chip", "unknown chip"))
     return chip[len("Apple "):] if chip.startswith("Apple ") else chip
 
 
-def machine_name(record: Mapping[str, Any], macos: bool = True) -> str:
-    """Chip, engine and macOS (which the original's title lacks), or what took their place."""
-    system = record["system"]
-    if record["engine"] == "reference":
+def machine_name(run: Run, macos: bool = True) -> str:
+    """Return chip, engine and macOS (which the original's title lacks), or what took their place."""
+    if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
-    names = ["stand-in library"] if record["engine"] == "stand-in" else []
-    names += [chip_name(system), str(system.get("ane_subtype", "unknown"))]
-    if "macos" in system and macos:
-        names.append(f"macOS {system['macos']}")
+    names = ["stand-in library"] if run.engine == "stand-in" else []
+    names += [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
+    if "macos" in run.system and macos:
+        names.append(f"macOS {run.system['macos']}")
     return ", ".join(names)
 
 
-def table_head(record: Mapping[str, Any], view: View) -> str:
-    """Title, headings and rule."""
-    name = "ANE INT8 W8A8 Benchmark" if view.original else f"{PROGRAM_NAME} {record['version']}"
-    headings = "".join(field.heading for field in (ORIGINAL_FIELDS if view.original else TABLE_FIELDS))
-    machine = machine_name(record, macos=not view.original)
-    return f"=== {name} ({machine}) ===\n\n{headings}\n{'-' * max(80, len(headings))}\n"
+def coverage(run: Run) -> str:
+    """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
+    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False and run.asked else ""
 
 
-def table_rows(result: Mapping[str, Any], view: View) -> str:
-    """The lines of one configuration, and a blank one."""
-    rows = rows_of(result, view)
-    if view.original and any(row.failure for row in rows):
-        return original_failure(rows)
-    return "".join(f"{table_row(row)}\n" for row in rows) + "\n"
+def protocol_text(run: Run) -> str:
+    """Return how a run measured, in a few words."""
+    settings = run.settings
+    warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
+    how = "as the original" if settings.original else f"input {settings.input}, warm-up {warmup}, QoS {settings.qos}"
+    return f"{how}, {settings.iters} evaluates in {settings.rounds} rounds, data {run.data}"
 
 
-def table_row(row: Row) -> str:
-    """A variant's line; one that failed says why, below its figures where it has any."""
-    if not row.times:
-        return f"{FIELDS[0].text(row)} {row.failure}"
-    line = "".join(field.text(row) for field in (ORIGINAL_FIELDS if row.view.original else TABLE_FIELDS))
-    return line.rstrip() + (f"\n     {row.failure}" if row.failure else "")
+def table(run: Run) -> str:
+    """Return the whole table of a run: head, rows, and below them notes and the answer in one sentence."""
+    rows = "".join(table_rows(run, cells) for _, cells in run.results)
+    return table_head(run) + rows + table_end(run)
 
 
-# The original prints these for a stage that failed, as if they were milliseconds; all that it does not know is -5.
-ORIGINAL_CODES = {"descriptor": -1.0, "model": -2.0, "compile": -3.0, "load": -4.0}
-ORIGINAL_STAGES = {"descriptor": "desc", "model": "mdl"}
+def table_fields(run: Run, columns: int) -> list[Field]:
+    """Return the fields that have room in a terminal; the first to go are those that the configuration tells."""
+    fields = list(TABLE_FIELDS)
+    for name in ("weights_mib", "gop", "ratio_low", "ms_low"):
+        if label_width(run) + sum(field.width for field in fields) + 1 > columns:
+            fields = [field for field in fields if field.name != name]
+    return fields
 
 
-def original_failure(rows: Sequence[Row]) -> str:
-    """The original's lines where a stage failed."""
-    lines, figures = [], []
-    config = rows[0].config
-    for row in rows:
-        label, stage = VARIANTS[row.variant].label, row.cell.get("stage", "")
-        if row.failure:
-            name = f"{label} {config.depth}x conv {config.channels}ch"
-            lines.append(f"  {name}: {ORIGINAL_STAGES.get(stage, stage)} FAIL: {row.cell.get('error')}")
-        figure = ORIGINAL_CODES.get(stage, -5.0) if row.failure or row.milliseconds is None else row.milliseconds
-        figures.append(f"{'INT8' if row.variant == 'w8a8' else label}={figure:.1f}")
-    return "\n".join([*lines, f"  {config.depth}x conv {config.channels}ch: {' '.join(figures)} (FAIL)\n"])
+def table_head(run: Run, columns: int = DEFAULT_COLUMNS) -> str:
+    """Return title, headings and rule; for a sweep first what stays the same."""
+    if run.settings.original:
+        heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
+        return f"=== ANE INT8 W8A8 Benchmark ({machine_name(run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
+    constant = [name for name in Config._fields if name not in varying(run.configs)]
+    common = f"All: {run.configs[0].label(constant)}\n\n" if run.configs and constant else ""
+    heading = f"{'Config':<{label_width(run)}}" + "".join(f"{field.heading:>{field.width}}" for field in table_fields(run, columns))
+    return f"=== {PROGRAM_NAME} {run.version} ({machine_name(run)}) ===\n\n{common}{heading}\n{'-' * len(heading)}\n"
 
 
-def footnotes(record: Mapping[str, Any], view: View) -> list[str]:
-    """What stands below the table: what a sweep left the same, fallbacks in use, and what is published for this chip."""
-    rows = all_rows(record)
+def row_label(run: Run, cell: Cell) -> str:
+    """Return a row's name: the variant, and the dimensions that vary."""
+    return f"{VARIANTS[cell.variant].label:<4} {cell.config.label(varying(run.configs))}".rstrip()
+
+
+def label_width(run: Run) -> int:
+    """Return how wide the column of the rows' names is."""
+    cells = [Cell(config, variant, run.settings) for config in run.configs for variant in run.variants if variant in VARIANTS]
+    return max([26, *(len(row_label(run, cell)) for cell in cells)])
+
+
+def table_rows(run: Run, cells: Sequence[Cell], columns: int = DEFAULT_COLUMNS) -> str:
+    """Return the lines of one configuration, and a blank one."""
+    return "".join(f"{table_row(run, cell, columns)}\n" for cell in cells) + "\n"
+
+
+def table_row(run: Run, cell: Cell, columns: int) -> str:
+    """Return a cell's line. One that failed says why, below its figures if it has any; a mark shows that a warning
+    below names it."""
+    if not cell.samples:
+        return f"{row_label(run, cell)}: {cell.failure}"
+    if run.settings.original:
+        line = original_row(cell)
+    else:
+        mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
+        figures = "".join(f"{field.text(cell):>{field.width}}" for field in table_fields(run, columns))
+        line = f"{row_label(run, cell):<{label_width(run)}}{figures}{mark}".rstrip()
+    return line if cell.ok else f"{line}\n     {cell.failure}"
+
+
+def original_row(cell: Cell) -> str:
+    """Return a line as the original's printf writes it."""
+    label = f"{VARIANTS[cell.variant].label:<4} {cell.config.label()}"
+    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+    return f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
+
+
+def table_end(run: Run) -> str:
+    """Return the lines below the rows: the answer, then notes."""
+    if run.settings.original:
+        return "=== Done ===\n"
+    return "".join(f"{line}\n" for line in [*answers(run), "", *footnotes(run)]).rstrip() + "\n"
+
+
+def answers(run: Run) -> list[str]:
+    """Return what the run found, a sentence for each kernel; under `original` nothing."""
+    kernels = dict.fromkeys(cell.config.kernel for cell in run.cells)
+    sentences = [answer(run, [cell for cell in run.cells if cell.config.kernel == kernel], kernel) for kernel in kernels]
+    part = coverage(run)
+    return [*sentences, *([f"The run was broken off: {part}."] if part else [])]
+
+
+def answer(run: Run, cells: Sequence[Cell], kernel: int) -> str:
+    """Return one sentence that says what was found in the cells of one kernel."""
+    where = {"reference": "in plain Python, which says nothing about a Neural Engine",
+             "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
+    where += " with 3x3 convolutions" if kernel == 3 else ""
+    right = [cell for cell in cells if cell.ok and cell.tops]
+    if not right:
+        stages = [cell.stage for cell in cells]
+        stage = max(stages, key=stages.count)
+        reason = next(str(cell.error) for cell in cells if cell.stage == stage)
+        return (f"Nothing was measured: all {len(cells)} cells failed, most often in stage {stage} ({reason.split(';')[0]}). "
+                f"To see what this Mac has: python3 {PROGRAM_NAME}.py doctor")
+    best = max(right, key=lambda cell: cell.tops or 0)
+    most = f"at most {figure(best.tops, 1, 9)} TOPS"
+    pairs = [cell for cell in right if cell.ratio]
+    variant = next((name for name in ("w8a8", "w8a16", "fp16") if any(cell.variant == name for cell in pairs)), "")
+    if not variant:
+        return f"{VARIANTS[best.variant].label} reaches {most} {where}."
+    return ratio_sentence([cell for cell in pairs if cell.variant == variant], where, most)
+
+
+def ratio_sentence(pairs: Sequence[Cell], where: str, most: str) -> str:
+    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
+    names = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
+    first, name, base = pairs[0], names[pairs[0].variant], VARIANTS[str(pairs[0].baseline and pairs[0].baseline.variant)].label
+    values = [cell.ratio["value"] for cell in pairs]
+    faster = [cell for cell in pairs if cell.ratio.get("ci95", [0])[0] > 1]
+    slower = [cell for cell in pairs if cell.ratio.get("ci95", [math.inf])[-1] < 1]
+    ends = [*(end for cell in pairs for end in cell.ratio.get("ci95", ()))] if len(pairs) == 1 else values
+    spread = f" ({min(ends):.2f}x to {max(ends):.2f}x" if ends else " ("
+    spread += f" at {first.config.name})" if len(pairs) == 1 else f" over {len(pairs)} configurations)"
+    if faster and slower:
+        named = [f"{cell.ratio['value']:.2f}x at {cell.config.name}" for cell in (max(faster, key=lambda cell: cell.ratio["value"]),
+                                                                                   min(slower, key=lambda cell: cell.ratio["value"]))]
+        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {len(faster)} faster, {len(slower)} "
+                f"slower, from {' to '.join(reversed(named))}; {most}.")
+    if not faster and not slower and all("ci95" in cell.ratio for cell in pairs):
+        return f"No difference in speed between {name} and {base} was seen {where}{spread}; {most}."
+    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where}{spread}; {most}."
+
+
+def footnotes(run: Run) -> list[str]:
+    """Return the notes below a table: fallbacks in use, rates behind the fixed cost, published results for this chip."""
     notes = []
-    constant = [name for name in Config._fields if name not in view.varying]
-    if rows and constant:
-        notes.append(f"All: {rows[0].config.label(constant)}.")
-    asked = attempts(Protocol(blob=record["protocol"].get("blob", "auto"), dialect=record["protocol"].get("dialect", "auto")))[0]
+    asked = attempts(run.settings)[0]
     taken: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if {"blob", "dialect"} <= row.cell.keys():
-            taken.setdefault((row.cell["blob"], row.cell["dialect"]), {})[VARIANTS[row.variant].label] = None
-    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {blob} weight file and dialect "
-              f"{dialect}." for (blob, dialect), labels in taken.items() if (blob, dialect) != asked]
-    return notes + published_note(record["system"], rows)
+    for cell in run.cells:
+        if cell.blob and cell.dialect:
+            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
+    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file and dialect "
+              f"{dialect}." for (layout, dialect), labels in taken.items() if (layout, dialect) != asked]
+    return [*notes, *marginal_notes(run), *published_note(run)]
+
+
+def shallower(run: Run, cell: Cell) -> Optional[Cell]:
+    """Return the next shallower cell of otherwise the same configuration, if this is the deepest of them; both right."""
+    alike = sorted((other for other in run.cells if other.variant == cell.variant and other.ok and other.samples
+                    and other.config._replace(depth=1) == cell.config._replace(depth=1)), key=lambda other: other.config.depth)
+    return alike[-2] if len(alike) > 1 and alike[-1] is cell and not run.settings.original else None
+
+
+def marginal_figures(run: Run, cell: Cell) -> dict[str, float]:
+    """Return the rate between the deepest two of otherwise the same cells, and the fixed cost of an evaluate, with the
+    ends of their intervals, on the deepest cell; empty on others."""
+    other = shallower(run, cell)
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop) if other else None
+    if not found:
+        return {}
+    names = ("marginal_low", "marginal_high"), ("fixed_low", "fixed_high")
+    ends = {name: end for pair, interval in zip(names, (found.tops_interval, found.fixed_interval))
+            for name, end in zip(pair, interval or ())}
+    return {"marginal_tops": found.tops, "fixed_ms": found.fixed_ms, **ends}
+
+
+def marginal_notes(run: Run) -> list[str]:
+    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    lines: dict[tuple[Config, Config], list[str]] = {}
+    for cell in run.cells:
+        other, found = shallower(run, cell), marginal_figures(run, cell)
+        if other and "fixed_low" in found:
+            fixed = (f"{found['fixed_ms']:.2f} ms ({found['fixed_low']:.2f}-{found['fixed_high']:.2f}) for each evaluate whatever it "
+                     "computes" if found["fixed_low"] > 0 else "a fixed cost that cannot be told")
+            lines.setdefault((other.config, cell.config), []).append(
+                f"{VARIANTS[cell.variant].label} {found['marginal_tops']:.1f} TOPS ({found['marginal_low']:.1f}-"
+                f"{found['marginal_high']:.1f}) and {fixed}")
+    return [f"{deep.label([name for name in Config._fields if name != 'depth'])}, from {shallow.depth} to {deep.depth} layers: "
+            f"{'; '.join(texts)}." for (shallow, deep), texts in lines.items()]
 
 
 class Published(NamedTuple):
-    """First-hand TOPS of others, by the chip's name."""
+    """First-hand TOPS of others for one chip and configuration, and what was run."""
 
     chip: str
     config: Config
@@ -3694,12 +4347,19 @@ class Published(NamedTuple):
     source: str
 
 
-MADERIX = "maderix/ANE README"
+# All of them ran the original or its like: zeros in, one variant after the other, the mean of the times.
+MADERIX = "maderix/ANE README, macOS not stated"
 NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
+NOTES = "public notes that ran the original, Darwin 25.2"
 PUBLISHED = (
     Published("M4", Config(512, 64, 128), 18.6, 35.1, MADERIX),
     Published("M4", Config(512, 64, 64), 18.4, 34.1, MADERIX),
-    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c"),
+    Published("M4 Pro", Config(512, 64, 128), 18.51, 34.90, NOTES),
+    Published("M4 Pro", Config(512, 64, 64), 18.15, 34.05, NOTES),
+    Published("M4 Pro", Config(256, 64, 256), 16.49, 30.70, NOTES),
+    Published("M4 Pro", Config(256, 64, 128), 16.02, 29.54, NOTES),
+    Published("M4 Pro", Config(384, 64, 128), 18.24, 33.02, NOTES),
+    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
     Published("M5 Max", Config(512, 64, 128), 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
     Published("M2 Max", Config(512, 64, 128), 16.31, 16.36, NOTEBOOK),
     Published("M2 Max", Config(512, 64, 64), 16.10, 16.16, NOTEBOOK),
@@ -3709,167 +4369,362 @@ PUBLISHED = (
 )
 
 
-def published_note(system: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """A line that puts the first row's configuration of which something is published beside that; none for other chips."""
-    for config in dict.fromkeys(row.config for row in rows):
-        own = {row.variant: row.cell["tops"] for row in rows if row.config == config and not row.failure}
+def published_note(run: Run) -> list[str]:
+    """Return a line that sets the first configuration of which a result is published beside it; none for other chips."""
+    differs = "" if run.settings.original else f"; measured there on zeros, here on {run.settings.input} input"
+    for config, cells in run.results:
+        own = {cell.variant: cell.tops for cell in cells if cell.ok and cell.variant in ("fp16", "w8a8")}
         for known in PUBLISHED:
-            if (known.chip, known.config) == (chip_name(system), config) and own.keys() & {"fp16", "w8a8"}:
-                pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {getattr(known, variant):.1f} published"
-                         for variant in ("fp16", "w8a8") if variant in own]
-                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source})."]
+            if (known.chip, known.config) == (chip_name(run), config) and own:
+                pairs = [f"{VARIANTS[variant].label} {tops:.1f} TOPS here, {getattr(known, variant):.1f} published"
+                         for variant, tops in own.items()]
+                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source}{differs})."]
     return []
 
 
-def grouped(warnings: Sequence[Mapping[str, str]]) -> list[str]:
-    """A line for each code: its first message, and of how many more cells the same was seen."""
+def grouped_warnings(run: Run) -> list[str]:
+    """Return a line for each code of warning: the first message, then the names of the other cells with the same."""
     groups: dict[str, list[str]] = {}
-    for warning in warnings:
+    for warning in run.warnings:
         groups.setdefault(warning["code"], []).append(warning["message"])
-    return [f"({code}) {found[0]}" + (f" (seen {len(found)} times)" if len(found) > 1 else "") for code, found in groups.items()]
+    lines = []
+    for code, found in groups.items():
+        others = [message.split(": ")[0] for message in found[1:]]
+        more = f", and {len(others) - 6} more" if len(others) > 6 else ""
+        lines.append(f"({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+    return lines
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """A block to paste into an issue: machine, table, notes and warnings, the exact command."""
-    system, view = record["system"], view_of(record)
-    machine = [machine_name(record), *(str(system[name]) for name in ("model", "build", "power_source") if name in system)]
-    if "memory_bytes" in system:
-        machine.append(f"{system['memory_bytes'] / (1 << 30):.0f} GiB")
-    lines = [f"**{PROGRAM_NAME} {record['version']}**: {_markdown_text(', '.join(machine))}, {record['started']}", ""]
-    lines += ["| " + " | ".join(field.heading.strip() for field in TABLE_FIELDS) + " |",
-              "|:--" + "|--:" * (len(TABLE_FIELDS) - 1) + "|"]
-    for row in all_rows(record):
-        texts = [field.text(row).strip() for field in (TABLE_FIELDS if row.times else TABLE_FIELDS[:3])]
-        texts += [""] * (len(TABLE_FIELDS) - len(texts))
-        lines.append("| " + " | ".join(texts) + " |")
-    lines.append("")
-    failures = [f"{FIELDS[0].text(row).strip()} {row.failure}" for row in all_rows(record) if row.failure]
-    notes = [*failures, *footnotes(record, view), *(f"warning {text}" for text in grouped(record["warnings"]))]
-    lines += [f"- {_markdown_text(note)}" for note in notes] + ([""] if notes else [])
-    return "\n".join([*lines, _markdown_code(f"python3 {shlex.join(record['command'])}"), ""])
+def markdown(run: Run) -> str:
+    """Return a block to paste into an issue: answer, machine, table, notes and warnings, the exact command, the record."""
+    machine = [machine_name(run), *(str(run.system[name]) for name in ("model", "build", "power_source") if name in run.system)]
+    if "memory_bytes" in run.system:
+        machine.append(f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB")
+    lines = [f"**{PROGRAM_NAME} {run.version}**: {markdown_escaped(', '.join(machine))}, {run.started}", ""]
+    lines += [*map(markdown_escaped, answers(run)), ""] if not run.settings.original else []
+    texts = [[row_label(run, cell), *(field.text(cell) for field in (TABLE_FIELDS if cell.samples else TABLE_FIELDS[:2]))]
+             for cell in run.cells]
+    lines += [markdown_table(["Config", *(field.heading for field in TABLE_FIELDS)], texts)]
+    failures = [f"{row_label(run, cell)} {cell.failure}" for cell in run.cells if not cell.ok]
+    constant = [name for name in Config._fields if name not in varying(run.configs)]
+    common = [f"All: {run.configs[0].label(constant)}"] if run.configs and constant else []
+    notes = [*common, protocol_text(run), *failures, *footnotes(run), *(f"warning {text}" for text in grouped_warnings(run))]
+    lines += [*(f"- {markdown_escaped(note)}" for note in notes), ""]
+    report = "\n".join([*lines, markdown_code(f"python3 {shlex.join(run.command)}"), "", ""])
+    return report + record_block(run, LONGEST_COMMENT - len(report))
 
 
-def _markdown_text(text: str) -> str:
-    """Text that markdown does not take for its own signs."""
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a markdown table; short rows are filled up."""
+    lines = [f"| {' | '.join(headings)} |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
+    for row in rows:
+        cells = [markdown_escaped(text.strip()) for text in row] + [""] * (len(headings) - len(row))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def markdown_escaped(text: str) -> str:
+    """Return text in which markdown finds none of its own signs."""
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
-def _markdown_code(text: str) -> str:
-    """Text in a fence that is longer than any in it."""
+def markdown_code(text: str) -> str:
+    """Return text in a fence that is longer than any in it."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{text}{fence}"
 
 
-def comma_separated(record: Mapping[str, Any]) -> str:
-    """csv: a header, and a line for each cell."""
+def comma_separated(runs: Sequence[Run]) -> str:
+    """Return csv: a header, and a line for each cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in FIELDS])
-    writer.writerows([field.value(row) for field in FIELDS] for row in all_rows(record))
+    writer.writerows([field.value(run, cell) for field in FIELDS] for run in runs for cell in run.cells)
     return text.getvalue()
 
 
-def record_text(record: Mapping[str, Any]) -> str:
-    """The record as JSON."""
-    return json.dumps(record, indent=1) + "\n"
+REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
+
+# A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
+LONGEST_COMMENT = 65536  # characters; GitHub's limit
+BLOCK = re.compile(r"```ane-bench-record\n([A-Za-z0-9+/=\s>]*?)```")
 
 
-REPORTS: dict[str, Callable[[Mapping[str, Any]], str]] = {"markdown": markdown, "csv": comma_separated, "json": record_text}
+def record_block(run: Run, room: int) -> str:
+    """Return a run's record as a block of text; its samples are condensed to the medians of rounds if it does not fit."""
+    packed = base64.b64encode(zlib.compress(json.dumps(run.to_dict()).encode(), 9)).decode()
+    lines = "\n".join(packed[start:start + 76] for start in range(0, len(packed), 76))
+    block = f"<details><summary>The record, for show, compare and chart</summary>\n\n```ane-bench-record\n{lines}\n```\n\n</details>\n"
+    return block if len(block) <= room or run.condensed else record_block(condensed(run), room)
 
-# Compare. Speeds that differ by less, surely, are the same.
+
+def condensed(run: Run) -> Run:
+    """Return a copy of a run whose samples are the medians of its rounds."""
+    record = run.to_dict()
+    for result in record["results"]:
+        for cell in result["variants"].values():
+            cell["samples_ns"] = [[statistics.median(samples)] for samples in cell.get("samples_ns", ())]
+    copy = run_of(record)
+    copy.condensed = True
+    return copy
+
+
+def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
+    """Return the runs in a file: a record, or a text with blocks as markdown reports end with. Damaged blocks are named to
+    `complain` and left out. Raise UsageError if there is not a single record."""
+    data = read_bounded(path)
+    text = re.sub(r"(?m)^[ \t]*>[ \t]?", "", data.decode("utf-8", "replace")).replace("\r", "")
+    blocks = BLOCK.findall(text)
+    if not blocks or data.lstrip().startswith(b"{"):
+        return [parse_record(data, printable(str(path)))]
+    found = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            found.append(parse_record(unpacked(block), f"{printable(str(path))}, block {number}"))
+        except (ValueError, zlib.error) as error:
+            complain(f"{printable(str(path))}, block {number} of {len(blocks)} is damaged and left out: {printable(str(error))}")
+    if not found:
+        raise UsageError(f"{printable(str(path))}: all {len(blocks)} records in it are damaged")
+    return found
+
+
+def unpacked(block: str) -> bytes:
+    """Return the text of a block. Raise ValueError or zlib.error if it is damaged, or larger than any record."""
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(base64.b64decode("".join(block.split()), validate=True), LARGEST_RECORD)
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"over {LARGEST_RECORD >> 20} MiB unpacked")
+    if not unpacker.eof:
+        raise ValueError("it ends too early")
+    return data
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows)]
+    lines = ["  ".join(f"{text:{'<' if place == 0 else '>'}{width}}" for place, (text, width) in enumerate(zip(row, widths))).rstrip()
+             for row in (headings, *rows)]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], ""])
+
+
+def show(runs: Sequence[Run], form: str) -> str:
+    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column."""
+    if form == "csv":
+        return comma_separated(runs)
+    if len(runs) == 1:
+        warnings = "".join(f"{PROGRAM_NAME}: warning {line}\n" for line in grouped_warnings(runs[0])) if form == "table" else ""
+        return REPORTS[form](runs[0]) + warnings
+    if form == "json":
+        return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
+    groups: dict[str, list[tuple[Run, Cell]]] = {}
+    for run in sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started)):
+        for cell in run.cells:
+            kernel = ", 3x3 convolutions" if cell.config.kernel == 3 else ""
+            groups.setdefault(f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}{kernel}", []).append((run, cell))
+    headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
+    parts = []
+    for common, pairs in groups.items():
+        rows = [machine_row(run, cell) for run, cell in pairs]
+        heading = f"Common: {common}" if form == "table" else f"**{markdown_escaped(common)}**\n"
+        parts.append(f"{heading}\n" + (text_table if form == "table" else markdown_table)(headings, rows))
+    broken = [f"Broken off: {machine_name(run)}, {run.started}: {coverage(run)}.\n" for run in runs if coverage(run)]
+    return "\n".join([*parts, *broken])
+
+
+def machine_row(run: Run, cell: Cell) -> list[str]:
+    """Return a cell's line in a table of several machines."""
+    texts = {field.name: field.text(cell) for field in TABLE_FIELDS}
+    check = texts["check"] if cell.ok else f"failed: {cell.stage}"
+    return [machine_name(run), run.started[:10], cell.name,
+            *(texts[name] for name in ("ms", "ms_low", "tops", "ratio", "ratio_low")), check]
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts M2 before M10."""
+    return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
+
+
+# Compare. Speeds whose intervals lie within 2 % of 1 are the same.
 SAME = 0.02
 
 
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, with an interval where there is one, and the verdict."""
+    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict
+    (faster, slower, same, undecided)."""
 
-    base: Row
-    new: Row
+    base: Cell
+    new: Cell
     speed: float
     interval: Optional[Sequence[float]]
     verdict: str
 
 
-def differences(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """The cells that both records have figures of."""
-    others = {(row.config, row.variant): row for row in all_rows(new)}
-    pairs = [(row, others[row.config, row.variant]) for row in all_rows(base) if (row.config, row.variant) in others]
-    return [difference(*pair) for pair in pairs if all(row.times and not row.failure for row in pair)]
+def compare(base: Run, new: Run) -> list[Difference]:
+    """Return the differences between two runs, one for each cell that both have right figures of.
+
+    Intervals are those within a run; two runs of one machine may differ by more.
+    """
+    found = []
+    for cell in base.cells:
+        other = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
+        if other and cell.ok and other.ok and cell.samples and other.samples:
+            found.append(difference(cell, other))
+    return found
 
 
-def difference(base: Row, new: Row) -> Difference:
-    """Compares a cell with its like: both are resampled by rounds, and the interval is that of the quotient of medians."""
-    assert base.milliseconds and new.milliseconds
-    speed = base.milliseconds / new.milliseconds
-    medians = [resampled_medians(row.cell["samples_ns"], seed) for seed, row in enumerate((base, new))]
-    if not all(medians):
-        return Difference(base, new, speed, None, "undecided")
-    quotients = [one / other for one, other in zip(*medians)]
-    low, high = quantile(quotients, 0.025), quantile(quotients, 0.975)
-    return Difference(base, new, speed, (low, high), verdict_of(low, high))
+def difference(base: Cell, new: Cell) -> Difference:
+    """Compare the times of two cells."""
+    speed, interval = speed_estimate(base.samples_ns, new.samples_ns, base.tick_ns, new.tick_ns)
+    if base.settings.original or new.settings.original:
+        speed, interval = float(base.milliseconds or 0) / float(new.milliseconds or 1), None
+    return Difference(base, new, speed, interval, verdict_of(interval))
 
 
-def verdict_of(low: float, high: float) -> str:
-    """What an interval of the speed allows to say."""
+def verdict_of(interval: Optional[Sequence[float]]) -> str:
+    """Return what the interval of a speed allows to say."""
+    if not interval:
+        return "undecided"
+    low, high = interval
     if low > 1 - SAME and high < 1 + SAME:
         return "same"
     return "faster" if low > 1 else "slower" if high < 1 else "undecided"
 
 
-def differing(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What of machine, program and protocol is not the same in two records."""
+def differing(base: Run, new: Run) -> list[str]:
+    """Return lines about what is not the same in two runs, of machine, program and protocol."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
-    lines = [f"{name}: {base[name]} / {new[name]}" for name in ("engine", "version") if base[name] != new[name]]
-    for part in ("system", "protocol"):
-        names = dict.fromkeys([*base[part], *new[part]])
-        lines += [f"{name}: {base[part].get(name, 'unknown')} / {new[part].get(name, 'unknown')}" for name in names
-                  if name not in ignored and base[part].get(name) != new[part].get(name)]
-    return lines
+    pairs = [("engine", base.engine, new.engine), ("version", base.version, new.version), ("data", base.data, new.data)]
+    for one, other in ((base.system, new.system), (base.settings._asdict(), new.settings._asdict())):
+        pairs += [(name, one.get(name, "unknown"), other.get(name, "unknown")) for name in dict.fromkeys([*one, *other])
+                  if name not in ignored]
+    return [f"differs in {name}: {old} / {now}" for name, old, now in pairs if old != now]
 
 
-def comparison(base: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs in machine or protocol, then a line for each cell, those without a counterpart, and the geometric mean."""
-    found = differences(base, new)
-    lines = [f"BASE  {machine_name(base)}, {base['started']}", f"NEW   {machine_name(new)}, {new['started']}"]
-    lines += [f"differs in {line}" for line in differing(base, new)]
-    headings = f"{'Cell':<30}{'BASE ms':>10}{'NEW ms':>10}{'BASE TOPS':>11}{'NEW TOPS':>10}{'Speed':>8}  {'95%':<13} Verdict"
-    lines += ["", headings, "-" * (len(headings) + 2), *map(difference_line, found)]
-    lines += [f"{row.variant} at {row.config.name}: {reason}" for row, reason in unpaired(base, new)]
-    if len(found) > 1:
-        mean = math.exp(statistics.fmean([math.log(item.speed) for item in found]))
-        lines.append(f"geometric mean over {len(found)} cells: {mean:.3f}x")
-    return "\n".join([*lines, ""])
+def comparison(runs: Sequence[Run], form: str) -> str:
+    """Return a comparison of two runs or more, as table, markdown or json."""
+    names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
+    head = [f"{name:<5} {machine_name(run)}, {run.started}{', broken off: ' + coverage(run) if coverage(run) else ''}"
+            for name, run in zip(names, runs)]
+    for name, run in zip(names[1:], runs[1:]):
+        head += [line if len(runs) == 2 else f"{name} {line}" for line in differing(runs[0], run)]
+    headings, rows = comparison_of_two(runs[0], runs[1]) if len(runs) == 2 else comparison_of_many(names, runs)
+    tail = [line for name, run in zip(names[1:], runs[1:]) for line in comparison_notes(runs[0], run, name if len(runs) > 2 else "")]
+    tail += [f"warning in {name}: {line}" for name, run in zip(names, runs) for line in grouped_warnings(run)]
+    tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
+    if form == "json":
+        cells = [{"config": item.base.config.name, "variant": item.base.variant, "speed": item.speed, "verdict": item.verdict,
+                  "record": number, **({"ci95": list(item.interval)} if item.interval else {})}
+                 for number, run in enumerate(runs[1:], 1) for item in compare(runs[0], run)]
+        return json.dumps({"schema": f"{PROGRAM_NAME}-compare/1", "head": head, "cells": cells, "notes": tail}, indent=1) + "\n"
+    if form == "markdown":
+        return "\n".join([*(f"- {markdown_escaped(line)}" for line in head), "", markdown_table(headings, rows),
+                          *(f"- {markdown_escaped(line)}" for line in tail), ""])
+    return "\n".join([*head, "", text_table(headings, rows), *tail, ""])
 
 
-def difference_line(item: Difference) -> str:
-    """A cell's line."""
-    base, new = item.base, item.new
-    interval = "-".join(f"{end:.3f}" for end in item.interval) if item.interval else ""
-    name = f"{VARIANTS[base.variant].label:<4} {base.config.label()}"
-    return (f"{name:<30}{base.milliseconds:10.3f}{new.milliseconds:10.3f}{base.cell['tops']:11.2f}{new.cell['tops']:10.2f}"
-            f"{item.speed:7.2f}x  {interval:<13} {item.verdict}")
+def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: times, speed and verdict of each cell, with the ratio on either side."""
+    rows = []
+    for item in compare(base, new):
+        interval = f"{item.interval[0]:.3f}-{item.interval[1]:.3f}" if item.interval else ""
+        rows.append([item.base.name, figure(item.base.milliseconds, 3, 8), figure(item.new.milliseconds, 3, 8),
+                     f"{item.speed:.2f}x", interval, item.verdict, ratio_text(item.base), ratio_text(item.new)])
+    return ["Cell", "BASE ms", "NEW ms", "Speed", "95%", "Verdict", "BASE Ratio", "NEW Ratio"], rows
 
 
-def unpaired(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[Row, str]]:
-    """The cells that have no counterpart with figures, and why."""
-    found = []
-    for side, own, other in (("BASE", base, new), ("NEW", new, base)):
-        others = {(row.config, row.variant) for row in all_rows(other)}
-        for row in all_rows(own):
-            if row.failure:
-                found.append((row, f"{row.failure} (in {side})"))
-            elif (row.config, row.variant) not in others:
-                found.append((row, f"only in {side}"))
-    return found
+def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: each cell's rate in every run and its speed against the first, and below each the ratios."""
+    speeds = [{(item.base.config, item.base.variant): item.speed for item in compare(runs[0], run)} for run in runs]
+    cells: dict[tuple[Config, str], list[Optional[Cell]]] = {}
+    for number, run in enumerate(runs):
+        for cell in run.cells:
+            cells.setdefault((cell.config, cell.variant), [None] * len(runs))[number] = cell if cell.samples and cell.ok else None
+    rows = []
+    for key, found in cells.items():
+        label = f"{VARIANTS[key[1]].label} {key[0].label()}"
+        rows.append([label, *(f"{figure(cell.tops, 2, 6)} TOPS" + (f" {speed[key]:.2f}x" if key in speed else "") if cell else "–"
+                              for cell, speed in zip(found, speeds))])
+        if any(cell and cell.ratio for cell in found):
+            rows.append([f"{label} Ratio", *(ratio_text(cell) if cell else "–" for cell in found)])
+    return ["Cell", *names], rows
 
 
-def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float) -> list[str]:
-    """The cells that beyond doubt, by all of their interval, take more than `percent` longer, or that fail only now."""
-    slower = [f"{item.new.variant} at {item.new.config.name}: takes {1 / item.speed - 1:.1%} longer"
-              for item in differences(base, new) if item.interval and 1 / item.interval[1] - 1 > percent / 100]
-    fine = {(row.config, row.variant) for row in all_rows(base) if not row.failure}
-    return slower + [f"{row.variant} at {row.config.name}: {row.failure}" for row in all_rows(new)
-                     if row.failure and (row.config, row.variant) in fine]
+def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
+    """Return lines about the cells without a counterpart, and the geometric mean of the speeds of each variant."""
+    prefix = f"{name}: " if name else ""
+    lines = []
+    for side, own, other in (("BASE", base, new), (name or "NEW", new, base)):
+        others = {(cell.config, cell.variant) for cell in other.cells}
+        for cell in own.cells:
+            if not cell.ok:
+                lines.append(f"{cell.name}: {cell.failure} (in {side})")
+            elif (cell.config, cell.variant) not in others:
+                lines.append(f"{cell.name}: only in {side}")
+    speeds: dict[str, list[float]] = {}
+    for item in compare(base, new):
+        speeds.setdefault(VARIANTS[item.base.variant].label, []).append(item.speed)
+    return lines + [f"{prefix}{label}: geometric mean over {len(found)} cells {geometric_mean(found):.3f}x"
+                    for label, found in speeds.items() if len(found) > 1]
+
+
+def check_gate(runs: Sequence[Run]) -> None:
+    """Raise UsageError if records allow no verdict; the text says what to record instead."""
+    if len(runs) != 2:
+        raise UsageError(f"{len(runs)} records: the gate (--fail-if-…) takes two, BASE and NEW")
+    base, new = runs
+    for one, other, what in ((base.engine, new.engine, "engines"), (chip_name(base), chip_name(new), "chips"),
+                             (base.settings.input, new.settings.input, "inputs"), (base.data, new.data, "revisions of data")):
+        if one != other:
+            raise UsageError(f"the records are of different {what} ({one} and {other}); record both on one machine with one version")
+    for name, run in (("BASE", base), ("NEW", new)):
+        if run.settings.original or run.settings.rounds < FEWEST_ROUNDS:
+            raise UsageError(f"{name} has no intervals; record it without --original and with --rounds {FEWEST_ROUNDS} or more")
+    if base.complete is not True:
+        raise UsageError(f"BASE is not known to be complete ({coverage(base) or 'an old record'}); record it again to its end")
+    if not any(cell.ok for cell in base.cells):
+        raise UsageError("BASE has no cell that was measured and is right; record it again")
+
+
+def gate(base: Run, new: Run, slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
+    """Return the reasons for which NEW does not pass, and lines about what stays undecided.
+
+    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
+    ratio surely dropped by more than `ratio_drops` percent.
+    """
+    failed, undecided = [], []
+    pairs = {(item.base.config, item.base.variant): item for item in compare(base, new)}
+    for cell in base.cells:
+        item = pairs.get((cell.config, cell.variant))
+        if not cell.ok:
+            continue
+        if item is None:
+            now = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
+            failed.append(f"{cell.name}: {now.failure if now else 'missing from NEW'}")
+            continue
+        checks = [("takes", "longer", slower, item.speed, item.interval)] if slower is not None else []
+        if ratio_drops is not None and cell.ratio:
+            checks.append(("has a ratio that is", "lower", ratio_drops, *ratio_change(cell, item.new)))
+        for verb, how, percent, speed, interval in checks:
+            least, most = (1 / interval[1] - 1, 1 / interval[0] - 1) if interval else (-math.inf, math.inf)
+            if how == "lower":
+                least, most = (1 - interval[1], 1 - interval[0]) if interval else (-math.inf, math.inf)
+            if least > percent / 100:
+                failed.append(f"{cell.name}: {verb} {1 / speed - 1 if how == 'longer' else 1 - speed:.1%} {how}")
+            elif most > percent / 100:
+                rounds = math.ceil(new.settings.rounds * min(1e4, ((most - least) / 2 / (percent / 100)) ** 2 * 4))
+                undecided.append(f"{cell.name}: undecided: {verb} up to {most:.1%} {how}; about --rounds {rounds} would tell")
+    return failed, undecided
+
+
+def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added on a logarithmic scale."""
+    if not new.ratio:
+        return 0.0, [0.0, 0.0]
+    change = new.ratio["value"] / base.ratio["value"]
+    if "ci95" not in base.ratio or "ci95" not in new.ratio:
+        return change, None
+    half = math.hypot(*(math.log(cell.ratio["ci95"][1] / cell.ratio["ci95"][0]) / 2 for cell in (base, new)))
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 # ======================================================================================================================
@@ -4094,375 +4949,444 @@ def draw_point(drawing: Drawing, row: Row, axis: Axis, foot: tuple[float, float]
 # 16. Command line
 # ======================================================================================================================
 
-REFERENCE_CONFIGS = (Config(32, 8, 4), Config(64, 8, 4))
-FORMATS = ("table", *REPORTS)
-WITHOUT_AN_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, compare and chart work anywhere."
-REPORT_IT = f"Should this machine have one, please report it with the output of: python3 {PROGRAM_NAME}.py doctor"
-
-# The least time between two plain lines of progress.
-PLAIN_SECONDS = 1.0
-
-
-class Terminated(BaseException):
-    """SIGTERM came (exit 143)."""
+FORMATS = ("table", "markdown", "csv", "json")
+SUFFIXES = {"table": "", "markdown": ".md", "csv": ".csv", "json": ".json"}
+WITHOUT_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work anywhere."
+REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
+             "repository that this file came from.")
+PLAIN_S = 10.0  # the least time between two plain lines of progress
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose help is this file's docstring."""
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and whose help is this file's docstring."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError, which is one line."""
+        """Raise UsageError."""
         raise UsageError(message)
 
     def format_help(self) -> str:
-        """The manual."""
-        return f"{(__doc__ or '').strip()}\n"
+        """Return the manual, or the part of it that is about one command. Python under -OO has neither."""
+        return manual(self.prog.split()[-1]) if __doc__ else super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Help and version go where all output goes: argparse would leave it to Python's end to find that they cannot."""
-        say(message)
+        """Print help and version as all output: argparse would leave it to Python's exit to find that it cannot."""
+        write_stdout(message)
+
+
+def manual(command: str) -> str:
+    """Return the docstring, or what of it belongs to one command: its usage and its options."""
+    sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
+    usage = [line for line in sections[2].split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
+    own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
+    return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line: verbs and their options."""
-    parser = _Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    """Return the parser of the command line: verbs and their options."""
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    run_options, doctor, emit_options, compare, chart = (verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS)
-    emit_options.add_argument("directory", metavar="DIR")
-    for options in (run_options, emit_options):
-        _add_program_options(options)
+    options = {verb: verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS}
+    for name in ("run", "emit"):
+        add_program_options(options[name])
+    options["emit"].add_argument("directory", metavar="DIR")
     for name in ("iters", "rounds", "warmup", "qos", "verify"):
-        run_options.add_argument(f"--{name}", type=_value(whole_number))
-    run_options.add_argument("--input", choices=PROTOCOL_CHOICES["input"])
-    run_options.add_argument("--timeout", type=_value(positive_number))
-    run_options.add_argument("--engine", choices=ENGINES, default="ane")
-    run_options.add_argument("--format", choices=FORMATS, default="table")
-    run_options.add_argument("--save", metavar="FILE.json")
-    run_options.add_argument("--quiet", action="store_true")
-    doctor.add_argument("--format", choices=("table", "json"), default="table")
-    for name in ("base", "new"):
-        compare.add_argument(name, metavar=f"{name.upper()}.json")
-    compare.add_argument("--fail-if-slower", type=_value(positive_number), metavar="PERCENT")
-    chart.add_argument("run", metavar="RUN.json")
-    chart.add_argument("-o", dest="output", metavar="FILE.svg")
+        options["run"].add_argument(f"--{name}", type=int)
+    options["run"].add_argument("--input", choices=SETTING_CHOICES["input"])
+    options["run"].add_argument("--engine", choices=ENGINES, default="ane")
+    options["run"].add_argument("--save", metavar="FILE.json")
+    options["run"].add_argument("--quiet", action="store_true")
+    for name, formats in (("run", FORMATS), ("show", FORMATS), ("doctor", ("table", "markdown", "json")),
+                          ("compare", ("table", "markdown", "json"))):
+        options[name].add_argument("--format", choices=formats, default="table")
+    for name in ("run", "doctor"):
+        options[name].add_argument("--timeout", type=float)
+    options["show"].add_argument("records", nargs="+", metavar="RECORD.json")
+    options["compare"].add_argument("records", nargs="+", metavar="RECORD.json")
+    for name in ("slower", "ratio-drops"):
+        options["compare"].add_argument(f"--fail-if-{name}", type=float, metavar="PERCENT")
+    options["chart"].add_argument("record", metavar="RUN.json")
+    options["chart"].add_argument("-o", dest="output", metavar="FILE.svg")
     return parser
 
 
-def _add_program_options(options: argparse.ArgumentParser) -> None:
-    """What says which programs are meant."""
-    options.add_argument("--config", action="append", type=_value(Config.parse), dest="configs", metavar="CHxSPxDEPTH")
+def add_program_options(options: argparse.ArgumentParser) -> None:
+    """Add the options that say which programs are meant."""
+    options.add_argument("--config", action="append", dest="configs", metavar="CHxSPxDEPTH")
     for name in Config._fields:
-        options.add_argument(f"--{name}", type=_value(parse_dimensions))
-    options.add_argument("--variants", type=_value(parse_variants))
-    options.add_argument("--original", action="store_true")
-    options.add_argument("--seed", type=_value(whole_number))
+        options.add_argument(f"--{name}")
+    options.add_argument("--variants", default=",".join(DEFAULT_VARIANTS))
+    options.add_argument("--original", action="store_true", default=None)
+    options.add_argument("--seed", type=int)
     for name in ("blob", "dialect"):
-        options.add_argument(f"--{name}", choices=PROTOCOL_CHOICES[name])
+        options.add_argument(f"--{name}", choices=SETTING_CHOICES[name])
 
 
-def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser of values whose own error argparse prints beside the option's name."""
-    def value(text: str) -> Any:
-        try:
-            return parse(text)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return value
+def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
+    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither.
+
+    A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
+    """
+    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name) is not None}
+    if options.configs and given:
+        raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
+    if not given:
+        return [Config.parse(text) for text in options.configs] if options.configs else None
+    defaults = default_configs(engine)
+    if set(given) == {"kernel"}:
+        return [config for kernel in given["kernel"] for config in defaults.get(kernel, [Config(32, 8, 4, kernel)])]
+    found = []
+    for kernel in given.get("kernel", [1]):
+        first = defaults.get(kernel, [Config(32, 8, 4, kernel)])[0]
+        values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
+        found += list(itertools.starmap(Config, itertools.product(*values)))
+    return found
 
 
-def whole_number(text: str) -> int:
-    """A number from 0; raises UsageError where the text is none."""
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise UsageError(f"{text!r}: expected a whole number from 0")
-    return int(text)
-
-
-def positive_number(text: str) -> float:
-    """A number above 0; raises UsageError where the text is none."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
-        raise UsageError(f"{text!r}: expected a number above 0, such as 5")
-    return float(text)
-
-
-def parse_dimensions(text: str) -> list[int]:
-    """The numbers of a list such as `256,512`, each once; raises UsageError where one is none."""
+def dimensions(name: str, text: str) -> list[int]:
+    """Return the numbers of a list such as `256,512`, each once. Raise UsageError if it is not one."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
-        raise UsageError(f"{text!r}: expected whole numbers separated by commas, such as 256,512")
+        raise UsageError(f"--{name} {text!r}: expected whole numbers separated by commas, such as 256,512")
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def parse_variants(text: str) -> list[str]:
-    """Variants in a list such as `fp16,w8a8`; raises UsageError where one does not exist or stands there twice."""
-    names = text.split(",")
-    for name in names:
-        if name not in VARIANTS or names.count(name) > 1:
-            raise UsageError(f"{name!r}: expected some of {', '.join(VARIANTS)}, each once")
-    return names
+def settings_asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the options name."""
+    return {name: getattr(options, name) for name in Settings._fields if getattr(options, name, None) is not None}
 
 
-def configs_of(options: argparse.Namespace, default: Sequence[Config]) -> Sequence[Config]:
-    """The configurations that the options ask for: given ones, a sweep's cross product, or the default ones. What a sweep
-    does not name is as in the first of those."""
-    given = {name: getattr(options, name) for name in Config._fields if getattr(options, name)}
-    if not given:
-        return options.configs or default
-    if options.configs:
-        raise UsageError(f"--config does not go with --{next(iter(given))}: ask for configurations, or for a sweep")
-    values = [given.get(name, [getattr(default[0], name)]) for name in Config._fields]
-    return list(itertools.starmap(Config, itertools.product(*values)))
-
-
-def protocol_of(options: argparse.Namespace) -> Protocol:
-    """The protocol that the options ask for; raises UsageError for one that --original fixes."""
-    given = {name: getattr(options, name) for name in Protocol._fields if getattr(options, name, None) is not None}
-    if not options.original:
-        return Protocol(**given).check()
-    for name in given:
-        if name not in ("original", "seed", "timeout"):
-            raise UsageError(f"--{name} does not go with --original, which fixes it to {getattr(ORIGINAL_PROTOCOL, name)}")
-    return ORIGINAL_PROTOCOL._replace(**given).check()
-
-
-def say(text: str) -> None:
-    """Writes to standard output. Raises OutputError where that cannot be; a reader that went away, as `head` does, raises
-    BrokenPipeError."""
+def write_stdout(text: str) -> None:
+    """Write to standard output. Raise OutputError if that is not possible, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
-        print(text, end="", flush=True)
+        write_stream(sys.stdout, wrapped(text, sys.stdout))
     except BrokenPipeError:
         raise
-    except OSError as error:
-        raise OutputError(f"standard output: cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def complain(text: str) -> None:
-    """Writes a line to standard error, where there is one; there is no telling anybody of what goes wrong there."""
-    if sys.stderr:  # else print takes standard output
+def print_error(text: str) -> None:
+    """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
+    if sys.stderr:
+        with contextlib.suppress(OSError, ValueError):
+            write_stream(sys.stderr, wrapped(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+
+
+def write_stream(stream: TextIO, text: str) -> None:
+    """Write a whole text past Python's buffers: a pipe that does not block may take less at a time, and what a buffer
+    still holds at the end cannot fail then. Characters that the stream's encoding lacks become question marks."""
+    stream.flush()
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    data = text.encode(encoding, "replace")
+    try:
+        descriptor = stream.fileno()
+    except (OSError, AttributeError):  # the host's own stream, such as io.StringIO
+        stream.write(data.decode(encoding))
+        return
+    while data:
         try:
-            print(f"{PROGRAM_NAME}: {text}", file=sys.stderr, flush=True)
-        except OSError:
-            give_up(sys.stderr)
+            data = data[os.write(descriptor, data):]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
 
 
-def give_up(stream: Optional[TextIO]) -> None:
-    """A stream takes no more: what Python still holds of it must not be tried again at the end, and make that exit code 120."""
-    with contextlib.suppress(OSError, AttributeError):  # it may be closed, or another's that has no descriptor
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
-        os.close(nowhere)
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a stream leads to a terminal."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return stream.isatty()
+    return False
 
 
-class Progress(Watcher):
-    """Tells how far a run is: one live line on a terminal, plain lines, at most one a second, elsewhere."""
+def terminal_columns(stream: Optional[TextIO]) -> int:
+    """Return how many columns a terminal has; 80 if the stream does not lead to one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if stream and stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
+    return DEFAULT_COLUMNS
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self._live = stream.isatty()
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Return text whose lines fit the terminal; as it is for other streams."""
+    if not is_terminal(stream):
+        return text
+    columns = terminal_columns(stream)
+    return "\n".join("\n".join(textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False,
+                                             drop_whitespace=True)) if len(line) > columns else line
+                     for line in text.split("\n"))
+
+
+class Progress:
+    """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
+    configuration, and at most every ten seconds."""
+
+    def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._stream, self._clock = run, stream, clock
+        self._live = stream is not None and is_terminal(stream) and os.environ.get("TERM") != "dumb"
+        self._began = self._config_began = self._stage_began = self._rounds_began = clock()
         self._printed = -math.inf
-        self._config = -1
-        self._run_start = self._config_start = self._rounds_start = 0.0
+        self._finish: Optional[float] = None
+        self._tail_s: Optional[float] = None
+        self._number, self._config, self._step, self._limit = 1, "", "start", 0.0
 
-    def message(self, run: Run, message: dict[str, Any]) -> None:
-        """A line for a stage or a round that begins."""
-        if message["kind"] != "stage":
-            return
-        now, number = self._clock(), len(run.results)
-        rounds = "number" in message and "of" in message
-        if number != self._config:
-            self._config, self._config_start = number, now
-            self._run_start = self._run_start if number else now
-        if rounds and message["number"] == 1:
-            self._rounds_start = now
-        if not self._live and now - self._printed < PLAIN_SECONDS:
-            return
-        self._printed = now
-        step = f"round {message['number']} of {message['of']}" if rounds else message["stage"]
-        seconds = self._left(len(run.configs), *((message["number"], message["of"]) if rounds else (1, 1)))
-        left = "" if seconds is None else f", about {clock_time(seconds)} left"
-        line = (f"[{number + 1}/{len(run.configs)}] {run.configs[number].name} {message['variant']}: {step}, "
-                f"{clock_time(now - self._run_start)} elapsed{left}")
-        # A line that wraps could not be cleared.
-        self._write(f"\r\x1b[K{line[:shutil.get_terminal_size().columns - 1]}" if self._live else f"{line}\n")
+    def __call__(self, message: Message) -> None:
+        now = self._clock()
+        if message["kind"] == "wait":
+            self.clear()
+            print_error(f"waiting for another run on this machine to end (it holds the lock on {message['path']})")
+        elif message["kind"] == "configuration":
+            self._learn_configuration(now)
+            self._number, self._config = message["number"], Config.parse(message["config"]).label()
+            self._config_began, self._step, self._printed = now, "start", -math.inf
+        elif message["kind"] == "stage":
+            self._note_stage(message, now)
+        if self._stream and (self._live or now - self._printed >= PLAIN_S) and self._config:
+            self._printed = now
+            line = self._line(now)
+            self._write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
 
-    def _left(self, configs: int, number: int, of: int) -> Optional[float]:
-        """Seconds left when a round begins: this configuration's rounds at the pace of those done, the others as long as those
-        done, or as this one. None before there is anything to go by."""
-        spent, now = self._printed - self._config_start, self._printed
-        rest = (now - self._rounds_start) / (number - 1) * (of - number + 1) if number > 1 else None
-        if self._config:
-            each = (self._config_start - self._run_start) / self._config
-            rest = max(0.0, each - spent) if rest is None else rest
-        elif rest is not None:
-            each = spent + rest
-        return None if rest is None else rest + each * (configs - self._config - 1)
+    def _note_stage(self, message: Message, now: float) -> None:
+        """Note the stage; a round tells how long the others of this configuration will take."""
+        label = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
+        step = f"{label} {message['stage']}".strip()
+        if "number" in message:
+            step = f"{label} round {message['number']} of {message['of']}"
+            done = message["number"] - 1
+            if not done:
+                self._rounds_began = now
+            else:
+                tail = self._tail_s if self._tail_s is not None else self._rounds_began - self._config_began
+                rest = (now - self._rounds_began) / done * (message["of"] - done) + tail
+                each = (now - self._config_began) + rest if self._number == 1 else (self._config_began - self._began) / (
+                    self._number - 1)
+                self._finish = now + rest + each * (len(self._run.configs) - self._number)
+        if step != self._step:
+            self._stage_began = now
+        self._step, self._limit = step, message["limit"] + self._run.settings.timeout
 
-    def result(self, run: Run, result: Result) -> None:
-        """What comes next stands by itself."""
-        self.clear()
+    def _learn_configuration(self, now: float) -> None:
+        """Learn from a configuration that is done how long the others will take."""
+        done = self._number if self._config else 0
+        if done:
+            self._tail_s = now - self._stage_began
+            self._finish = now + (now - self._began) / done * (len(self._run.configs) - done)
+
+    def _line(self, now: float) -> str:
+        """Return the line: where the run is, how long the stage has lasted, and as the last to be cut the time left."""
+        stage_s = now - self._stage_began
+        lasting = f", {clock_time(stage_s)} of at most {clock_time(self._limit)}" if stage_s >= 2 else ""
+        place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
+        times = f", {clock_time(now - self._began)} elapsed"
+        left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
+        room = (terminal_columns(self._stream) if self._live else 200) - 1 - len(left)
+        return (place + times)[:max(0, room)] + left
 
     def clear(self) -> None:
-        """Clears the live line."""
+        """Clear the live line."""
         if self._live:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
-        """There is no telling anybody of what goes wrong here."""
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:
-            give_up(self._stream)
+        """Write to the stream. Errors here are ignored: there is nowhere to report them."""
+        with contextlib.suppress(OSError, ValueError):
+            write_stream(self._stream, text)  # type: ignore[arg-type]
 
 
 def clock_time(seconds: float) -> str:
-    """Minutes and seconds."""
+    """Return minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class _Reporter(Watcher):
-    """What a run prints and saves while it goes on."""
-
-    def __init__(self, options: argparse.Namespace, command: Sequence[str]) -> None:
-        self._options, self._command = options, command
-        self._progress = Watcher() if options.quiet or not sys.stderr else Progress(sys.stderr)
-        self.unsaved = False
-
-    def start(self, run: Run) -> None:
-        """Names the command, which the record holds."""
-        run.command = self._command
-
-    def wait(self, run: Run, path: str) -> None:
-        """Said with --quiet too: else it would seem to hang."""
-        complain(f"waiting for another run on this machine to end (it holds the lock on {path})")
-
-    def message(self, run: Run, message: dict[str, Any]) -> None:
-        """Hands it to the progress."""
-        self._progress.message(run, message)
-
-    def result(self, run: Run, result: Result) -> None:
-        """Saves before it prints: a reader may have gone away."""
-        self._progress.result(run, result)
-        record = run.to_dict()
-        if self._options.save:
-            self._save(record)
-        if self._options.format == "table":
-            view = view_of(record, run.configs)
-            say((table_head(record, view) if len(run.results) == 1 else "") + table_rows(record["results"][-1], view))
-
-    def clear(self) -> None:
-        """The run is over, or was broken off in the middle of a line."""
-        if isinstance(self._progress, Progress):
-            self._progress.clear()
-
-    def _save(self, record: Mapping[str, Any]) -> None:
-        """What cannot be saved later than at the start costs the file, and not what is still to be measured."""
-        try:
-            write_file(self._options.save, record_text(record))
-            self.unsaved = False
-        except OutputError as error:
-            complain(str(error))
-            self.unsaved = True
-
-
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`run`: the comparison."""
-    configs = configs_of(options, REFERENCE_CONFIGS if options.engine == "reference" else DEFAULT_CONFIGS)
-    protocol = protocol_of(options)
-    if options.save:
-        check_writable(options.save)
-    reporter = _Reporter(options, command)
+    """Run the comparison: save and print each configuration as soon as it is measured."""
+    if options.original and options.kernel:
+        raise UsageError("--kernel cannot be combined with --original (always 1)")
+    found = plan_run(configs_asked(options, options.engine), options.variants, options.engine, settings_asked(options))
+    found.command = list(command)
+    if options.save is not None:
+        check_save(options.save)
+    progress = Progress(found, None if options.quiet else sys.stderr)
+    columns, unsaved = terminal_columns(sys.stdout), False
     try:
-        found = run(configs, options.variants or DEFAULT_VARIANTS, protocol, engine=options.engine, watcher=reporter)
+        for cells in measured(found, progress):
+            progress.clear()
+            unsaved = bool(options.save) and not saved(found, options.save)
+            if options.format == "table":
+                head = table_head(found, columns) if len(found.results) == 1 else ""
+                write_stdout(head + table_rows(found, cells, columns))
+    except (KeyboardInterrupt, Terminated):
+        progress.clear()
+        if found.cells:
+            finish_report(found, options)
+        if options.save and found.cells and not unsaved:
+            print_error(f"{coverage(found)} are in {options.save}")
+        raise
     finally:
-        reporter.clear()
-    record = found.to_dict()
-    notes = footnotes(record, view_of(record))
-    if options.format != "table":
-        say(REPORTS[options.format](record))
-    elif protocol.original:
-        say("=== Done ===\n")
-    elif notes:
-        say("\n".join([*notes, ""]))
+        progress.clear()
+    finish_report(found, options)
+    return 0 if found.ok and not unsaved else 1
+
+
+def finish_report(run: Run, options: argparse.Namespace) -> None:
+    """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
+    write_stdout(table_end(run) if options.format == "table" else REPORTS[options.format](run))
     if not options.quiet:
-        for line in [*(notes if protocol.original else ()), *(f"warning {text}" for text in grouped(found.warnings))]:
-            complain(line)
-    return 0 if found.ok and not reporter.unsaved else 1
+        for line in [*(footnotes(run) if run.settings.original else ()), *(f"warning {text}" for text in grouped_warnings(run))]:
+            print_error(line)
+
+
+def saved(run: Run, path: str) -> bool:
+    """Save a run that goes on. A failure costs the file alone: the rest is still measured."""
+    try:
+        run.save(path)
+    except OutputError as error:
+        print_error(str(error))
+        return False
+    return True
+
+
+def check_save(path: str) -> None:
+    """Raise UsageError unless a record can be saved under this name, in the place of a record or of nothing."""
+    check_suffix(path, "json", "--save writes json")
+    check_writable(path)
+    if os.path.exists(path) and os.path.getsize(path):
+        try:
+            read_record(path)
+        except UsageError:
+            raise UsageError(f"--save {path}: exists and is not a record of this program; choose another name, or remove it") from None
+
+
+def check_suffix(path: str, own: str, wrong: str) -> None:
+    """Raise UsageError if a file's name is empty, or promises another format than its own."""
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if not path:
+        raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
+    cures = {"csv": f"python3 {PROGRAM_NAME}.py show RECORD.json --format csv > {path}",
+             "md": f"python3 {PROGRAM_NAME}.py show RECORD.json --format markdown > {path}",
+             "svg": f"python3 {PROGRAM_NAME}.py chart RECORD.json -o {path}",
+             "json": f"python3 {PROGRAM_NAME}.py run --save {path}",
+             "png": f"a browser shows the .svg and can print it; python3 {PROGRAM_NAME}.py chart RECORD.json"}
+    cures.update(markdown=cures["md"], txt=f"python3 {PROGRAM_NAME}.py show RECORD.json > {path}", pdf=cures["png"], jpg=cures["png"])
+    if suffix in cures and suffix != own:
+        raise UsageError(f"{path}: {wrong}; for that name: {cures[suffix]}")
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`doctor`: what this machine has, check by check."""
+    """Show what this machine has, check by check, and what to do about each that fails."""
     found: list[dict[str, str]] = []
+    timeout = Settings().timeout if options.timeout is None else Settings(timeout=options.timeout).check().timeout
 
     def tell(name: str, finding: Finding) -> None:
         found.append({"name": name, **finding._asdict()})
         if options.format == "table":
-            advice = f" -> {finding.advice}" if finding.advice else ""
-            say(f"{finding.state:<5} {name}: {finding.value}{advice}\n")
+            write_stdout(doctor_line(found[-1]))
+        elif name == "lock":
+            print_error(f"{finding.value}: {finding.advice}")
 
-    well = examine_in_children(tell)
+    def begin(text: str) -> None:
+        if options.format == "table":
+            write_stdout(f"      {text}\n")
+
+    well = run_checks(tell, begin, timeout)
+    failed = [check for check in found if check["state"] == "FAIL"]
     if options.format == "json":
-        say(record_text({"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}))
+        write_stdout(json.dumps({"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found},
+                                indent=1) + "\n")
+    elif options.format == "markdown":
+        rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
+        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor**: {len(failed)} checks failed\n\n"
+                     + markdown_table(["State", "Check", "Found", "What to do"], rows))
+    elif well:
+        write_stdout(f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n")
     else:
-        say("\nAll is well: python3 ane_bench.py will measure.\n" if well else
-            "\nNot all is well: see the lines that begin with FAIL, and what to do after the arrow.\n")
+        count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
+        write_stdout(f"\n{count}:\n" + "".join(map(doctor_line, failed))
+                     + f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n")
     return 0 if well else 3
 
 
+def doctor_line(check: Mapping[str, str]) -> str:
+    """Return the line of a check."""
+    advice = f" -> {check['advice']}" if check["advice"] else ""
+    return f"{check['state']:<5} {check['name']}: {check['value']}{advice}\n"
+
+
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`emit`: each program's two files, below a directory."""
-    protocol = protocol_of(options)
-    blob, dialect = attempts(protocol)[0]
-    for config in configs_of(options, DEFAULT_CONFIGS):
-        for variant in options.variants or DEFAULT_VARIANTS:
-            program = build_program(config, variant, seed=protocol.seed, original=protocol.original, blob=blob, dialect=dialect)
+    """Write each program's two files below a directory."""
+    planned = plan_run(configs_asked(options, "ane"), options.variants, "ane", settings_asked(options))
+    layout, dialect = attempts(planned.settings)[0]
+    for config in planned.configs:
+        for variant in planned.variants:
+            program = build_program(config, variant, seed=planned.settings.seed, original=planned.settings.original,
+                                    blob=layout, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
-                write_program(path, program.mil.encode(), program.blob)
-            except OSError as error:
-                raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror}") from None
-            say(f"{path}\n")
+                program.write(path)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UsageError(printable(f"{getattr(error, 'filename', None) or path}: cannot be written: {reason}")) from None
+            write_stdout(f"{path}\n")
     return 0
 
 
+def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Print saved records again."""
+    write_stdout(show(records_of(options.records), options.format))
+    return 0
+
+
+def records_of(paths: Sequence[str]) -> list[Run]:
+    """Return the runs of all records in some files."""
+    return [run for path in paths for run in read_records(path, print_error)]
+
+
 def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`compare`: two records, cell by cell."""
-    base, new = read_record(options.base), read_record(options.new)
-    say(comparison(base, new))
-    if not options.fail_if_slower:
-        return 0
-    found, slower = differences(base, new), slower_cells(base, new, options.fail_if_slower)
-    if not found and not slower:
-        slower = ["no cell has figures in both records"]
-    if not all(item.interval for item in found):
-        complain(f"some cells have fewer than {FEWEST_ROUNDS} rounds: whether they are slower cannot be told")
-    for line in slower:
-        complain(line)
-    return 1 if slower else 0
+    """Compare records cell by cell; with a limit, exit with 1 if NEW does not pass."""
+    runs = records_of(options.records)
+    if len(runs) < 2:
+        raise UsageError(f"{len(runs)} record: expected BASE and NEW, two or more")
+    limits = (options.fail_if_slower, options.fail_if_ratio_drops)
+    for limit in limits:
+        if limit is not None and not 0 < limit < 1e6:
+            raise UsageError(f"{limit:g} percent: expected a number above 0, such as 5")
+    gated = limits != (None, None)
+    if gated:
+        check_gate(runs)
+    write_stdout(comparison(runs, options.format))
+    failed, undecided = gate(runs[0], runs[1], *limits) if gated else ([], [])
+    for line in [*undecided, *failed]:
+        print_error(line)
+    return 1 if failed else 0
 
 
 def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`chart`: a record as an SVG."""
-    path = options.output or f"{os.path.splitext(options.run)[0]}.svg"
-    record = read_record(options.run)
+    """Draw a record as an SVG."""
+    path = f"{os.path.splitext(options.record)[0]}.svg" if options.output is None else options.output
+    check_suffix(path, "svg", "chart draws svg")
+    runs = records_of([options.record])
+    if len(runs) > 1:
+        raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+    if os.path.realpath(path) == os.path.realpath(options.record):
+        raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
     check_writable(path)
-    if os.path.realpath(path) == os.path.realpath(options.run):
-        raise UsageError(f"{path}: the chart would take the place of the record; name another file with -o")
-    write_file(path, chart(record))
-    say(f"{path}\n")
+    write_file(path, chart(runs[0]))
+    write_stdout(f"{path}\n")
     return 0
 
 
 VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
-    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "compare": compare_verb, "chart": chart_verb}
+    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "show": show_verb, "compare": compare_verb, "chart": chart_verb}
 
 
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM become exceptions, so that cleaning up is done; the first one only, or who presses Ctrl-C twice would
-    break that off. Only the main thread may say so; a Ctrl-C that is ignored, as in the background, stays so."""
+    """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
+
+    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that is
+    ignored, as Ctrl-C is in the background, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -4472,9 +5396,9 @@ def answering_signals() -> Iterator[None]:
         nonlocal answered
         if not answered:
             answered = True
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN or number == signal.SIGTERM:
             signal.signal(number, answer)
@@ -4485,50 +5409,59 @@ def answering_signals() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Runs the command line (sys.argv where none is given) and returns the exit code; never raises, and prints no traceback
-    for what a user or a machine did."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", word) for word in (__file__, *arguments)]  # a path may name its user
+def main(argv: Optional[Sequence[Any]] = None) -> int:
+    """Run the command line (sys.argv if no arguments are given) and return the exit code.
+
+    Never raise, and print no traceback for what a user or a machine did. The host's streams and signal handlers are left
+    as they were.
+    """
+    try:
+        if isinstance(argv, (str, bytes)):
+            raise UsageError(f"{argv!r}: expected a list of arguments")
+        arguments = [os.fsdecode(word) for word in (sys.argv[1:] if argv is None else argv)]
+    except (UsageError, TypeError) as error:
+        print_error(printable(str(error)))
+        return 2
+    # A path may name its user.
+    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (__file__, *arguments)]
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     with answering_signals():
-        return _exit_code(arguments, command)
+        return exit_code_of(arguments, command)
 
 
-def _exit_code(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """What becomes of a command; says why where it does not succeed."""
+def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Run a command and return its exit code; print why it did not succeed."""
+    unwritten = 2 if arguments[0] == "compare" else 1  # there 1 means slower or failed, and nothing else
     try:
         options = build_parser().parse_args(arguments)
         return VERBS[options.verb](options, command)
     except UsageError as error:
-        complain(str(error))
+        print_error(printable(str(error)))
         return 2
     except Unavailable as error:
-        complain(f"no usable Neural Engine: {error}.\n{WITHOUT_AN_ENGINE}\n{REPORT_IT}")
+        print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
         return 3
     except OutputError as error:
-        complain(str(error))
-        give_up(sys.stdout)
-        return 1
+        print_error(str(error))
+        return unwritten
     except BrokenPipeError:
-        give_up(sys.stdout)
-        return 1
+        return unwritten
+    except MemoryError:
+        print_error("out of memory; ask for less, or close other programs")
+        return unwritten
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
-    except Terminated:
-        complain("terminated")
-        return 143
+    except Terminated as stop:
+        print_error("terminated")
+        return 128 + stop.signal
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
 
 
 if __name__ == "__main__":
     exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in (signal.SIGINT, signal.SIGTERM):  # what comes now changes nothing, but Python would show where it was
+    for late in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what comes now changes nothing
         signal.signal(late, signal.SIG_IGN)
     sys.exit(exit_code)
