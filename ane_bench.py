@@ -1664,6 +1664,7 @@ class Method(NamedTuple):
         return list(map(kind_of, [result, *arguments[2:]])) == list(map(kind_of, self.kinds))
 
 
+_SURFACE_OBJECT = "objectWithIOSurface:"
 _REQUEST = "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:"
 
 # The private ones as read at run time on macOS 27 and in header dumps of earlier systems; the rest is Foundation's.
@@ -1686,7 +1687,7 @@ METHODS = (
     Method("_ANEInMemoryModel", "loadWithQoS:options:error:", "BI@^"),
     Method("_ANEInMemoryModel", "evaluateWithQoS:options:request:error:", "BI@@^"),
     Method("_ANEInMemoryModel", "unloadWithQoS:error:", "BI^"),
-    Method("_ANEIOSurfaceObject", "objectWithIOSurface:", "@^", of_class=True),
+    Method("_ANEIOSurfaceObject", _SURFACE_OBJECT, "@^", of_class=True),
     Method("_ANERequest", _REQUEST, "@@@@@@@@", of_class=True),
     Method("NSError", "userInfo", "@", needed=False),
     Method("NSDictionary", "objectForKey:", "@@", needed=False),
@@ -1716,16 +1717,14 @@ def advice_for(error: str) -> str:
 def foundation_directory() -> str:
     """Return Foundation's directory of temporary files, without opening any library.
 
-    On a Mac that is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
+    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
     """
-    with contextlib.suppress(OSError, ValueError):
-        path = os.confstr(USER_TEMPORARY_DIRECTORY) if sys.platform == "darwin" else None
-        if path and not os.environ.get(STANDIN_VARIABLE):
-            return path
-    try:
+    if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
+        with contextlib.suppress(OSError, ValueError):
+            return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
+    with contextlib.suppress(FileNotFoundError):  # no directory can be written, as when the disk is full
         return tempfile.gettempdir()
-    except FileNotFoundError:  # no directory can be written, as when the disk is full
-        return "/tmp"
+    return "/tmp"
 
 
 def is_model_directory(path: str, temporary: str) -> bool:
@@ -1767,13 +1766,13 @@ class NeuralEngine:
         self.pinned_buffers: list[bytearray] = []
         iosurface, system = (functools.partial(libraries.function, name) for name in ("IOSurface", "libSystem"))
         # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties); void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
-        self._create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
+        self.create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
         self._base_address = iosurface("IOSurfaceGetBaseAddress", ctypes.c_void_p, ctypes.c_void_p)
         # int IOSurfaceLock(IOSurfaceRef surface, uint32_t options, uint32_t *seed), and IOSurfaceUnlock
         lock = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
         self._lock, self._unlock = iosurface("IOSurfaceLock", *lock), iosurface("IOSurfaceUnlock", *lock)
         # void CFRelease(CFTypeRef object)
-        self._cf_release = libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
+        self.cf_release = libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
         # uint64_t mach_absolute_time(void); int mach_timebase_info(struct { uint32_t numer, denom; } *info)
         self.now = system("mach_absolute_time", ctypes.c_uint64)
         fraction = (ctypes.c_uint32 * 2)()
@@ -1837,16 +1836,6 @@ class NeuralEngine:
             key = runtime.string("NSUnderlyingError")  # NSUnderlyingErrorKey, NSError.h
             current = self.send_optional(details, "NSDictionary", "objectForKey:", key) or Pointer()
         return ", caused by ".join(chain.values()) or "no NSError was given"
-
-    def create_surface(self, size: int, owner: contextlib.ExitStack) -> Pointer:
-        """Return a surface of one row of bytes, released when its owner closes; nil if it cannot be created."""
-        size = size if self.original else -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
-        values = (size, 1, 1, size, size, 0)
-        surface: Pointer = self._create_surface(self.runtime.dictionary(
-            [(key, self.runtime.number(value)) for key, value in zip(self.surface_keys(), values)]))
-        if surface:
-            owner.callback(self._cf_release, surface)
-        return surface
 
     def surface_keys(self) -> list[Pointer]:
         """Return the keys of a surface's properties; raise Unavailable if one is missing."""
@@ -1942,33 +1931,33 @@ class _LoadedModel:
             raise StageError(self._stage, f"{error.filename or path}: {error.strerror}") from None
 
     def _compile(self, owner: contextlib.ExitStack) -> None:
+        exists = None
         if not self._engine.original:
             exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
-            if exists is not None:
-                self.facts["compiled_before"] = bool(exists)
-        self._begin("compile")
-        self.facts["compile_ms"] = self._send("compileWithQoS:options:error:", self._options)
+        if exists is not None:
+            self.facts["compiled_before"] = bool(exists)
+        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
         if not self._engine.original:
             owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
-        self._begin("load")
+        load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
         try:
-            self.facts["load_ms"] = self._send("loadWithQoS:options:error:", self._options)
+            self.facts["load_ms"] = load()
         except StageError:
             if self._engine.original:
                 raise
             time.sleep(RETRY_SECONDS)
-            self.facts["load_ms"] = self._send("loadWithQoS:options:error:", self._options)
+            self.facts["load_ms"] = load()
         owner.callback(self._unload)
 
-    def _send(self, selector: str, *arguments: Any) -> float:
-        """Send a message that answers YES or NO; return how many ms it took. Raise StageError if it answers NO, with or
-        without an NSError."""
+    def _send(self, stage: str, selector: str, *arguments: Any) -> float:
+        """Send a message that is a stage of its own; return how many ms it took. Raise StageError if it answers NO."""
+        self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
         if not self._runtime.send(self._model, selector, self._qos, *arguments, ctypes.byref(self._error)):
-            raise StageError(self._stage, self._engine.describe_error(self._error))
+            raise StageError(stage, self._engine.describe_error(self._error))
         return (time.perf_counter() - started) * 1e3
 
     def _purge(self) -> None:
@@ -1978,29 +1967,33 @@ class _LoadedModel:
             self._engine.send_optional(self._model, "_ANEInMemoryModel", "purgeCompiledModel")
 
     def _unload(self) -> None:
-        self._begin("unload")
         with self._engine.pool():
             try:
-                self._send("unloadWithQoS:error:")
+                self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
                 self._events.warn("unload", f"unloading {self._variant} failed: {error}; its figures are not affected")
 
     def _create_surface(self) -> Pointer:
+        """Return a surface that is one row of bytes."""
         self._begin("surface")
-        surface = self._engine.create_surface(self._config.tensor_bytes, self._objects)
+        engine, number, size = self._engine, self._runtime.number, self._config.tensor_bytes
+        if not engine.original:
+            size = -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
+        values = map(number, (size, 1, 1, size, size, 0))
+        surface: Pointer = engine.create_surface(self._runtime.dictionary(list(zip(engine.surface_keys(), values))))
         if not surface:
-            raise StageError(self._stage, f"IOSurfaceCreate failed for {self._config.tensor_bytes} bytes")
+            raise StageError(self._stage, f"IOSurfaceCreate failed for {size} bytes")
+        self._objects.callback(engine.cf_release, surface)
         return surface
 
     def _create_request(self) -> Pointer:
         runtime = self._runtime
         self._begin("request")
-        given, found = (self._retained(runtime.create("_ANEIOSurfaceObject", "objectWithIOSurface:", surface))
+        given, found = (runtime.array(self._retained(runtime.create("_ANEIOSurfaceObject", _SURFACE_OBJECT, surface)))
                         for surface in (self._input, self._output))
         zero = runtime.number(0)
-        return self._retained(runtime.create(
-            "_ANERequest", _REQUEST, runtime.array(given), runtime.array(zero), runtime.array(found), runtime.array(zero),
-            None, None, zero))
+        first = runtime.array(zero)
+        return self._retained(runtime.create("_ANERequest", _REQUEST, given, first, found, first, None, None, zero))
 
     def write_input(self, data: bytes) -> None:
         """Write the fp16 input, [channels][pixels], of exactly the tensor's size."""
@@ -3404,6 +3397,8 @@ def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = D
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
     standin = standin_library() if engine == "ane" else None
+    if engine == "ane":
+        Libraries(standin)  # raises Unavailable if this Python cannot call any
     watcher = watcher or Watcher()
     found = Run("stand-in" if standin else engine, protocol, configs, variants)
     watcher.start(found)
@@ -3519,6 +3514,7 @@ def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = C
     well. A check that ends its child is a failure of that check alone: another child goes on with the next."""
     standin, count, failures = standin_library(), 0, 0
     every = checks()
+    Libraries(standin)  # raises Unavailable if this Python cannot call any
     while count < len(every):
         try:
             with Child(["examine", standin, count], seconds) as child:
