@@ -76,7 +76,6 @@ import argparse
 import codecs
 import contextlib
 import csv
-import ctypes
 import datetime
 import errno
 import functools
@@ -100,6 +99,7 @@ import sys
 import tempfile
 import threading
 import time
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add, mul
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
@@ -1310,8 +1310,23 @@ _RULES: dict[str, Callable[[Reference, Statement, list[Arithmetic], dict[str, li
 # 6. Objective-C runtime
 # ======================================================================================================================
 
-# The ownership rule: what comes from `new` or a Create function is ours, and so is what we retain; each is released
-# exactly once, by the stack that it was put on when it became ours. All else is borrowed until the pool drains.
+# The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
+# exactly once, by the ExitStack that it was put on when we came to own it. All else is borrowed until the pool drains.
+
+
+class _NoTypes:
+    """Stands in for ctypes while classes are defined, if it cannot be imported: each of its types is `object`."""
+
+    def __getattr__(self, name: str) -> type:
+        return object
+
+
+CTYPES_PROBLEM = ""
+try:
+    import ctypes
+except (ImportError, MemoryError) as _error:  # in some signed or stripped Pythons
+    ctypes = _NoTypes()  # type: ignore[assignment]
+    CTYPES_PROBLEM = f"{type(_error).__name__}: {_error}".rstrip(": ")
 
 # Since macOS 11 these are not files on disk: dlopen knows them, os.path.exists does not.
 FRAMEWORKS = "/System/Library/Frameworks"
@@ -1327,42 +1342,45 @@ LIBRARIES = {
 
 
 class Pointer(ctypes.c_void_p):
-    """Any pointer that a call returns. A subclass, so that ctypes does not make it an int; false where nil."""
+    """Any pointer that a call returns; false if nil. A subclass, because ctypes turns a plain c_void_p into an int."""
 
 
 class Libraries:
-    """The system's libraries, each opened on first use; or one stand-in library in place of all of them."""
+    """The system's libraries, each opened on first use, or one stand-in library in place of all of them."""
 
     def __init__(self, standin: Optional[str] = None) -> None:
+        """Raise Unavailable if this Python has no ctypes."""
+        if CTYPES_PROBLEM:
+            raise Unavailable(f"this Python cannot call libraries: import ctypes failed ({CTYPES_PROBLEM}); use "
+                              "another Python: /usr/bin/python3 (xcode-select --install installs it), or python.org's")
         self._standin = standin
         self._opened: dict[str, ctypes.CDLL] = {}
 
-    def open(self, name: str) -> ctypes.CDLL:
-        """The library of that name in LIBRARIES; raises Unavailable where it cannot be opened."""
+    def open(self, name: str) -> "ctypes.CDLL":
+        """Return the library of a name in LIBRARIES; raise Unavailable if it cannot be opened."""
         if name not in self._opened:
-            path = self._standin or LIBRARIES[name]
             try:
-                self._opened[name] = ctypes.CDLL(path)
+                self._opened[name] = ctypes.CDLL(self._standin or LIBRARIES[name])
             except OSError as error:
                 raise Unavailable(f"the library {name} cannot be opened: {error}") from None
         return self._opened[name]
 
     def function(self, library: str, symbol: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-        """A C function with its exact prototype; raises Unavailable where this system lacks it."""
+        """Return a C function with its exact prototype; raise Unavailable if the library lacks it."""
         try:
             return ctypes.CFUNCTYPE(result, *arguments)((symbol, self.open(library)))
         except AttributeError:
             raise Unavailable(f"{library} has no function {symbol} here") from None
 
     def constant(self, library: str, symbol: str) -> Pointer:
-        """The value of an exported pointer variable, such as a CFStringRef; raises Unavailable where it is missing."""
+        """Return an exported pointer variable, such as a CFStringRef; raise Unavailable if the library lacks it."""
         try:
             return Pointer.in_dll(self.open(library), symbol)
         except ValueError:
             raise Unavailable(f"{library} has no constant {symbol} here") from None
 
     def system_value(self, name: str, kind: Any = None) -> Any:
-        """What sysctlbyname says of a name: text, or an integer of ctypes type `kind`; None where it says nothing."""
+        """Return a value of sysctlbyname, text or an integer of ctypes type `kind`; None if the name is unknown."""
         # int sysctlbyname(const char *name, void *old, size_t *oldlen, void *new, size_t newlen)
         sysctlbyname = self.function("libSystem", "sysctlbyname", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p,
                                      ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -1380,47 +1398,26 @@ _CODES = {
     "i": ctypes.c_int, "I": ctypes.c_uint, "l": ctypes.c_long, "L": ctypes.c_ulong,
     "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong, "f": ctypes.c_float, "d": ctypes.c_double,
 }
-_CLOSING = {"{": "}", "(": ")", "[": "]"}
+
+# A struct, union or array without another inside; and one type: qualifiers, `^` and its target or a code, frame offset.
+_AGGREGATE = re.compile(r"[{(\[][^{}()\[\]]*[})\]]")
+_TYPE = re.compile(r'[rnNoORVA]*(?:(\^)[\^rnNoORVA]*)?(@\?|@"[^"]*"|.)[-+0-9]*', re.DOTALL)
 
 
 def parse_encoding(encoding: str) -> list[str]:
-    """One code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^.
+    """Return one code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^.
 
-    Qualifiers, frame offsets, and what a pointer points to are left out: they differ between runtimes.
+    Qualifiers, frame offsets and the targets of pointers are left out: they differ between runtimes. A struct, union
+    or array that is passed by value gives `_`.
     """
-    codes, place = [], 0
-    while place < len(encoding):
-        start = place + len(encoding[place:]) - len(encoding[place:].lstrip("rnNoORVA"))
-        codes.append(encoding[start:start + 1])
-        place = _end_of_type(encoding, start)
-        while encoding[place:place + 1].isdigit() or encoding[place:place + 1] in ("+", "-"):
-            place += 1
-    return codes
-
-
-def _end_of_type(encoding: str, place: int) -> int:
-    """Where the type that begins at `place` ends."""
-    while encoding[place:place + 1] in tuple("^rnNoORVA"):
-        place += 1
-    code = encoding[place:place + 1]
-    if code in _CLOSING:
-        depth = 0
-        while place < len(encoding):
-            depth += (encoding[place] == code) - (encoding[place] == _CLOSING[code])
-            place += 1
-            if not depth:
-                break
-        return place
-    place += 1
-    if code == "@" and encoding[place:place + 1] == "?":
-        return place + 1
-    if code == "@" and encoding[place:place + 1] == '"':
-        return encoding.find('"', place + 1) + 1 or len(encoding)
-    return place
+    found = 1
+    while found:  # innermost first
+        encoding, found = _AGGREGATE.subn("_", encoding)
+    return [match[1] or match[2][0] for match in _TYPE.finditer(encoding)]
 
 
 def kind_of(code: str) -> str:
-    """What decides how a value of a type is passed and taken: pointer, text, BOOL, nothing, or an integer or float of a width."""
+    """Return how a value of a type is passed: pointer, text, BOOL, nothing, or an integer or float of some width."""
     kind = _CODES.get(code)
     if kind is None:
         return "nothing" if code == "v" else f"unknown type {code}"
@@ -1432,12 +1429,13 @@ def kind_of(code: str) -> str:
 
 
 class Runtime:
-    """Objective-C by typed senders. Every message is looked up first: an unknown selector would end the process."""
+    """Objective-C by typed senders. Every method is looked up first: an unknown selector would end the process."""
 
     def __init__(self, libraries: Libraries) -> None:
+        """Raise Unavailable if libobjc, or a function of it, is missing."""
         self.libraries = libraries
         libobjc = functools.partial(libraries.function, "libobjc")
-        # Class objc_getClass(const char *name); Class object_getClass(id object); SEL sel_registerName(const char *name)
+        # Class objc_getClass(const char *name); Class object_getClass(id object); SEL sel_registerName(const char *)
         self._get_class = libobjc("objc_getClass", Pointer, ctypes.c_char_p)
         self._class_of = libobjc("object_getClass", Pointer, ctypes.c_void_p)
         self._selector = libobjc("sel_registerName", Pointer, ctypes.c_char_p)
@@ -1447,46 +1445,48 @@ class Runtime:
         self._encoding = libobjc("method_getTypeEncoding", ctypes.c_char_p, ctypes.c_void_p)
         # id objc_retain(id object); void objc_release(id object)
         self._retain = libobjc("objc_retain", Pointer, ctypes.c_void_p)
-        self.release = libobjc("objc_release", None, ctypes.c_void_p)
+        self._release = libobjc("objc_release", None, ctypes.c_void_p)
         # void *objc_autoreleasePoolPush(void); void objc_autoreleasePoolPop(void *pool)
         self._push_pool = libobjc("objc_autoreleasePoolPush", Pointer)
         self._pop_pool = libobjc("objc_autoreleasePoolPop", None, ctypes.c_void_p)
         self._senders: dict[str, tuple[int, Callable[..., Any]]] = {}
 
     def macos_version(self) -> str:
-        """Such as `macOS 26.1`."""
+        """Return such as `macOS 26.1`."""
         return f"macOS {self.libraries.system_value('kern.osproductversion') or '(version unknown)'}"
 
     def find_class(self, name: str) -> Pointer:
-        """The class, or a nil Pointer."""
+        """Return the class, or a nil Pointer."""
         found: Pointer = self._get_class(name.encode())
         return found
 
     def get_class(self, name: str) -> Pointer:
-        """The class; raises Unavailable where this macOS has none of that name."""
+        """Return the class; raise Unavailable if this macOS lacks it."""
         found = self.find_class(name)
         if not found:
             raise Unavailable(f"{self.macos_version()} has no class {name}")
         return found
 
     def method_encoding(self, class_name: str, selector: str, of_class: bool) -> Optional[str]:
-        """The type encoding of a class or instance method; None where there is no such method. Raises Unavailable where
-        there is no such class."""
+        """Return the type encoding of a class or instance method; None if the class lacks it.
+
+        Raise Unavailable if this macOS lacks the class.
+        """
         find = self._find_class_method if of_class else self._find_method
         method = find(self.get_class(class_name), self._selector(selector.encode()))
         return self._encoding(method).decode() if method else None
 
     def responds(self, receiver: Pointer, selector: str) -> bool:
-        """Whether an object, or a class, has a method for a selector."""
-        return bool(self._find_method(self._class_of(receiver), self._selector(selector.encode())))
+        """Return whether an object, or a class, has a method for a selector; nil has none."""
+        return bool(receiver and self._find_method(self._class_of(receiver), self._selector(selector.encode())))
 
     def bind(self, receiver: Pointer, selector: str, *arguments: Any) -> Callable[[], Any]:
-        """A message ready to be sent many times: method found, argument count checked, types taken from its encoding.
+        """Return a message ready to be sent many times: method found, arguments counted, types taken from its encoding.
 
-        Raises Unavailable naming the selector where the receiver has no such method. The arguments must outlive it.
+        Raise Unavailable naming the selector if the receiver lacks the method. The arguments must outlive the message.
         """
         if not receiver:
-            raise Unavailable(f"{selector} was about to be sent to nil")
+            raise Unavailable(f"{selector} cannot be sent to nil")
         name = self._selector(selector.encode())
         method = self._find_method(self._class_of(receiver), name)
         if not method:
@@ -1497,17 +1497,17 @@ class Runtime:
         return functools.partial(send, receiver, name, *arguments)
 
     def send(self, receiver: Pointer, selector: str, *arguments: Any) -> Any:
-        """Sends a message now; see bind."""
+        """Send a message and return its result; see bind."""
         return self.bind(receiver, selector, *arguments)()
 
     def create(self, class_name: str, selector: str, *arguments: Any) -> Pointer:
-        """A borrowed object from a class method, or a nil Pointer."""
+        """Return a borrowed object from a class method, or a nil Pointer."""
         created: Pointer = self.send(self.get_class(class_name), selector, *arguments)
         return created
 
     def _sender(self, encoding: str) -> tuple[int, Callable[..., Any]]:
-        """How many arguments a method of that encoding takes, and objc_msgSend with its exact prototype: variadic
-        arguments go elsewhere on Apple's arm64, and ctypes takes surplus ones silently."""
+        """Return how many arguments a method of that encoding takes, and objc_msgSend with its exact prototype: Apple's
+        arm64 passes variadic arguments elsewhere, and ctypes accepts surplus arguments silently."""
         if encoding not in self._senders:
             codes = parse_encoding(encoding)
             if len(codes) < 3 or any(code not in _CODES for code in codes):
@@ -1522,54 +1522,47 @@ class Runtime:
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[None]:
-        """An autorelease pool."""
+        """Hold an autorelease pool."""
         pool = self._push_pool()
         try:
             yield
         finally:
             self._pop_pool(pool)
 
-    def keep(self, borrowed: Pointer, owner: contextlib.ExitStack) -> Pointer:
-        """Retains an object, to be released when its owner closes."""
-        owner.callback(self.release, self._retain(borrowed))
+    def retain(self, borrowed: Pointer, owner: contextlib.ExitStack) -> Pointer:
+        """Retain an object until its owner closes; return it."""
+        owner.callback(self._release, self._retain(borrowed))
         return borrowed
 
     def string(self, text: str) -> Pointer:
-        """A borrowed NSString."""
+        """Return a borrowed NSString."""
         return self.create("NSString", "stringWithUTF8String:", text.encode())
 
     def text(self, string: Pointer) -> str:
-        """The text of an NSString; empty for nil."""
+        """Return the text of an NSString; empty for nil."""
         return (self.send(string, "UTF8String") or b"").decode(errors="replace") if string else ""
 
     def number(self, value: int) -> Pointer:
-        """A borrowed NSNumber of unsigned long long."""
+        """Return a borrowed NSNumber of unsigned long long."""
         return self.create("NSNumber", "numberWithUnsignedLongLong:", value)
 
     def data(self, buffer: bytearray) -> Pointer:
-        """A borrowed NSData over a buffer's own bytes, which must stay in place for as long as the data do."""
+        """Return a borrowed NSData over the buffer's own bytes, which must stay in place while the NSData lives."""
         start = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
         return self.create("NSData", "dataWithBytesNoCopy:length:freeWhenDone:", start, len(buffer), False)
 
     def array(self, *items: Pointer) -> Pointer:
-        """A borrowed NSArray."""
+        """Return a borrowed NSArray."""
         return self.create("NSArray", "arrayWithObjects:count:", _pointers(items), len(items))
 
     def dictionary(self, items: Sequence[tuple[Pointer, Pointer]] = ()) -> Pointer:
-        """A borrowed NSDictionary of keys and values."""
-        keys, values = ([pair[side] for pair in items] for side in (0, 1))
-        return self.create("NSDictionary", "dictionaryWithObjects:forKeys:count:", _pointers(values), _pointers(keys), len(items))
-
-    def describe_error(self, error: ctypes.c_void_p) -> str:
-        """Domain, code and description of an NSError; says so where there is none."""
-        if not error:
-            return "no NSError was given"
-        receiver = Pointer(error.value)
-        domain, described = (self.text(self.send(receiver, selector)) for selector in ("domain", "localizedDescription"))
-        return f"{domain} {self.send(receiver, 'code')}: {' '.join(described.split())}"
+        """Return a borrowed NSDictionary of (key, value) pairs."""
+        keys, values = (_pointers([pair[side] for pair in items]) for side in (0, 1))
+        return self.create("NSDictionary", "dictionaryWithObjects:forKeys:count:", values, keys, len(items))
 
 
-def _pointers(items: Sequence[Pointer]) -> ctypes.Array:  # type: ignore[type-arg]
+def _pointers(items: Sequence[Pointer]) -> Any:
+    """Return a C array of pointers."""
     return (ctypes.c_void_p * len(items))(*[item.value for item in items])
 
 
@@ -1577,17 +1570,82 @@ def _pointers(items: Sequence[Pointer]) -> ctypes.Array:  # type: ignore[type-ar
 # 7. Neural Engine
 # ======================================================================================================================
 
-# Smaller surfaces fail with status 0x1d on hardware; reports of the least size differ: 16, 48, 64 KiB.
+class Events(typing.Protocol):
+    """The worker's side of the one vocabulary of events."""
+
+    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+        """Announce a stage; wait until the parent has noted it. It may take `limit` seconds beyond --timeout."""
+
+    def directory(self, path: str) -> None:
+        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
+
+    def warn(self, code: str, message: str) -> None:
+        """Report something that readers of the figures should know."""
+
+
+class Executable(typing.Protocol):
+    """A loaded program. `facts` (compile_ms, load_ms, compiled_before) become facts of its cell."""
+
+    facts: dict[str, Any]
+
+    def write_input(self, data: bytes) -> None:
+        """Write the whole fp16 input."""
+
+    def evaluate(self) -> bool:
+        """Run the program once; return False if the engine reports a failure."""
+
+    def failure(self) -> str:
+        """Return why the last evaluate failed. Call it before the pool drains."""
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Write NaN into all channels of these output pixels."""
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of each of these output pixels."""
+
+
+class Engine(typing.Protocol):
+    """Runs programs, and has the clock `now` that they are timed by; `tick_ns` is one tick of it in ns."""
+
+    now: Callable[[], int]
+    tick_ns: float
+
+    def pool(self) -> contextlib.AbstractContextManager[None]:
+        """Hold whatever evaluates need around them."""
+
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Return a program ready to evaluate; its owner undoes it. Raise StageError naming the stage that failed."""
+
+
+# Evaluate fails with status 0x1d on smaller surfaces; reports of the least size differ: 16, 48, 64 KiB.
 SURFACE_GRANULE = 1 << 16
 LOCK_READ_ONLY = 1  # kIOSurfaceLockReadOnly, IOSurfaceRef.h
 
-# A NaN in every output element before evaluates that count: what they never wrote is then seen.
+# A NaN in fp16. Engines write infinity in its place, so an output that holds it was never written.
 UNWRITTEN = b"\x00\x7e"
+
+# QOS_CLASS_DEFAULT, sys/qos.h. The compile service inherits the QoS: a compile at background takes three times as long.
+COMPILE_QOS = 21
+RETRY_SECONDS = 0.1  # after a failed load, as in tmc/apple
+ERROR_LEVELS = 4  # of NSErrors under NSErrors
+KEEP_AWAKE = 0xFF00FFFFFF  # NSActivityUserInteractive, NSProcessInfo.h
+USER_TEMPORARY_DIRECTORY = 65537  # _CS_DARWIN_USER_TEMP_DIR, unistd.h
+
+# hexStringIdentifier: the content hash that names a model's directory.
+IDENTIFIER = re.compile(r"[0-9A-Za-z_-]{1,255}")
+
+# Reasons in a chain of NSErrors (reported from hardware), and what helps.
+ADVICE = {
+    "InvalidMILProgram": "try another --dialect",
+    "CompilationFailure": "try a smaller program or another --seed",
+    "0x20004": "try fewer channels or layers",
+    "0x50004": "close other programs that use the Neural Engine",
+}
 
 
 class Method(NamedTuple):
-    """A method that this module calls; `kinds` are codes of its result and its arguments. No run can do without one that
-    is `needed`."""
+    """A method that this module calls; `kinds` are the codes of its result and arguments. A run needs it, or can do
+    without it if not `needed`."""
 
     class_name: str
     selector: str
@@ -1600,8 +1658,16 @@ class Method(NamedTuple):
         """As in Objective-C: `-[Class selector]`."""
         return f"{'+' if self.of_class else '-'}[{self.class_name} {self.selector}]"
 
+    def matches(self, encoding: str) -> bool:
+        """Return whether a type encoding found at run time has the kinds that our calls are made for."""
+        result, *arguments = parse_encoding(encoding)
+        return list(map(kind_of, [result, *arguments[2:]])) == list(map(kind_of, self.kinds))
 
-# The private ones as others read them at run time on macOS 27, and from header dumps of earlier systems; the rest is Foundation's.
+
+_SURFACE_OBJECT = "objectWithIOSurface:"
+_REQUEST = "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:"
+
+# The private ones as read at run time on macOS 27 and in header dumps of earlier systems; the rest is Foundation's.
 METHODS = (
     Method("NSString", "stringWithUTF8String:", "@*", of_class=True),
     Method("NSString", "UTF8String", "*"),
@@ -1621,164 +1687,164 @@ METHODS = (
     Method("_ANEInMemoryModel", "loadWithQoS:options:error:", "BI@^"),
     Method("_ANEInMemoryModel", "evaluateWithQoS:options:request:error:", "BI@@^"),
     Method("_ANEInMemoryModel", "unloadWithQoS:error:", "BI^"),
-    Method("_ANEIOSurfaceObject", "objectWithIOSurface:", "@^", of_class=True),
-    Method("_ANERequest", "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:",
-           "@@@@@@@@", of_class=True),
+    Method("_ANEIOSurfaceObject", _SURFACE_OBJECT, "@^", of_class=True),
+    Method("_ANERequest", _REQUEST, "@@@@@@@@", of_class=True),
+    Method("NSError", "userInfo", "@", needed=False),
+    Method("NSDictionary", "objectForKey:", "@@", needed=False),
     Method("_ANEInMemoryModel", "localModelPath", "@", needed=False),
     Method("_ANEInMemoryModel", "compiledModelExists", "B", needed=False),
     Method("_ANEInMemoryModel", "purgeCompiledModel", "v", needed=False),
     Method("_ANEDeviceInfo", "hasANE", "B", of_class=True, needed=False),
     Method("_ANEDeviceInfo", "isVirtualMachine", "B", of_class=True, needed=False),
     Method("_ANEDeviceInfo", "aneSubType", "@", of_class=True, needed=False),
+    Method("_ANEDeviceInfo", "aneArchitectureType", "@", of_class=True, needed=False),
     Method("_ANEDeviceInfo", "numANEs", "I", of_class=True, needed=False),
     Method("_ANEDeviceInfo", "numANECores", "I", of_class=True, needed=False),
     Method("NSProcessInfo", "processInfo", "@", of_class=True, needed=False),
     Method("NSProcessInfo", "thermalState", "q", needed=False),
     Method("NSProcessInfo", "isLowPowerModeEnabled", "B", needed=False),
+    Method("NSProcessInfo", "beginActivityWithOptions:reason:", "@Q@", needed=False),
+    Method("NSProcessInfo", "endActivity:", "v@", needed=False),
 )
 _OPTIONAL = {(method.class_name, method.selector): method for method in METHODS if not method.needed}
 
 
-def same_kinds(method: Method, encoding: str) -> bool:
-    """Whether a method's encoding, found at run time, has the kinds that the calls here are made for."""
-    result, *arguments = parse_encoding(encoding)
-    return list(map(kind_of, [result, *arguments[2:]])) == list(map(kind_of, method.kinds))
+def advice_for(error: str) -> str:
+    """Return what to do about the errors that a text holds, such as `try another --dialect`; empty if unknown."""
+    return ", or ".join(advice for reason, advice in ADVICE.items() if re.search(rf"\b{reason}\b", error))
 
 
-class Session:
-    """Where the work says what it is doing; whoever listens overrides what it wants to hear."""
+def foundation_directory() -> str:
+    """Return Foundation's directory of temporary files, without opening any library.
 
-    def stage(self, name: str, variant: str, limit: float = 0, **details: Any) -> None:
-        """A stage begins. `limit` is how many seconds it may take beyond the time limit of every stage."""
-
-    def directory(self, path: str) -> None:
-        """A model's directory is about to be made."""
-
-    def warn(self, code: str, message: str) -> None:
-        """Something was seen that whoever reads the figures should know."""
-
-
-class Executable:
-    """A program that an engine has loaded: what the measurement needs of it. `facts` go into its cell."""
-
-    facts: dict[str, Any]
-
-    def write_input(self, data: bytes) -> None:
-        """Puts the fp16 input in place."""
-        raise NotImplementedError
-
-    def clear_output(self) -> None:
-        """Makes the output what no evaluate gives, so that one that does nothing is seen."""
-        raise NotImplementedError
-
-    def evaluate(self) -> bool:
-        """Runs the program once; false where the engine says that it failed."""
-        raise NotImplementedError
-
-    def failure(self) -> str:
-        """Why the last evaluate failed; to be asked within the same pool."""
-        raise NotImplementedError
-
-    def read_output(self) -> bytes:
-        """The fp16 output."""
-        raise NotImplementedError
+    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
+    """
+    if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
+        with contextlib.suppress(OSError, ValueError):
+            return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
+    with contextlib.suppress(FileNotFoundError):  # no directory can be written, as when the disk is full
+        return tempfile.gettempdir()
+    return "/tmp"
 
 
-class Engine:
-    """What runs programs: loads them, and has the clock that they are timed by, `now`, in ticks."""
-
-    now: Callable[[], int]
-
-    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
-        """A program ready to evaluate, undone when its owner closes; raises StageError naming the stage that failed."""
-        raise NotImplementedError
-
-    def nanoseconds(self, ticks: int) -> float:
-        """Ticks as nanoseconds."""
-        raise NotImplementedError
-
-    def pool(self) -> contextlib.AbstractContextManager[None]:
-        """What evaluates run inside of."""
-        return contextlib.nullcontext()
+def is_model_directory(path: str, temporary: str) -> bool:
+    """Return whether a path can be a model's directory: absolute, named like an identifier, directly below `temporary`
+    and not a symbolic link."""
+    parent, name = os.path.split(path)
+    return bool(os.path.isabs(path) and os.path.isabs(temporary) and os.pardir not in path.split(os.sep)
+                and IDENTIFIER.fullmatch(name) and not os.path.islink(path)
+                and os.path.realpath(parent) == os.path.realpath(temporary))
 
 
-class _Timebase(ctypes.Structure):
-    _fields_ = [("numer", ctypes.c_uint32), ("denom", ctypes.c_uint32)]
+def remove_model_directory(path: str, existed: bool, temporary: str) -> None:
+    """Remove a model's directory, or only a program's files from it if it `existed` before they were written.
+
+    Do nothing if is_model_directory says no: the path comes from a library, or from a message that can be damaged.
+    Errors are ignored: there is nowhere to report them.
+    """
+    with contextlib.suppress(OSError, ValueError):  # ValueError: not a path at all
+        if not is_model_directory(path, temporary):
+            return
+        if not existed:
+            shutil.rmtree(path, ignore_errors=True)
+        elif not os.path.islink(os.path.join(path, os.path.dirname(WEIGHT_FILE))):
+            for remove, name in ((os.unlink, MIL_FILE), (os.unlink, WEIGHT_FILE), (os.rmdir, "weights")):
+                with contextlib.suppress(OSError):
+                    remove(os.path.join(path, name))
 
 
-class NeuralEngine(Engine):
-    """Apple's engine, through the private in-memory model API and IOSurface."""
+class NeuralEngine:
+    """Apple's engine, an Engine: the private in-memory model API and IOSurface."""
 
     def __init__(self, libraries: Libraries, original: bool = False) -> None:
+        """Raise Unavailable if a library, or a function of it, is missing. `original`: make the original's calls."""
         libraries.open("Foundation")
         libraries.open("AppleNeuralEngine")
         self.runtime = Runtime(libraries)
         self.original = original
-        # A model keeps its descriptor's data, which are these very buffers, and who knows for how long: until the child ends.
-        self.lent: list[bytearray] = []
+        # A model keeps its descriptor's data, which are these very buffers, for an unknown time: keep them until exit.
+        self.pinned_buffers: list[bytearray] = []
         iosurface, system = (functools.partial(libraries.function, name) for name in ("IOSurface", "libSystem"))
         # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties); void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
-        self._create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
+        self.create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
         self._base_address = iosurface("IOSurfaceGetBaseAddress", ctypes.c_void_p, ctypes.c_void_p)
         # int IOSurfaceLock(IOSurfaceRef surface, uint32_t options, uint32_t *seed), and IOSurfaceUnlock
         lock = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
         self._lock, self._unlock = iosurface("IOSurfaceLock", *lock), iosurface("IOSurfaceUnlock", *lock)
         # void CFRelease(CFTypeRef object)
-        self._cf_release = libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
+        self.cf_release = libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
         # uint64_t mach_absolute_time(void); int mach_timebase_info(struct { uint32_t numer, denom; } *info)
         self.now = system("mach_absolute_time", ctypes.c_uint64)
-        timebase = _Timebase()
-        system("mach_timebase_info", ctypes.c_int, ctypes.c_void_p)(ctypes.byref(timebase))
-        self._nanoseconds_per_tick = int(timebase.numer) / int(timebase.denom)
-
-    def nanoseconds(self, ticks: int) -> float:
-        """By mach_timebase_info."""
-        return ticks * self._nanoseconds_per_tick
+        fraction = (ctypes.c_uint32 * 2)()
+        status = system("mach_timebase_info", ctypes.c_int, ctypes.c_void_p)(fraction)
+        numerator, denominator = fraction
+        if status or not numerator or not denominator:
+            raise Unavailable(f"mach_timebase_info returned {status} and {numerator}/{denominator}: no unit of time")
+        self.tick_ns = numerator / denominator
 
     def pool(self) -> contextlib.AbstractContextManager[None]:
-        """An autorelease pool."""
+        """Hold an autorelease pool."""
         return self.runtime.pool()
 
-    def load(self, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> Executable:
-        """Descriptor, model, files, compile, load, surfaces and request."""
-        # What a refused program leaves is undone with the rest, after the figures were handed over: that may crash.
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its files.
+
+        Raise StageError naming the stage that failed. Whatever a refused program leaves behind goes when the owner
+        closes, after the figures were handed over: that can crash.
+        """
         with self.pool():
-            return _LoadedModel(self, program, qos, session, owner.enter_context(contextlib.ExitStack()))
+            return _LoadedModel(self, program, qos, events, owner.enter_context(contextlib.ExitStack()))
+
+    def keep_awake(self, owner: contextlib.ExitStack) -> None:
+        """Keep the Mac from sleeping until the owner closes, if this macOS can."""
+        with self.pool():
+            process = self.send_optional(self.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
+            activity = self.send_optional(process, "NSProcessInfo", "beginActivityWithOptions:reason:", KEEP_AWAKE,
+                                          self.runtime.string("measuring the Neural Engine"))
+            if activity:
+                self.runtime.retain(activity, owner)
+                owner.callback(self.send_optional, process, "NSProcessInfo", "endActivity:", activity)
 
     def temporary_directory(self) -> str:
-        """Foundation's, which need not be Python's."""
+        """Return Foundation's directory of temporary files, as Foundation itself says."""
         # NSString *NSTemporaryDirectory(void)
         function = self.runtime.libraries.function("Foundation", "NSTemporaryDirectory", Pointer)
         with self.pool():
             return self.runtime.text(function())
 
-    def create_surface(self, size: int, owner: contextlib.ExitStack) -> Pointer:
-        """A surface of one row of bytes, released when its owner closes; nil where it cannot be had."""
-        size = size if self.original else -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
-        values = (size, 1, 1, size, size, 0)
-        surface: Pointer = self._create_surface(self.runtime.dictionary(
-            [(key, self.runtime.number(value)) for key, value in zip(self.surface_keys(), values)]))
-        if surface:
-            owner.callback(self._cf_release, surface)
-        return surface
+    def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str, *arguments: Any) -> Any:
+        """Send a message that a run can do without.
+
+        Return None if the receiver is nil or None, or if this macOS has no such method, or one of unexpected types.
+        """
+        method = _OPTIONAL[class_name, selector]
+        if not receiver or not self.runtime.find_class(class_name) or not self.runtime.responds(receiver, selector):
+            return None
+        encoding = self.runtime.method_encoding(class_name, selector, method.of_class)
+        return self.runtime.send(receiver, selector, *arguments) if encoding and method.matches(encoding) else None
+
+    def describe_error(self, error: "ctypes.c_void_p") -> str:
+        """Return domain, code and text of an NSError and of those under it, on one line; say so if it is nil.
+
+        The outer text of a refused compile is always the same: the reason is in an error under it.
+        """
+        runtime, current, chain = self.runtime, Pointer(error.value), dict[Optional[int], str]()
+        while len(chain) < ERROR_LEVELS and current.value not in chain and runtime.responds(current, "domain"):
+            domain, text = (runtime.text(runtime.send(current, name)) for name in ("domain", "localizedDescription"))
+            chain[current.value] = f"{domain} {runtime.send(current, 'code')}: {' '.join(text.split())}"
+            details = self.send_optional(current, "NSError", "userInfo")
+            key = runtime.string("NSUnderlyingError")  # NSUnderlyingErrorKey, NSError.h
+            current = self.send_optional(details, "NSDictionary", "objectForKey:", key) or Pointer()
+        return ", caused by ".join(chain.values()) or "no NSError was given"
 
     def surface_keys(self) -> list[Pointer]:
-        """The keys of a surface's properties; raises Unavailable where one is missing."""
+        """Return the keys of a surface's properties; raise Unavailable if one is missing."""
         return [self.runtime.libraries.constant("IOSurface", f"kIOSurface{name}")
                 for name in ("Width", "Height", "BytesPerElement", "BytesPerRow", "AllocSize", "PixelFormat")]
 
-    def lend(self, receiver: Pointer, class_name: str, selector: str) -> Optional[Callable[[], Any]]:
-        """A message that a run can do without, ready to be sent; None where this macOS has no such method, or one of other
-        kinds than expected."""
-        if not receiver or not self.runtime.find_class(class_name):
-            return None
-        method = _OPTIONAL[class_name, selector]
-        encoding = self.runtime.method_encoding(class_name, selector, method.of_class)
-        return self.runtime.bind(receiver, selector) if encoding and same_kinds(method, encoding) else None
-
     @contextlib.contextmanager
-    def mapped(self, surface: Pointer, stage: str, options: int = 0) -> Iterator[int]:
-        """The address of a surface's bytes while it is locked."""
+    def mapped(self, surface: Pointer, size: int, stage: str, options: int = 0) -> Iterator[memoryview]:
+        """Lock a surface and give its first `size` bytes, valid until it is unlocked. Raise StageError if it fails."""
         status = self._lock(surface, options, None)
         if status:
             raise StageError(stage, f"IOSurfaceLock returned {status & 0xffffffff:#x}")
@@ -1786,161 +1852,178 @@ class NeuralEngine(Engine):
             address = self._base_address(surface)
             if not address:
                 raise StageError(stage, "IOSurfaceGetBaseAddress returned NULL")
-            yield address
+            yield memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
         finally:
             self._unlock(surface, options, None)
 
 
-class _LoadedModel(Executable):
-    """One _ANEInMemoryModel, from its descriptor to a bound evaluate. What it owns closes with `owner`, in reverse."""
+class _LoadedModel:
+    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate. Its owner undoes all, in reverse."""
 
-    def __init__(self, engine: NeuralEngine, program: Program, qos: int, session: Session, owner: contextlib.ExitStack) -> None:
-        self.facts = {}
-        self._variant = program.variant.name
-        self._engine, self._runtime, self._session = engine, engine.runtime, session
-        self._qos, self._size = qos, program.config.tensor_bytes
+    def __init__(self, engine: NeuralEngine, program: Program, qos: int, events: Events,
+                 owner: contextlib.ExitStack) -> None:
+        self.facts: dict[str, Any] = {}
+        self._engine, self._runtime, self._events, self._config = engine, engine.runtime, events, program.config
+        self._variant, self._stage = program.variant.name, ""
+        self._qos = qos if engine.original else COMPILE_QOS  # of compile, load and unload
         self._error = ctypes.c_void_p()
-        self._mil, self._blob = bytearray(program.mil.encode()), program.blob
-        engine.lent += [self._mil, self._blob]
-        # All objects are released last, after the model was unloaded and its directory removed.
-        self._owner = owner.enter_context(contextlib.ExitStack())
-        self._options = self._runtime.keep(self._runtime.dictionary(), self._owner)
-        self._model = self._create_model()
-        self._write_files(owner)
-        exists = None if engine.original else engine.lend(self._model, "_ANEInMemoryModel", "compiledModelExists")
-        if exists:
-            self.facts["compiled_before"] = bool(exists())
-        self._call("compile", "compileWithQoS:options:error:", self._options)
-        if not engine.original:
-            owner.callback(self._purge)
-        self._call("load", "loadWithQoS:options:error:", self._options)
-        owner.callback(self._unload)
-        self._input, self._output = (self._create_surface() for _ in range(2))
+        # All objects are released last, after the model was unloaded and purged and its directory removed.
+        self._objects = owner.enter_context(contextlib.ExitStack())
+        self._options = self._runtime.retain(self._runtime.dictionary(), self._objects)
+        self._model = self._create_model(bytearray(program.mil.encode()), program.blob)
+        self._write_files(program, owner)
+        self._compile(owner)
+        self._load(owner)
+        self._input, self._output = self._create_surface(), self._create_surface()
         request = self._create_request()
-        self._evaluate = self._runtime.bind(self._model, "evaluateWithQoS:options:request:error:", qos, self._options, request,
-                                            ctypes.byref(self._error))
+        self._evaluate = self._runtime.bind(self._model, "evaluateWithQoS:options:request:error:", qos, self._options,
+                                            request, ctypes.byref(self._error))
 
-    def _stage(self, name: str) -> str:
-        self._session.stage(name, self._variant)
-        return name
+    def _begin(self, stage: str) -> None:
+        self._stage = stage
+        self._events.stage(stage, self._variant)
 
-    def _some(self, stage: str, found: Pointer) -> Pointer:
-        """A result kept, or the stage's failure where it is nil."""
-        if not found:
-            raise StageError(stage, "nil was returned")
-        return self._runtime.keep(found, self._owner)
+    def _retained(self, result: Pointer) -> Pointer:
+        """Return a result, retained; raise StageError if it is nil."""
+        if not result:
+            raise StageError(self._stage, "the result is nil")
+        return self._runtime.retain(result, self._objects)
 
-    def _create_model(self) -> Pointer:
-        runtime, stage = self._runtime, self._stage("descriptor")
-        weights = runtime.dictionary([(runtime.string(WEIGHT_PATH), self._weights_entry())])
-        descriptor = self._some(stage, runtime.create("_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:",
-                                                      runtime.data(self._mil), weights, None))
-        stage = self._stage("model")
-        return self._some(stage, runtime.create("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
-
-    def _weights_entry(self) -> Pointer:
-        """Data and offset of the weights. The framework takes the first key's value as the data, so where Foundation
-        puts `offset` first it is left out: 0 is what it would be anyway."""
+    def _create_model(self, mil: bytearray, blob: bytearray) -> Pointer:
         runtime = self._runtime
-        data = (runtime.string("data"), runtime.data(self._blob))
+        self._engine.pinned_buffers += [mil, blob]
+        self._begin("descriptor")
+        weights = runtime.dictionary([(runtime.string(WEIGHT_PATH), self._weights_entry(blob))])
+        descriptor = self._retained(runtime.create(
+            "_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:", runtime.data(mil), weights, None))
+        self._begin("model")
+        return self._retained(runtime.create("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
+
+    def _weights_entry(self, blob: bytearray) -> Pointer:
+        """Return data and offset of the weights. The framework takes the value of the first key as the data: if
+        Foundation puts `offset` first, leave it out (0 is the default)."""
+        runtime = self._runtime
+        data = (runtime.string("data"), runtime.data(blob))
         entry = runtime.dictionary([data, (runtime.string("offset"), runtime.number(0))])
         first = runtime.send(runtime.send(entry, "allKeys"), "objectAtIndex:", 0)
         return entry if runtime.text(first) == "data" else runtime.dictionary([data])
 
-    def _directory(self) -> str:
-        """Where the framework looks for the model's files."""
-        stage = self._stage("identifier")
+    def _write_files(self, program: Program, owner: contextlib.ExitStack) -> None:
+        """Write the program where the framework looks for it. Refuse any place that is not a model's directory: it will
+        be removed."""
+        self._begin("identifier")
         identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
-        if not re.fullmatch(r"[0-9A-Za-z_-]{1,255}", identifier):
-            raise StageError(stage, f"hexStringIdentifier is {identifier!r}: expected a name for a directory")
-        local_path = self._engine.lend(self._model, "_ANEInMemoryModel", "localModelPath")
-        path = self._runtime.text(local_path()) if local_path else ""
-        return path or os.path.join(self._engine.temporary_directory(), identifier)
-
-    def _write_files(self, owner: contextlib.ExitStack) -> None:
-        path, stage = self._directory(), self._stage("files")
-        self._session.directory(path)
-        owner.callback(remove_directory, path)
+        if not IDENTIFIER.fullmatch(identifier):
+            raise StageError(self._stage, f"hexStringIdentifier is {identifier!r}: expected the name of a directory")
+        temporary = self._engine.temporary_directory()
+        local_path = self._runtime.text(self._engine.send_optional(self._model, "_ANEInMemoryModel", "localModelPath"))
+        path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
+        self._begin("files")
+        if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
+            raise StageError(self._stage, f"{path!r} as model directory: expected {identifier} in {temporary!r}")
+        existed = os.path.lexists(path)
+        self._events.directory(path)
+        owner.callback(remove_model_directory, path, existed, temporary)
         try:
-            write_program(path, self._mil, self._blob)
+            write_program(path, self._engine.pinned_buffers[-2], program.blob)
         except OSError as error:
-            remove_directory(path)  # now, since the disk may be full
-            raise StageError(stage, f"{error.filename or path}: {error.strerror}") from None
+            remove_model_directory(path, existed, temporary)  # now, since the disk may be full
+            raise StageError(self._stage, f"{error.filename or path}: {error.strerror}") from None
 
-    def _call(self, stage: str, selector: str, *arguments: Any) -> None:
-        """A stage that answers YES, or NO with or without an NSError."""
-        self._stage(stage)
+    def _compile(self, owner: contextlib.ExitStack) -> None:
+        exists = None
+        if not self._engine.original:
+            exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
+        if exists is not None:
+            self.facts["compiled_before"] = bool(exists)
+        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+        if not self._engine.original:
+            owner.callback(self._purge)
+
+    def _load(self, owner: contextlib.ExitStack) -> None:
+        load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
+        try:
+            self.facts["load_ms"] = load()
+        except StageError:
+            if self._engine.original:
+                raise
+            time.sleep(RETRY_SECONDS)
+            self.facts["load_ms"] = load()
+        owner.callback(self._unload)
+
+    def _send(self, stage: str, selector: str, *arguments: Any) -> float:
+        """Send a message that is a stage of its own; return how many ms it took. Raise StageError if it answers NO."""
+        self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
         if not self._runtime.send(self._model, selector, self._qos, *arguments, ctypes.byref(self._error)):
-            raise StageError(stage, self._runtime.describe_error(self._error))
-        self.facts[f"{stage}_ms"] = (time.perf_counter() - started) * 1e3
+            raise StageError(stage, self._engine.describe_error(self._error))
+        return (time.perf_counter() - started) * 1e3
 
     def _purge(self) -> None:
-        """Drops the program from the system's cache, or the user's disk fills."""
+        """Drop the program from the system's cache, which would fill the disk."""
+        self._begin("purge")
         with self._engine.pool():
-            purge = self._engine.lend(self._model, "_ANEInMemoryModel", "purgeCompiledModel")
-            if purge:
-                self._stage("purge")
-                purge()
+            self._engine.send_optional(self._model, "_ANEInMemoryModel", "purgeCompiledModel")
 
     def _unload(self) -> None:
         with self._engine.pool():
             try:
-                self._call("unload", "unloadWithQoS:error:")
+                self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
-                self._session.warn("unload", f"unloading {self._variant} failed ({error}); its figures are not touched by that")
+                self._events.warn("unload", f"unloading {self._variant} failed: {error}; its figures are not affected")
 
     def _create_surface(self) -> Pointer:
-        stage = self._stage("surface")
-        surface = self._engine.create_surface(self._size, self._owner)
+        """Return a surface that is one row of bytes."""
+        self._begin("surface")
+        engine, number, size = self._engine, self._runtime.number, self._config.tensor_bytes
+        if not engine.original:
+            size = -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
+        values = map(number, (size, 1, 1, size, size, 0))
+        surface: Pointer = engine.create_surface(self._runtime.dictionary(list(zip(engine.surface_keys(), values))))
         if not surface:
-            raise StageError(stage, f"IOSurfaceCreate gave no surface of {self._size} bytes")
+            raise StageError(self._stage, f"IOSurfaceCreate failed for {size} bytes")
+        self._objects.callback(engine.cf_release, surface)
         return surface
 
     def _create_request(self) -> Pointer:
-        runtime, stage = self._runtime, self._stage("request")
-        first, second = (self._some(stage, runtime.create("_ANEIOSurfaceObject", "objectWithIOSurface:", surface))
-                         for surface in (self._input, self._output))
+        runtime = self._runtime
+        self._begin("request")
+        given, found = (runtime.array(self._retained(runtime.create("_ANEIOSurfaceObject", _SURFACE_OBJECT, surface)))
+                        for surface in (self._input, self._output))
         zero = runtime.number(0)
-        request = runtime.create(
-            "_ANERequest", "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:",
-            runtime.array(first), runtime.array(zero), runtime.array(second), runtime.array(zero), None, None, zero)
-        return self._some(stage, request)
+        first = runtime.array(zero)
+        return self._retained(runtime.create("_ANERequest", _REQUEST, given, first, found, first, None, None, zero))
 
     def write_input(self, data: bytes) -> None:
-        """Into the locked input surface."""
-        stage = self._stage("surface")
-        with self._engine.mapped(self._input, stage) as address:
-            ctypes.memmove(address, data, self._size)
-
-    def clear_output(self) -> None:
-        """NaN everywhere in the locked output surface."""
-        with self._engine.mapped(self._output, self._stage("surface")) as address:
-            ctypes.memmove(address, UNWRITTEN * (self._size // 2), self._size)
+        """Write the fp16 input, [channels][pixels], of exactly the tensor's size."""
+        self._begin("surface")
+        with self._engine.mapped(self._input, self._config.tensor_bytes, self._stage) as surface:
+            surface[:] = data
 
     def evaluate(self) -> bool:
-        """Sends the bound message; the slot for its NSError is emptied first."""
+        """Send the bound message; return its answer."""
         self._error.value = None
         return bool(self._evaluate())
 
     def failure(self) -> str:
-        """The NSError of the last evaluate."""
-        return self._runtime.describe_error(self._error)
+        """Return the NSErrors of the last evaluate. Call it before the pool drains."""
+        return self._engine.describe_error(self._error)
 
-    def read_output(self) -> bytes:
-        """From the locked output surface."""
-        with self._engine.mapped(self._output, "read", LOCK_READ_ONLY) as address:
-            return ctypes.string_at(address, self._size)
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Write NaN into all channels of these output pixels. A pixel's channels are one stride: 8 µs."""
+        channel = memoryview(UNWRITTEN * self._config.channels).cast("H")
+        with self._engine.mapped(self._output, self._config.tensor_bytes, "surface") as surface:
+            halves = surface.cast("H")
+            for pixel in pixels:
+                halves[pixel::self._config.pixels] = channel
 
-
-def remove_directory(path: str) -> None:
-    """Removes a model's directory: one that holds a program, or what is left of one. Anything else, a symbolic link too, is
-    left alone: a path can be wrong."""
-    with contextlib.suppress(OSError, ValueError):  # the latter for what can be no path at all
-        names = os.listdir(path)
-        if not os.path.islink(path) and (MIL_FILE in names or set(names) <= {os.path.dirname(WEIGHT_FILE)}):
-            shutil.rmtree(path, ignore_errors=True)
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of each of these output pixels."""
+        shape, config = struct.Struct(f"<{self._config.channels}e"), self._config
+        with self._engine.mapped(self._output, config.tensor_bytes, "read", LOCK_READ_ONLY) as surface:
+            halves = surface.cast("H")
+            return [shape.unpack(halves[pixel::config.pixels].tobytes()) for pixel in pixels]
 
 
 # ======================================================================================================================
@@ -2449,7 +2532,7 @@ def chosen_pixels(config: Config, protocol: Protocol) -> list[int]:
     return list(chosen)
 
 
-def verify_outputs(job: Job, trials: Sequence[Trial], session: Session) -> None:
+def verify_outputs(job: Job, trials: Sequence[Trial], session: Events) -> None:
     """Compares pixels of each output with the reference; what differs too much becomes a failed cell that keeps its
     samples. Says of each variant also how far it is from what FP16 gave."""
     chosen = chosen_pixels(job.config, job.protocol)
@@ -2459,8 +2542,7 @@ def verify_outputs(job: Job, trials: Sequence[Trial], session: Session) -> None:
         if trial.cell.status == "ok" and trial.executable:
             session.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * job.config.weights * len(chosen))
             with trial.guarded():
-                output = trial.executable.read_output()
-                trial.outputs = [pixel_of(output, job.config, index) for index in chosen]
+                trial.outputs = trial.executable.read_pixels(chosen)
                 verify(trial, inputs)
     base = next((flat(trial.outputs) for trial in trials if trial.cell.variant == "fp16" and trial.cell.status == "ok"), None)
     for trial in trials:
@@ -2530,7 +2612,7 @@ def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Op
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
-def measure(engine: Engine, job: Job, session: Session, report: Callable[[Cell], None]) -> None:
+def measure(engine: Engine, job: Job, session: Events, report: Callable[[Cell], None]) -> None:
     """Measures a configuration in each variant and reports a cell for each, before anything is unloaded."""
     groups = [[variant] for variant in job.variants] if job.protocol.original else [list(job.variants)]
     for group in groups:

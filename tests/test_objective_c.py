@@ -1,10 +1,14 @@
-"""Section 6: the Objective-C runtime, over the stand-in's real one."""
+"""Section 6: the Objective-C runtime, over the stand-in's real runtime and Foundation."""
 
 import contextlib
 import ctypes
+import json
+import os
 import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
 
 import ane_bench
 from ane_bench import Libraries, Pointer, Runtime, Unavailable, parse_encoding
@@ -12,19 +16,29 @@ from tests import support
 
 
 class EncodingTest(unittest.TestCase):
-    """Type encodings are read by type, whatever the offsets and qualifiers."""
+    """Type encodings are read type by type, whatever their offsets and qualifiers."""
 
     def test_encodings(self) -> None:
-        for encoding, codes in (("B36@0:8I16@20^@28", "B@:I@^"), ("@72@0:8@16@24@32@40@48@56@64", "@@:@@@@@@@"),
-                                ("v16@0:8", "v@:"), ("@24@0:8^{__IOSurface=}16", "@@:^"), ("Vv16@0:8", "v@:"), ("r*16@0:8", "*@:"),
-                                ("C36@0:8I16@20^@28", "C@:I@^"), ("@40@0:8^@16^@24Q32", "@@:^^Q"), ("@24@0:8r^v16", "@@:^"),
-                                ("{_NSRange=QQ}16@0:8", "{@:"), ("@?16@0:+8", "@@:"), ('@"NSString"16@0:8', "@@:"),
-                                ("^^{a=^{b}[4i]}8@0:8", "^@:"), ("", "")):
+        for encoding, codes in (
+                ("B36@0:8I16@20^@28", "B@:I@^"), ("@72@0:8@16@24@32@40@48@56@64", "@@:@@@@@@@"), ("v16@0:8", "v@:"),
+                ("@24@0:8^{__IOSurface=}16", "@@:^"), ("Vv16@0:8", "v@:"), ("r*16@0:8", "*@:"),
+                ("C36@0:8I16@20^@28", "C@:I@^"), ("@40@0:8^@16^@24Q32", "@@:^^Q"), ("@24@0:8r^v16", "@@:^"),
+                ("@?16@0:+8", "@@:"), ('@"NSString"16@0:8', "@@:"), ("^^{a=^{b}[4i]}8@0:8", "^@:"), ("^?8@0:8", "^@:"),
+                ("B@:I@^@", "B@:I@^"), ("", "")):
             with self.subTest(encoding):
                 self.assertEqual("".join(parse_encoding(encoding)), codes)
 
-    def test_what_is_cut_does_not_hang(self) -> None:
-        for encoding in ("{a", "^", "r", '@"x', "[4{", "+", "9"):
+    def test_structs_that_are_passed_by_value_are_types_that_no_call_can_pass(self) -> None:
+        for encoding in ("{_NSRange=QQ}16@0:8", "v@:{CGRect={CGPoint=dd}{CGSize=dd}}", "v@:@{_NSRange=QQ}@",
+                         "v@:(u=id)", 'v@:{a="b"@"NSString""c"[4i]}', "v@:[12^f]"):
+            with self.subTest(encoding):
+                codes = parse_encoding(encoding)
+                self.assertEqual(codes.count("_"), 1, codes)
+                self.assertTrue(ane_bench.kind_of("_").startswith("unknown type"))
+        self.assertEqual("".join(parse_encoding("v@:@{_NSRange=QQ}@")), "v@:@_@")
+
+    def test_cut_encodings_end(self) -> None:
+        for encoding in ("{a", "^", "r", '@"x', "[4{", "+", "9", "{a)", "^^", "]"):
             parse_encoding(encoding)
 
 
@@ -62,7 +76,7 @@ class RuntimeTest(unittest.TestCase):
         self.assertEqual(self.runtime.send(data, "length"), 10)
         self.assertEqual(ctypes.string_at(self.runtime.send(data, "bytes").value, 10), b"x123456789")
 
-    def test_what_is_missing_is_a_python_error_that_names_it(self) -> None:
+    def test_a_missing_class_or_method_is_a_python_error_that_names_it(self) -> None:
         runtime = self.runtime
         with self.assertRaisesRegex(Unavailable, r"macOS .* has no class NoSuchClass"):
             runtime.get_class("NoSuchClass")
@@ -70,8 +84,10 @@ class RuntimeTest(unittest.TestCase):
             runtime.send(runtime.string("a"), "noSuchSelector:", None)
         with self.assertRaisesRegex(Unavailable, "no method noSuchSelector in NSString"):
             runtime.send(runtime.get_class("NSString"), "noSuchSelector")
-        with self.assertRaisesRegex(Unavailable, "objectAtIndex: was about to be sent to nil"):
+        with self.assertRaisesRegex(Unavailable, "objectAtIndex: cannot be sent to nil"):
             runtime.send(Pointer(), "objectAtIndex:", 0)
+        self.assertFalse(runtime.responds(Pointer(), "count"))
+        self.assertTrue(runtime.responds(runtime.array(), "count"))
 
     def test_argument_counts_are_checked(self) -> None:
         array = self.runtime.array()
@@ -83,33 +99,29 @@ class RuntimeTest(unittest.TestCase):
         with self.assertRaises(ctypes.ArgumentError):
             self.runtime.send(self.runtime.array(), "objectAtIndex:", "zero")
 
+    def test_a_struct_by_value_is_refused(self) -> None:
+        with self.assertRaisesRegex(Unavailable, "cannot be called by this program"):
+            self.runtime.send(self.runtime.string("abc"), "substringWithRange:", 0)
+
     def test_ownership_is_balanced(self) -> None:
         runtime = self.runtime
         with contextlib.ExitStack() as owner:
-            kept = runtime.keep(runtime.create("NSMutableArray", "array"), owner)
+            kept = runtime.retain(runtime.create("NSMutableArray", "array"), owner)
             before = runtime.send(kept, "retainCount")
             with contextlib.ExitStack() as other:
-                runtime.keep(kept, other)
+                runtime.retain(kept, other)
                 self.assertEqual(runtime.send(kept, "retainCount"), before + 1)
             self.assertEqual(runtime.send(kept, "retainCount"), before)
 
-    def test_errors(self) -> None:
-        runtime = self.runtime
-        self.assertEqual(runtime.describe_error(ctypes.c_void_p()), "no NSError was given")
-        key = runtime.libraries.constant("Foundation", "NSLocalizedDescriptionKey")
-        info = runtime.dictionary([(key, runtime.string("it\nbröke"))])
-        error = runtime.create("NSError", "errorWithDomain:code:userInfo:", runtime.string("some.domain"), -7, info)
-        self.assertEqual(runtime.describe_error(error), "some.domain -7: it bröke")
-
 
 class LibrariesTest(unittest.TestCase):
-    """What cannot be opened or found."""
+    """Libraries, functions and constants that are missing."""
 
-    def test_a_library_that_is_not_there(self) -> None:
+    def test_a_missing_library(self) -> None:
         with self.assertRaisesRegex(Unavailable, "the library libobjc cannot be opened: .*nowhere"):
             Libraries("/nowhere/lib.so").open("libobjc")
 
-    def test_a_symbol_that_is_not_there(self) -> None:
+    def test_a_missing_symbol(self) -> None:
         libraries = Libraries(str(support.standin_library()))
         with self.assertRaisesRegex(Unavailable, "libSystem has no function no_such_function"):
             libraries.function("libSystem", "no_such_function", None)
@@ -122,3 +134,48 @@ class LibrariesTest(unittest.TestCase):
         done = subprocess.run([sys.executable, "-c", program], cwd=support.ROOT, capture_output=True, check=False)
         self.assertEqual(done.stdout, b"fine\n", done.stderr)
         self.assertEqual(ane_bench.__name__, "ane_bench")
+
+
+class WithoutCtypesTest(unittest.TestCase):
+    """A Python whose `import ctypes` fails, as some signed or stripped Pythons on a Mac."""
+
+    ERRORS = ("ImportError('no module _ctypes')", "MemoryError()")
+    PROGRAM = ("import builtins, sys\nreal = builtins.__import__\n"
+               "def fail(name, *others, **more):\n    if name == 'ctypes':\n        raise {error}\n"
+               "    return real(name, *others, **more)\n"
+               "builtins.__import__ = fail\nimport ane_bench\nsys.exit(ane_bench.main(sys.argv[1:]))\n")
+
+    def setUp(self) -> None:
+        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
+        self.addCleanup(holder.cleanup)
+        self.directory = Path(holder.name)
+
+    def run_without(self, error: str, *arguments: str, standin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run the command line in a Python whose `import ctypes` raises an error."""
+        return subprocess.run(
+            [*support.own_python(), "-c", self.PROGRAM.format(error=error), *arguments], cwd=support.ROOT,
+            env={**os.environ, ane_bench.STANDIN_VARIABLE: standin}, stdin=subprocess.DEVNULL, capture_output=True,
+            encoding="utf-8", timeout=120, check=False)
+
+    def test_everything_else_works(self) -> None:
+        record, programs = str(self.directory / "r.json"), self.directory / "programs"
+        for error in self.ERRORS:
+            for arguments in (
+                    ("-h",), ("--version",), ("emit", str(programs), "--config", "8x2x2"),
+                    ("--engine", "reference", "--config", "8x2x2", "--rounds", "1", "--iters", "1", "--save", record),
+                    ("compare", record, record), ("chart", record, "-o", str(self.directory / "chart.svg"))):
+                with self.subTest(error=error, arguments=arguments):
+                    done = self.run_without(error, *arguments)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertTrue((programs / "8x2x2-w8a8" / "model.mil").exists())
+            self.assertEqual(json.loads(Path(record).read_text(encoding="utf-8"))["engine"], "reference")
+
+    def test_run_and_doctor_name_the_reason_and_another_python(self) -> None:
+        for error, reason in zip(self.ERRORS, (r"ImportError: no module _ctypes", "MemoryError")):
+            for verb in ("run", "doctor"):
+                with self.subTest(error=error, verb=verb):
+                    done = self.run_without(error, verb, standin=str(support.standin_library()))
+                    self.assertEqual(done.returncode, 3, done.stderr)
+                    self.assertRegex(done.stdout + done.stderr, rf"(?m)^.*import ctypes failed \({reason}\); "
+                                                                r"use another Python: .*/usr/bin/python3.*$")
+                    self.assertNotIn("Traceback", done.stderr)

@@ -18,13 +18,29 @@
 //   STANDIN_SPIKE=NxF       every N-th evaluate of the process takes F times as long
 //   STANDIN_CLOCK=KIND      real (default) | virtual: a counter that evaluate advances by the latency and that each
 //                           mach_absolute_time advances by one tick. A tick is 125/3 ns in both
-//   STANDIN_FAULT=ITEMS     `[VARIANT/]STAGE:KIND[@N]` separated by `;`, from the N-th call of that stage on, counted per
-//                           variant. Stages: descriptor model identifier localModelPath compile load surface surfaceobject
+//   STANDIN_FAULT=ITEMS     `[VARIANT/]STAGE:KIND[@WHEN]` separated by `;`, calls counted per stage and variant in each
+//                           process. Stages: descriptor model identifier localModelPath compile load surface surfaceobject
 //                           request evaluate unload purge lock. Kinds: nil or no (nil, NO and an NSError; a lock fails),
-//                           silent (NO without one), unicode (NO, with a description that is not ASCII), raise (an
-//                           NSException), crash (SIGSEGV), exit (status 0, at once), hang, killdir (removes the model's
-//                           directory and goes on), rubbish (bytes that are no JSON on descriptors 1 and 2, goes on),
-//                           slow=SECONDS (sleeps and goes on). purge, which returns nothing, is skipped by nil, no, silent
+//                           once (no, at the first call alone, or at the N-th with @N), silent (NO without an NSError),
+//                           unicode (NO, with a description that is not ASCII), raise (an NSException), crash (SIGSEGV),
+//                           exit (status 0, at once), hang, killdir (removes the model's directory and goes on), rubbish
+//                           (bytes that are no JSON on descriptors 1 and 2, goes on), slow=SECONDS (sleeps and goes on; a
+//                           virtual clock moves on by as much). purge, which returns nothing, is skipped by nil, no, silent
+//   WHEN                    of calls that are counted from 1: N (from the N-th on), N-M (from the N-th to the M-th), K+O
+//                           (each K-th, as many after a multiple of K as O says)
+//   STANDIN_REASON=ITEMS    `[VARIANT/][STAGE:]REASON` separated by `;`: the reason that compile, load or evaluate (compile
+//                           and load, if no stage is named) give for each refusal, as `err=(REASON)`, or as a status if it
+//                           begins with 0x. By default InvalidMILProgram for a program that is refused. A fault says "the
+//                           stand-in was told to refuse at STAGE", followed by the reason if there is one here
+//   STANDIN_CHAIN=SHAPE     where the reason stands in a refusal's NSErrors: DEPTH (1 by default: in the underlying error of
+//                           the one that is handed out; 0: in that one itself, 2 and more: further below), loop (in the
+//                           underlying one, which is its own underlying error), pair (there too; its underlying error is the
+//                           outer one), nil (nowhere, and userInfo is nil), text (the underlying error is an NSString)
+//   STANDIN_DAEMON=FILE     the compile service's state, shared by processes. Once a compile or load has hung or crashed the
+//                           file is there, and as long as it is all compiles and loads of all processes hang. A compile or
+//                           load that is slow keeps those of all other processes waiting, also if its own process is killed
+//   STANDIN_RESTART=SECONDS after a refused compile all compiles are refused for that long, as CompilationFailure whatever
+//                           STANDIN_REASON says (it is not made longer by these); in all processes with STANDIN_DAEMON
 //   STANDIN_MISSING=NAMES   classes that objc_getClass, and selectors (also `Class.selector`) that class_get…Method do not
 //                           know; separated by spaces
 //   STANDIN_ENCODING=LIST   selector=encoding, separated by spaces: what method_getTypeEncoding answers
@@ -48,6 +64,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -68,27 +85,33 @@
 // Settings: the environment
 // =====================================================================================================================
 
+enum { MostItems = 32, MostPixels = 4096 };
+
 typedef enum { NoVariant, FP16, W8A16, W8A8, Variants } Variant;
 static const char *const variantNames[Variants] = {"-", "fp16", "w8a16", "w8a8"};
 
-typedef enum { AtDescriptor, AtModel, AtIdentifier, AtLocalModelPath, AtCompile, AtLoad, AtSurface, AtSurfaceObject, AtRequest,
-               AtEvaluate, AtUnload, AtPurge, AtLock, Stages } Stage;
-static const char *const stageNames[Stages] = {"descriptor", "model", "identifier", "localModelPath", "compile", "load", "surface",
-                                               "surfaceobject", "request", "evaluate", "unload", "purge", "lock"};
+typedef enum { AtDescriptor, AtModel, AtIdentifier, AtLocalModelPath, AtCompile, AtLoad, AtSurface, AtSurfaceObject,
+               AtRequest, AtEvaluate, AtUnload, AtPurge, AtLock, Stages } Stage;
+static const char *const stageNames[Stages] = {
+    "descriptor", "model", "identifier", "localModelPath", "compile", "load", "surface", "surfaceobject", "request",
+    "evaluate", "unload", "purge", "lock"};
 
-typedef enum { AnswerNil, AnswerNo, AnswerSilently, AnswerInUnicode, Raise, Crash, ExitAtOnce, Hang, KillDirectory, WriteRubbish, Slow,
-               FaultKinds } FaultKind;
-static const char *const faultNames[FaultKinds] = {"nil", "no", "silent", "unicode", "raise", "crash", "exit", "hang", "killdir",
-                                                   "rubbish", "slow"};
+typedef enum { AnswerNil, AnswerNo, AnswerOnce, AnswerSilently, AnswerInUnicode, Raise, Crash, ExitAtOnce, Hang,
+               KillDirectory, WriteRubbish, Slow, FaultKinds } FaultKind;
+static const char *const faultNames[FaultKinds] = {
+    "nil", "no", "once", "silent", "unicode", "raise", "crash", "exit", "hang", "killdir", "rubbish", "slow"};
 
 typedef enum { Right, NaNs, Infinities, Zeros, Constant, Noop, Aliased, Swapped, Scaled, Dropped, OutputKinds } OutputKind;
-static const char *const outputNames[OutputKinds] = {"right", "nan", "inf", "zeros", "constant", "noop", "aliased", "swapped", "scale",
-                                                     "drop"};
+static const char *const outputNames[OutputKinds] = {
+    "right", "nan", "inf", "zeros", "constant", "noop", "aliased", "swapped", "scale", "drop"};
 
-typedef struct { Variant variant; Stage stage; FaultKind kind; long from; double seconds; } Fault;
+typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
+typedef struct { Variant variant; Stage stage; FaultKind kind; When when; double seconds; } Fault;
+typedef struct { Variant variant; Stage stage; const char *reason; } Reason;
 typedef struct { Variant variant; OutputKind kind; BOOL given; double first, second; } Output;
 
-enum { MostItems = 32, MostPixels = 4096 };
+// The shape of a chain of NSErrors: a number of levels below the outermost, or one of these.
+enum { LoopChain = -1, PairChain = -2, NilChain = -3, TextChain = -4 };
 
 static struct {
     int log;
@@ -97,9 +120,11 @@ static struct {
     double latency[Variants], drift, spikeFactor;  // latency in ticks
     long spikeEvery;
     Fault faults[MostItems];
+    Reason reasons[MostItems];
     Output outputs[MostItems];
-    int faultCount, outputCount;
-    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal;
+    int faultCount, reasonCount, outputCount, chain;
+    double restart;
+    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal, *daemon;
 } settings = {.log = -1};  // in force until the constructor runs: Foundation's own may call us before
 
 // Names and numbers cut from a line of the environment.
@@ -182,29 +207,88 @@ static Variant cutVariant(Text item, const char *name)
     return (Variant)found;
 }
 
+// Cuts an item in two at a character; the second part, or NULL.
+static char *cutAt(char *item, char character)
+{
+    char *found = strchr(item, character);
+    if (found)
+        *found++ = 0;
+    return found;
+}
+
+// The whole of a text as a number; ends the process otherwise.
+static double readNumber(const char *name, const char *text)
+{
+    char *end;
+    double number = strtod(text, &end);
+    if (!*text || *end || !isfinite(number))
+        reject(name, text);
+    return number;
+}
+
+// N, N-M or K+O; NO if the text is none of these.
+static BOOL readWhen(const char *text, When *when)
+{
+    int length = 0;
+    long first, second;
+    if (sscanf(text, "%ld+%ld%n", &first, &second, &length) == 2 && !text[length] && first > 0 && second >= 0)
+        *when = (When){.from = second, .every = first};
+    else if (sscanf(text, "%ld-%ld%n", &first, &second, &length) == 2 && !text[length] && first > 0 && second >= first)
+        *when = (When){.from = first, .to = second};
+    else if (sscanf(text, "%ld%n", &first, &length) == 1 && (!text[length] || !strcmp(text + length, "-")) && first > 0)
+        *when = (When){.from = first, .to = LONG_MAX};
+    else
+        return NO;
+    return YES;
+}
+
+static BOOL isDue(const When *when, long call)
+{
+    return when->every ? call % when->every == when->from % when->every : call >= when->from && call <= when->to;
+}
+
 static void readFault(Text item)
 {
     Text whole;
     strcpy(whole, item);
-    Fault fault = {.variant = cutVariant(item, "STANDIN_FAULT"), .from = 1};
-    char *kind = strchr(item, ':'), *from = strchr(item, '@'), *seconds = strchr(item, '=');
-    if (!kind || settings.faultCount == MostItems)
-        reject("STANDIN_FAULT", whole);
-    *kind++ = 0;
-    if (from) {
-        *from++ = 0;
-        fault.from = atol(from);
-    }
-    if (seconds) {
-        *seconds++ = 0;
-        fault.seconds = atof(seconds);
-    }
-    int stage = indexOf(item, stageNames, Stages), found = indexOf(kind, faultNames, FaultKinds);
-    if (stage < 0 || found < 0 || fault.from < 1 || (found == Slow) != (seconds != NULL))
+    Fault fault = {.variant = cutVariant(item, "STANDIN_FAULT"), .when = {.from = 1, .to = LONG_MAX}};
+    char *when = cutAt(item, '@'), *kind = cutAt(item, ':'), *seconds = kind ? cutAt(kind, '=') : NULL;
+    int stage = indexOf(item, stageNames, Stages), found = kind ? indexOf(kind, faultNames, FaultKinds) : -1;
+    if (settings.faultCount == MostItems || stage < 0 || found < 0 || (when && !readWhen(when, &fault.when))
+        || (found == Slow) != (seconds != NULL))
         reject("STANDIN_FAULT", whole);
     fault.stage = (Stage)stage;
     fault.kind = (FaultKind)found;
+    fault.seconds = seconds ? readNumber("STANDIN_FAULT", seconds) : 0;
+    if (found == AnswerOnce && fault.when.to == LONG_MAX)
+        fault.when.to = fault.when.from;
     settings.faults[settings.faultCount++] = fault;
+}
+
+static void readReason(Text item)
+{
+    Reason reason = {.variant = cutVariant(item, "STANDIN_REASON")};
+    char *text = cutAt(item, ':');
+    int stage = text ? indexOf(item, stageNames, Stages) : Stages;
+    text = text ? text : item;
+    if (!*text || settings.reasonCount == MostItems
+        || (stage != AtCompile && stage != AtLoad && stage != AtEvaluate && stage != Stages))
+        reject("STANDIN_REASON", item);
+    reason.stage = (Stage)stage;
+    reason.reason = strdup(text);
+    settings.reasons[settings.reasonCount++] = reason;
+}
+
+static int readChain(const char *value)
+{
+    static const char *const shapes[] = {"", "loop", "pair", "nil", "text"};
+    int shape = indexOf(value, shapes, 5);
+    if (shape > 0)
+        return -shape;
+    double depth = readNumber("STANDIN_CHAIN", value);
+    if (depth < 0 || depth > 20 || depth != floor(depth))
+        reject("STANDIN_CHAIN", value);
+    return (int)depth;
 }
 
 static void readOutput(Text item)
@@ -269,6 +353,10 @@ __attribute__((constructor)) static void readSettings(void)
     settings.lowPower = isSecond("STANDIN_LOW_POWER", "0", "1");
     readTimes();
     readItems("STANDIN_FAULT", readFault);
+    readItems("STANDIN_REASON", readReason);
+    settings.chain = readChain(variable("STANDIN_CHAIN", "1"));
+    settings.restart = readNumber("STANDIN_RESTART", variable("STANDIN_RESTART", "0"));
+    settings.daemon = variable("STANDIN_DAEMON", "");
     readItems("STANDIN_OUTPUT", readOutput);
     settings.encodings = variable("STANDIN_ENCODING", "");
     settings.refuse = variable("STANDIN_REFUSE", "");
@@ -308,19 +396,107 @@ static BOOL refuse(NSError **error, NSString *domain, NSInteger code, NSString *
 {
     if (error)
         *error = [NSError errorWithDomain:domain code:code
-                                 userInfo:[NSDictionary dictionaryWithObject:description forKey:NSLocalizedDescriptionKey]];
+                                 userInfo:[NSDictionary dictionaryWithObject:description
+                                                                      forKey:NSLocalizedDescriptionKey]];
     return NO;
 }
 
-static BOOL refuseToCompile(NSError **error, NSString *name)
+// An error that makes its userInfo when asked, so that it can be its own underlying one.
+@interface StandInError : NSError {
+@public
+    NSString *text;
+    id cause;  // not retained by itself, see `errorChain`
+    BOOL keepsCause, hasNoUserInfo;
+}
+@end
+
+@implementation StandInError
+- (NSDictionary *)userInfo
 {
-    return refuse(error, compilerDomain, 1, [NSString stringWithFormat:@"_ANECompiler : ANECCompile() FAILED err=(%@)", name]);
+    if (hasNoUserInfo)
+        return nil;
+    return [NSDictionary dictionaryWithObjectsAndKeys:text, NSLocalizedDescriptionKey, cause, NSUnderlyingErrorKey, nil];
 }
 
-static BOOL refuseToEvaluate(NSError **error, int status)
+- (NSString *)localizedDescription
 {
-    return refuse(error, engineDomain, 8, [NSString stringWithFormat:
-        @"ANEProgramProcessRequestDirect() Failed with status=0x%x : statusType=0x9", status]);
+    return text;
+}
+
+- (void)dealloc
+{
+    [text release];
+    if (keepsCause)
+        [cause release];
+    [super dealloc];
+}
+@end
+
+static StandInError *standInError(NSString *domain, NSInteger code, NSString *text, id cause)
+{
+    StandInError *error = [[[StandInError alloc] initWithDomain:domain code:code userInfo:nil] autorelease];
+    error->text = [text copy];
+    error->cause = [cause retain];
+    error->keepsCause = YES;
+    return error;
+}
+
+// What the framework hands out: an outer error that says what failed, and below it, as STANDIN_CHAIN has it, one that says
+// why.
+static NSError *errorChain(NSString *domain, NSInteger code, NSString *what, NSString *why)
+{
+    if (!settings.chain)
+        return standInError(domain, code, [NSString stringWithFormat:@"%@ %@", what, why], nil);
+    if (settings.chain == TextChain)
+        return standInError(domain, code, what, why);
+    StandInError *inner = standInError(domain, code, why, nil);
+    for (int level = settings.chain - 1; level > 0; level--)
+        inner = standInError(domain, code, [NSString stringWithFormat:@"error %d below the outermost", level], inner);
+    StandInError *outer = standInError(domain, code, what, settings.chain == NilChain ? nil : inner);
+    outer->hasNoUserInfo = settings.chain == NilChain;
+    if (settings.chain == LoopChain || settings.chain == PairChain) {
+        inner->cause = settings.chain == LoopChain ? inner : outer;
+        inner->keepsCause = NO;
+    }
+    return outer;
+}
+
+// What STANDIN_REASON says, or NULL.
+static const char *reasonFor(Stage stage, Variant variant)
+{
+    for (int index = 0; index < settings.reasonCount; index++) {
+        const Reason *reason = &settings.reasons[index];
+        BOOL applies = reason->stage == stage || (reason->stage == Stages && (stage == AtCompile || stage == AtLoad));
+        if (applies && (!reason->variant || reason->variant == variant))
+            return reason->reason;
+    }
+    return NULL;
+}
+
+// A reason in the framework's words.
+static NSString *wordsFor(Stage stage, const char *reason)
+{
+    if (stage == AtEvaluate && !strncmp(reason, "0x", 2))
+        return [NSString stringWithFormat:@"ANEProgramProcessRequestDirect() Failed with status=%s : statusType=0x9", reason];
+    return [NSString stringWithFormat:strncmp(reason, "0x", 2) ? @"err=(%s)" : @"(%s)", reason];
+}
+
+// Refuses at a stage, as the framework does.
+static BOOL refuseAt(Stage stage, NSError **error, NSString *why)
+{
+    NSString *what = stage == AtCompile ? @"_ANECompiler : ANECCompile() FAILED" : stage == AtLoad ? @"Program load failure"
+        : stage == AtUnload ? @"Program unload failure" : @"Program Inference error";
+    if (error)
+        *error = errorChain(stage == AtCompile ? compilerDomain : engineDomain, stage == AtCompile ? 1 : stage == AtLoad ? 6 : 8,
+                            what, why);
+    return NO;
+}
+
+// The same for a reason of the framework's own, unless STANDIN_REASON has another.
+static BOOL refuseBecause(Stage stage, Variant variant, NSError **error, const char *reason)
+{
+    const char *given = reasonFor(stage, variant);
+    return refuseAt(stage, error, wordsFor(stage, given ? given : reason));
 }
 
 // Every private object says when it comes and goes, so that a log shows what leaked.
@@ -422,20 +598,99 @@ static void writeRubbish(void)
             return;
 }
 
+static BOOL isOfService(Stage stage)
+{
+    return stage == AtCompile || stage == AtLoad;
+}
+
+// Seconds on a clock that all processes share.
+static double sharedSeconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+// A moment beside the compile service's state, in a file of its own: reads it, after writing a new one if that is not 0.
+static double sharedMoment(const char *name, double moment)
+{
+    char path[PATH_MAX], text[64] = "";
+    snprintf(path, sizeof path, "%s.%s", settings.daemon, name);
+    int file = open(path, moment ? O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC : O_RDONLY | O_CLOEXEC, 0600);
+    if (file < 0)
+        return 0;
+    int length = snprintf(text, sizeof text, "%.6f", moment);
+    if (moment ? write(file, text, (size_t)length) < 0 : read(file, text, sizeof text - 1) < 0)
+        perror("standin: STANDIN_DAEMON");
+    close(file);
+    return atof(text);
+}
+
+// Until when compiles are refused, as `sharedMoment`.
+static double restartMoment(double moment)
+{
+    static double own;
+    own = moment ? moment : own;
+    return *settings.daemon ? sharedMoment("restart", moment) : own;
+}
+
+// The compile service hangs from now on, for all.
+static void breakService(void)
+{
+    int file = *settings.daemon ? open(settings.daemon, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (file >= 0)
+        close(file);
+}
+
+// Waits as long as the compile service hangs, or works for another process.
+static void waitForService(Stage stage)
+{
+    if (!*settings.daemon || !isOfService(stage))
+        return;
+    if (!access(settings.daemon, F_OK))
+        writeLog("%s waits for ever", stageNames[stage]);
+    while (!access(settings.daemon, F_OK) || sharedMoment("busy", 0) > sharedSeconds())
+        sleepFor(0.01);
+}
+
+static void hangAt(Stage stage)
+{
+    if (!*settings.daemon || !isOfService(stage))
+        for (;;)
+            pause();
+    breakService();
+    waitForService(stage);
+}
+
+static void slowDown(Stage stage, double seconds)
+{
+    if (*settings.daemon && isOfService(stage))
+        sharedMoment("busy", sharedSeconds() + seconds);
+    sleepFor(seconds);
+    if (settings.virtualClock)
+        __atomic_add_fetch(&virtualTicks, (uint64_t)(seconds * ticksPerSecond), __ATOMIC_RELAXED);
+}
+
 static Verdict commit(const Fault *fault, NSString *directory)
 {
     static int *volatile nowhere;
     switch (fault->kind) {
-    case AnswerNil: case AnswerNo: return Refuse;
+    case AnswerNil: case AnswerNo: case AnswerOnce: return Refuse;
     case AnswerSilently: return RefuseSilently;
     case AnswerInUnicode: return RefuseInUnicode;
-    case Raise: [NSException raise:@"StandInException" format:@"the stand-in was told to raise at %s", stageNames[fault->stage]]; break;
-    case Crash: *nowhere = 1; break;
+    case Raise:
+        [NSException raise:@"StandInException" format:@"the stand-in was told to raise at %s", stageNames[fault->stage]];
+        break;
+    case Crash:
+        if (isOfService(fault->stage))
+            breakService();
+        *nowhere = 1;
+        break;
     case ExitAtOnce: _exit(0);
-    case Hang: for (;;) pause();
+    case Hang: hangAt(fault->stage); break;
     case KillDirectory: [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL]; break;
     case WriteRubbish: writeRubbish(); break;
-    case Slow: sleepFor(fault->seconds); break;
+    case Slow: slowDown(fault->stage, fault->seconds); break;
     case FaultKinds: break;
     }
     return GoOn;
@@ -447,9 +702,10 @@ static Verdict stumble(Stage stage, Variant variant, NSString *directory)
     static long calls[Stages][Variants];
     long call = ++calls[stage][variant];
     Verdict verdict = GoOn;
+    waitForService(stage);
     for (int index = 0; index < settings.faultCount; index++) {
         const Fault *fault = &settings.faults[index];
-        if (fault->stage == stage && call >= fault->from && (!fault->variant || fault->variant == variant)) {
+        if (fault->stage == stage && isDue(&fault->when, call) && (!fault->variant || fault->variant == variant)) {
             Verdict found = commit(fault, directory);
             verdict = verdict ? verdict : found;
         }
@@ -461,9 +717,11 @@ static Verdict stumble(Stage stage, Variant variant, NSString *directory)
 static BOOL stumbles(Stage stage, Variant variant, NSString *directory, NSError **error)
 {
     Verdict verdict = stumble(stage, variant, directory);
-    if (verdict == Refuse)
-        refuse(error, stage == AtCompile ? compilerDomain : engineDomain, stage == AtCompile ? 1 : 8,
-               [NSString stringWithFormat:@"the stand-in was told to refuse at %s", stageNames[stage]]);
+    if (verdict == Refuse) {
+        const char *reason = reasonFor(stage, variant);
+        refuseAt(stage, error, [NSString stringWithFormat:@"the stand-in was told to refuse at %s%s%@", stageNames[stage],
+                                reason ? " " : "", reason ? wordsFor(stage, reason) : @""]);
+    }
     if (verdict == RefuseInUnicode)
         refuse(error, engineDomain, 8, [NSString stringWithUTF8String:"le modèle « x » a été refusé — 失敗 ✗ 𝛑"]);
     return verdict != GoOn;
@@ -1695,6 +1953,21 @@ static const char *compileProgram(_ANEInMemoryModel *model)
     return wrong;
 }
 
+static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error)
+{
+    _ANEInMemoryModelDescriptor *descriptor = model->descriptor;
+    if (stumbles(AtCompile, descriptor->variant, directoryOf(model), error))
+        return NO;
+    if (!options)
+        return refuse(error, engineDomain, 26, @"options is nil");
+    if ([descriptor->options isKindOfClass:[NSData class]] && ![descriptor->options length])
+        return refuseBecause(AtCompile, descriptor->variant, error, "InvalidCompilationParam");
+    const char *wrong = compileProgram(model);
+    if (wrong)
+        writeLog("compile %s refused: %s", variantNames[descriptor->variant], wrong);
+    return !wrong || refuseBecause(AtCompile, descriptor->variant, error, "InvalidMILProgram");
+}
+
 // Runs the program: computes where the input may be another than before, and writes where the output is another. An
 // evaluate that has nothing new to do costs next to nothing, so that its callers can be timed.
 static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandInIOSurface *output)
@@ -1727,13 +2000,13 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
     StandInIOSurface *input = onlySurface(request->inputs, request->inputIndices);
     StandInIOSurface *output = onlySurface(request->outputs, request->outputIndices);
     if (!input || !output)
-        return refuseToEvaluate(error, 0x16);
+        return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x16");
     if ([request->procedure intValue])
-        return refuseToEvaluate(error, 0x2);
+        return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x2");
     size_t pixels = (size_t)model->program.pixels;
     if (input->size < leastSurface || output->size < leastSurface || input->size < (size_t)model->program.channels * pixels * 2
         || output->size < (size_t)model->program.outputs * pixels * 2)
-        return refuseToEvaluate(error, 0x1d);
+        return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x1d");
     runProgram(model, input, output);
     spendTime(model->descriptor->variant, started);
     return YES;
@@ -1792,22 +2065,18 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 
 - (BOOL)compileWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
 {
-    const char *variant = variantNames[descriptor->variant];
-    writeLog("compile %s qos=%u", variant, qos);
-    if (stumbles(AtCompile, descriptor->variant, directoryOf(self), error))
-        return NO;
-    if (!options)
-        return refuse(error, engineDomain, 26, @"options is nil");
-    if ([descriptor->options isKindOfClass:[NSData class]] && ![descriptor->options length])
-        return refuseToCompile(error, @"InvalidCompilationParam");
-    const char *wrong = compileProgram(self);
-    if (wrong) {
-        writeLog("compile %s refused: %s", variant, wrong);
-        return refuseToCompile(error, @"InvalidMILProgram");
+    Variant variant = descriptor->variant;
+    writeLog("compile %s qos=%u", variantNames[variant], qos);
+    if (settings.restart > 0 && restartMoment(0) > sharedSeconds()) {
+        writeLog("compile %s refused: the service restarts", variantNames[variant]);
+        return refuseAt(AtCompile, error, wordsFor(AtCompile, "CompilationFailure"));
     }
-    isCompiled = YES;
-    useCache(Remember, identifierOf(self));
-    return YES;
+    isCompiled = compile(self, options, error);
+    if (isCompiled)
+        useCache(Remember, identifierOf(self));
+    else if (settings.restart > 0)
+        restartMoment(sharedSeconds() + settings.restart);
+    return isCompiled;
 }
 
 - (BOOL)loadWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
@@ -1815,8 +2084,10 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
     writeLog("load %s qos=%u", variantNames[descriptor->variant], qos);
     if (stumbles(AtLoad, descriptor->variant, directoryOf(self), error))
         return NO;
-    if (!options || !isCompiled)
-        return refuse(error, engineDomain, options ? 6 : 26, options ? @"Program load failure (0x20002)" : @"options is nil");
+    if (!options)
+        return refuse(error, engineDomain, 26, @"options is nil");
+    if (!isCompiled)
+        return refuseBecause(AtLoad, descriptor->variant, error, "0x20002");
     isLoaded = YES;
     return YES;
 }
