@@ -73,6 +73,7 @@ The file from top to bottom, which is also the way of the data: 1 constants and 
 """
 
 import argparse
+import bisect
 import codecs
 import contextlib
 import csv
@@ -2435,18 +2436,7 @@ def flat(vectors: Iterable[Vector]) -> list[float]:
     return [value for vector in vectors for value in vector]
 
 
-# Statistics. A run of few rounds cannot tell how much they vary.
-FEWEST_ROUNDS = 5
 RESAMPLES = 2000
-
-
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """A quantile by linear interpolation."""
-    ordered = sorted(values)
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[float]:
@@ -2491,6 +2481,254 @@ def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
     interval = bootstrap([[quotient] for quotient in quotients], protocol.seed)
     value = {"value": statistics.median(quotients)}
     return {**value, "ci95": interval} if interval else value
+
+
+# Statistics
+#
+# Evaluates of one round are alike, so intervals come from rounds, and fewer than five rounds cannot tell how much they
+# vary. "95 %" means that simulated intervals cover the truth in 92.5 to 97 % of runs (tests/test_statistics.py) if rounds
+# are independent; neighbours that resemble each other widen them. A coarse clock reads a time as its number of ticks, rounded
+# either way, so a median of readings is wrong by less than one tick: both ends are moved outwards by a tick.
+
+FEWEST_ROUNDS = 5
+STRONGEST_CORRELATION = 0.9  # a correlation above this is not told from few rounds: no interval is widened more than 4.4 times
+LEAST_FACTOR = 1.05  # patterns below 5 % matter less than what differs from run to run
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Estimate":
+        """Return the estimate in other units; factor is positive."""
+        return Estimate(*(factor * value for value in self))
+
+    def less(self, other: "Estimate") -> "Estimate":
+        """Return the difference of two independent estimates. The distances to each end add up as squares: Zou and Donner,
+        "Construction of confidence limits about effect measures" (2008), so that a skewed interval stays skewed."""
+        value = self.value - other.value
+        return Estimate(value, value - math.hypot(self.value - self.low, other.high - other.value),
+                        value + math.hypot(self.high - self.value, other.value - other.low))
+
+
+class RoundPattern(NamedTuple):
+    """The `first` evaluates of each round take `factor` times as long as its others."""
+
+    first: int
+    factor: float
+
+
+class TwoLevels(NamedTuple):
+    """Times on two levels: the median of each, and the share of samples on the lower one."""
+
+    low: float
+    high: float
+    share: float
+
+
+def turn_order(number: int, count: int) -> list[int]:
+    """Return the order of `count` variants in round `number`: each stands in each place once in `count` rounds."""
+    return [(number + place) % count for place in range(count)]
+
+
+def quantile(values: Sequence[float], fraction: float) -> float:
+    """Return a quantile by linear interpolation."""
+    ordered = sorted(values)
+    place = fraction * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+@functools.lru_cache(maxsize=None)
+def student_quantile(confidence: float, freedom: int) -> float:
+    """Return t so that a Student's t of `freedom` degrees lies within ±t with this confidence: Abramowitz and Stegun, 26.7.3 and
+    26.7.4, solved by bisection. More than 200 degrees count as 200, whose t is too large by less than 1 %."""
+    freedom = min(freedom, 200)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        term = math.cos(angle) if freedom % 2 else 1.0
+        total = 0.0
+        for power in range(1 + freedom % 2, freedom, 2):
+            total += term
+            term *= math.cos(angle) ** 2 * power / (power + 1)
+        within = math.sin(angle) * total
+        if freedom % 2:
+            within = (angle + within) * 2 / math.pi
+        low, high = (angle, high) if within < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+@functools.lru_cache(maxsize=None)
+def sign_interval(count: int) -> tuple[int, float]:
+    """Return depth and share: the 95 % interval for a median of `count` values ends between the values of rank depth and
+    depth + 1 from below and from above, after this share of the way. Hettmansperger and Sheather, "Confidence intervals based
+    on interpolated order statistics" (1986). Five values reach 93.75 %, with their extremes."""
+    if count > 1000:  # the binomial's normal limit
+        rank = (count + 1) / 2 - 0.98 * math.sqrt(count)
+        return int(rank), rank % 1
+    depth, outside, term, total = 1, 1, count, 2 ** count  # a binomial's tail, in units of 2**-count
+    while 40 * (outside + term) <= total:
+        outside += term
+        term = term * (count - depth) // (depth + 1)
+        depth += 1
+    if 40 * outside > total:
+        return depth, 0.0
+    part = (total / 40 - outside) / term  # how far the level of 95 % lies between those of the two ranks
+    return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
+
+
+def centred_ranks(values: Sequence[float]) -> list[int]:
+    """Return twice the rank of each value, less the mean; equal values share one."""
+    ordered = sorted(values)
+    return [bisect.bisect_left(ordered, value) + bisect.bisect_right(ordered, value) - len(ordered) for value in values]
+
+
+def widening(values: Sequence[float], classes: int = 1) -> float:
+    """Return how many times wider an interval must be because neighbouring rounds resemble each other: as in a first-order
+    autoregression, by the lag-1 correlation of ranks without its bias in short series (Kendall 1954: -(1 + 4r) / n). `classes`
+    is the number of means that were subtracted from the values."""
+    count, ranks = len(values), centred_ranks(values)
+    correlation = sum(map(mul, ranks, ranks[1:])) / (sum(map(mul, ranks, ranks)) or 1)
+    if correlation <= 0.6 / math.sqrt(count - classes):  # less is chance
+        return 1.0
+    correlation = min((count * correlation + 1) / (count - 4), STRONGEST_CORRELATION)
+    return math.sqrt((1 + correlation) / (1 - correlation))
+
+
+def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[Estimate]:
+    """Return the median of all samples with its 95 % interval from the medians of rounds; None below FEWEST_ROUNDS."""
+    if len(rounds) < FEWEST_ROUNDS:
+        return None
+    median = statistics.median(flat(rounds))
+    middles = [statistics.median(samples) for samples in rounds]
+    ordered, wider = sorted(middles), widening(middles)
+    depth, share = sign_interval(len(rounds))
+    low = ordered[depth - 1] + share * (ordered[depth] - ordered[depth - 1])
+    high = ordered[-depth] + share * (ordered[-depth - 1] - ordered[-depth])
+    return Estimate(median, max(0.0, median - wider * max(0.0, median - low) - tick),
+                    median + wider * max(0.0, high - median) + tick)
+
+
+def median_interval(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[list[float]]:
+    """Return the 95 % interval [low, high] for the median of all samples, in the unit of samples and tick; None below
+    FEWEST_ROUNDS."""
+    estimate = median_estimate(rounds, tick)
+    return [estimate.low, estimate.high] if estimate else None
+
+
+def ratio_estimate(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]], classes: Sequence[Any],
+                   average: Callable[[Sequence[float]], float] = statistics.median, tick: float = 0) -> dict[str, Any]:
+    """Return {"value", "ci95"}: how many times faster than the baseline. The logarithms of each round's quotient are averaged for
+    each class of rounds (the order of variants in it) apart, then over classes, so what an order adds cancels out. Exchanging
+    the variants gives the inverse. Without ci95 below FEWEST_ROUNDS; empty if an average is less than a tick."""
+    pairs = [(average(base), average(own)) for base, own in zip(baseline, rounds)]
+    if not pairs or min(map(min, pairs)) <= tick:
+        return {}
+    groups: dict[Any, list[float]] = {}
+    for (base, own), group in zip(pairs, classes):
+        groups.setdefault(group, []).append(math.log(base) - math.log(own))
+    means = {group: statistics.fmean(quotients) for group, quotients in groups.items()}
+    centre = statistics.fmean(means.values())
+    freedom = len(pairs) - len(groups)
+    if len(pairs) < FEWEST_ROUNDS or freedom < 1:
+        return {"value": math.exp(centre)}
+    rest = [math.log(base) - math.log(own) - means[group] for (base, own), group in zip(pairs, classes)]
+    spread = math.sqrt(sum(value * value for value in rest) / freedom)
+    error = spread * math.sqrt(sum(1 / len(quotients) for quotients in groups.values())) / len(groups)
+    unread = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)  # what ticks may hide
+    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + unread
+    return {"value": math.exp(centre), "ci95": [math.exp(centre - half), math.exp(centre + half)]}
+
+
+def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]],
+                   tick: float = 0) -> tuple[float, Optional[list[float]]]:
+    """Return how many times faster the new one of two independent runs is, and the 95 % interval [low, high] of that: None if either has
+    too few rounds or is too short for its clock."""
+    value = statistics.median(flat(base)) / statistics.median(flat(new))
+    estimates = [median_estimate(rounds, tick) for rounds in (base, new)]
+    logarithms = [Estimate(*map(math.log, estimate)) for estimate in estimates if estimate and estimate.low > 0]
+    if len(logarithms) < 2:
+        return value, None
+    quotient = logarithms[0].less(logarithms[1])
+    return value, [math.exp(quotient.low), math.exp(quotient.high)]
+
+
+class Marginal(NamedTuple):
+    """The rate of what a deeper program computes more, in TOPS, and the time in ms that an evaluate takes whatever it computes;
+    each with its 95 % interval, None if it cannot be told."""
+
+    tops: float
+    tops_interval: Optional[list[float]]
+    fixed_ms: float
+    fixed_interval: Optional[list[float]]
+
+
+def marginal(shallow: Sequence[Sequence[float]], deep: Sequence[Sequence[float]], shallow_gop: float, deep_gop: float,
+             tick: float = 0) -> Optional[Marginal]:
+    """Return rate and fixed cost from two depths measured independently, in nanoseconds, as if each takes fixed + GOP / rate; None
+    if the deeper is not the slower one."""
+    more = deep_gop - shallow_gop
+    times = [statistics.median(flat(rounds)) / 1e6 for rounds in (shallow, deep)]
+    if times[1] <= times[0]:
+        return None
+    tops, fixed_ms = more / (times[1] - times[0]), (deep_gop * times[0] - shallow_gop * times[1]) / more
+    one, other = median_estimate(shallow, tick), median_estimate(deep, tick)
+    if not one or not other:
+        return Marginal(tops, None, fixed_ms, None)
+    time = other.times(1e-6).less(one.times(1e-6))
+    fixed = one.times(1e-6 * deep_gop / more).less(other.times(1e-6 * shallow_gop / more))
+    return Marginal(tops, [more / time.high, more / time.low] if time.low > 0 else None, fixed_ms, [fixed.low, fixed.high])
+
+
+def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[RoundPattern]:
+    """Return how the first evaluates of rounds differ from the others, or None. Ranks within rounds must tell that it is not
+    chance, and the factor must be the same in all rounds and exceed how rounds differ from each other, so that neither drift nor
+    correlated noise counts as a pattern."""
+    count, length = len(rounds), min(map(len, rounds), default=0)
+    if count < FEWEST_ROUNDS or length < 2:
+        return None
+    sums = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
+    scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
+              for first, total in zip(range(1, length), sums)]
+    first = 1 + scores.index(max(scores))
+    begins, ends = ([statistics.median(part) for part in parts]
+                    for parts in ([samples[:first] for samples in rounds], [samples[first:] for samples in rounds]))
+    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(*begins, *ends) <= tick:
+        return None
+    steps = [math.log(begin / end) for begin, end in zip(begins, ends)]
+    step = statistics.fmean(steps)
+    error = student_quantile(0.99, count - 1) * statistics.stdev(steps) / math.sqrt(count)
+    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR))
+    differ = statistics.median(abs(begin - end) for begin, end in zip(begins, ends)) > 1.5 * tick
+    return RoundPattern(first, math.exp(step)) if abs(step) > least and differ else None
+
+
+def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]:
+    """Return the two levels that samples lie on, or None: each holds a fifth of them or more, and they lie six times as far
+    apart, on a logarithmic scale, as the samples of either scatter. One peak, a long tail, a drift reach five."""
+    ordered = sorted(samples)
+    if len(ordered) < 20 or ordered[0] <= tick:
+        return None
+    middle = statistics.median(ordered)
+    values = [math.log(sample / middle) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
+    count = len(values)
+    sums, squares = ([0.0, *itertools.accumulate(terms)] for terms in (values, [value * value for value in values]))
+
+    def scatter(begin: int, end: int) -> float:
+        return max(0.0, squares[end] - squares[begin] - (sums[end] - sums[begin]) ** 2 / (end - begin))
+
+    split = min(range(math.ceil(count / 5), count - math.ceil(count / 5) + 1),
+                key=lambda place: scatter(0, place) + scatter(place, count))
+    distance = (sums[count] - sums[split]) / (count - split) - sums[split] / split
+    deviation = math.sqrt((scatter(0, split) / (split - 1) + scatter(split, count) / (count - split - 1)) / 2)
+    low, high = statistics.median(ordered[:split]), statistics.median(ordered[split:])
+    found = distance > 6 * deviation and high > LEAST_FACTOR * low and high - low > 1.5 * tick
+    return TwoLevels(low, high, split / len(ordered)) if found else None
 
 
 # ======================================================================================================================
