@@ -1,79 +1,131 @@
 #!/usr/bin/env python3
 """How fast is Apple's Neural Engine, and does INT8 help?
 
-Copy this one file to a Mac with Apple silicon and run it; it needs Python 3.9 or later and nothing else:
+Copy this one file to a Mac with Apple silicon and run it. It needs Python 3.9
+or later and nothing else. It times chains of convolutions on the Neural Engine
+in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
+outputs, and prints the comparison:
 
-    python3 ane_bench.py
+    Config                     W(MB)     GOP ms/eval  ±95%  TOPS Ratio  ±95% Check
+    FP16 128x conv 512ch 64x64  64.0  274.88  14.780 ±0.1% 18.60                ok
+    W8A8 128x conv 512ch 64x64  32.0  274.88   7.831 ±0.1% 35.10 1.89x ±0.1%    ok
 
-It times chains of 1x1 convolutions on the Neural Engine in FP16 and in W8A8 (INT8 weights, INT8 activations between
-layers), checks what comes out, and prints the comparison:
-
-    Config                           W(MB)     GOP   ms/eval    TOPS   Ratio    ±95%  Check
-    FP16 128x conv 512ch 64x64       64.0  274.88   14.934 ms  18.41           ±0.4%     ok
-    W8A8 128x conv 512ch 64x64       32.0  274.88    7.871 ms  34.92  1.90x    ±0.4%     ok
-
-W(MB) is the size of the weights, GOP what one evaluate computes (2 per multiply-add), ms/eval the median time of one, TOPS
-the rate. Ratio is how many times faster than the first variant, ±95% half the 95 % interval of the time, Check whether the
-output is what the program means. A ratio near 1 is a result: before M4, INT8 saves memory and no time.
+W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
+(2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
+times faster than the first variant, each ±95% half the 95 % interval of the
+figure before it, Check the result of comparing the output with the program.
+* marks a row that a warning below the table names. A ratio near 1 is a result:
+what INT8 gains depends on the chip and on the shape.
 
 Commands
 
     python3 ane_bench.py [run] [options]      the comparison; `run` is implied
-    python3 ane_bench.py doctor               what this Mac has, check by check, and what to do about each that fails
-    python3 ane_bench.py emit DIR [options]   the files of each program: DIR/512x64x128-fp16/model.mil, .../weights/weight.bin
-    python3 ane_bench.py compare BASE.json NEW.json [--fail-if-slower PERCENT]
+    python3 ane_bench.py doctor [options]     what this Mac has, check by check
+    python3 ane_bench.py emit DIR [options]   the files of each program
+    python3 ane_bench.py show RECORD.json...  saved records again, in one table
+    python3 ane_bench.py compare BASE.json NEW.json [MORE.json...] [options]
     python3 ane_bench.py chart RUN.json [-o FILE.svg]
 
 Options of run; those with a star also of emit
 
-    --config CHxSPxDEPTH *    channels, pixels along each side, layers; may be given several times (default the original's
-                              five: 512x64x128, 512x64x64, 256x64x256, 256x64x128, 384x64x128)
-    --channels LIST *         a sweep instead: all combinations of these lists, such as --channels 256,512 --depth 64,128;
-    --spatial LIST *          a list that is not given has one value, that of the first default configuration
-    --depth LIST *
-    --variants LIST *         of fp16, w8a16 (INT8 weights only), w8a8; the first is the baseline of Ratio (default fp16,w8a8)
-    --iters N                 timed evaluates of each variant (default 50), a multiple of
-    --rounds N                rounds in which the variants take turns (default 10); below 5 there are no intervals
-    --warmup N                evaluates before them (default 10)
-    --qos N                   quality of service, such as 0, 9, 17, 21, 25 or 33 (default 21)
-    --seed N *                of weights and input (default 0)
-    --input random|zeros      what is computed on (default random); zeros run faster, and cannot be checked
-    --verify N                pixels of each output that are checked (default 1; 0 is off)
-    --timeout SECONDS         without any progress, after which a configuration is given up (default 120)
-    --blob auto|standard|original *    layout of the weight file (default auto: what the system accepts)
-    --dialect auto|1.3|1.0 *  of the MIL text (default auto)
-    --engine ane|reference    reference computes in plain Python on any machine, small configurations unless told otherwise
-    --format table|markdown|csv|json   to standard output (default table)
-    --save FILE.json          the record of the run, written anew after each configuration, in the place of an earlier file
-    --quiet                   no progress and no warnings on standard error, but for word of waiting: two runs at a time would
-                              disturb each other's figures, so the second waits for the first to end
-    --original *              exactly what the original benchmark does: its programs, layout, zero input, QoS 0, 10 + 50 evaluates
-                              one variant after the other, the mean, its table; nothing is verified
+    --config CHxSPxDEPTH *   channels, pixels along each side, layers; with k3
+                             behind it 3x3 convolutions; may be repeated
+                             (default the original's five: 512x64x128,
+                             512x64x64, 256x64x256, 256x64x128, 384x64x128)
+    --channels LIST *        a sweep instead: all combinations of these lists,
+    --spatial LIST *         such as --channels 256,512 --depth 64,128; a list
+    --depth LIST *           that is not given has the value of the first
+    --kernel LIST *          default configuration of its kernel (1 or 3);
+                             --kernel 3 alone: 256x64x32k3, 512x32x16k3
+    --variants LIST *        of fp16, w8a16 (INT8 weights only), w8a8; the first
+                             is the baseline of Ratio (default fp16,w8a8)
+    --iters N                timed evaluates of each variant (default 50), a
+                             multiple of
+    --rounds N               rounds in which the variants take turns (default
+                             10); fewer than 5 give no intervals
+    --warmup N               uncounted evaluates before them (default: until
+                             times are steady)
+    --qos N                  quality of service of evaluates, such as 0, 9, 17,
+                             21, 25 or 33 (default 21)
+    --seed N *               of weights and input (default 0)
+    --input random|zeros     default random; zeros run faster, and cannot be
+                             checked
+    --verify N               pixels of each output that are checked (default 1;
+                             0 is off)
+    --timeout SECONDS        without progress, after which a worker is killed
+                             (default 120)
+    --blob auto|standard|original *       layout of the weight file (default
+                             auto: the first that the system accepts)
+    --dialect auto|1.3|1.3-long|1.0 *     of the MIL text (default auto)
+    --engine ane|reference   reference computes in plain Python on any machine
+    --format table|markdown|csv|json      to standard output (default table)
+    --save FILE.json         the record of the run, written anew after each
+                             configuration, over an earlier record only
+    --quiet                  no progress and no warnings on standard error, but
+                             for word of waiting: of two runs at a time the
+                             second waits, or both would be disturbed
+    --original *             measure as the original benchmark does: its
+                             programs and layout, zero input, QoS 0, 10 + 50
+                             evaluates one variant after the other, the mean,
+                             its table; nothing is verified
 
-doctor also takes --format table|json, and every command -h and --version.
+Options of doctor
 
-Exit codes: 0 every cell measured and verified; 1 some cell failed and the rest is reported, or the output could not be
-written, or --fail-if-slower found one slower; 2 usage, or a file that cannot be read or written; 3 no usable Neural Engine;
-130 interrupted; 143 terminated. doctor: 0 all is well, 3 not.
+    --timeout SECONDS        without progress, after which a check fails
+                             (default 120)
+    --format table|markdown|json
+
+Options of show
+
+    --format table|markdown|csv|json
+
+Options of compare
+
+    --fail-if-slower PERCENT       exit with 1 if a cell surely takes that much
+                                   longer, or is right in BASE alone
+    --fail-if-ratio-drops PERCENT  the same for ratios, which depend less on the
+                                   machine's state
+    --format table|markdown|json
+
+Options of chart
+
+    -o FILE.svg              default: beside the record
+
+show, compare and chart also read texts in which markdown reports stand, such as
+a saved issue thread. Every command has -h, and --version prints the version.
+
+Exit codes: 0 every cell measured and verified; 1 some cell failed and the rest
+is reported, or the output could not be written (of compare: NEW is slower or
+failed, and nothing else); 2 usage, or a file that cannot be read or written;
+3 no usable Neural Engine (of doctor: some check failed); 130 interrupted;
+143 terminated.
 
 As a library
 
     import ane_bench
-    found = ane_bench.run([ane_bench.Config(512, 64, 128)], ["fp16", "w8a8"])
-    print(found.to_dict()["results"][0]["ratio"]["w8a8"]["value"])
-    program = ane_bench.build_program(ane_bench.Config(64, 64, 2), "w8a8")     # .mil is text, .blob the weight file's bytes
-    ane_bench.parse_mil(program.mil)
-    ane_bench.read_weight_file(program.blob)
+    run = ane_bench.run(["512x64x128"], ["fp16", "w8a8"], iters=50)
+    print(run.table(), run.cell("512x64x128", "w8a8").ratio["value"])
+    run.save("m4.json")
+    base = ane_bench.read_record("base.json")
+    print([change.verdict for change in ane_bench.compare(base, run)])
+    program = ane_bench.build_program(ane_bench.Config(64, 64, 2), "w8a8")
+    ane_bench.parse_mil(program.mil)            # the text, read strictly
+    ane_bench.read_weight_file(program.blob)    # the weight file's tensors
 
-The environment variable ANE_BENCH_STANDIN names a library that takes the place of all of Apple's; tests use it.
+The environment variable ANE_BENCH_STANDIN names a library that takes the place
+of all of Apple's; the tests use it.
 
-The file from top to bottom, which is also the way of the data: 1 constants and errors, 2 configurations, 3 weights and input,
-4 MIL text, 5 reference, 6 Objective-C runtime, 7 Neural Engine, 8 measurement, 9 machine, 10 worker, 11 reports,
-12 command line. Each uses only those above it.
+The file reads from top to bottom, which is also the way of the data:
+1 constants and errors, 2 configurations, 3 weights and weight file, 4 MIL text
+and programs, 5 reference, 6 Objective-C runtime, 7 Neural Engine,
+8 measurement, 9 verification, 10 machine and warnings, 11 record, 12 worker,
+13 doctor, 14 reports, 15 chart, 16 command line. Each uses only those above it.
 """
 
 import argparse
+import base64
 import bisect
+import cmath
 import codecs
 import contextlib
 import csv
@@ -89,6 +141,7 @@ import math
 import os
 import random
 import re
+import select
 import selectors
 import shlex
 import shutil
@@ -98,17 +151,20 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import typing
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add, mul
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.1.0"
-__all__ = ["AneBenchError", "BlobError", "Cell", "Config", "MilError", "OutputError", "Program", "Protocol", "Run", "StageError",
-           "Unavailable", "UsageError", "VARIANTS", "Watcher", "build_program", "main", "parse_mil", "read_record",
-           "read_weight_file", "run"]
+__all__ = [
+    "AneBenchError", "BlobError", "Cell", "Config", "Difference", "MilError", "MilProgram", "OutputError", "Program",
+    "Run", "Settings", "StageError", "Tensor", "Unavailable", "UsageError", "VARIANTS", "Variant", "build_program",
+    "compare", "main", "parse_mil", "read_record", "read_weight_file", "run"]
 
 
 # ======================================================================================================================
@@ -128,11 +184,11 @@ LARGEST_BYTES = 1 << 32
 
 
 class AneBenchError(Exception):
-    """The base of every error that this module raises on purpose; its text is one line, made for a person."""
+    """The base of every error that this module raises on purpose; its text is one line, fit to show to the user."""
 
 
-class UsageError(AneBenchError):
-    """What was asked for cannot be: a bad value, an unknown name, an option that does not go with another (exit 2)."""
+class UsageError(AneBenchError, ValueError):
+    """An invalid request: a bad value, an unknown name, conflicting options (exit 2)."""
 
 
 class MilError(AneBenchError):
@@ -148,11 +204,11 @@ class BlobError(AneBenchError):
 
 
 class Unavailable(AneBenchError):
-    """There is no usable Neural Engine here (exit 3). The text says what is missing."""
+    """No usable Neural Engine (exit 3). The text says what is missing."""
 
 
 class OutputError(AneBenchError):
-    """What was found cannot be written where it was to go (exit 1)."""
+    """The results cannot be written (exit 1)."""
 
 
 class StageError(AneBenchError):
@@ -161,6 +217,19 @@ class StageError(AneBenchError):
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
         self.stage = stage
+
+
+class Terminated(BaseException):
+    """A signal asks the process to end; `signal` is its number (exit 128 + signal)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def printable(text: str) -> str:
+    """Return text as one line that any terminal and file takes: control characters and lone surrogates become `?`."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 # ======================================================================================================================
@@ -2031,6 +2100,16 @@ class _LoadedModel:
 # 8. Measurement
 # ======================================================================================================================
 
+def without_paths(text: str) -> str:
+    """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
+    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+                 os.path.dirname(sys.executable), os.path.expanduser("~")):
+        if len(path) > 1:
+            for name in (os.path.realpath(path), path):
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names: /tmp is not in /tmpfs
+    return text
+
+
 class Settings(NamedTuple):
     """How a configuration is measured. In a record they are the `protocol`.
 
@@ -2273,7 +2352,8 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
                 continue
             cell.refused = refused[:-1]
             text = "; ".join(refused) if cell.refused else str(error)
-            raise StageError(error.stage, with_advice(text)) from None
+            advice = advice_for(text)
+            raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
         return
@@ -2434,53 +2514,6 @@ def collector_off() -> Iterator[None]:
 def flat(vectors: Iterable[Vector]) -> list[float]:
     """Vectors one after the other."""
     return [value for vector in vectors for value in vector]
-
-
-RESAMPLES = 2000
-
-
-def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[float]:
-    """Medians of all values, of whole rounds drawn with replacement: the evaluates of one round are alike, so they say less
-    than as many of different rounds would. None below 5 rounds."""
-    if len(rounds) < FEWEST_ROUNDS:
-        return []
-    draw = random.Random(seed).random
-    count = len(rounds)
-    return [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
-
-
-def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
-    """A 95 % interval for the median of all values, seeded; None below 5 rounds."""
-    return list(_interval(tuple(map(tuple, rounds)), seed)) or None
-
-
-@functools.lru_cache(maxsize=4096)
-def _interval(rounds: tuple[tuple[float, ...], ...], seed: int) -> Sequence[float]:
-    """Kept, since after each configuration the record of all before it is made anew."""
-    medians = resampled_medians(rounds, seed)
-    return (quantile(medians, 0.025), quantile(medians, 0.975)) if medians else ()
-
-
-def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
-    """The figures of a cell's times in ms: median, mean, min, p95, MAD, and the median's interval where there is one."""
-    samples = [sample / 1e6 for sample in cell.samples]
-    median = statistics.median(samples)
-    figures: dict[str, Any] = {
-        "median": median, "mean": statistics.fmean(samples), "min": min(samples), "p95": quantile(samples, 0.95),
-        "mad": statistics.median([abs(sample - median) for sample in samples])}
-    interval = bootstrap([[sample / 1e6 for sample in samples] for samples in cell.samples_ns], seed)
-    return {**figures, "ci95": interval} if interval else figures
-
-
-def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    """How many times faster than the baseline: the median over rounds of one round's median by the other's in the same
-    round, so that what changes slowly cancels out; with its interval where there is one. The original's is of means."""
-    average = statistics.fmean if protocol.original else statistics.median
-    middles = [[average(samples) for samples in one.samples_ns] for one in (baseline, cell)]
-    quotients = [base / own for base, own in zip(*middles)]
-    interval = bootstrap([[quotient] for quotient in quotients], protocol.seed)
-    value = {"value": statistics.median(quotients)}
-    return {**value, "ci95": interval} if interval else value
 
 
 # Statistics
@@ -2871,9 +2904,9 @@ def measure(engine: Engine, job: Job, session: Events, report: Callable[[Cell], 
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
-SYSTEM_VALUES: dict[str, tuple[str, str]] = {
-    "chip": ("machdep.cpu.brand_string", ""), "model": ("hw.model", ""), "macos": ("kern.osproductversion", ""),
-    "build": ("kern.osversion", ""), "memory_bytes": ("hw.memsize", "c_uint64")}
+SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
+    "chip": ("machdep.cpu.brand_string", None), "model": ("hw.model", None), "macos": ("kern.osproductversion", None),
+    "build": ("kern.osversion", None), "memory_bytes": ("hw.memsize", ctypes.c_uint64)}
 # Class methods of _ANEDeviceInfo, which came with different releases.
 DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_architecture": "aneArchitectureType", "ane_count": "numANEs",
                  "ane_cores": "numANECores"}
@@ -2953,17 +2986,15 @@ def thermal_state(engine: Engine) -> Optional[str]:
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
     """Return a number from NSProcessInfo; None if this macOS lacks it."""
-    find = engine.bind_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
-    ask = engine.bind_optional(find(), "NSProcessInfo", selector) if find else None
-    value = ask() if ask else None
+    process = engine.send_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
+    value = engine.send_optional(process, "NSProcessInfo", selector)
     return bool(value) if value is not None and selector.startswith("is") else value
 
 
 def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
     """Return text or a number from a class method of _ANEDeviceInfo; None if this macOS lacks it. The method's encoding
     tells which: to take a number for an object would end the process."""
-    ask = engine.bind_optional(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
-    value = ask() if ask else None
+    value = engine.send_optional(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
     return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
@@ -3086,11 +3117,11 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
 
 def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about an interval that is too wide to tell much."""
-    pattern = within_rounds_pattern(cell.samples_ns)
+    pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern.count} evaluates of each round took {pattern.factor:.2f} times as long as the others: "
+        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as the others: "
                          "switching between variants costs that much here; more --iters in as many --rounds dilute it")
-    levels = bimodality(cell.samples)
+    levels = bimodality(cell.samples, cell.tick_ns)
     if levels:
         yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others near "
                           f"{levels.high / 1e6:.3f} ms: the clock or another program switches; more --iters and --rounds average it")
@@ -3130,7 +3161,11 @@ class Probe:
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
-        self.libraries = Libraries(standin)
+
+    @functools.cached_property
+    def libraries(self) -> Libraries:
+        """Return the libraries. Raise Unavailable if this Python has no ctypes."""
+        return Libraries(self.standin)
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
@@ -3226,13 +3261,13 @@ def check_platform(probe: Probe) -> Finding:
 
 def check_ctypes(probe: Probe) -> Finding:
     """Check that this Python has ctypes, which some signed or stripped ones lack."""
-    probe.libraries.require_ctypes()
+    assert probe.libraries
     return Finding("ok", "imported")
 
 
 def check_rosetta(probe: Probe) -> Finding:
     """Check that this Python is not translated: it would find the libraries, and no engine."""
-    if probe.libraries.system_value("sysctl.proc_translated", "c_int") != 1:
+    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
         return Finding("ok", "not translated")
     return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
                    f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
@@ -3264,7 +3299,7 @@ def check_functions(probe: Probe) -> Finding:
 
 def check_virtual_machine(probe: Probe) -> Finding:
     """Check that this is not a guest: guests have no engine, and compile has been seen to hang in one."""
-    guest = probe.libraries.system_value("kern.hv_vmm_present", "c_int") == 1
+    guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
     if guest or device_value(probe.engine, "isVirtualMachine"):
         return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
     return Finding("ok", "not one")
@@ -3284,7 +3319,7 @@ def check_method(method: Method, probe: Probe) -> Finding:
     if not runtime.find_class(method.class_name):
         return Finding("skip", f"class {method.class_name} is missing")
     encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
-    if encoding and same_kinds(method, encoding):
+    if encoding and method.matches(encoding):
         return Finding("ok", encoding)
     kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
     value = f"{method.name} {f'has type {encoding}' if encoding else 'is absent'}; expected {kinds}"
@@ -3696,7 +3731,7 @@ class Link:
         self.rest_s = self.rest_until = 0.0
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
-        self._directories: list[str] = []
+        self._directories: list[tuple[str, bool]] = []
         self._reported_at = 0.0
         self._closing = False
         signal.signal(signal.SIGTERM, self._stop)
@@ -3715,8 +3750,8 @@ class Link:
         self._closing = True
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(STOP_S)
-        for path in self._directories:
-            remove_directory(path)
+        for path, existed in self._directories:
+            remove_model_directory(path, existed, foundation_directory())
         os._exit(1)
 
     def send(self, kind: str, wait: bool = True, **content: Any) -> None:
@@ -3750,7 +3785,7 @@ class Link:
 
     def directory(self, path: str) -> None:
         """Report a model's directory before it exists, so that whoever survives removes it."""
-        self._directories.append(path)
+        self._directories.append((path, os.path.lexists(path)))
         self.send("directory", path=path)
 
     def warn(self, code: str, message: str) -> None:
@@ -3914,7 +3949,7 @@ class Worker:
         self.error_output = b""
         self._variant = ""
         self._task, self._timeout = task, timeout
-        self._directories: list[str] = []
+        self._directories: list[tuple[str, bool]] = []
         self._pending = bytearray()
         self._owner = contextlib.ExitStack()
 
@@ -3928,6 +3963,7 @@ class Worker:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                              bufsize=0, env=worker_environment(), pass_fds=shared)
         except OSError as error:
+            self._owner.close()
             raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
         assert self._process.stdin and self._process.stdout and self._process.stderr
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -3952,8 +3988,8 @@ class Worker:
                     self._process.wait(KILL_S)
             if self._process.returncode in (0, 128 + signal.SIGTERM):
                 self.unpurged = []
-            for path in self._directories:
-                remove_directory(path)
+            for path, existed in self._directories:
+                remove_model_directory(path, existed, foundation_directory())
 
     def messages(self) -> Iterator[Message]:
         """Yield the messages, each answered after it was dealt with, and a tick every half second.
@@ -3986,7 +4022,7 @@ class Worker:
     def _note(self, message: Message) -> None:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
-            self._directories.append(message["path"])
+            self._directories.append((message["path"], os.path.lexists(message["path"])))
         elif message["kind"] == "stage":
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
@@ -4171,6 +4207,14 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
             note_warnings(run, cells)
             run.complete = number + 1 == len(run.configs)
             yield cells
+
+
+def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
+    """Add what there is to say about a configuration that is done; about the machine each thing once."""
+    known = {remark["code"] for remark in run.warnings}
+    about_machine = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
+    for code, text in [*about_machine, *warnings_about_cells(run.engine, run.system, cells)]:
+        (run.note if code in NOTE_CODES else run.warn)(code, text)
 
 
 def next_forms(every: Sequence[tuple[str, str]], cell: Cell, tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
@@ -4894,7 +4938,7 @@ def compare(base: Run, new: Run) -> list[Difference]:
 
 def difference(base: Cell, new: Cell) -> Difference:
     """Compare the times of two cells."""
-    speed, interval = speed_estimate(base.samples_ns, new.samples_ns, base.tick_ns, new.tick_ns)
+    speed, interval = speed_estimate(base.samples_ns, new.samples_ns, max(base.tick_ns, new.tick_ns))
     if base.settings.original or new.settings.original:
         speed, interval = float(base.milliseconds or 0) / float(new.milliseconds or 1), None
     return Difference(base, new, speed, interval, verdict_of(interval))
@@ -5296,7 +5340,7 @@ class Parser(argparse.ArgumentParser):
 def manual(command: str) -> str:
     """Return the docstring, or what of it belongs to one command: its usage and its options."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
-    usage = [line for line in sections[2].split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
+    usage = [line for line in (__doc__ or "").split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
     own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
     return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
 
