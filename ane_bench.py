@@ -234,66 +234,94 @@ def printable(text: str) -> str:
 
 # ======================================================================================================================
 # 2. Configurations
+#
+# Used below: Config, DataType, DATA_TYPES, Variant, VARIANTS, KERNELS, DEFAULT_CONFIGS, DEFAULTS_BY_KERNEL,
+# DEFAULT_VARIANTS.
 # ======================================================================================================================
+
+KERNELS = (1, 3)
+
 
 class _Shape(NamedTuple):
     channels: int
     spatial: int
     depth: int
+    kernel: int = 1
 
 
 class Config(_Shape):
-    """A chain of `depth` 1x1 convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
+    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
 
-    Raises UsageError where a number is not from 1 to 16384, or where the weights or one activation would take more than 4 GiB.
+    `kernel` is the side of a convolution's kernel: 1, or 3 with one pixel of zeros around the image. Raises UsageError
+    if a number is not an int from 1 to 16384, or if the fp16 weights or one activation would take more than 4 GiB.
     """
 
     __slots__ = ()
 
-    def __new__(cls, channels: int, spatial: int, depth: int) -> "Config":
-        config = super().__new__(cls, channels, spatial, depth)
+    def __new__(cls, channels: int, spatial: int, depth: int, kernel: int = 1) -> "Config":
+        config = super().__new__(cls, channels, spatial, depth, kernel)
         for name, value in zip(cls._fields, config):
-            if not isinstance(value, int) or not 1 <= value <= LARGEST_DIMENSION:
+            if type(value) is not int or not 1 <= value <= LARGEST_DIMENSION:
                 raise UsageError(f"{name} {value!r}: expected a whole number from 1 to {LARGEST_DIMENSION}")
+        if kernel not in KERNELS:
+            raise UsageError(f"kernel {kernel}: expected 1 or 3")
         if max(2 * config.weights, config.tensor_bytes) > LARGEST_BYTES:
-            raise UsageError(f"{config.name}: weights and activations of up to {LARGEST_BYTES >> 30} GiB were expected")
+            raise UsageError(f"{config.name}: weights or activations exceed {LARGEST_BYTES >> 30} GiB")
         return config
 
     @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> "Config":
+        """Return a configuration of these numbers; `_replace` calls this, so it is checked too."""
+        return cls(*iterable)
+
+    @classmethod
     def parse(cls, text: str) -> "Config":
-        """The configuration that `512x64x128` names; raises UsageError where it names none."""
-        if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9}){2}", text):
-            raise UsageError(f"{text!r}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128")
-        return cls(*map(int, text.split("x")))
+        """Return the configuration named by a text such as `512x64x128` or `256x64x32k3`, or raise UsageError."""
+        number = "([0-9]{1,9})"
+        found = re.fullmatch(f"{number}x{number}x{number}(?:k{number})?", text) if isinstance(text, str) else None
+        if found is None:
+            raise UsageError(f"{text!r}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128, or 256x64x32k3")
+        return cls(*map(int, filter(None, found.groups())))
 
     @property
     def name(self) -> str:
-        """Such as `512x64x128`."""
-        return f"{self.channels}x{self.spatial}x{self.depth}"
+        """Return the text that `parse` reads, such as `512x64x128` or `256x64x32k3`."""
+        name = f"{self.channels}x{self.spatial}x{self.depth}"
+        return name if self.kernel == 1 else f"{name}k{self.kernel}"
 
     def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
-        """The original's name for it, such as `128x conv 512ch 64x64`, or of some dimensions only."""
-        parts = {"depth": f"{self.depth}x conv", "channels": f"{self.channels}ch", "spatial": f"{self.spatial}x{self.spatial}"}
+        """Return the original's name, such as `128x conv 512ch 64x64`, or its parts for some dimensions only.
+
+        A kernel of 3 follows the operation: `32x conv3x3 256ch 64x64`.
+        """
+        operation = "conv3x3" if self.kernel == 3 and "kernel" in dimensions else "conv"
+        parts = {"depth": f"{self.depth}x {operation}", "kernel": operation, "channels": f"{self.channels}ch",
+                 "spatial": f"{self.spatial}x{self.spatial}"}
+        if "depth" in dimensions:
+            del parts["kernel"]
         return " ".join(part for dimension, part in parts.items() if dimension in dimensions)
 
     @property
     def pixels(self) -> int:
-        """Pixels of one channel."""
+        """Return the number of pixels of one channel."""
         return self.spatial * self.spatial
 
     @property
     def weights(self) -> int:
-        """Weights of all layers together."""
-        return self.channels * self.channels * self.depth
+        """Return the number of weights of all layers together."""
+        return self.channels * self.channels * self.kernel * self.kernel * self.depth
 
     @property
     def tensor_bytes(self) -> int:
-        """Bytes of the fp16 input, and of the output."""
+        """Return the bytes of the fp16 input, which are those of the output too."""
         return 2 * self.channels * self.pixels
 
     @property
     def gop(self) -> float:
-        """Operations of one evaluate in units of 10**9; a multiply and an add count as two."""
+        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two.
+
+        The number is nominal for 3x3: an engine that computes by Winograd's method needs fewer.
+        """
         return 2 * self.weights * self.pixels / 1e9
 
 
@@ -315,168 +343,240 @@ DATA_TYPES = {
 
 
 class Variant(NamedTuple):
-    """How a program stores its weights and what passes between its layers: each `fp16` or `int8`."""
+    """The data types of a program's weights and of the activations between its layers: each `fp16` or `int8`.
+
+    `opset` is the first that has the program's operations; dialects with long-form scalars name it.
+    """
 
     name: str
     weights: str
     activations: str
-    opset: str  # the least that has its operations, for the long-form dialect: quantize came with ios17
+    opset: str
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """Return the name in tables, such as `W8A8`."""
         return self.name.upper()
 
     def weights_mib(self, config: Config) -> float:
-        """MiB of weights, records and header not counted, as the original counts them."""
+        """Return the MiB of weights, without header and records, as the original counts them."""
         return config.weights * DATA_TYPES[self.weights].size / (1 << 20)
 
 
+# constexpr_affine_dequantize came with ios16, quantize and dequantize with ios17 (coremltools' op definitions).
 VARIANTS = {
     "fp16": Variant("fp16", "fp16", "fp16", "ios16"),
     "w8a16": Variant("w8a16", "int8", "fp16", "ios16"),
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
-DEFAULT_CONFIGS = tuple(Config(*shape) for shape in (
-    (512, 64, 128), (512, 64, 64), (256, 64, 256), (256, 64, 128), (384, 64, 128)))
 DEFAULT_VARIANTS = ("fp16", "w8a8")
+DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
+DEFAULTS_BY_KERNEL = {1: DEFAULT_CONFIGS, 3: tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3")))}
 
 
 # ======================================================================================================================
 # 3. Weights and weight file
+#
+# Used below: Vector, Weights, DATA_REVISION, ACTIVATION_EXPONENT, ORIGINAL_EXPONENT, chain_weights, original_weights,
+# random_input, pixel_of, ALIGNMENT, LAYOUTS, tensor_stride, write_weight_file, read_weight_file, weight_data.
 # ======================================================================================================================
 
 Vector = Sequence[float]
+
+# The revision of weights and input: 1 had zeros among the weights, and an input of finer steps.
+DATA_REVISION = 2
+
+# The original's scale of 2**-3, for weights and activations in int8.
 ORIGINAL_EXPONENT = 3
 
-# Activations in int8 step by 2**-5 and so reach +-4; with orthogonal layers and this input few are clipped.
+# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few activations are clipped.
 ACTIVATION_EXPONENT = 5
+
+# The input's step. A multiple of 2**-7 times a weight of at least 2**-9 is a multiple of 2**-16, to which an M4 rounds
+# each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its rounding changes nothing.
+INPUT_EXPONENT = 7
+LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations are clipped
+
+# The middle of a 3x3 pattern, and the largest channel weight that it leaves room for in int8: 16 * 7 = 112.
+PATTERN_MIDDLE = 16
+LARGEST_FACTOR = 7
+PATTERN_POWER = PATTERN_MIDDLE ** 2 + 8  # a pattern's sum of squares
+FACTOR_TOLERANCE = 0.005
+MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain: every row of every layer is a slice of one pool.
+    """The weights of a chain, as integers of one pool and a pattern for each layer.
 
-    A weight is a value of the pool times 2**-exponent. `starts[layer][output channel]` is where that row begins.
+    Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each input channel. A kernel is that
+    value times the layer's pattern ([row][column], flat), times 2**-exponent.
     """
 
     pool: Sequence[float]
     exponent: int
     starts: Sequence[Sequence[int]]
+    patterns: Sequence[Sequence[int]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
-        """The bytes of each layer, [output][input] in order, as `fp16` or `int8`."""
-        pool = self.pool if data_type == "int8" else [value * 2.0 ** -self.exponent for value in self.pool]
-        encoded = struct.pack(f"<{len(pool)}{DATA_TYPES[data_type].letter}", *pool)
-        size = DATA_TYPES[data_type].size
-        row = channels * size
-        for starts in self.starts:
-            yield b"".join([encoded[start:start + row] for start in [start * size for start in starts]])
+        """Yield the bytes of each layer, [output][input][row][column], as `fp16` or `int8` (then without the scale)."""
+        size = DATA_TYPES[data_type].size * len(self.patterns[0])
+        pools = {pattern: self._encode(pattern, data_type) for pattern in set(self.patterns)}
+        for starts, pattern in zip(self.starts, self.patterns):
+            pool = pools[pattern]
+            yield b"".join([pool[start * size:(start + channels) * size] for start in starts])
+
+    def _encode(self, pattern: Sequence[int], data_type: str) -> bytes:
+        scale = 1 if data_type == "int8" else 2.0 ** -self.exponent
+        values = [value * scale * factor for value in self.pool for factor in pattern]
+        return struct.pack(f"<{len(values)}{DATA_TYPES[data_type].letter}", *values)
 
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share them
-def orthogonal_weights(channels: int, depth: int, seed: int) -> Weights:
-    """Layers of integers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
+def chain_weights(config: Config, seed: int) -> Weights:
+    """Return layers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
 
-    One row has a flat spectrum, so its rotations are orthonormal; each layer holds all of them, in an order and with
-    signs of its own. The integers are exact in fp16 and in int8: every variant computes with the same weights.
+    One row of integers has a flat spectrum, so its rotations are orthonormal. Each layer holds all of them, in an order
+    and with signs of its own. No weight is zero, since engines skip zeros. The integers are exact in fp16 and in int8:
+    every variant computes with the same weights. With a kernel of 3, these are the channels' part of the weights.
     """
-    generator = random.Random(seed)
-    row = flat_spectrum_row(channels, generator.random)
+    draw = random.Random(seed).random
+    row, exponent = integer_row(config.channels, draw) if config.kernel == 1 else factor_row(config.channels, draw)
+    starts = []
+    for _ in range(config.depth):
+        keys = [draw() for _ in range(config.channels)]
+        signs = [draw() for _ in range(config.channels)]
+        order = sorted(range(config.channels), key=keys.__getitem__)
+        starts.append([turn if sign < 0.5 else turn + 2 * config.channels for turn, sign in zip(order, signs)])
+    patterns = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
+    return Weights(2 * row + [-value for value in 2 * row], exponent, starts, patterns)
+
+
+def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
+    """Return a flat-spectrum row times the largest 2**exponent that keeps it within +-127, and the exponent."""
+    row = flat_spectrum_row(length, draw)
     exponent = 0
     while max(map(abs, row)) * 2 ** (exponent + 1) <= 127:
         exponent += 1
-    integers = [round(value * 2 ** exponent) for value in row]
-    negated = [-value for value in integers]
-    starts = []
-    for _ in range(depth):
-        keys = [generator.random() for _ in range(channels)]
-        signs = [generator.random() for _ in range(channels)]
-        order = sorted(range(channels), key=keys.__getitem__)
-        starts.append([rotation if sign < 0.5 else rotation + 2 * channels for rotation, sign in zip(order, signs)])
-    return Weights(2 * integers + 2 * negated, exponent, starts)
+    return dense_integers(row, 2 ** exponent, draw), exponent
 
 
-def flat_spectrum_row(length: int, draw: Callable[[], float]) -> list[float]:
-    """A real row of Euclidean length 1 all of whose Fourier coefficients have magnitude 1, from random phases."""
+def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> list[int]:
+    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1.
+
+    That sign is drawn, not taken from the value: its last bits differ between systems.
+    """
+    signs = [1 if draw() < 0.5 else -1 for _ in row]
+    return [round(value * amplitude) or sign for value, sign in zip(row, signs)]
+
+
+def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
+    """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
+
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
+    amplitude is searched for it, and rows are drawn until it is met within 0.5 %. Few channels may never meet it: then
+    the nearest is returned.
+    """
+    best: tuple[float, list[int], int] = (math.inf, [], 0)
+    for _ in range(MOST_DRAWS):
+        row = flat_spectrum_row(length, draw)
+        largest = LARGEST_FACTOR / max(map(abs, row))
+        for step in range(201, 100, -1):  # an odd number of steps: no value of 1 or 2 channels is halfway between integers
+            integers = dense_integers(row, largest * step / 201, draw)
+            power = PATTERN_POWER * sum(map(mul, integers, integers))
+            exponent = round(math.log(power, 4))
+            best = min(best, (abs(power / 4 ** exponent - 1), integers, exponent))
+            if best[0] <= FACTOR_TOLERANCE:
+                return best[1:]
+    return best[1:]
+
+
+def draw_patterns(depth: int, draw: Callable[[], float]) -> list[Sequence[int]]:
+    """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
+
+    Antisymmetric neighbours leave the spectrum nearly flat. Their signs are drawn for each layer, so that the image does
+    not drift. Patterns commute, so a layer alone does not show a transposed kernel. The sign across the anti-diagonal is
+    the product of the horizontal and the vertical sign: no pattern is the transpose of another, and the signs stay
+    pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
+    """
+    while True:
+        signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
+        turned = abs(sum(x * y for x, y, _ in signs)) + abs(sum(x - y for x, y, _ in signs)) / 2
+        if 4 * turned ** 2 >= depth:
+            return [(d, y, x * y, x, PATTERN_MIDDLE, -x, -x * y, -y, -d) for x, y, d in signs]
+
+
+def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
+    """Return a real row of Euclidean length 1 whose Fourier coefficients all have magnitude 1 and random phases."""
     spectrum = [0j] * length
     for index in range(length // 2 + 1):
         real = index == 0 or 2 * index == length
-        spectrum[index] = complex(1 - 2 * round(draw())) if real else _unit(draw())
+        spectrum[index] = complex(1 - 2 * round(draw())) if real else cmath.rect(1, 2 * math.pi * draw())
         spectrum[-index] = spectrum[index].conjugate()
-    roots = [_unit(index / length) for index in range(length)]
-    return [value.real / length for value in _inverse_dft(spectrum, roots)]
+    return [value.real / length for value in inverse_transform(spectrum)]
 
 
-def _unit(turns: float) -> complex:
-    """The complex unit at a fraction of a turn, by its series: the last bit of libm's sine differs between systems."""
-    angle, cosine, sine, term = 2 * math.pi * turns, 0.0, 0.0, 1.0
-    for power in range(0, 48, 2):
-        cosine += term
-        term *= angle / (power + 1)
-        sine += term
-        term *= -angle / (power + 2)
-    return complex(cosine, sine)
+def inverse_transform(values: Sequence[complex]) -> list[complex]:
+    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method.
 
-
-def _times(a: complex, b: complex) -> complex:
-    """a * b with each product rounded: a compiler may fuse those of Python's own, and the last bit would differ."""
-    return complex(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
-
-
-def _inverse_dft(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
-    """The unscaled inverse transform of any length, splitting off its smallest factor; `roots` are those of the whole."""
+    With jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, taken at a power of two: prime lengths cost no more.
+    """
     length = len(values)
-    if length == 1:
+    size = 1 << (2 * length - 2).bit_length()
+    chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length) for index in range(length)]
+    turned = [value.conjugate() for value in chirp]
+    padded = [*map(mul, values, chirp), *[0j] * (size - length)]
+    kernel = [*turned, *[0j] * (size - 2 * length + 1), *turned[:0:-1]]
+    roots = [cmath.rect(1, -2 * math.pi * index / size) for index in range(size // 2)]
+    product = map(mul, _transform(padded, roots), _transform(kernel, roots))
+    convolution = _transform([value.conjugate() for value in product], roots)
+    return [value.conjugate() * factor / size for value, factor in zip(convolution, chirp)]
+
+
+def _transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
+    """Return the Fourier transform of a length that is a power of two."""
+    if len(values) == 1:
         return values
-    radix = next((factor for factor in range(2, math.isqrt(length) + 1) if length % factor == 0), length)
-    parts = [_inverse_dft(values[offset::radix], roots) for offset in range(radix)]
-    step = len(roots) // length
-    return [functools.reduce(add, [_times(part[index % len(part)], roots[index * offset * step % len(roots)])
-                                   for offset, part in enumerate(parts)])
-            for index in range(length)]
+    even, odd = _transform(values[::2], roots[::2]), _transform(values[1::2], roots[::2])
+    turned = list(map(mul, odd, roots))
+    return [*map(add, even, turned), *map(sub, even, turned)]
 
 
-def original_weights(channels: int, depth: int, seed: int, data_type: str) -> Weights:
-    """Random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
+def original_weights(config: Config, seed: int, data_type: str) -> Weights:
+    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
 
     The original draws each weight by itself; here rows begin at random places of one pool of drawn levels.
     """
     draw = random.Random(seed).random
-    size = 8192 + channels
+    size = 8192 + config.channels
     if data_type == "int8":
         pool: list[float] = [int(draw() * 256) - 128 for _ in range(size)]
-    else:
-        thousandth = _stored(0.001, "f")
-        pool = [_stored((int(draw() * 1000) - 500) * thousandth, "f") for _ in range(size)]
-    starts = [[int(draw() * 8192) for _ in range(channels)] for _ in range(depth)]
-    return Weights(pool, ORIGINAL_EXPONENT if data_type == "int8" else 0, starts)
+    else:  # in float32, as the original computes them
+        thousandth, = struct.unpack("f", struct.pack("f", 0.001))
+        pool = list(array.array("f", [(int(draw() * 1000) - 500) * thousandth for _ in range(size)]))
+    starts = [[int(draw() * 8192) for _ in range(config.channels)] for _ in range(config.depth)]
+    return Weights(pool, ORIGINAL_EXPONENT if data_type == "int8" else 0, starts, [(1,)] * config.depth)
 
 
-def _stored(value: float, letter: str) -> float:
-    """A value as it comes back from `struct` format `letter`."""
-    return float(struct.unpack(letter, struct.pack(letter, value))[0])
-
-
-@functools.lru_cache(maxsize=1)  # and the input
+@functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """The fp16 input [channels][pixels]: normal of variance 1, clipped to +-3.9 so that int8 steps of 2**-5 reach it.
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
 
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere; each channel
-    begins at its own place of one pool of such values.
+    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel begins
+    at its own place of one pool of such values.
     """
     draw = random.Random(seed).random
-    period = 8191
-    sums = [sum([int(draw() * 65536) for _ in range(12)]) / 65536 - 6 for _ in range(period)]
-    pool = struct.pack(f"<{period}e", *[max(-3.9, min(3.9, value)) for value in sums])
+    period, one = 8191, 1 << 16
+    sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
+    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value / (one >> INPUT_EXPONENT)))) for value in sums]
+    pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
     return b"".join([pool[start:start + 2 * config.pixels] for start in starts])
 
 
 def pixel_of(tensor: bytes, config: Config, index: int) -> Vector:
-    """The channels of one pixel of an fp16 tensor [channels][pixels]."""
-    halves = memoryview(tensor).cast("H")[index::config.pixels]
-    return struct.unpack(f"<{config.channels}e", struct.pack(f"={config.channels}H", *halves))
+    """Return the channels of one pixel of an fp16 tensor [channels][pixels]."""
+    return struct.unpack(f"<{config.channels}e", memoryview(tensor).cast("H")[index::config.pixels].tobytes())
 
 
 # Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The header: count of
@@ -487,37 +587,41 @@ BLOB_VERSION = 2
 SENTINEL = 0xDEADBEEF
 ALIGNMENT = 64
 
-# The only sizes the original ever writes (byte 10 of the record, whatever the shape), and its scale of 2**-3 for all.
+# Forms of a weight file: Apple's, and the original's records.
+LAYOUTS = ("standard", "original")
+
+# The only sizes that the original writes (byte 10 of the record), whatever the shape.
 ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 
 
 def tensor_stride(size: int, aligned: bool = True) -> int:
-    """Bytes from one record to the next, for tensors of `size` bytes each."""
-    return ALIGNMENT + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
+    """Return the bytes from one record to the next, for tensors of `size` bytes each."""
+    return RECORD.size + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
 
 
 def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[bytes], layout: str = "standard",
                       aligned: bool = True) -> bytearray:
-    """A weight file of `count` tensors of `size` bytes each, the first record at 64.
+    """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
-    `standard` is what Apple's writer writes. `original` has the same places but the original's records: count 1, type 1,
-    its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count 1,
+    type 1, its one size, data offset 0 (the data follow the record). The original does not align either: `aligned` False.
     """
     stride = tensor_stride(size, aligned)
-    blob = bytearray(ALIGNMENT + stride * (count - 1) + RECORD.size + size)
+    blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
     standard = layout == "standard"
     HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
-    code, stated = (DATA_TYPES[data_type].code, size) if standard else (DATA_TYPES["fp16"].code, ORIGINAL_SIZES[data_type])
+    code = DATA_TYPES[data_type if standard else "fp16"].code
     for index, tensor in enumerate(tensors):
-        record = ALIGNMENT + index * stride
+        record = HEADER.size + index * stride
         data = record + RECORD.size
-        RECORD.pack_into(blob, record, SENTINEL, code, stated, data if standard else 0, *[0] * 5)
+        stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
+        RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
         blob[data:data + size] = tensor
     return blob
 
 
 class Tensor(NamedTuple):
-    """One tensor of a weight file: the offset of its record (what BLOBFILE names), its data type, its bytes."""
+    """One tensor of a weight file: the offset of its record (which BLOBFILE names), its data type, its bytes."""
 
     offset: int
     data_type: str
@@ -525,29 +629,33 @@ class Tensor(NamedTuple):
 
 
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
-    """Every tensor of a conforming weight file, in order. Raises BlobError naming the offset of what is wrong."""
+    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
+
+    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero, bytes
+    after the last tensor.
+    """
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
-        raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this one has {len(view)} bytes in all")
+        raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this file has {len(view)} bytes in all")
     count, version, *reserved = HEADER.unpack_from(view)
     if version != BLOB_VERSION:
-        raise BlobError(f"version {version}; expected {BLOB_VERSION}")
+        raise BlobError(f"offset 4: version {version}; expected {BLOB_VERSION}")
     if any(reserved):
-        raise BlobError("the header's reserved bytes are not zero")
+        raise BlobError("offset 8: the header's reserved bytes are not zero")
     tensors, end = [], HEADER.size
     for _ in range(count):
         record = -(-end // ALIGNMENT) * ALIGNMENT
         if any(view[end:record]):
-            raise BlobError(f"the gap before offset {record} is not zero")
+            raise BlobError(f"offset {end}: the gap before the record at {record} is not zero")
         tensors.append(read_tensor(view, record))
         end = record + RECORD.size + len(tensors[-1].data)
     if end != len(view):
-        raise BlobError(f"{len(view) - end} bytes follow the last datum at offset {end}")
+        raise BlobError(f"offset {end}: {len(view) - end} bytes follow the last tensor")
     return tensors
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """The tensor whose record is at `offset`. Raises BlobError where the record does not describe data in the file."""
+    """Return the tensor whose record is at `offset`. Raises BlobError if the record does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -557,471 +665,351 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
     if name is None:
         raise BlobError(f"offset {offset}: data type {code}; expected one of {[t.code for t in DATA_TYPES.values()]}")
     if data != offset + RECORD.size or any(reserved):
-        raise BlobError(f"offset {offset}: its data are said to be at {data}; expected {offset + RECORD.size}, then zeros")
+        raise BlobError(f"offset {offset}: data offset {data}; expected {offset + RECORD.size}, then zeros")
     if size % DATA_TYPES[name].size or size > len(view) - data:
         raise BlobError(f"offset {offset}: {size} bytes of {name} do not fit in a file of {len(view)} bytes")
     return Tensor(offset, name, view[data:data + size])
 
 
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """The bytes that BLOBFILE names at `offset`: those of a conforming record, or those that follow an original one."""
+    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
+
+    The data of the original's records follow them. Raises BlobError if the file does not hold `size` bytes of that type.
+    """
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
         if sentinel == SENTINEL and data == 0:
             return blob[offset + RECORD.size:offset + RECORD.size + size]
     tensor = read_tensor(blob, offset)
     if (tensor.data_type, len(tensor.data)) != (data_type, size):
-        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; the text says {size} of {data_type}")
+        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; "
+                        f"the text says {size} bytes of {data_type}")
     return tensor.data
 
 
 # ======================================================================================================================
 # 4. MIL text and programs
+#
+# Used below: DIALECTS, MIL_FILE, WEIGHT_FILE, MilWriter, MilProgram, Operation, Weight, parse_mil, Program,
+# build_program, LARGEST_SEED.
 # ======================================================================================================================
 
-# As the original has it; Apple's compiler writes it and nothing is known to read it.
-BUILD_INFO = (("coremlc-component-MIL", "3510.2.1"), ("coremlc-version", "3505.4.1"),
-              ("coremltools-component-milinternal", ""), ("coremltools-version", "9.0"))
-DIALECTS = ("1.3", "1.0")
+# Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
+# that some systems take: the head of 1.3, long-form scalars.
+DIALECTS = ("1.3", "1.0", "1.3-long")
+LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
+
+# Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
+# types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
+HEAD_LINES = ("program({version})",
+        '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
+        '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+        "{{",
+        "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{")
+END_LINES = ("    }} -> ({output});", "}}")
+BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
+CONSTANTS = {
+    "text": '{string} {name} = const()[name = {string}("{name}"), val = {string}("{text}")];',
+    "integer": '{int32} {name} = const()[name = {string}("{name}"), val = {int32}({integer})];',
+    "integers": 'tensor<int32, [{count}]> {name} = const()[name = {string}("{name}"), '
+                "val = tensor<int32, [{count}]>([{integers}])];",
+    "exponent": '{fp16} {name} = const()[name = {string}("{name}"), val = {fp16}(0x1p{exponent})];',
+}
+WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
+    "fp16": 'tensor<fp16, [{shape}]> {name} = const()[name = {string}("{name}"), '
+            f"val = tensor<fp16, [{{shape}}]>({BLOB_FILE})];",
+    "int8": 'tensor<fp16, [{shape}]> {name} = constexpr_affine_dequantize()[axis = {int32}(0), name = {string}("{name}"), '
+            f"quantized_data = tensor<int8, [{{shape}}]>({BLOB_FILE}), scale = {{fp16}}(0x1p{{exponent}}), "
+            "zero_point = {int8}(0)];",
+}
+OPERATIONS = {
+    "conv": "tensor<fp16, [{shape}]> {name} = conv(dilations = {dilations}, groups = {groups}, pad = {pad}, "
+            'pad_type = {pad_type}, strides = {strides}, weight = {weight}, x = {x})[name = {string}("{name}")];',
+    "quantize": "tensor<int8, [{shape}]> {name} = quantize(input = {x}, output_dtype = {output_dtype}, scale = {scale})"
+                '[name = {string}("{name}")];',
+    "dequantize": 'tensor<fp16, [{shape}]> {name} = dequantize(input = {x}, scale = {scale})[name = {string}("{name}")];',
+}
+STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
+INDENT = " " * 8
+
+# The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
+FIELD_FORMS = {"opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "count": "[24]", "text": "[a-z0-9]+",
+          "integers": "[0-9](?:, [0-9]){1,3}", "integer": "[0-9]", "offset": "[0-9]{1,20}",
+          "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
+NAME = "[A-Za-z_][A-Za-z0-9_]*"
+
+
+def fixed_fields(dialect: str) -> dict[str, str]:
+    """Return the fields that a dialect decides: its version, and scalar types as `fp16` or long as `tensor<fp16, []>`."""
+    form = "{}" if dialect == "1.3" else "tensor<{}, []>"
+    scalars = {name: form.format(name) for name in ("string", "fp16", "int32", "int8", "uint64")}
+    return {"version": dialect[:3], **scalars}
 
 
 class MilWriter:
-    """Writes one program of one function to a stream, in dialect `1.3` (short scalars) or `1.0` (long ones)."""
+    """Write a program of one function to a stream, one method for each kind of statement."""
 
     def __init__(self, stream: TextIO, dialect: str = "1.3") -> None:
         self._stream = stream
-        self._dialect = dialect
-
-    def scalar_type(self, name: str) -> str:
-        """`fp16`, or in the long form `tensor<fp16, []>`."""
-        return name if self._dialect == "1.3" else f"tensor<{name}, []>"
-
-    def scalar(self, data_type: str, literal: str) -> str:
-        """A typed scalar, such as `fp16(0x1p-3)`."""
-        return f"{self.scalar_type(data_type)}({literal})"
-
-    def string(self, text: str) -> str:
-        """A typed string."""
-        return self.scalar("string", f'"{text}"')
+        self._fixed = fixed_fields(dialect)
 
     def begin(self, opset: str, shape: Sequence[int]) -> None:
-        """The program's head and `main` with one fp16 input, `x`."""
-        string = self.scalar_type("string")
-        info = ", ".join(f'{{"{key}", "{value}"}}' for key, value in BUILD_INFO)
-        self._stream.write(f"program({self._dialect})\n[buildInfo = dict<{string}, {string}>({{{info}}})]\n{{\n"
-                           f"    func main<{opset}>({tensor_type('fp16', shape)} x) {{\n")
+        """Write the program's head, and that of `main` with one fp16 input, `x`."""
+        for line in HEAD_LINES:
+            self._line(line, opset=opset, shape=shape)
 
     def end(self, output: str) -> None:
-        """The function's output, and the end of all."""
-        self._stream.write(f"    }} -> ({output});\n}}\n")
+        """Write the function's output and the end of the program."""
+        for line in END_LINES:
+            self._line(line, output=output)
 
-    def constant(self, name: str, data_type: str, literal: str) -> None:
-        """A named scalar."""
-        self._statement(self.scalar_type(data_type), name, "const", {}, {"val": self.scalar(data_type, literal)})
+    def constant(self, kind: str, name: str, value: Any) -> None:
+        """Write a named `text`, `integer`, vector of `integers`, or fp16 of value 2**`exponent`."""
+        count = len(value) if kind == "integers" else 1
+        self._statement(kind, name, count=count, **{kind: f"{value:+d}" if kind == "exponent" else value})
 
-    def integers(self, name: str, values: Sequence[int]) -> None:
-        """A named vector of int32."""
-        vector = tensor_type("int32", [len(values)])
-        self._statement(vector, name, "const", {}, {"val": f"{vector}({list(values)})"})
+    def weight(self, name: str, data_type: str, shape: Sequence[int], offset: int, exponent: int) -> None:
+        """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
+        self._statement(data_type, name, shape=shape, offset=offset, exponent=f"{exponent:+d}")
 
-    def weight(self, name: str, shape: Sequence[int], offset: int) -> None:
-        """Named fp16 weights in the weight file."""
-        self._statement(tensor_type("fp16", shape), name, "const", {}, {"val": self._blob_file("fp16", shape, offset)})
+    def convolution(self, name: str, shape: Sequence[int], weight: str, x: str, settings: Iterable[str]) -> None:
+        """Write a convolution; each setting names the constant `c_` and its own name."""
+        self._statement("conv", name, shape=shape, weight=weight, x=x, **{key: f"c_{key}" for key in settings})
 
-    def affine_weight(self, name: str, shape: Sequence[int], offset: int, scale: float) -> None:
-        """Named int8 weights in the weight file, times a scale. As arguments these would be an InvalidMILProgram."""
-        self._statement(tensor_type("fp16", shape), name, "constexpr_affine_dequantize", {}, {
-            "axis": self.scalar("int32", "0"), "quantized_data": self._blob_file("int8", shape, offset),
-            "scale": self.scalar("fp16", hexadecimal(scale)), "zero_point": self.scalar("int8", "0")})
+    def quantize(self, name: str, shape: Sequence[int], x: str) -> None:
+        """Write a quantization to int8."""
+        self._statement("quantize", name, shape=shape, x=x, output_dtype="q_dtype", scale="q_scale")
 
-    def operation(self, data_type: str, shape: Sequence[int], name: str, operation: str, **arguments: str) -> None:
-        """A named result of an operation on named values: conv, quantize, dequantize."""
-        self._statement(tensor_type(data_type, shape), name, operation, arguments, {})
+    def dequantize(self, name: str, shape: Sequence[int], x: str) -> None:
+        """Write a dequantization to fp16."""
+        self._statement("dequantize", name, shape=shape, x=x, scale="dq_scale")
 
-    def _blob_file(self, data_type: str, shape: Sequence[int], offset: int) -> str:
-        place = f"path = {self.string(WEIGHT_PATH)}, offset = {self.scalar('uint64', str(offset))}"
-        return f"{tensor_type(data_type, shape)}(BLOBFILE({place}))"
+    def _statement(self, kind: str, name: str, **fields: Any) -> None:
+        self._line(INDENT + STATEMENTS[kind], name=name, **fields)
 
-    def _statement(self, result: str, name: str, operation: str, arguments: dict[str, str], attributes: dict[str, str]) -> None:
-        attributes["name"] = self.string(name)
-        given, noted = (", ".join(f"{key} = {value}" for key, value in sorted(pairs.items())) for pairs in (arguments, attributes))
-        self._stream.write(f"        {result} {name} = {operation}({given})[{noted}];\n")
+    def _line(self, template: str, **fields: Any) -> None:
+        lists = {key: ", ".join(map(str, value)) for key, value in fields.items() if isinstance(value, list)}
+        self._stream.write(template.format(**self._fixed, **{**fields, **lists}) + "\n")
 
 
-def tensor_type(data_type: str, shape: Sequence[int]) -> str:
-    """Such as `tensor<fp16, [1, 512, 64, 64]>`."""
-    return f"tensor<{data_type}, {list(shape)}>"
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
+
+    All names are the original's.
+    """
+    stream = io.StringIO()
+    writer = MilWriter(stream, dialect)
+    shape = [1, config.channels, config.spatial, config.spatial]
+    weight_shape = [config.channels, config.channels, config.kernel, config.kernel]
+    settings = convolution_settings(config.kernel)
+    writer.begin(opset_of(dialect, variant), shape)
+    for name, (kind, value) in settings.items():
+        writer.constant(kind, f"c_{name}", value)
+    if variant.activations == "int8":
+        writer.constant("exponent", "q_scale", -activation_exponent)
+        writer.constant("text", "q_dtype", "int8")
+        writer.constant("exponent", "dq_scale", -activation_exponent)
+    previous = "x"
+    for layer in range(config.depth):
+        writer.weight(f"W{layer}", variant.weights, weight_shape, HEADER.size + layer * stride, -exponent)
+        writer.convolution(f"c{layer}", shape, f"W{layer}", previous, settings)
+        previous = f"c{layer}"
+        if variant.activations == "int8" and layer < config.depth - 1:
+            writer.quantize(f"q{layer}", shape, previous)
+            writer.dequantize(f"dq{layer}", shape, f"q{layer}")
+            previous = f"dq{layer}"
+    writer.end(previous)
+    return stream.getvalue()
 
 
-def hexadecimal(value: float) -> str:
-    """A float as MIL writes it, C99 without trailing zeros: 0.125 is `0x1p-3`."""
-    mantissa, exponent = value.hex().split("p")
-    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
+def convolution_settings(kernel: int) -> dict[str, tuple[str, Any]]:
+    """Return the kind and value of each constant that all convolutions name, in the original's order."""
+    return {"pad_type": ("text", "valid" if kernel == 1 else "custom"), "strides": ("integers", [1, 1]),
+            "pad": ("integers", [kernel // 2] * 4), "dilations": ("integers", [1, 1]), "groups": ("integer", [1])}
 
 
-class Type(NamedTuple):
-    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter and a shape, None for each `?`."""
-
-    name: str
-    parameters: tuple["Type", ...] = ()
-    shape: Optional[tuple[Optional[int], ...]] = None
-
-    @property
-    def element(self) -> str:
-        """The data type of a scalar or tensor."""
-        return self.parameters[0].name if self.name == "tensor" else self.name
+def opset_of(dialect: str, variant: Variant) -> str:
+    """Return the opset that a program's function names."""
+    return "ios18" if dialect == "1.3" else variant.opset
 
 
-class BlobFile(NamedTuple):
-    """A literal that stands in a weight file, at the record at `offset`."""
-
-    path: str
-    offset: int
-
-
-class Pairs(tuple[tuple[Any, Any], ...]):
-    """The literal of a dict, keys and values in order."""
-
-
-class Value(NamedTuple):
-    """A typed literal: a number, string or bool; a list for a tensor or list; Pairs; a tuple; a BlobFile."""
-
-    type: Type
-    literal: Any
-
-
-class Name(str):
-    """An argument that names an earlier value."""
-
-
-class Statement(NamedTuple):
-    """`type name, … = operation(arguments)[attributes];` and the line it begins on."""
+class Weight(NamedTuple):
+    """Weights that a text names: their type and place in the weight file; those in int8 are times 2**exponent."""
 
     line: int
-    results: tuple[tuple[Type, str], ...]
-    operation: str
-    arguments: dict[str, Any]
-    attributes: dict[str, Value]
+    data_type: str
+    shape: Sequence[int]
+    offset: int
+    exponent: int
 
 
-class Function(NamedTuple):
-    """`func name<opset>(inputs) [attributes] { statements } -> (outputs);`"""
+class Operation(NamedTuple):
+    """An operation on the activation before it: `conv` with a weight, `quantize` or `dequantize` with 2**exponent."""
 
+    line: int
     name: str
-    opset: str
-    inputs: tuple[tuple[Type, str], ...]
-    attributes: dict[str, Value]
-    statements: tuple[Statement, ...]
-    outputs: tuple[str, ...]
+    kind: str
+    weight: Optional[Weight]
+    exponent: int
 
 
 class MilProgram(NamedTuple):
-    """A whole text: its version (`1.3`), its attributes (buildInfo), its functions."""
+    """A program as its text has it: dialect, configuration, and the chain of operations from `x` to the output."""
 
-    version: str
-    attributes: dict[str, Value]
-    functions: tuple[Function, ...]
+    dialect: str
+    config: Config
+    operations: Sequence[Operation]
 
 
 def parse_mil(text: str) -> MilProgram:
-    """The program that a MIL text holds. Raises MilError with the line where it is not one: bad grammar, literals that
-    do not fit their type, names undefined or repeated, text after the program."""
-    return _MilParser(text).program()
+    """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
+
+    Names, offsets and scales may differ from those of write_mil. Raises MilError with the line of anything else: another
+    form, a name that is undefined or defined twice, a literal or a shape that does not fit the chain, a text that is cut
+    off or goes on.
+    """
+    return _MilReader(text).program()
 
 
-_TOKEN = re.compile(r"""(?P<space>[\ \t\r\n]+)
-    | (?P<string>"(?:[^"\\\n]|\\["\\nt])*")
-    | (?P<number>-?(?:0x[0-9a-f]+(?:\.[0-9a-f]+)?p[+-]?[0-9]{1,5}|[0-9]{1,20}(?:\.[0-9]{1,9})?|inf|nan)(?![\w.]))
-    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<mark>->|[\[\](){}<>=,;?])""", re.VERBOSE)
-_ESCAPES = {"n": "\n", "t": "\t"}
-_DEEPEST_NESTING = 32
-_PYTHON_TYPES = {"string": str, "bool": bool, "fp16": float, "fp32": float, "fp64": float, "bf16": float}
-_INTEGER_TYPE = re.compile(r"(u?)int(4|8|16|32|64)")
+@functools.lru_cache(maxsize=None)
+def _pattern(template: str, dialect: str) -> "re.Pattern[str]":
+    """Return the expression of a line of the writer's; a field that stands twice must be the same twice."""
+    fixed, pattern, seen = fixed_fields(dialect), "", set()
+    for literal, field, _, _ in Formatter().parse(template):
+        pattern += re.escape(literal)
+        if field in fixed:
+            pattern += re.escape(fixed[field])
+        elif field in seen:
+            pattern += f"(?P={field})"
+        elif field:
+            pattern += f"(?P<{field}>{FIELD_FORMS.get(field, NAME)})"
+            seen.add(field)
+    return re.compile(pattern)
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    line: int
-
-
-class _MilParser:
-    """Recursive descent over the tokens, one method per rule of the grammar."""
+class _MilReader:
+    """Read a program line by line; keep each name with the kind of its value, and with the value of a constant."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = list(self._scan(text))
-        self._place = 0
-        self._depth = 0
-
-    @staticmethod
-    def _scan(text: str) -> Iterator[_Token]:
-        line, place = 1, 0
-        while place < len(text):
-            match = _TOKEN.match(text, place)
-            if match is None:
-                raise MilError(line, f"{text[place:place + 20]!r} is no part of a MIL text")
-            kind, found, place = str(match.lastgroup), match.group(), match.end()
-            if kind != "space":
-                yield _Token(kind, found, line)
-            line += found.count("\n")
-        yield _Token("end", "the end of the text", line)
-
-    @property
-    def _next(self) -> _Token:
-        return self._tokens[self._place]
-
-    def _fail(self, expected: str) -> NoReturn:
-        raise MilError(self._next.line, f"found {self._next.text[:40]!r}; expected {expected}")
-
-    def _take(self, kind: str, expected: str = "") -> str:
-        """The next token's text, where it is of that kind, or else an error."""
-        token = self._next
-        if token.kind != kind:
-            self._fail(expected or f"a {kind}")
-        self._place += 1
-        return token.text
-
-    def _at(self, text: str) -> bool:
-        return self._next.text == text and self._next.kind in ("mark", "name")
-
-    def _expect(self, *texts: str) -> None:
-        for text in texts:
-            if not self._at(text):
-                self._fail(repr(text))
-            self._place += 1
-
-    def _accept(self, text: str) -> bool:
-        found = self._at(text)
-        self._place += found
-        return found
-
-    def _several(self, close: str, item: Callable[[], Any]) -> list[Any]:
-        """Items between commas up to a closing mark, which is taken too; none at all is fine."""
-        items: list[Any] = []
-        while not self._accept(close):
-            if items:
-                self._expect(",")
-            items.append(item())
-        return items
-
-    def _pairs(self, close: str, value: Callable[[], Any]) -> dict[str, Any]:
-        """`name = value` between commas up to a closing mark."""
-        pairs: dict[str, Any] = {}
-
-        def pair() -> None:
-            line, name = self._next.line, self._take("name")
-            if name in pairs:
-                raise MilError(line, f"{name!r} is given twice")
-            self._expect("=")
-            pairs[name] = value()
-
-        self._several(close, pair)
-        return pairs
+        self._lines = text.split("\n")
+        self._line = 1
+        self._dialect = max(DIALECTS, key=lambda dialect: sum(
+            bool(_pattern(form, dialect).fullmatch(line)) for form, line in zip(HEAD_LINES[:2], self._lines)))
+        self._values: dict[str, tuple[str, Any]] = {"x": ("fp16 activation", None)}
+        self._last = "x"
+        self._operations: list[Operation] = []
 
     def program(self) -> MilProgram:
-        """The whole text."""
-        self._expect("program", "(")
-        version = self._take("number", "a version such as 1.3")
-        if not re.fullmatch(r"1\.[0-9]", version):
-            self._place -= 1
-            self._fail("a version such as 1.3")
-        self._expect(")")
-        attributes = self._attributes()
-        self._expect("{")
-        functions: list[Function] = []
-        while not self._accept("}"):
-            line, function = self._next.line, self._function()
-            if any(function.name == other.name for other in functions):
-                raise MilError(line, f"function {function.name!r} is defined twice")
-            functions.append(function)
-        if self._next.kind != "end":
-            self._fail("nothing after the program")
-        return MilProgram(version, attributes, tuple(functions))
+        """Return the program of the whole text."""
+        for form in HEAD_LINES:
+            head = self._take(form)
+        self._shape = _integers(head["shape"])
+        end = self._found(END_LINES[0])
+        while end is None:
+            self._statement()
+            end = self._found(END_LINES[0])
+        if end["output"] != self._last or not self._operations or self._operations[-1].kind != "conv":
+            self._fail(f"the output is {end['output']}; expected the last convolution's")
+        self._line += 1
+        self._take(END_LINES[1])
+        if self._lines[self._line - 1:] != [""]:
+            self._fail("expected a newline and the end of the text")
+        return MilProgram(self._dialect, self._config(head["opset"]), self._operations)
 
-    def _attributes(self) -> dict[str, Value]:
-        return self._pairs("]", self._value) if self._accept("[") else {}
-
-    def _function(self) -> Function:
-        self._expect("func")
-        name = self._take("name")
-        self._expect("<")
-        opset = self._take("name")
-        self._expect(">", "(")
-        defined: dict[str, Type] = {}
-        inputs = self._several(")", lambda: self._definition(defined))
-        attributes = self._attributes()
-        self._expect("{")
-        statements: list[Statement] = []
-        while not self._accept("}"):
-            statements.append(self._statement(defined))
-        self._expect("->", "(")
-        outputs = self._several(")", lambda: self._known(defined))
-        if not outputs or len(set(outputs)) < len(outputs):
-            self._fail("one output or several, each once, before it")
-        self._expect(";")
-        return Function(name, opset, tuple(inputs), attributes, tuple(statements), tuple(outputs))
-
-    def _definition(self, defined: dict[str, Type]) -> tuple[Type, str]:
-        type_, line, name = self._type(), self._next.line, self._take("name")
-        if name in defined:
-            raise MilError(line, f"{name!r} is defined twice")
-        defined[name] = type_
-        return type_, name
-
-    def _known(self, defined: dict[str, Type]) -> Name:
-        line, name = self._next.line, self._take("name")
-        if name not in defined:
-            raise MilError(line, f"{name!r} is not defined")
-        return Name(name)
-
-    def _statement(self, defined: dict[str, Type]) -> Statement:
-        line = self._next.line
-        own: dict[str, Type] = {}
-        results = [self._definition(own)]
-        while self._accept(","):
-            results.append(self._definition(own))
-        self._expect("=")
-        operation = self._take("name")
-        self._expect("(")
-        arguments = self._pairs(")", lambda: self._argument(defined))
-        attributes = self._attributes()
-        self._expect(";")
-        for name in own:
-            if name in defined:
-                raise MilError(line, f"{name!r} is defined twice")
-        defined.update(own)
-        return Statement(line, tuple(results), operation, arguments, attributes)
-
-    def _argument(self, defined: dict[str, Type]) -> Any:
-        """A typed literal, a name, or a tuple of either."""
-        if self._accept("("):
-            return tuple(self._several(")", lambda: self._nested(lambda: self._argument(defined))))
-        following = self._tokens[self._place + 1].text if self._next.kind == "name" else ""
-        return self._value() if following in ("(", "<") else self._known(defined)
-
-    def _nested(self, rule: Callable[[], Any]) -> Any:
-        """What a rule reads one level further down; damage must not exhaust Python's stack."""
-        self._depth += 1
-        if self._depth > _DEEPEST_NESTING:
-            self._fail(f"at most {_DEEPEST_NESTING} levels of nesting")
-        found = rule()
-        self._depth -= 1
-        return found
-
-    def _type(self) -> Type:
-        name = self._take("name", "a type")
-        if name not in ("tensor", "list") and not self._at("<"):
-            if name not in _PYTHON_TYPES and not _INTEGER_TYPE.fullmatch(name):
-                self._place -= 1
-                self._fail("a type")
-            return Type(name)
-        self._expect("<")
-        parameters, shape = [self._nested(self._type)], None
-        while shape is None and self._accept(","):
-            if name == "tensor":
-                self._expect("[")
-                shape = tuple(self._several("]", self._dimension))
-            elif name == "list":
-                shape = (self._dimension(),)
-            else:
-                parameters.append(self._nested(self._type))
-        self._expect(">")
-        if (name in ("tensor", "list")) != (shape is not None):
-            self._fail(f"a complete {name} type before it")
-        return Type(name, tuple(parameters), shape)
-
-    def _dimension(self) -> Optional[int]:
-        if self._accept("?"):
-            return None
-        text = self._take("number", "a dimension")
-        if not text.isdigit():
-            self._place -= 1
-            self._fail("a dimension")
-        return int(text)
-
-    def _value(self) -> Value:
-        line, type_ = self._next.line, self._type()
-        self._expect("(")
-        literal = self._blob_file() if self._accept("BLOBFILE") else self._literal()
-        self._expect(")")
-        if not isinstance(literal, BlobFile) and not _fits(type_, literal):
-            raise MilError(line, f"a literal does not fit its type {type_.name} of {type_.element}")
-        return Value(type_, literal)
-
-    def _blob_file(self) -> BlobFile:
-        line = self._next.line
-        self._expect("(")
-        place = self._pairs(")", lambda: self._nested(self._value))
-        path, offset = (place.get(key, Value(Type(""), None)) for key in ("path", "offset"))
-        scalars = isinstance(path.literal, str) and isinstance(offset.literal, int)
-        if len(place) != 2 or not scalars or path.type.element != "string" or offset.type.element != "uint64":
-            raise MilError(line, "BLOBFILE takes path = string(…) and offset = uint64(…)")
-        return BlobFile(path.literal, offset.literal)
-
-    def _literal(self) -> Any:
-        if self._accept("["):
-            return self._several("]", lambda: self._nested(self._literal))
-        if self._accept("("):
-            return tuple(self._several(")", lambda: self._nested(self._literal)))
-        if self._accept("{"):
-            return Pairs(self._several("}", self._entry))
-        if self._next.kind == "string":
-            return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), self._take("string")[1:-1])
-        if self._next.kind == "number":
-            return self._number()
-        for text, value in (("true", True), ("false", False)):
-            if self._accept(text):
-                return value
-        return self._fail("a literal")
-
-    def _number(self) -> Union[int, float]:
-        text = self._take("number")
-        if text.lstrip("-").isdigit():
-            return int(text)
+    def _config(self, opset: str) -> Config:
+        """Return the configuration, if the head's shape and opset are those of a program of ours."""
+        batch, channels, height, width = self._shape
+        kernels = [operation.weight.shape[-1] for operation in self._operations if operation.weight]
+        is_w8a8 = any(kind == "exponent" for kind, _ in self._values.values())
+        self._line = len(HEAD_LINES)
+        if batch != 1 or height != width or opset != opset_of(self._dialect, VARIANTS["w8a8" if is_w8a8 else "w8a16"]):
+            self._fail(f"{opset}, input of shape {self._shape}; expected one square image, and the opset of its operations")
         try:
-            return float.fromhex(text) if "x" in text else float(text)
-        except OverflowError:
-            self._place -= 1
-            return self._fail("a number in the range of a float")
+            return Config(channels, height, len(kernels), kernels[0])
+        except UsageError as error:
+            return self._fail(str(error))
 
-    def _entry(self) -> tuple[Any, Any]:
-        self._expect("{")
-        items = self._several("}", lambda: self._nested(self._literal))
-        if len(items) != 2:
-            self._fail("a key and a value before it")
-        return items[0], items[1]
+    def _fail(self, message: str) -> NoReturn:
+        raise MilError(min(self._line, len(self._lines)), message)
+
+    def _found(self, form: str) -> Optional[dict[str, str]]:
+        """Return the fields of the present line, or None if it has another form."""
+        line = self._lines[self._line - 1] if self._line <= len(self._lines) else ""
+        match = _pattern(form, self._dialect).fullmatch(line)
+        return match and match.groupdict()
+
+    def _take(self, form: str) -> dict[str, str]:
+        """Return the fields of the present line, which must have a form, and go on to the next."""
+        fields = self._found(form)
+        if fields is None:
+            self._fail(f"expected a line such as {form.strip()[:40]!r}")
+        self._line += 1
+        return fields
+
+    def _statement(self) -> None:
+        """Read one statement and define its name."""
+        kinds = ((kind, self._found(INDENT + form)) for kind, form in STATEMENTS.items())
+        kind, fields = next(((kind, fields) for kind, fields in kinds if fields), ("", {}))
+        if not fields:
+            self._fail("expected a statement of ane_bench's, or the end of the function")
+        if fields["name"] in self._values:
+            self._fail(f"{fields['name']} is defined twice")
+        if kind in CONSTANTS:
+            value = kind, fields["text"] if kind == "text" else _integers(fields[kind])
+        elif kind in WEIGHTS:
+            value = "weight", Weight(self._line, kind, _integers(fields["shape"]), int(fields["offset"]),
+                                     int(fields.get("exponent", 0)))
+        else:
+            value = self._operation(kind, fields), None
+        if kind == "integers" and len(value[1]) != int(fields["count"]):
+            self._fail(f"{len(value[1])} integers; the type says {fields['count']}")
+        self._values[fields["name"]] = value
+        self._line += 1
+
+    def _operation(self, kind: str, fields: dict[str, str]) -> str:
+        """Add an operation to the chain and return the kind of its result."""
+        self._value(fields["x"], "int8 activation" if kind == "dequantize" else "fp16 activation")
+        if fields["x"] != self._last:
+            self._fail(f"{kind} of {fields['x']}; expected the activation before it, {self._last}")
+        if _integers(fields["shape"]) != self._shape:
+            self._fail(f"a result of shape [{fields['shape']}]; expected {self._shape}")
+        weight = self._convolution_weight(fields) if kind == "conv" else None
+        exponent = self._value(fields["scale"], "exponent") if kind != "conv" else [0]
+        if kind == "quantize" and self._value(fields["output_dtype"], "text") != "int8":
+            self._fail("quantize to another type than int8")
+        self._last = fields["name"]
+        self._operations.append(Operation(self._line, self._last, kind, weight, exponent[0]))
+        return "int8 activation" if kind == "quantize" else "fp16 activation"
+
+    def _convolution_weight(self, fields: dict[str, str]) -> Weight:
+        """Return the weight of a convolution, if its shape and the convolution's settings are those of the program."""
+        weight: Weight = self._value(fields["weight"], "weight")
+        first = self._operations[0].weight if self._operations else None
+        kernel, channels = (first or weight).shape[-1], self._shape[1]
+        if kernel not in KERNELS or weight.shape != [channels, channels, kernel, kernel]:
+            self._fail(f"weights of shape {weight.shape} for {channels} channels and a kernel of {kernel}")
+        for name, (kind, value) in convolution_settings(kernel).items():
+            found = self._value(fields[name], kind)
+            if found != value:
+                self._fail(f"{name} is {found}; expected {value}")
+        return weight
+
+    def _value(self, name: str, kind: str) -> Any:
+        """Return the value of a name that is defined before this line, as the given kind."""
+        found, value = self._values.get(name, ("not defined", None))
+        if found != kind:
+            self._fail(f"{name}: {found}; expected {kind}")
+        return value
 
 
-def _fits(type_: Type, literal: Any) -> bool:
-    """Whether an untyped literal can be a value of a type."""
-    if type_.name in ("tensor", "list"):
-        return _fits_shape(type_.parameters[0], type_.shape or (), literal)
-    if type_.name == "tuple":
-        return (isinstance(literal, tuple) and len(literal) == len(type_.parameters)
-                and all(map(_fits, type_.parameters, literal)))
-    if type_.name == "dict":
-        return (isinstance(literal, Pairs) and len(type_.parameters) == 2
-                and all(all(map(_fits, type_.parameters, pair)) for pair in literal))
-    integer = _INTEGER_TYPE.fullmatch(type_.name)
-    if integer:
-        bits, signed = int(integer[2]), not integer[1]
-        least = -(1 << bits - 1) if signed else 0
-        return type(literal) is int and least <= literal < least + (1 << bits)
-    return type(literal) is _PYTHON_TYPES.get(type_.name)
-
-
-def _fits_shape(element: Type, shape: Sequence[Optional[int]], literal: Any) -> bool:
-    if not shape:
-        return _fits(element, literal)
-    return (isinstance(literal, list) and shape[0] in (None, len(literal))
-            and all(_fits_shape(element, shape[1:], item) for item in literal))
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(", ")]
 
 
 class Program(NamedTuple):
-    """What the engine is given for one configuration and variant: MIL text and weight file.
+    """A configuration in a variant, as an engine takes it: MIL text and the bytes of the weight file.
 
-    `layout` is the weight file's (`standard` or `original`), `dialect` the text's (`1.3` or `1.0`).
+    `layout` is the form of the weight file (LAYOUTS), `dialect` that of the text (DIALECTS).
     """
 
     config: Config
@@ -1031,349 +1019,474 @@ class Program(NamedTuple):
     layout: str
     dialect: str
 
+    def write(self, directory: str) -> None:
+        """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is missing.
+
+        Directories are private (0700), and so are files (0600). Raises OSError; a symbolic link in the place of a
+        directory or file is refused.
+        """
+        for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
+            path = os.path.join(directory, name)
+            parent = os.path.dirname(path)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(parent, 0o700)
+            if os.path.islink(parent):
+                raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link; expected a directory", parent)
+            _write_file(path, content)
+
+
+def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
+    """Write a private file, in as many parts as the system takes: over 2 GiB it takes several."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    view = memoryview(content)
+    try:
+        with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+            while view:
+                view = view[file.write(view):]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
 
 def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
                   dialect: str = "1.3") -> Program:
-    """The program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+    """Return the program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. Weights are orthogonal_weights of the seed (0 or
-    more). `original` gives the original's text, records, scales and ranges instead, and sets blob and dialect itself.
-    Raises UsageError for a variant, layout or dialect that does not exist.
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The weights are drawn by the seed, from 0 to 2**53
+    - 1 (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
+    ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
     """
-    if variant not in VARIANTS:
-        raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if blob not in ("standard", "original") or dialect not in DIALECTS:
-        raise UsageError(f"blob {blob!r}, dialect {dialect!r}: expected standard or original, {' or '.join(DIALECTS)}")
+    _check_choices(config, variant, seed, original, blob, dialect)
     kind = VARIANTS[variant]
     if original:
         blob, dialect = "original", "1.3"
-        weights = original_weights(config.channels, config.depth, seed, kind.weights)
+        weights = original_weights(config, seed, kind.weights)
     else:
-        weights = orthogonal_weights(config.channels, config.depth, seed)
-    size = config.channels ** 2 * DATA_TYPES[kind.weights].size
+        weights = chain_weights(config, seed)
+    size = config.weights // config.depth * DATA_TYPES[kind.weights].size
     data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
     text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
                      ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
     return Program(config, kind, text, data, blob, dialect)
 
 
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
-    """The text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names are the
-    original's."""
-    stream = io.StringIO()
-    writer = MilWriter(stream, dialect)
-    activation = [1, config.channels, config.spatial, config.spatial]
-    writer.begin("ios18" if dialect == "1.3" else variant.opset, activation)
-    _write_settings(writer, variant, activation_exponent)
-    previous = "x"
-    for layer in range(config.depth):
-        shape, offset = [config.channels, config.channels, 1, 1], ALIGNMENT + layer * stride
-        if variant.weights == "int8":
-            writer.affine_weight(f"W{layer}", shape, offset, 2.0 ** -exponent)
-        else:
-            writer.weight(f"W{layer}", shape, offset)
-        writer.operation("fp16", activation, f"c{layer}", "conv", dilations="c_dilations", groups="c_groups", pad="c_pad",
-                         pad_type="c_pad_type", strides="c_strides", weight=f"W{layer}", x=previous)
-        previous = f"c{layer}"
-        if variant.activations == "int8" and layer < config.depth - 1:
-            writer.operation("int8", activation, f"q{layer}", "quantize", input=previous, output_dtype="q_dtype", scale="q_scale")
-            writer.operation("fp16", activation, f"dq{layer}", "dequantize", input=f"q{layer}", scale="dq_scale")
-            previous = f"dq{layer}"
-    writer.end(previous)
-    return stream.getvalue()
-
-
-def _write_settings(writer: MilWriter, variant: Variant, activation_exponent: int) -> None:
-    """The constants that all layers name."""
-    writer.constant("c_pad_type", "string", '"valid"')
-    writer.integers("c_strides", [1, 1])
-    writer.integers("c_pad", [0, 0, 0, 0])
-    writer.integers("c_dilations", [1, 1])
-    writer.constant("c_groups", "int32", "1")
-    if variant.activations == "int8":
-        scale = hexadecimal(2.0 ** -activation_exponent)
-        writer.constant("q_scale", "fp16", scale)
-        writer.constant("q_dtype", "string", '"int8"')
-        writer.constant("dq_scale", "fp16", scale)
-
-
-def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[bytes, bytearray]) -> None:
-    """A program's two files in a private directory, made where it is missing. Raises OSError; a directory that is a
-    symbolic link is refused."""
-    for name, content in ((MIL_FILE, mil), (WEIGHT_FILE, blob)):
-        path = os.path.join(directory, name)
-        parent = os.path.dirname(path)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(parent, 0o700)
-        if os.path.islink(parent):
-            raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
-                _write_all(file, content)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
-
-
-def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
-    """A raw file may take less than it is given: at 2 GiB, or where the disk is nearly full."""
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view):]
+def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: Any, dialect: Any) -> None:
+    """Raise UsageError for arguments that build_program does not take."""
+    if not isinstance(config, Config):
+        raise UsageError(f"{config!r}: expected a Config")
+    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
+    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS), ("dialect", dialect, DIALECTS),
+                                 ("original", original, (False, True))):
+        if type(value) is not type(choices[0]) or value not in choices:
+            raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
+    if original and config.kernel != 1:
+        raise UsageError(f"{config.name}: the original has 1x1 convolutions only")
 
 
 # ======================================================================================================================
 # 5. Reference
+#
+# Used below: Events, Executable, Engine, Arithmetic, DEFAULT_ARITHMETIC, Reference, ReferenceEngine.
 # ======================================================================================================================
 
+class Events(typing.Protocol):
+    """The worker's side of the events that reach the parent, and from there whoever watches."""
+
+    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+        """Announce a stage and wait until the parent has noted it. `limit`: seconds it may take beyond --timeout."""
+
+    def directory(self, path: str) -> None:
+        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
+
+    def warn(self, code: str, message: str) -> None:
+        """Send a warning."""
+
+
+class Executable(typing.Protocol):
+    """A loaded program with its input and output."""
+
+    facts: dict[str, Any]
+    """Facts of the cell: compile_ms, load_ms, compiled_before; those that are known."""
+
+    def write_input(self, data: bytes) -> None:
+        """Write the whole fp16 input."""
+
+    def evaluate(self) -> bool:
+        """Compute the output from the input; return whether that worked."""
+
+    def failure(self) -> str:
+        """Return why the last evaluate failed. Call it before the pool drains."""
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Write NaN into all channels of these output pixels."""
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of these output pixels."""
+
+
+class Engine(typing.Protocol):
+    """A way to run programs. `now` is its clock; a tick of it is `tick_ns` nanoseconds."""
+
+    now: Callable[[], int]
+    tick_ns: float
+
+    def pool(self) -> typing.ContextManager[None]:
+        """Return the context in which evaluates run."""
+
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Load a program, to be unloaded when `owner` closes; evaluates run at `qos`. Raises StageError if refused."""
+
+
 class Arithmetic(NamedTuple):
-    """What a program leaves open: how a convolution's result is stored (`fp16` or `fp32`; the last is always fp16), and
-    whether quantize rounds halves to `even` or `away` from zero. Sums are exact."""
+    """The choices that a program leaves to an engine; sums are exact in all of them.
 
+    Results of convolutions are stored between layers in fp16 or fp32 (`store`), the last in fp16. `rounding` of halves,
+    in these stores and in quantize, is `away` from zero (M4 and later) or to `even` (M1). Without `quantizes`, quantize
+    and dequantize pass their input on: no right engine computes so, the check needs it.
+    """
+
+    rounding: str = "away"
     store: str = "fp16"
-    rounding: str = "even"
+    quantizes: bool = True
+
+    @property
+    def name(self) -> str:
+        """Return the text of the record, such as `halves away, fp16 stores`."""
+        halves = "away" if self.rounding == "away" else "to even"
+        return f"halves {halves}, {self.store} stores" + ("" if self.quantizes else ", not quantized")
+
+    @property
+    def nudge(self) -> float:
+        """Return a factor by which rounding to even becomes this rounding.
+
+        To round away, it moves each half away from zero and no other value past one. That is exact for values of at most
+        50 significant bits.
+        """
+        return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
 
-REFERENCE_ARITHMETIC = Arithmetic()
-Lanes = tuple[list[int], int]
+DEFAULT_ARITHMETIC = Arithmetic()
+
+
+def store(values: Vector, arithmetic: Arithmetic, letter: str = "") -> Vector:
+    """Return values rounded to the store's type, or to that of a `struct` letter; too large ones become infinite."""
+    letter = letter or ("e" if arithmetic.store == "fp16" else "f")
+    nudge, form = arithmetic.nudge, f"<{len(values)}{letter}"
+    try:
+        return struct.unpack(form, struct.pack(form, *[value * nudge for value in values]))
+    except OverflowError:  # fp16 ends at 65504, and 65520 rounds to infinity; so in fp32
+        limit = 65520.0 if letter == "e" else float.fromhex("0x1.ffffffp+127")
+        return store([math.copysign(math.inf, value) if abs(value) >= limit else value for value in values],
+                     arithmetic, letter)
+
+
+def quantize(values: Vector, exponent: int, arithmetic: Arithmetic) -> Vector:
+    """Return the int8 steps of 2**exponent that are nearest to values, clipped to -128 to 127."""
+    factor = 2.0 ** -exponent * arithmetic.nudge
+    return [round(max(-128.0, min(127.0, value * factor))) for value in values]
 
 
 class Matrix:
-    """The weights of a 1x1 convolution, rows x columns, and their product with a vector.
+    """The weights of a convolution, [output][input and place in the kernel], and their product with a vector.
 
-    Where each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big
-    integer per input channel holds a lane per output channel, and a multiplication is one for all lanes. It is exact.
+    If each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big integer
+    for each column holds a lane for each row, and one multiplication serves all lanes. It is exact.
     """
 
-    def __init__(self, rows: int, columns: int, integers: Optional[bytes], exponent: int, values: Callable[[], Vector]) -> None:
-        self._rows, self.columns = rows, columns
-        self._integers, self._exponent = integers, exponent
-        self._values = values
-        self._packed: dict[int, Lanes] = {}
-        self._unpacked: list[Vector] = []
+    def __init__(self, integers: Optional[bytes], exponent: int, rows: int, values: Vector = ()) -> None:
+        self.integers, self.exponent, self.rows = integers, exponent, rows
+        self._values = values  # in the place of integers
+        self._packed: dict[int, list[int]] = {}
+
+    @classmethod
+    def read(cls, weight: Weight, blob: memoryview) -> "Matrix":
+        """Return the weights that a text names, or raise BlobError if the file does not hold them."""
+        count = math.prod(weight.shape)
+        data = weight_data(blob, weight.offset, weight.data_type, count * DATA_TYPES[weight.data_type].size)
+        if weight.data_type == "int8":
+            return cls(bytes(data), weight.exponent, weight.shape[0])
+        integers, exponent = halves_as_integers(data)
+        values = () if integers else struct.unpack(f"<{count}e", data)
+        return cls(integers, exponent, weight.shape[0], values)
 
     def product(self, vector: Vector) -> Vector:
-        """The sums, exact before they become floats; NaN and infinities as in IEEE 754."""
-        integers = self._integers and _common_integers(vector)
-        if integers:
-            multipliers, exponent = integers
-            largest = max(map(abs, multipliers)) * 255 * self.columns
-            width = next((width for width in (4, 8) if largest < 1 << 8 * width - 1), None)
-            if width:
-                scale = 2.0 ** -(exponent + self._exponent)
-                return [total * scale for total in self._packed_product(multipliers, width)]
-        self._unpacked = self._unpacked or _rows_of(self._values(), self.columns)
-        return [_float_sum(map(mul, row, vector)) for row in self._unpacked]
+        """Return the sums, exact before they become floats; NaN and infinities as in IEEE 754."""
+        common = common_integers(vector) if self.integers else None
+        if common is None:
+            return self._float_product(vector)
+        multipliers, exponent = common
+        scale = 2.0 ** (exponent + self.exponent)
+        return [total * scale for total in self._integer_product(multipliers)]
 
-    def _packed_product(self, multipliers: list[int], width: int) -> list[int]:
+    def _integer_product(self, multipliers: Sequence[int]) -> list[int]:
+        """Return exact sums. The weights are biased by 128, so that no lane is negative; half a lane is added, so that
+        no sum is."""
+        bits = (max(map(abs, multipliers)) * 255 * len(multipliers)).bit_length() + 1
+        width = next((width for width in (4, 8) if bits <= 8 * width), bits // 8 + 1)
         if width not in self._packed:
-            self._packed[width] = self._pack(width)
-        columns, middle = self._packed[width]
-        total = sum(map(mul, columns, multipliers), middle)
-        lanes = struct.unpack(f"<{self._rows}{'I' if width == 4 else 'Q'}", total.to_bytes(self._rows * width, "little"))
-        bias = 128 * sum(multipliers) + (1 << 8 * width - 1)
-        return [lane - bias for lane in lanes]
+            self._packed[width] = self._pack(width, len(multipliers))
+        half = 1 << 8 * width - 1
+        halves = int.from_bytes(half.to_bytes(width, "little") * self.rows, "little")
+        total = sum(map(mul, self._packed[width], multipliers), halves).to_bytes(self.rows * width, "little")
+        bias = 128 * sum(multipliers) + half
+        if width in (4, 8):
+            return [lane - bias for lane in struct.unpack(f"<{self.rows}{'I' if width == 4 else 'Q'}", total)]
+        return [int.from_bytes(total[lane:lane + width], "little") - bias for lane in range(0, len(total), width)]
 
-    def _pack(self, width: int) -> Lanes:
-        """A big integer per column, weights biased by 128 so that no lane is negative; and one with half a lane in
-        each, which keeps the sums from being so."""
-        biased = (self._integers or b"").translate(_BIASED)
-        columns = []
-        for column in range(self.columns):
-            lanes = bytearray(self._rows * width)
-            lanes[::width] = biased[column::self.columns]
-            columns.append(int.from_bytes(lanes, "little"))
-        return columns, int.from_bytes((b"\0" * (width - 1) + b"\x80") * self._rows, "little")
+    def _pack(self, width: int, columns: int) -> list[int]:
+        """Return a big integer for each column: the lane of a row, `width` bytes, is its weight plus 128."""
+        assert self.integers is not None
+        biased = self.integers.translate(BIASED)
+        packed = []
+        for column in range(columns):
+            lanes = bytearray(self.rows * width)
+            lanes[::width] = biased[column::columns]
+            packed.append(int.from_bytes(lanes, "little"))
+        return packed
 
-
-_BIASED = bytes((index + 128) % 256 for index in range(256))
-
-
-def _common_integers(vector: Vector) -> Optional[Lanes]:
-    """Integers and an exponent, each float an integer times 2**-exponent exactly; None where one is not finite."""
-    if not all(map(math.isfinite, vector)):
-        return None
-    ratios = [value.as_integer_ratio() for value in vector]
-    common = max(denominator for _, denominator in ratios)
-    return [numerator * (common // denominator) for numerator, denominator in ratios], common.bit_length() - 1
+    def _float_product(self, vector: Vector) -> Vector:
+        if self.integers:
+            self._values = [SIGNED[level] * 2.0 ** self.exponent for level in self.integers]
+        columns = len(vector)
+        rows = [self._values[start:start + columns] for start in range(0, len(self._values), columns)]
+        return [float_sum(map(mul, row, vector)) for row in rows]
 
 
-def _rows_of(values: Vector, columns: int) -> list[Vector]:
-    return [values[start:start + columns] for start in range(0, len(values), columns)]
+# Of a byte that is an int8: its value, and the byte that is its value plus 128.
+SIGNED = [byte - 256 * (byte > 127) for byte in range(256)]
+BIASED = bytes(value + 128 for value in SIGNED)
 
 
-def _float_sum(products: Iterable[float]) -> float:
-    """The sum rounded once; NaN where infinities of both signs meet."""
+def common_integers(vector: Vector) -> Optional[tuple[list[int], int]]:
+    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite.
+
+    The exponents tried are those of the input and of quantized values, of fp16, and then down to fp32's least.
+    """
+    for bits in (INPUT_EXPONENT, 24, 32, 36, 40, 44, 48, 64, 149):
+        scaled = [value * 2.0 ** bits for value in vector]
+        if all(map(float.is_integer, scaled)):
+            return list(map(int, scaled)), -bits
+    return None
+
+
+def float_sum(products: Iterable[float]) -> float:
+    """Return the sum rounded once, or NaN if infinities of both signs meet."""
     try:
         return math.fsum(products)
     except (ValueError, OverflowError):
         return math.nan
 
 
-@functools.cache
-def _level_map(exponent: int) -> Any:
-    """For codecs.charmap_encode: from each fp16 of an 8-bit integer times 2**-exponent, as a character, to that byte."""
-    halves = struct.pack("<256e", *[(level - 256 * (level > 127)) * 2.0 ** -exponent for level in range(256)])
-    return codecs.charmap_build("".join(map(chr, struct.unpack("<256H", halves))))
+def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
+    """Return fp16 values as int8 bytes times 2**exponent, or None if they are not all such.
 
-
-def _fp16_integers(data: memoryview) -> tuple[Optional[bytes], int]:
-    """fp16 weights as int8 bytes and an exponent, where they are such; a codec does in C what a loop would take long for."""
-    try:
+    A codec does in C what would take a loop seconds: characters of 16 bits to bytes.
+    """
+    with contextlib.suppress(UnicodeDecodeError):
         characters = codecs.utf_16_le_decode(data)[0]
-    except UnicodeDecodeError:
-        return None, 0
-    for exponent in range(24, -1, -1):
-        with contextlib.suppress(UnicodeEncodeError):
-            return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
+        for exponent in range(-24, 1):
+            with contextlib.suppress(UnicodeEncodeError):
+                return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
 
-def round_to(letter: str, values: Vector) -> Vector:
-    """Floats rounded to fp16 (`e`) or fp32 (`f`), half to even; what is too large becomes infinite."""
-    form = f"<{len(values)}{letter}"
-    try:
-        return struct.unpack(form, struct.pack(form, *values))
-    except OverflowError:
-        limit = {"e": 65520.0, "f": float.fromhex("0x1.ffffffp+127")}[letter]
-        return round_to(letter, [math.copysign(math.inf, value) if abs(value) >= limit else value for value in values])
+@functools.lru_cache(maxsize=None)
+def _level_map(exponent: int) -> Any:
+    """Return the codec's map from each fp16 of an int8 times 2**exponent, taken as a character, to that int8."""
+    halves = struct.pack("<256e", *[value * 2.0 ** exponent for value in SIGNED])
+    return codecs.charmap_build("".join(map(chr, struct.unpack("<256H", halves))))
 
 
-def quantized(values: Vector, scale: float, zero_point: int, rounding: str) -> Vector:
-    """int8 of each value: clip(round(value / scale) + zero_point, -128, 127)."""
-    clipped = [max(-1e4, min(1e4, value / scale)) for value in values]
-    steps = map(round, clipped) if rounding == "even" else (int(math.copysign(abs(value) + 0.5, value)) for value in clipped)
-    return [max(-128, min(127, step + zero_point)) for step in steps]
+# For the factors of a 3x3 kernel: bytes of multiples of 16, and maps from these to a sixteenth and to its negative.
+MULTIPLES = bytes(byte for byte in range(256) if byte % PATTERN_MIDDLE == 0)
+SIXTEENTHS = {sign: bytes(sign * value // PATTERN_MIDDLE % 256 for value in SIGNED) for sign in (1, -1)}
 
 
-# The 1x1 convolutions that the reference computes.
-CONVOLUTION_SETTINGS = (("strides", [1, 1]), ("dilations", [1, 1]), ("pad", [0, 0, 0, 0]), ("groups", 1), ("pad_type", "valid"))
+def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
+    """Return the factors of 3x3 weights, or None if they have none: a pattern of middle 1, and its matrix of channels.
+
+    The nine planes of the kernels are slices of the file with a stride of nine. Each must be a sixteenth of the middle
+    plane or its negative.
+    """
+    integers = matrix.integers or b""
+    middle = integers[4::9]
+    if not middle or middle.translate(None, MULTIPLES):
+        return None
+    pattern = [1.0] * 9
+    for place in (0, 1, 2, 3, 5, 6, 7, 8):
+        signs = [sign for sign, table in SIXTEENTHS.items() if integers[place::9] == middle.translate(table)]
+        if not signs:
+            return None
+        pattern[place] = signs[0] / PATTERN_MIDDLE
+    return pattern, Matrix(middle, matrix.exponent, matrix.rows)
+
+
+def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
+    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
+
+    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border of zeros.
+    """
+    width = side + 2
+    row, column = divmod(pixel, side)
+    inside = ([0.0] * width + [0.0, *[1.0] * side, 0.0] * side + [0.0] * width)
+    weights = [0.0] * len(inside)
+    weights[(row + 1) * width + column + 1] = 1.0
+    margin = [0.0] * (width + 1)
+    for pattern in reversed(patterns):
+        padded = [*margin, *weights, *margin]
+        starts = [len(margin) - (dy - 1) * width - (dx - 1) for dy in range(3) for dx in range(3)]
+        neighbours = zip(*[padded[start:start + len(weights)] for start in starts])
+        weights = [sum(map(mul, pattern, values)) for values in neighbours]
+        weights = list(map(mul, weights, inside))
+    return [weights[start + place] for start in range(width + 1, width * (side + 1), width) for place in range(side)]
+
+
+def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
+    """Yield for each pixel its 3x3 neighbours' values, [channel][row][column]; outside of the image they are zero."""
+    zeros, width = (0.0,) * len(image[0]), side + 2
+    padded = [zeros] * (width * width)
+    for row in range(side):
+        padded[(row + 1) * width + 1:(row + 1) * width + 1 + side] = image[row * side:(row + 1) * side]
+    for row, column in itertools.product(range(side), range(side)):
+        nine = [padded[(row + dy) * width + column + dx] for dy in range(3) for dx in range(3)]
+        yield list(itertools.chain.from_iterable(zip(*nine)))
+
+
+# Fraction bits of what passes between the layers of a factored chain: errors stay below 1e-10.
+FACTORED_BITS = 40
 
 
 class Reference:
-    """Computes a program's function for any pixels: every operation acts on a pixel by itself.
+    """Computes what a program means, from its text and the bytes of its weight file alone.
 
-    Takes programs of const, constexpr_affine_dequantize, 1x1 conv, quantize and dequantize, with scalar scales, one
-    input and one output; raises MilError naming the line for others, BlobError where the weight file does not hold the
-    weights. `keep` holds on to the packed weights between calls: fast, and large.
+    Raises MilError for a text that parse_mil refuses, BlobError if the weight file does not hold the weights. `keep`
+    holds on to the packed weights between calls: fast, and large.
     """
 
     def __init__(self, mil: str, blob: Union[bytes, bytearray], keep: bool = False) -> None:
-        program = parse_mil(mil)
+        self._program = parse_mil(mil)
+        self._config = self._program.config
         self._blob = memoryview(blob)
         self._keep = keep
         self._matrices: dict[str, Matrix] = {}
-        if len(program.functions) != 1 or len(program.functions[0].inputs) != 1 or len(program.functions[0].outputs) != 1:
-            raise MilError(1, "the reference takes one function of one input and one output")
-        self._function = program.functions[0]
-        self._statements = {name: statement for statement in self._function.statements for _, name in statement.results}
 
-    def compute(self, pixels: Sequence[Vector], arithmetics: Sequence[Arithmetic] = (REFERENCE_ARITHMETIC,)) -> list[list[Vector]]:
-        """The output channels of each input pixel (its channels), for each arithmetic in turn: [arithmetic][pixel][channel]."""
-        states = [arithmetic for arithmetic in arithmetics for _ in pixels]
-        values: dict[str, list[Vector]] = {self._function.inputs[0][1]: list(pixels) * len(arithmetics)}
-        for statement in self._function.statements:
-            rule = _RULES.get(statement.operation)
-            if rule is None:
-                raise MilError(statement.line, f"the reference does not compute {statement.operation}")
-            rule(self, statement, states, values)
-        output = self._function.outputs[0]
-        if output not in values:
-            raise MilError(1, f"the output {output} does not depend on the input")
-        rounded = [round_to("e", vector) for vector in values[output]]
-        return [rounded[start:start + len(pixels)] for start in range(0, len(rounded), len(pixels))]
+    def compute(self, data: bytes, pixels: Sequence[int],
+                arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
+        """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
-    def _constant(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        """Constants are read where they are used."""
+        A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
+        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises MilError
+        if its weights have no factors.
+        """
+        if self._config.kernel == 3:
+            return [self._factored(data, pixels)]
+        return self._chain([pixel_of(data, self._config, index) for index in pixels], arithmetics)
 
-    def _convolve(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        for argument, allowed in CONVOLUTION_SETTINGS:
-            if self._literal(statement, argument) != allowed:
-                raise MilError(statement.line, f"the reference computes conv with {argument} {allowed} only")
-        matrix, vectors = self._matrix(statement), self._vectors(statement, "x", values)
-        if any(len(vector) != matrix.columns for vector in vectors):
-            raise MilError(statement.line, f"weights for {matrix.columns} channels; expected {len(vectors[0])}")
-        stored = [matrix.product(vector) for vector in vectors]
-        values[statement.results[0][1]] = [round_to("e" if arithmetic.store == "fp16" else "f", vector)
-                                           for arithmetic, vector in zip(states, stored)]
+    def evaluate(self, data: bytes, arithmetic: Arithmetic = DEFAULT_ARITHMETIC) -> list[Vector]:
+        """Return the output channels of all pixels, layer by layer as the program says, with either kernel."""
+        pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
+        return self._chain(pixels, [arithmetic])[0]
 
-    def _quantize(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        scale, zero_point = self._scale(statement)
-        values[statement.results[0][1]] = [quantized(vector, scale, zero_point, arithmetic.rounding) for arithmetic, vector
-                                           in zip(states, self._vectors(statement, "input", values))]
+    def _chain(self, inputs: list[Vector], arithmetics: Sequence[Arithmetic]) -> list[list[Vector]]:
+        """Return the outputs for each arithmetic; a layer's weights are read and packed once for all."""
+        states = [arithmetic for arithmetic in arithmetics for _ in inputs]
+        values = list(inputs) * len(arithmetics)
+        apply = {"conv": self._convolve, "quantize": self._quantize, "dequantize": self._dequantize}
+        for operation in self._program.operations:
+            values = apply[operation.kind](operation, values, states)
+        return [values[start:start + len(inputs)] for start in range(0, len(values), len(inputs))]
 
-    def _dequantize(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        scale, zero_point = self._scale(statement)
-        values[statement.results[0][1]] = [round_to("e", [scale * (step - zero_point) for step in vector])
-                                           for vector in self._vectors(statement, "input", values)]
+    def _convolve(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
+        matrix = self._matrix(operation)
+        letter = "e" if operation is self._program.operations[-1] else ""
+        vectors = values if self._config.kernel == 1 else neighbourhoods(values, self._config.spatial)
+        return [store(matrix.product(vector), arithmetic, letter) for vector, arithmetic in zip(vectors, states)]
 
-    def _vectors(self, statement: Statement, argument: str, values: dict[str, list[Vector]]) -> list[Vector]:
-        name = statement.arguments.get(argument)
-        if not isinstance(name, Name) or name not in values:
-            raise MilError(statement.line, f"{argument} of {statement.operation} should name an activation")
-        return values[name]
+    def _quantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
+        return [quantize(vector, operation.exponent, arithmetic) if arithmetic.quantizes else vector
+                for vector, arithmetic in zip(values, states)]
 
-    def _scale(self, statement: Statement) -> tuple[float, int]:
-        scale = self._literal(statement, "scale")
-        zero_point = self._literal(statement, "zero_point") if "zero_point" in statement.arguments else 0
-        if not isinstance(scale, float) or not 0 < scale < math.inf or not isinstance(zero_point, int):
-            raise MilError(statement.line, f"{statement.operation} takes a positive scale and a whole zero_point")
-        return scale, zero_point
+    def _dequantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
+        scale = 2.0 ** operation.exponent
+        return [[step * scale for step in vector] if arithmetic.quantizes else vector
+                for vector, arithmetic in zip(values, states)]
 
-    def _literal(self, statement: Statement, argument: str) -> Any:
-        """The literal of an argument, given in place or by the name of a const."""
-        value = statement.arguments.get(argument)
-        if isinstance(value, Name) and value in self._statements:
-            value = self._statements[value].attributes.get("val")
-        if not isinstance(value, Value):
-            raise MilError(statement.line, f"{statement.operation} has no constant {argument}")
-        return value.literal
-
-    def _matrix(self, statement: Statement) -> Matrix:
-        name = statement.arguments.get("weight")
-        if not isinstance(name, Name) or name not in self._statements:
-            raise MilError(statement.line, "the weight of conv should name a constant")
-        if name in self._matrices:
-            return self._matrices[name]
-        source = self._statements[name]
-        matrix = self._affine_matrix(source) if source.operation == "constexpr_affine_dequantize" else self._fp16_matrix(source)
+    def _matrix(self, operation: Operation) -> Matrix:
+        assert operation.weight is not None
+        matrix = self._matrices.get(operation.name) or Matrix.read(operation.weight, self._blob)
         if self._keep:
-            self._matrices[name] = matrix
+            self._matrices[operation.name] = matrix
         return matrix
 
-    def _fp16_matrix(self, source: Statement) -> Matrix:
-        rows, columns, data = self._tensor(source, source.attributes.get("val"), "fp16")
-        integers, exponent = _fp16_integers(data)
-        return Matrix(rows, columns, integers, exponent, lambda: struct.unpack(f"<{rows * columns}e", data))
-
-    def _affine_matrix(self, source: Statement) -> Matrix:
-        rows, columns, data = self._tensor(source, source.attributes.get("quantized_data"), "int8")
-        scale, zero_point = (getattr(source.attributes.get(name), "literal", None) for name in ("scale", "zero_point"))
-        if not isinstance(scale, float) or not isinstance(zero_point, int):
-            raise MilError(source.line, "constexpr_affine_dequantize takes a scalar scale and zero_point as attributes")
-        levels = round_to("e", [scale * ((level - 256 * (level > 127)) - zero_point) for level in range(256)])
-        mantissa, exponent = math.frexp(scale)
-        exact = zero_point == 0 and mantissa == 0.5 and -23 <= exponent <= 8
-        return Matrix(rows, columns, bytes(data) if exact else None, 1 - exponent, lambda: [levels[level] for level in data])
-
-    def _tensor(self, source: Statement, value: Optional[Value], data_type: str) -> tuple[int, int, memoryview]:
-        """Rows, columns and bytes of a weight in the file."""
-        if value is None or not isinstance(value.literal, BlobFile) or value.type.element != data_type:
-            raise MilError(source.line, f"the reference takes {data_type} weights from the weight file only")
-        shape = value.type.shape or ()
-        if len(shape) != 4 or shape[2:] != (1, 1) or not shape[0] or not shape[1]:
-            raise MilError(source.line, f"weights of shape {list(shape)}; expected [outputs, inputs, 1, 1]")
-        size = shape[0] * shape[1] * DATA_TYPES[data_type].size
-        return shape[0], shape[1], weight_data(self._blob, value.literal.offset, data_type, size)
+    def _factored(self, data: bytes, pixels: Sequence[int]) -> list[Vector]:
+        """Return the outputs of a 3x3 chain: its patterns mix the pixels of each channel, then its matrices the channels."""
+        patterns, matrices = [], []
+        for operation in self._program.operations:
+            if operation.kind == "conv":
+                found = factors(self._matrix(operation))
+                if found is None:
+                    raise MilError(operation.line, "3x3 weights without factors: a program that the reference does not compute")
+                patterns.append(found[0])
+                matrices.append(found[1])
+        rows = [pixel_weights(patterns, self._config.spatial, pixel) for pixel in pixels]
+        size = 2 * self._config.pixels
+        images = (struct.unpack(f"<{size // 2}e", data[start:start + size]) for start in range(0, len(data), size))
+        mixed = [[float_sum(map(mul, row, image)) for row in rows] for image in images]
+        outputs = [list(vector) for vector in zip(*mixed)]
+        for matrix in matrices:
+            outputs = [list(matrix.product([round(value * 2 ** FACTORED_BITS) / 2 ** FACTORED_BITS for value in vector]))
+                       for vector in outputs]
+        return list(outputs)
 
 
-_RULES: dict[str, Callable[[Reference, Statement, list[Arithmetic], dict[str, list[Vector]]], None]] = {
-    "const": Reference._constant,
-    "constexpr_affine_dequantize": Reference._constant,
-    "conv": Reference._convolve,
-    "quantize": Reference._quantize,
-    "dequantize": Reference._dequantize,
-}
+class ReferenceEngine:
+    """The reference as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+
+    def __init__(self) -> None:
+        self.now: Callable[[], int] = time.perf_counter_ns
+        self.tick_ns = 1.0
+
+    def pool(self) -> typing.ContextManager[None]:
+        """Return an empty context."""
+        return contextlib.nullcontext()
+
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Read the program; nothing is compiled."""
+        events.stage("load", program.variant.name)
+        return ReferenceExecutable(program)
+
+
+class ReferenceExecutable:
+    """A program that the reference computes, in its default arithmetic. Both kernels are computed by the plain definition."""
+
+    def __init__(self, program: Program) -> None:
+        self.facts: dict[str, Any] = {}
+        self._reference = Reference(program.mil, program.blob, keep=True)
+        self._unwritten = [math.nan] * program.config.channels
+        self._input = bytes(program.config.tensor_bytes)
+        self._output: list[Vector] = [self._unwritten] * program.config.pixels
+
+    def write_input(self, data: bytes) -> None:
+        """Keep the input."""
+        self._input = data
+
+    def evaluate(self) -> bool:
+        """Compute every pixel of the output; this does not fail."""
+        self._output = self._reference.evaluate(self._input)
+        return True
+
+    def failure(self) -> str:
+        """Return why an evaluate failed, which does not happen."""
+        return "the reference does not fail"
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Make the channels of these output pixels NaN."""
+        for pixel in pixels:
+            self._output[pixel] = self._unwritten
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of these output pixels."""
+        return [self._output[pixel] for pixel in pixels]
 
 
 # ======================================================================================================================
