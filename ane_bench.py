@@ -5208,218 +5208,375 @@ def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
 # 15. Chart
 # ======================================================================================================================
 
-# Chart: an SVG of this width; what is in it stands in a grid of these sizes, in pixels.
-WIDTH, MARGIN, SPACE = 700, 20, 8
-HEAD, BAR, GAP, PLOT_HEIGHT, LINE = 74, 16, 14, 300, 18
-FONT_SIZE, SMALLEST_FONT = 12, 8
-LETTER = 0.62  # what a letter is wide at most on average, in font sizes; in a browser's usual fonts it is less
-MOST_TICKS = 6
-COLORS = {"fp16": "#5b6b80", "w8a16": "#2a8f82", "w8a8": "#c8551b"}
-INK, FAINT, GROUND = "#1f2430", "#c9ced6", "#ffffff"
-SIGNS = {"failed": "× failed", "WRONG": "□ wrong output"}
+# Sizes in pixels.
+CHART_WIDTH, MARGIN, SPACE, INSET = 800, 20, 8, 22
+RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW, HEADING = 230, 84, 17, 20
+FONT, TITLE_FONT = 12, 16
+NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 14, 60, 16
+PANELS_ABREAST = 3
+MOST_TITLE_LINES = 3
 
-# In this order the first that makes of the largest figure no less than 0.1, and how many make one TOPS.
-UNITS = (("TOPS", 1.0), ("GOPS", 1e3), ("MOPS", 1e6))
+INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
+COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
+# The marks differ without color too. Corners, in pixels from the point.
+SHAPES = {
+    "fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
+    "w8a16": ((0, -5), (5, 4), (-5, 4)),
+    "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0)),
+}
+AXIS_TITLES = {"channels": "channels", "spatial": "spatial, pixels along each side", "depth": "depth, layers",
+               "kernel": "kernel, pixels along each side"}
 
 
-def widest(texts: Iterable[str]) -> float:
-    """Pixels that the longest of some texts takes at most."""
-    return FONT_SIZE * LETTER * max(map(len, texts), default=0)
+def text_width(text: str, size: float = FONT) -> float:
+    """Return an upper bound for the width of a text in pixels; DejaVu Sans is the widest of the usual fonts."""
+    return size * sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
+                      0.8 if letter.isupper() else 0.65 for letter in text)
+
+
+def wrapped(text: str, size: float, width: float) -> list[str]:
+    """Return a text in lines of at most `width` pixels; an ellipsis ends a word or a text that is too long."""
+    lines = [""]
+    for word in printable(text)[:1000].split():
+        while text_width(word, size) > width:
+            word = f"{word[:-2]}…"
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
+        elif len(lines) < MOST_TITLE_LINES:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1][:-1].rstrip('…')}…"
+            break
+    return lines
+
+
+def figure_text(value: float) -> str:
+    """Return a figure with two decimals, or with three significant digits if those would read 0.00 or be very long."""
+    return f"{value:.2f}" if 0.005 <= value < 1e5 else f"{value:.3g}"
+
+
+def round_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers at equal distances, in at most `most` + 1 steps, from at most `low` to at least `high`."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
+    return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+class Scale(NamedTuple):
+    """A vertical linear axis, from the first tick at `bottom` to the last at `top`."""
+
+    ticks: Sequence[float]
+    top: float
+    bottom: float
+
+    def y(self, value: float) -> float:
+        """Return the height at which a value is drawn."""
+        low, high = self.ticks[0], self.ticks[-1]
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
 
 class Drawing:
-    """A list of SVG elements on a light ground, one method per kind."""
+    """SVG elements on a light ground, with a method for each kind."""
 
-    def __init__(self, title: str, subtitle: str, variants: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self._elements: list[str] = []
-        self._title = title
-        self.text(MARGIN, 26, title, size=16)
-        self.text(MARGIN, 45, subtitle, color="#4a5261")
-        for place, variant in enumerate(variants):
-            self.rectangle(MARGIN + 90 * place, 54, 11, 11, COLORS[variant])
-            self.text(MARGIN + 16 + 90 * place, 64, VARIANTS[variant].label)
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT_SIZE, color: str = INK) -> None:
-        """A text whose baseline is at y. One that begins at x gets smaller, and then shorter, where it would leave the drawing."""
-        if not text:
-            return
-        room = WIDTH - MARGIN - x if anchor == "start" else WIDTH
-        size = max(SMALLEST_FONT, min(size, math.floor(room / LETTER / len(text))))
-        ground = f'stroke="{GROUND}" stroke-width="4" paint-order="stroke"'  # else lines run through letters
-        self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" {ground}>'
-                              f"{xml_text(text[:math.floor(room / LETTER / size)])}</text>")
+    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
+             upright: bool = False) -> None:
+        """Write a line of text with its baseline at y; an upright one reads from the bottom to the top."""
+        turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if upright else ""
+        self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}"{turn}>'
+                              f"{html.escape(printable(text))}</text>")
 
-    def line(self, points: Sequence[tuple[float, float]], color: str = INK, width: float = 1) -> None:
-        """A line through points; none where there are none."""
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        if path:
-            self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
+    def line(self, points: Iterable[tuple[float, float]], color: str = INK, width: float = 1) -> None:
+        """Draw a line through points."""
+        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+        self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
 
-    def rectangle(self, x: float, y: float, width: float, height: float, color: str, border: str = "none") -> None:
-        """A filled rectangle."""
-        self._elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}" '
+    def rectangle(self, x: float, y: float, width: float, height: float, fill: str, border: str = "none") -> None:
+        """Draw a rectangle."""
+        self._elements.append(f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="{fill}" '
                               f'stroke="{border}"/>')
 
-    def svg(self, height: float) -> str:
-        """The whole drawing."""
+    def mark(self, x: float, y: float, variant: str, fill: str, tip: str) -> None:
+        """Draw a variant's mark. A browser shows `tip` if the pointer rests on it."""
+        corners = " ".join(f"{x + right:.2f},{y + down:.2f}" for right, down in SHAPES[variant])
+        self._elements.append(f'<polygon points="{corners}" fill="{fill}" stroke="{COLORS[variant]}" '
+                              f'stroke-width="1.5">'
+                              f"<title>{html.escape(printable(tip))}</title></polygon>")
+
+    def cross(self, x: float, y: float, color: str, tip: str) -> None:
+        """Draw the mark of a failure."""
+        self._elements.append(f'<path d="M{x - 4:.2f},{y - 4:.2f} l8,8 m0,-8 l-8,8" fill="none" stroke="{color}" '
+                              f'stroke-width="2"><title>{html.escape(printable(tip))}</title></path>')
+
+    def interval(self, x: float, low: float, high: float) -> None:
+        """Draw an interval between two heights, with a cap at each end."""
+        self.line([(x - 5, low), (x + 5, low), (x, low), (x, high), (x - 5, high), (x + 5, high)])
+
+    def svg(self, title: str, width: float, height: float) -> str:
+        """Return the whole drawing as a file's text."""
         return "\n".join([
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
-            'font-family="system-ui, Helvetica, Arial, sans-serif">', f"<title>{xml_text(self._title)}</title>",
-            f'<rect width="{WIDTH}" height="{height:.0f}" fill="{GROUND}"/>', *self._elements, "</svg>", ""])
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+            f'height="{height:.0f}" role="img" font-family="Helvetica, Arial, sans-serif">',
+            f"<title>{html.escape(printable(title))}</title>",
+            f'<rect width="{width:.0f}" height="{height:.0f}" fill="{GROUND}"/>', *self._elements, "</svg>", ""])
 
 
-def xml_text(text: str) -> str:
-    """Text as XML has it; a record's names may hold what XML cannot."""
-    return html.escape(printable(text))
+class Point(NamedTuple):
+    """A cell and its place along the horizontal axis."""
+
+    x: float
+    cell: Cell
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the cell has a rate to draw: it was measured, even if its output is wrong."""
+        return self.cell.tops is not None and (self.cell.ok or self.cell.check == "WRONG")
+
+    @property
+    def rates(self) -> list[float]:
+        """The rate in TOPS and the ends of its interval, if there is one."""
+        return [self.cell.tops or 0.0, *(self.cell.config.gop / end for end in self.cell.ms.get("ci95") or ())]
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratio and the ends of its interval, if there are any."""
+        return [self.cell.ratio["value"], *(self.cell.ratio.get("ci95") or ())] if self.cell.ratio else []
+
+    @property
+    def rate_text(self) -> str:
+        """The rate as a person reads it; empty if it is not drawn."""
+        return figure_text(self.rates[0]) if self.drawn else ""
+
+    @property
+    def ratio_text(self) -> str:
+        """The ratio as a person reads it; empty without one."""
+        return f"{figure_text(self.ratios[0])}x" if self.ratios else ""
+
+    @property
+    def tip(self) -> str:
+        """The figures of the cell, and why it failed if it did."""
+        rate = f"{self.rate_text} TOPS" if self.drawn else ""
+        return f"{self.cell.name}: {', '.join(filter(None, (rate, self.ratio_text, self.cell.failure[:200])))}"
 
 
-class Axis(NamedTuple):
-    """The axis of the figures: their unit, how many make one TOPS, and round numbers from 0 to more than any of them."""
+class Figure:
+    """The chart of a run. A sweep over one dimension is drawn as lines, one over two as panels of lines, all else as bars."""
 
-    unit: str
-    per_tops: float
-    ticks: Sequence[float]
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.drawing = Drawing()
+        self.results = [(config, cells) for config, cells in run.results if cells]
+        self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
+        self.points = [Point(0, cell) for _, cells in self.results for cell in cells]
+        found = {point.cell.variant for point in self.points}
+        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in found]
+        self.failed = [variant for variant in self.variants
+                       if any(point.cell.variant == variant and not point.drawn for point in self.points)]
+        rates = [rate for point in self.points if point.drawn for rate in point.rates]
+        ratios = [ratio for point in self.points for ratio in point.ratios]
+        self.rate_ticks = round_ticks(0, max(rates), 6) if rates else []
+        self.ratio_ticks = round_ticks(min(0.95, *ratios), max(1.05, *ratios), 4) if ratios else []
+        # Most values lie along the axis; the other dimension of two has a panel for each of its values.
+        self.dimensions = sorted(varying(self.configs), key=lambda name: -len(self.values(name)))
+        self.swept = len(self.dimensions) in (1, 2)
+        self._measure()
 
-    def figure(self, row: Row) -> float:
-        """What a row with figures reaches."""
-        return float(row.cell["tops"] * self.per_tops)
+    def _measure(self) -> None:
+        """Set the room for labels at the left, the width of the whole, the width of a bar, and the room for figures above."""
+        labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
+        labels += [VARIANTS[variant].label for variant in self.failed]
+        self.room = SPACE + max(map(text_width, labels), default=0.0)
+        groups, bars = max(1, len(self.results)), max(1, len(self.variants))
+        least = 0 if self.swept else groups * (bars * NARROWEST_BAR + GROUP_GAP)
+        self.width = max(CHART_WIDTH, 2 * MARGIN + self.room + least)
+        self.group = (self.width - 2 * MARGIN - self.room) / groups
+        self.slot = min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
+        texts = [text for point in self.points for text in (point.rate_text, point.ratio_text)]
+        widest = max(map(text_width, texts), default=0.0)
+        self.upright = widest > self.slot  # figures above bars that are too narrow for them
+        self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
 
-    def interval(self, row: Row) -> list[float]:
-        """The ends of that figure's interval; empty where its time has none."""
-        return [row.gop / end * self.per_tops for end in reversed(row.interval) if end is not None]
+    def values(self, dimension: str) -> list[int]:
+        """Return the values of a dimension in rising order."""
+        return sorted({getattr(config, dimension) for config in self.configs})
+
+    def svg(self) -> str:
+        """Draw everything; return the text of the file."""
+        title = f"{'' if self.run.engine == 'reference' else 'Neural Engine throughput: '}{machine_name(self.run)}"
+        top = bottom = self.head(title)
+        panels = [("", self.results)]
+        if self.swept and len(self.dimensions) == 2:
+            second = self.dimensions[1]
+            panels = [(f"{second} {value}", [result for result in self.results if getattr(result[0], second) == value])
+                      for value in self.values(second)]
+        panels = [panel for panel in panels if panel[1]]
+        abreast = min(PANELS_ABREAST, max(1, len(panels)))
+        width = (self.width - 2 * MARGIN + SPACE) / abreast
+        for number, (heading, results) in enumerate(panels):
+            if number % abreast == 0:
+                top = bottom
+            left = MARGIN + number % abreast * width
+            bottom = self.panel(heading, results, left + self.room, left + width - SPACE, top)
+        return self.drawing.svg(title, self.width, bottom + MARGIN)
+
+    def head(self, title: str) -> float:
+        """Draw title, facts of the whole run, legend, and a sentence if there is nothing else; return the lower end."""
+        constant = [name for name in AXIS_TITLES if name not in self.dimensions]
+        facts = [] if self.run.complete else [f"{len(dict(self.results))} of {len(self.configs)} configurations"]
+        facts += [f"all {self.configs[0].label(constant)}"] if self.swept else []
+        facts += ["95 % intervals"] if any(len(point.rates) > 1 for point in self.points if point.drawn) else []
+        y = self.paragraph(MARGIN, title, TITLE_FONT, INK)
+        y = self.paragraph(y, " · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
+        if self.variants:
+            y = self.legend(y + HEADING)
+        if not self.rate_ticks:
+            y = self.paragraph(y + SPACE, self.nothing(), FONT, INK)
+        return y + SPACE
+
+    def paragraph(self, y: float, text: str, size: int, color: str) -> float:
+        """Write a text in as many lines as it takes; return the lower end."""
+        for line in wrapped(text, size, self.width - 2 * MARGIN):
+            y += size + 4
+            self.drawing.text(MARGIN, y, line, size=size, color=color)
+        return y
+
+    def legend(self, y: float) -> float:
+        """Draw the mark of each variant, and of a wrong output if there is one; return the lower end."""
+        signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
+        wrong = [point.cell.variant for point in self.points if point.drawn and point.cell.check == "WRONG"]
+        signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
+        x = MARGIN + 6.0
+        for variant, fill, text in signs:
+            self.drawing.mark(x, y - 4, variant, fill, text)
+            self.drawing.text(x + 12, y, text)
+            x += 12 + text_width(text) + 2 * SPACE
+        return y
+
+    def nothing(self) -> str:
+        """Return why there is no rate to draw."""
+        if not self.points:
+            return "No configuration was measured."
+        stages = [point.cell.stage or "unknown" for point in self.points]
+        most = statistics.mode(stages)
+        return f"All {len(stages)} cells failed, {stages.count(most)} of them in stage {most}."
+
+    def panel(self, heading: str, results: Sequence[tuple[Config, Sequence[Cell]]], left: float, right: float,
+              top: float) -> float:
+        """Draw rates, failures and ratios of some results above one horizontal axis; return the lower end."""
+        if heading:
+            top += HEADING
+            self.drawing.text((left + right) / 2, top, heading, "middle")
+        points, labels = self.swept_points(results, left, right) if self.swept else self.grouped_points(left)
+        if self.rate_ticks:
+            scale = self.frame("TOPS, more is better", self.rate_ticks, left, right, top, RATE_HEIGHT)
+            for variant in self.variants:
+                self.draw_rates([point for point in points if point.cell.variant == variant], scale)
+            top = scale.bottom
+        if self.failed:
+            top = self.draw_failures([point for point in points if not point.drawn], left, right, top)
+        if self.ratio_ticks:
+            title = f"times as fast as {VARIANTS[self.run.variants[0]].label}"
+            scale = self.frame(title, self.ratio_ticks, left, right, top, RATIO_HEIGHT)
+            self.drawing.line([(left, scale.y(1)), (right, scale.y(1))], QUIET, 1.5)
+            for point in points:
+                if point.ratios:
+                    self.draw_point(point, point.ratios, point.ratio_text, scale)
+            top = scale.bottom
+        return self.draw_labels(labels, left, right, top)
+
+    def grouped_points(self, left: float) -> tuple[list[Point], list[tuple[float, str]]]:
+        """Return the points of bars, in a group for each configuration, and the labels of the groups."""
+        middles = [left + self.group * (number + 0.5) for number in range(len(self.results))]
+        first = (1 - len(self.variants)) / 2
+        points = [Point(middle + (first + self.variants.index(cell.variant)) * self.slot, cell)
+                  for middle, (_, cells) in zip(middles, self.results) for cell in cells]
+        return points, [(middle, config.name) for middle, (config, _) in zip(middles, self.results)]
+
+    def swept_points(self, results: Sequence[tuple[Config, Sequence[Cell]]], left: float,
+                     right: float) -> tuple[list[Point], list[tuple[float, str]]]:
+        """Return the points of lines from left to right, at logarithmic distances, and the labels of all values."""
+        name = self.dimensions[0]
+        values = self.values(name)
+        unit = (right - left - 2 * INSET) / math.log(values[-1] / values[0])
+        places = {value: left + INSET + math.log(value / values[0]) * unit for value in values}
+        points = [Point(places[getattr(config, name)], cell) for config, cells in results for cell in cells]
+        return sorted(points, key=lambda point: point.x), [(x, str(value)) for value, x in places.items()]
+
+    def frame(self, title: str, ticks: Sequence[float], left: float, right: float, top: float, height: float) -> Scale:
+        """Draw a vertical axis with its title and a line for each tick; return its scale."""
+        self.drawing.text(left, top + HEADING - 5, title, color=QUIET)
+        top += HEADING + self.headroom
+        scale = Scale(ticks, top, top + height)
+        for tick in ticks:
+            self.drawing.line([(left, scale.y(tick)), (right, scale.y(tick))], RULE)
+            self.drawing.text(left - SPACE, scale.y(tick) + 4, f"{tick:g}", "end", color=QUIET)
+        return scale
+
+    def draw_rates(self, points: Sequence[Point], scale: Scale) -> None:
+        """Draw the rates of one variant: bars, or points and a line that a failure interrupts."""
+        for drawn, group in itertools.groupby(points, lambda point: point.drawn):
+            run = list(group) if drawn else []
+            if self.swept and run:
+                self.drawing.line([(point.x, scale.y(point.rates[0])) for point in run], COLORS[run[0].cell.variant], 2)
+            for point in run:
+                if not self.swept:
+                    y = scale.y(point.rates[0])
+                    color = COLORS[point.cell.variant]
+                    fill = GROUND if point.cell.check == "WRONG" else color
+                    self.drawing.rectangle(point.x - self.slot / 2 + 1, y, self.slot - 2, scale.bottom - y, fill, color)
+                self.draw_point(point, point.rates, point.rate_text, scale)
+
+    def draw_point(self, point: Point, figures: Sequence[float], text: str, scale: Scale) -> None:
+        """Draw a mark at the first of some figures, the interval from the second to the third; above bars, the figure."""
+        color = GROUND if point.cell.check == "WRONG" else COLORS[point.cell.variant]
+        self.drawing.mark(point.x, scale.y(figures[0]), point.cell.variant, color, point.tip)
+        if len(figures) > 1:
+            self.drawing.interval(point.x, scale.y(figures[1]), scale.y(figures[2]))
+        if self.swept:
+            return
+        y = min(map(scale.y, figures)) - SPACE
+        if self.upright:
+            self.drawing.text(point.x + 4, y, text, upright=True)
+        else:
+            self.drawing.text(point.x, y, text, "middle")
+
+    def draw_failures(self, points: Sequence[Point], left: float, right: float, top: float) -> float:
+        """Draw a strip with a row for each variant that has failed cells, a cross for each; return the lower end."""
+        self.drawing.text(left, top + HEADING - 5 + SPACE, "failed", color=QUIET)
+        top += HEADING + SPACE
+        rows = {variant: top + (number + 0.5) * STRIP_ROW for number, variant in enumerate(self.failed)}
+        self.drawing.rectangle(left, top, right - left, STRIP_ROW * len(rows), STRIP)
+        for variant, y in rows.items():
+            self.drawing.text(left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
+        for point in points:
+            self.drawing.cross(point.x, rows[point.cell.variant], COLORS[point.cell.variant], point.tip)
+        return top + STRIP_ROW * len(rows)
+
+    def draw_labels(self, labels: Sequence[tuple[float, str]], left: float, right: float, top: float) -> float:
+        """Draw the labels of the horizontal axis, as many as there is room for, and its title; return the lower end."""
+        widest = max(text_width(label) for _, label in labels)
+        upright = not self.swept and widest > self.group - SPACE
+        free, last = 0.0, labels[-1][0] - text_width(labels[-1][1]) / 2 - SPACE
+        for x, label in labels:
+            self.drawing.line([(x, top), (x, top + 5)], QUIET)
+            half = text_width(label) / 2
+            if upright:
+                self.drawing.text(x + 4, top + SPACE, label, "end", upright=True)
+            elif x - half >= free and (x + half <= last or x == labels[-1][0]):
+                self.drawing.text(x, top + SPACE + FONT, label, "middle")
+                free = x + half + SPACE
+        top += SPACE + (widest if upright else FONT) + HEADING
+        title = f"{AXIS_TITLES[self.dimensions[0]]} (logarithmic)" if self.swept else "configuration: channels x spatial x depth"
+        self.drawing.text((left + right) / 2, top, title, "middle", color=QUIET)
+        return top
 
 
-def axis_of(rows: Sequence[Row]) -> Axis:
-    """An axis for all figures of some rows."""
-    tops = Axis(*UNITS[0], ())
-    largest = max((max([tops.figure(row), *tops.interval(row)]) for row in rows if row.times), default=1.0)
-    unit, per_tops = next((found for found in UNITS if largest * found[1] >= 0.1), UNITS[-1])
-    return Axis(unit, per_tops, ticks(largest * per_tops))
-
-
-def ticks(largest: float) -> list[float]:
-    """Round numbers from 0 to at least `largest`, six steps at most."""
-    power = 10.0 ** math.floor(math.log10(largest / MOST_TICKS))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power * MOST_TICKS >= largest)
-    return [step * number for number in range(math.ceil(largest / step - 1e-9) + 1)]
-
-
-def chart(record: Mapping[str, Any]) -> str:
-    """An SVG: TOPS with intervals, and the ratio; bars by configuration, or lines over the one dimension that a sweep varies."""
-    rows, view = all_rows(record), view_of(record)
-    variants = [variant for variant in VARIANTS if any(row.variant == variant for row in rows)]
-    constant = [name for name in Config._fields if name not in view.varying]
-    throughout = f", {rows[0].config.label(constant)}" if rows and constant else ""
-    axis = axis_of(rows)
-    shown = ["95 % intervals"] if any(axis.interval(row) for row in rows) else []
-    shown += [f"ratio to {VARIANTS[rows[0].variant].label}"] if any(row.ratio for row in rows) else []
-    name = "" if record["engine"] == "reference" else "Neural Engine throughput: "
-    drawing = Drawing(name + machine_name(record), f"{axis.unit}, more is better{', with ' if shown else ''}{' and '.join(shown)}"
-                      f"{throughout} ({PROGRAM_NAME} {record['version']})", variants)
-    draw = draw_lines if len(view.varying) == 1 else draw_bars
-    return drawing.svg(draw(drawing, rows, axis))
-
-
-def draw_bars(drawing: Drawing, rows: Sequence[Row], axis: Axis) -> float:
-    """A group of bars for each configuration; returns the height of the whole."""
-    configs = {row.config: row.config.label(row.view.varying) for row in rows}
-    left, y = MARGIN + SPACE + widest(configs.values()), float(HEAD + GAP)
-    unit = (WIDTH - MARGIN - SPACE - left - widest(bar_text(row, axis) for row in rows if row.times)) / axis.ticks[-1]
-    bottom = y + BAR * len(rows) + GAP * len(configs)
-    told = math.ceil((widest(f"{tick:g}" for tick in axis.ticks) + SPACE) / axis.ticks[1] / unit)  # every how many have room
-    for number, tick in enumerate(axis.ticks):
-        drawing.line([(left + tick * unit, HEAD + 4), (left + tick * unit, bottom)], FAINT)
-        drawing.text(left + tick * unit, bottom + LINE, "" if number % told else f"{tick:g}", "middle")
-    for config, label in configs.items():
-        group = [row for row in rows if row.config == config]
-        drawing.text(left - SPACE, y + BAR * len(group) / 2 + 4, label, "end")
-        for row in group:
-            draw_bar(drawing, row, axis, left, y, unit)
-            y += BAR
-        y += GAP
-    return bottom + LINE + GAP
-
-
-def draw_bar(drawing: Drawing, row: Row, axis: Axis, left: float, y: float, unit: float) -> None:
-    """One bar with its interval and figures; what failed says so instead."""
-    if not row.times:
-        drawing.text(left + 4, y + BAR - 4, f"failed in stage {row.cell.get('stage')}", color=COLORS[row.variant])
-        return
-    figure, interval = axis.figure(row), axis.interval(row)
-    drawing.rectangle(left, y + 1, figure * unit, BAR - 2, COLORS[row.variant])
-    drawing.line([(left + end * unit, y + BAR / 2) for end in interval], INK, 1.5)
-    drawing.text(left + max([figure, *interval]) * unit + 5, y + BAR - 4, bar_text(row, axis))
-
-
-def bar_text(row: Row, axis: Axis) -> str:
-    """What stands beside a bar."""
-    ratio = f" ({row.ratio['value']:.2f}x)" if row.ratio else ""
-    return f"{axis.figure(row):.2f}{ratio}{' WRONG' if row.check == 'WRONG' else ''}"
-
-
-def point_text(row: Row) -> str:
-    """What stands below a point."""
-    return "failed" if not row.times else "WRONG" if row.check == "WRONG" else f"{row.ratio['value']:.2f}x" if row.ratio else ""
-
-
-def draw_lines(drawing: Drawing, rows: Sequence[Row], axis: Axis) -> float:
-    """A line for each variant over what the sweep varies, and each ratio below; returns the height of the whole."""
-    name, = rows[0].view.varying
-    values = sorted({getattr(row.config, name) for row in rows})
-    cells: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        cells.setdefault(row.variant, {})[getattr(row.config, name)] = row
-    headings = [name, *(VARIANTS[variant].label for variant in cells), *(f"{tick:g}" for tick in axis.ticks)]
-    left, bottom = MARGIN + SPACE + widest(headings), float(HEAD + GAP + PLOT_HEIGHT)
-    column = widest([*map(str, values), *map(point_text, rows)]) + SPACE
-    unit, step = PLOT_HEIGHT / axis.ticks[-1], (WIDTH - MARGIN - left - column) / (len(values) - 1)
-    places = {value: left + column / 2 + step * number for number, value in enumerate(values)}
-    for tick in axis.ticks:
-        drawing.line([(left, bottom - tick * unit), (WIDTH - MARGIN, bottom - tick * unit)], FAINT)
-        drawing.text(left - SPACE, bottom - tick * unit + 4, f"{tick:g}", "end")
-    for number, found in enumerate(cells.values()):
-        draw_points(drawing, [(places[value], found.get(value)) for value in values], axis, bottom, unit, 9 + 12 * number)
-    drawing.text(WIDTH - MARGIN, 64, ", ".join(sign for text, sign in SIGNS.items() if text in set(map(point_text, rows))), "end")
-    return draw_columns(drawing, name, cells, {value: places[value] for value in values[::math.ceil(column / step)]}, bottom)
-
-
-def draw_columns(drawing: Drawing, name: str, cells: Mapping[str, Mapping[int, Row]], places: Mapping[int, float],
-                 bottom: float) -> float:
-    """The values for which there is a place, each with what its points say below it; returns the height of the whole."""
-    lines = {name: {value: str(value) for value in places}}
-    for variant, found in cells.items():
-        lines[VARIANTS[variant].label] = {value: point_text(row) for value, row in found.items() if value in places}
-    y = bottom + 4
-    for heading, texts in lines.items():
-        if any(texts.values()):
-            y += LINE
-            drawing.text(MARGIN, y, heading)
-            for value, text in texts.items():
-                drawing.text(places[value], y, text, "middle")
-    return y + LINE
-
-
-def draw_points(drawing: Drawing, points: Sequence[tuple[float, Optional[Row]]], axis: Axis, bottom: float, unit: float,
-                above: float) -> None:
-    """The points of a variant, with a line through those that follow one another; a cross `above` the bottom where one failed."""
-    for measured, group in itertools.groupby(points, lambda point: bool(point[1] and point[1].times)):
-        run = [(x, row) for x, row in group if row]
-        if measured:
-            drawing.line([(x, bottom - axis.figure(row) * unit) for x, row in run], COLORS[run[0][1].variant], 2)
-        for x, row in run:
-            draw_point(drawing, row, axis, (x, bottom if measured else bottom - above), unit)
-
-
-def draw_point(drawing: Drawing, row: Row, axis: Axis, foot: tuple[float, float], unit: float) -> None:
-    """A measured point with its interval, hollow where the output was wrong; a cross where it failed."""
-    x, y = foot
-    color = COLORS[row.variant]
-    if not row.times:
-        for slope in (-1, 1):
-            drawing.line([(x - 4, y - 4 * slope), (x + 4, y + 4 * slope)], color, 2)
-        return
-    drawing.line([(x, y - end * unit) for end in axis.interval(row)], INK, 1.5)
-    drawing.rectangle(x - 3, y - axis.figure(row) * unit - 3, 6, 6, GROUND if row.check == "WRONG" else color, color)
+def chart(run: Run) -> str:
+    """Return a run as an SVG: rates in TOPS, ratios and their 95 % intervals, and what failed."""
+    return Figure(run).svg()
 
 
 # ======================================================================================================================
