@@ -3937,6 +3937,7 @@ class Worker:
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
         self.stage, self.problem, self.timed_out = "start", "", False
+        self.at_work = ""
         self.unpurged: list[str] = []
         self.error_output = b""
         self._variant = ""
@@ -3969,6 +3970,7 @@ class Worker:
 
     def __exit__(self, *exception: Any) -> None:
         with uninterrupted(), self._owner:
+            self.at_work = self._variant_at_work()
             self._process.poll()
             if self._process.returncode is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
@@ -4022,12 +4024,12 @@ class Worker:
             elif self.stage == "purge" and self._variant in self.unpurged:
                 self.unpurged.remove(self._variant)
 
-    @property
-    def at_work(self) -> str:
-        """Return the variant that the worker was last at; empty if it is not known."""
+    def _variant_at_work(self) -> str:
+        """Return the variant that the worker was last at; within rounds the turn file names it."""
+        named = b""
         if self.stage in ("evaluate", "warm-up") and self._turn_file:
-            return os.pread(self._turn_file.fileno(), 8, 0).decode(errors="replace").strip() or self._variant
-        return self._variant
+            named = os.pread(self._turn_file.fileno(), 8, 0)
+        return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
         """Write to the worker. One that is gone is noticed when its messages end."""
