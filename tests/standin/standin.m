@@ -10,9 +10,15 @@
 //                           `IOSurfaceCreate 65536`, `alloc CLASS 0xADDRESS`, `dealloc CLASS 0xADDRESS`, …
 //   STANDIN_COMPUTE=WHAT    all (default) | none (evaluate leaves the output as it is) | P,Q,… (only the pixels of these
 //                           indices; the rest get 0). A new result is computed after the input surface was locked for
-//                           writing; the output is written again after it was
-//   STANDIN_STORE=TYPE      fp16 (default) | fp32: how convolutions between the first and the last are stored
-//   STANDIN_ROUNDING=HOW    even (default) | away: where quantize puts ties
+//                           writing; the output is written again after it was. Pixels of 3x3 chains are computed with all
+//                           neighbours that they depend on
+//   STANDIN_ARITHMETIC=HOW  exact (default: sums without rounding) | m4 (products rounded half away from zero to multiples of
+//                           2^-16 and dropped where the exponents add up to -17 or less, exact sums, infinite for good from
+//                           32768 on; int8 by int8 in integers) | m1 (groups of four products rounded to fp16)
+//   STANDIN_STORE=TYPE      fp16 (default) | fp32: how convolutions but the last are stored
+//   STANDIN_ROUNDING=HOW    even | away: where ties go when results are stored and when they are quantized; away for m4, else
+//                           even
+//   STANDIN_QUANTIZE=HOW    the same for quantize alone
 //   STANDIN_LATENCY=LIST    VARIANT:MICROSECONDS,… per evaluate; 0 by default
 //   STANDIN_DRIFT=F         latency grows by that fraction per second since the first evaluate
 //   STANDIN_SPIKE=NxF       every N-th evaluate of the process takes F times as long
@@ -44,11 +50,18 @@
 //   STANDIN_MISSING=NAMES   classes that objc_getClass, and selectors (also `Class.selector`) that class_get…Method do not
 //                           know; separated by spaces
 //   STANDIN_ENCODING=LIST   selector=encoding, separated by spaces: what method_getTypeEncoding answers
-//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND` separated by `;`: nan inf zeros constant noop (YES, and nothing was done)
-//                           aliased (all layers have the first one's weights) swapped[:I,J] (two layers' weights, by
-//                           default the middle ones) scale:F (the middle layer's weights) drop:CHANNEL (of its input)
-//   STANDIN_REFUSE=LIST     of standard (weight records with a data offset), original (without one), short (program(1.3)),
-//                           long (program(1.0)): compile says NO
+//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND[@WHEN]` separated by `;`, all that apply together, evaluates counted per variant in
+//                           each process: nan inf zeros constant noop (YES, and nothing was done) works:WHEN (noop but for
+//                           these evaluates; of several, any) every:K+O (the same) aliased (all layers have the first one's
+//                           weights) swapped[:I,J] (two layers' weights, by default the middle ones) scale:F[,LAYER] (a
+//                           layer's weights, by default the middle one's) drop:CHANNEL[,LAYER] (of its input) unquantized
+//                           (no quantize, no dequantize) step:F (their scales F times as large) floor (quantize rounds down)
+//                           bf16 (results are stored so) dead:CHANNEL[,COUNT] (zeros in the output) exchanged[:I,J] (two
+//                           channels of it) transposed[:LAYER] (3x3 kernels in space, by default all) border (3x3: the
+//                           nearest pixel in place of padding)
+//   STANDIN_REFUSE=LIST     of `[VARIANT/]FORM`, compile says NO: standard (weight records with a data offset), original
+//                           (without one), short (program(1.3) with short scalars), 1.3-long (program(1.3) without any),
+//                           long (program(1.0))
 //   STANDIN_CACHE=DIR       where compiled programs are remembered between processes; in memory by default
 //   STANDIN_SYSCTL=LIST     name=value;… beside the defaults below; an empty value makes a name unknown
 //   STANDIN_DEVICE=LIST     name=value,… beside the defaults below; an empty value is nil or 0
@@ -101,21 +114,30 @@ typedef enum { AnswerNil, AnswerNo, AnswerOnce, AnswerSilently, AnswerInUnicode,
 static const char *const faultNames[FaultKinds] = {
     "nil", "no", "once", "silent", "unicode", "raise", "crash", "exit", "hang", "killdir", "rubbish", "slow"};
 
-typedef enum { Right, NaNs, Infinities, Zeros, Constant, Noop, Aliased, Swapped, Scaled, Dropped, OutputKinds } OutputKind;
+typedef enum { NaNs, Infinities, Zeros, Constant, Noop, Works, WorksEach, Aliased, Swapped, Scaled, Dropped, Unquantized,
+               Coarse, Floored, Brain, Dead, Exchanged, Transposed, Replicated, OutputKinds } OutputKind;
 static const char *const outputNames[OutputKinds] = {
-    "right", "nan", "inf", "zeros", "constant", "noop", "aliased", "swapped", "scale", "drop"};
+    "nan", "inf", "zeros", "constant", "noop", "works", "every", "aliased", "swapped", "scale", "drop", "unquantized",
+    "step", "floor", "bf16", "dead", "exchanged", "transposed", "border"};
+// The least and the greatest count of numbers that each takes.
+static const char outputNumbers[OutputKinds][2] = {
+    [Swapped] = {0, 2}, [Scaled] = {1, 2}, [Dropped] = {1, 2}, [Coarse] = {1, 1}, [Dead] = {1, 2}, [Exchanged] = {0, 2},
+    [Transposed] = {0, 1}};
+
+typedef enum { Exact, AsM1, AsM4 } Arithmetic;
 
 typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
 typedef struct { Variant variant; Stage stage; FaultKind kind; When when; double seconds; } Fault;
 typedef struct { Variant variant; Stage stage; const char *reason; } Reason;
-typedef struct { Variant variant; OutputKind kind; BOOL given; double first, second; } Output;
+typedef struct { Variant variant; OutputKind kind; When when; BOOL given; int numbers; double first, second; } Output;
 
 // The shape of a chain of NSErrors: a number of levels below the outermost, or one of these.
 enum { LoopChain = -1, PairChain = -2, NilChain = -3, TextChain = -4 };
 
 static struct {
     int log;
-    BOOL computeNone, storeFloat, roundAway, virtualClock, lowPower;
+    BOOL computeNone, storeFloat, storeAway, quantizeAway, virtualClock, lowPower;
+    Arithmetic arithmetic;
     int pixels[MostPixels], pixelCount;  // none: all of them
     double latency[Variants], drift, spikeFactor;  // latency in ticks
     long spikeEvery;
@@ -293,15 +315,24 @@ static int readChain(const char *value)
 
 static void readOutput(Text item)
 {
-    Output output = {.variant = cutVariant(item, "STANDIN_OUTPUT")};
-    char *numbers = strchr(item, ':');
-    if (numbers) {
-        *numbers++ = 0;
-        output.given = sscanf(numbers, "%lf,%lf", &output.first, &output.second) >= 1;
+    Text whole;
+    strcpy(whole, item);
+    Output output = {.variant = cutVariant(item, "STANDIN_OUTPUT"), .when = {.from = 1, .to = LONG_MAX}};
+    char *when = cutAt(item, '@'), *numbers = cutAt(item, ':');
+    int found = indexOf(item, outputNames, OutputKinds), length = 0;
+    if (found < 0 || settings.outputCount == MostItems || (when && !readWhen(when, &output.when)))
+        reject("STANDIN_OUTPUT", whole);
+    if (found == Works || found == WorksEach) {
+        if (when || !numbers || !readWhen(numbers, &output.when) || (found == WorksEach) != (output.when.every != 0))
+            reject("STANDIN_OUTPUT", whole);
+    } else if (numbers) {
+        output.numbers = sscanf(numbers, "%lf%n,%lf%n", &output.first, &length, &output.second, &length);
+        if (output.numbers < 1 || numbers[length])
+            reject("STANDIN_OUTPUT", whole);
     }
-    int found = indexOf(item, outputNames, OutputKinds);
-    if (found < 0 || settings.outputCount == MostItems || ((found == Scaled || found == Dropped) && !output.given))
-        reject("STANDIN_OUTPUT", item);
+    if (output.numbers < outputNumbers[found][0] || output.numbers > outputNumbers[found][1])
+        reject("STANDIN_OUTPUT", whole);
+    output.given = output.numbers > 0;
     output.kind = (OutputKind)found;
     settings.outputs[settings.outputCount++] = output;
 }
@@ -341,6 +372,33 @@ static void readTimes(void)
         reject("STANDIN_SPIKE", spike);
 }
 
+// M1 and M4 have their own roundings, unless others are asked for.
+static void readArithmetic(void)
+{
+    static const char *const names[] = {"exact", "m1", "m4"};
+    const char *value = variable("STANDIN_ARITHMETIC", "exact");
+    int found = indexOf(value, names, 3);
+    if (found < 0)
+        reject("STANDIN_ARITHMETIC", value);
+    settings.arithmetic = (Arithmetic)found;
+    const char *own = found == AsM4 ? "away" : "even", *rounding = variable("STANDIN_ROUNDING", own);
+    settings.storeAway = isSecond("STANDIN_ROUNDING", "even", "away") || (!getenv("STANDIN_ROUNDING") && found == AsM4);
+    settings.quantizeAway = !strcmp(variable("STANDIN_QUANTIZE", rounding), "away");
+    isSecond("STANDIN_QUANTIZE", "even", "away");
+}
+
+static const char *readRefusals(const char *list)
+{
+    static const char *const forms[] = {"standard", "original", "short", "long", "1.3-long"};
+    Text item;
+    for (const char *rest = list; nextItem(&rest, ",", item);) {
+        cutVariant(item, "STANDIN_REFUSE");
+        if (indexOf(item, forms, 5) < 0)
+            reject("STANDIN_REFUSE", item);
+    }
+    return list;
+}
+
 __attribute__((constructor)) static void readSettings(void)
 {
     const char *log = variable("STANDIN_LOG", "");
@@ -348,7 +406,7 @@ __attribute__((constructor)) static void readSettings(void)
         reject("STANDIN_LOG", log);
     readPixels(variable("STANDIN_COMPUTE", "all"));
     settings.storeFloat = isSecond("STANDIN_STORE", "fp16", "fp32");
-    settings.roundAway = isSecond("STANDIN_ROUNDING", "even", "away");
+    readArithmetic();
     settings.virtualClock = isSecond("STANDIN_CLOCK", "real", "virtual");
     settings.lowPower = isSecond("STANDIN_LOW_POWER", "0", "1");
     readTimes();
@@ -359,7 +417,7 @@ __attribute__((constructor)) static void readSettings(void)
     settings.daemon = variable("STANDIN_DAEMON", "");
     readItems("STANDIN_OUTPUT", readOutput);
     settings.encodings = variable("STANDIN_ENCODING", "");
-    settings.refuse = variable("STANDIN_REFUSE", "");
+    settings.refuse = readRefusals(variable("STANDIN_REFUSE", ""));
     settings.cache = variable("STANDIN_CACHE", "");
     settings.sysctls = variable("STANDIN_SYSCTL", "");
     settings.device = variable("STANDIN_DEVICE", "");
@@ -875,17 +933,21 @@ __asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, %functio
 #endif  // not __APPLE__
 
 // =====================================================================================================================
-// MIL text: a chain of 1x1 convolutions, quantize and dequantize, as a list of steps
+// MIL text: a chain of convolutions (1x1, or 3x3 with a padding of 1), quantize and dequantize, as steps
 // =====================================================================================================================
 
 typedef struct { const char *at; size_t length; } Span;
 typedef struct { Span key, value; } Pair;
 typedef struct { Span type, name, operation; Pair pairs[16]; int arguments, count; } Statement;  // attributes after arguments
 
-typedef struct { BOOL int8; int rows, columns; uint64_t record; const uint8_t *data; double scale; int zero; } Weights;
+typedef struct { BOOL int8; int rows, columns, kernel; uint64_t record; const uint8_t *data; double scale; int zero; } Weights;
 typedef enum { Convolve, Quantize, Dequantize } StepKind;
 typedef struct { StepKind kind; Weights weights; double scale; } Step;
-typedef struct { int channels, outputs, pixels, opset, count; BOOL longForm, conforming, original; Step *steps; } Program;
+typedef struct {
+    int channels, outputs, height, width, pixels, opset, count;
+    BOOL isVersion10, hasShort, conforming, original;
+    Step *steps;
+} Program;
 
 typedef struct { Span name; Span literal; Weights weights; int next; } Symbol;  // a constant: a literal, or weights with rows
 enum { Buckets = 1 << 12 };
@@ -1034,16 +1096,19 @@ static Reader inside(Reader *reader, Span span)
     return inner;
 }
 
-// Between the parentheses of a typed scalar, in the form of the program's dialect.
+// Between the parentheses of a typed scalar. program(1.0) takes the long form alone, program(1.3) both.
 static Span scalarOf(Reader *reader, Span value, const char *type)
 {
     Reader inner = inside(reader, value);
     Span none = {"", 0};
     if (takeText(&inner, "tensor<")) {
-        if (!isText(readWord(&inner), type) || !takeText(&inner, ",") || !takeText(&inner, "[") || !takeText(&inner, "]") || !takeText(&inner, ">"))
+        if (!isText(readWord(&inner), type) || !takeText(&inner, ",") || !takeText(&inner, "[")
+            || !takeText(&inner, "]") || !takeText(&inner, ">"))
             return complain(reader, "a scalar has another type"), none;
-    } else if (reader->program->longForm || !isText(readWord(&inner), type))
+    } else if (reader->program->isVersion10 || !isText(readWord(&inner), type))
         return complain(reader, "a scalar has another type"), none;
+    else
+        reader->program->hasShort = YES;
     expect(&inner, "(");
     Span content = readBalanced(&inner);
     expect(&inner, ")");
@@ -1162,7 +1227,8 @@ static void findWeights(Reader *reader, Weights *weights)
 {
     struct { uint32_t sentinel, type; uint64_t size, data; } record;
     const uint8_t *bytes = [reader->blob bytes];
-    uint64_t length = [reader->blob length], size = (uint64_t)weights->rows * (uint64_t)weights->columns * (weights->int8 ? 1 : 2);
+    uint64_t length = [reader->blob length], size = (uint64_t)weights->rows * (uint64_t)weights->columns
+        * (uint64_t)(weights->kernel * weights->kernel) * (weights->int8 ? 1 : 2);
     if (length < 128 || weights->record > length - 64 || ((const uint32_t *)(const void *)bytes)[1] != 2) {
         complain(reader, "the weight file has no such record");
         return;
@@ -1178,7 +1244,7 @@ static void findWeights(Reader *reader, Weights *weights)
     weights->data = bytes + start;
 }
 
-// `tensor<ELEMENT, [O, I, 1, 1]>(BLOBFILE(path = …, offset = …))`.
+// `tensor<ELEMENT, [O, I, K, K]>(BLOBFILE(path = …, offset = …))`.
 static Weights readWeights(Reader *reader, Span value, const char *element)
 {
     Reader inner = inside(reader, value);
@@ -1191,8 +1257,10 @@ static Weights readWeights(Reader *reader, Span value, const char *element)
     readPairs(&inner, &statement, ")");
     expect(&inner, ")");
     statement.arguments = statement.count;
-    Weights weights = {.int8 = !strcmp(element, "int8"), .rows = shape[0], .columns = shape[1], .scale = 1};
-    if (inner.wrong || !shape[0] || !shape[1] || shape[2] != 1 || shape[3] != 1 || inner.at != inner.end)
+    Weights weights = {.int8 = !strcmp(element, "int8"), .rows = shape[0], .columns = shape[1], .kernel = shape[2],
+                       .scale = 1};
+    if (inner.wrong || !shape[0] || !shape[1] || (shape[2] != 1 && shape[2] != 3) || shape[3] != shape[2]
+        || inner.at != inner.end)
         return complain(reader, inner.wrong ? inner.wrong : "weights of another shape"), weights;
     if (!isString(reader, argument(reader, &statement, "path"), reader->path))
         complain(reader, "BLOBFILE names another file");
@@ -1266,10 +1334,12 @@ static void readConvolution(Reader *reader, const Statement *statement)
         complain(reader, "weights and input of a convolution do not fit");
         return;
     }
-    if (!isList(reader, literalOf(reader, statement, "strides"), 1, 2) || !isList(reader, literalOf(reader, statement, "dilations"), 1, 2)
-        || !isList(reader, literalOf(reader, statement, "pad"), 0, 4)
+    BOOL padded = symbol->weights.kernel == 3;
+    if (!isList(reader, literalOf(reader, statement, "strides"), 1, 2)
+        || !isList(reader, literalOf(reader, statement, "dilations"), 1, 2)
+        || !isList(reader, literalOf(reader, statement, "pad"), padded ? 1 : 0, 4)
         || numberOf(reader, literalOf(reader, statement, "groups"), "int32") != 1
-        || !isString(reader, literalOf(reader, statement, "pad_type"), "valid"))
+        || !isString(reader, literalOf(reader, statement, "pad_type"), padded ? "custom" : "valid"))
         complain(reader, "a convolution is of another kind");
     step.weights = symbol->weights;
     reader->channels = step.weights.rows;
@@ -1316,8 +1386,8 @@ static void readHead(Reader *reader)
     Program *program = reader->program;
     expect(reader, "program(");
     Span version = readWord(reader);
-    program->longForm = isText(version, "1.0");
-    if (!program->longForm && !isText(version, "1.3"))
+    program->isVersion10 = isText(version, "1.0");
+    if (!program->isVersion10 && !isText(version, "1.3"))
         complain(reader, "a version that is not known here");
     expect(reader, ")");
     if (takeText(reader, "["))
@@ -1334,8 +1404,8 @@ static void readHead(Reader *reader)
     expect(reader, ")");
     expect(reader, "{");
     program->channels = reader->channels = shape[1];
-    reader->height = shape[2];
-    reader->width = shape[3];
+    program->height = reader->height = shape[2];
+    program->width = reader->width = shape[3];
     program->pixels = shape[2] * shape[3];
     if (shape[0] != 1 || !shape[1] || !program->pixels)
         complain(reader, "an input of another shape");
@@ -1375,12 +1445,17 @@ static const char *readProgram(NSData *text, NSData *blob, const char *path, Pro
 }
 
 // =====================================================================================================================
-// Arithmetic: exact sums, stored as fp16
+// Arithmetic: sums, stores, quantization, right or wrong
 // =====================================================================================================================
 
 // Pixels are computed this many at a time, side by side, so that the compiler can use vectors.
 enum { Lanes = 8 };
 typedef double Vector __attribute__((vector_size(16)));
+typedef int64_t Bits __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(8)));
+
+// What is wrong with an evaluate: for each kind the item of STANDIN_OUTPUT, or NULL.
+typedef struct { const Output *of[OutputKinds]; } Wrongs;
 
 static float halves[1 << 16];  // the value of each fp16
 
@@ -1390,13 +1465,14 @@ static void fillHalves(void)
         return;
     for (int bits = 0; bits < 1 << 16; bits++) {
         int exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+            : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
         halves[bits] = (float)(bits >> 15 ? -size : size);
     }
 }
 
-// The fp16 nearest to a double, rounded once, half to even; what is too large is infinite.
-static uint16_t halfOf(double value)
+// The fp16 nearest to a double, rounded once, ties to even or away from zero; what is too large is infinite.
+static uint16_t halfOf(double value, BOOL away)
 {
     union { double number; uint64_t bits; } size = {.number = fabs(value)}, power;
     uint16_t sign = signbit(value) ? 0x8000 : 0;
@@ -1405,24 +1481,48 @@ static uint16_t halfOf(double value)
     int exponent = (int)(size.bits >> 52) - 1022;  // of a fraction from 1/2 to 1
     exponent = exponent < -13 ? -13 : exponent;  // below lie the subnormals, all of one step
     power.bits = (uint64_t)(1023 + 11 - exponent) << 52;
-    double steps = size.number * power.number + 0x1p52 - 0x1p52;
-    return sign | (uint16_t)(((exponent + 13) << 10) + (int)steps);
+    double steps = size.number * power.number;
+    int whole = (int)steps;
+    double rest = steps - whole;
+    whole += rest > 0.5 || (rest == 0.5 && (away || whole % 2));
+    return sign | (uint16_t)(((exponent + 13) << 10) + whole);
 }
 
-static double stored(double value)
+// The nearest number of 8 significant bits, ties to even.
+static double brainOf(double value)
 {
-    return settings.storeFloat ? (double)(float)value : (double)halves[halfOf(value)];
+    union { float number; uint32_t bits; } single = {.number = (float)value};
+    if (isfinite(value))
+        single.bits = (single.bits + 0x7fff + (single.bits >> 16 & 1)) & 0xffff0000u;
+    return (double)single.number;
 }
 
-static double quantized(double value, double scale)
+// The result of a convolution as it is stored; the last one's always ends as fp16.
+static double stored(double value, BOOL isLast, const Wrongs *wrongs)
 {
-    double steps = settings.roundAway ? round(value / scale) : nearbyint(value / scale);
+    if (wrongs->of[Brain])
+        return brainOf(value);
+    if (settings.storeFloat && !isLast)
+        return (double)(float)value;
+    return (double)halves[halfOf(value, settings.storeAway)];
+}
+
+static double quantized(double value, double scale, const Wrongs *wrongs)
+{
+    double steps = value / scale;
+    steps = wrongs->of[Floored] ? floor(steps) : settings.quantizeAway ? round(steps) : nearbyint(steps);
     return steps < -128 ? -128 : steps > 127 ? 127 : steps;
 }
 
-static void decodeWeights(const Weights *weights, double *decoded)
+static size_t countOf(const Weights *weights)
 {
-    size_t count = (size_t)weights->rows * (size_t)weights->columns;
+    return (size_t)weights->rows * (size_t)weights->columns * (size_t)(weights->kernel * weights->kernel);
+}
+
+// The weights as numbers; those in int8 without their scale if `asIntegers`.
+static void decodeWeights(const Weights *weights, BOOL asIntegers, double *decoded)
+{
+    size_t count = countOf(weights);
     if (!weights->int8) {
         for (size_t index = 0; index < count; index++) {
             uint16_t bits;
@@ -1432,14 +1532,16 @@ static void decodeWeights(const Weights *weights, double *decoded)
         return;
     }
     double levels[256];
-    for (int level = 0; level < 256; level++)
-        levels[level] = halves[halfOf(weights->scale * ((int8_t)level - weights->zero))];
+    for (int level = 0; level < 256; level++) {
+        double steps = (int8_t)level - weights->zero;
+        levels[level] = asIntegers ? steps : (double)halves[halfOf(weights->scale * steps, NO)];
+    }
     for (size_t index = 0; index < count; index++)
         decoded[index] = levels[weights->data[index]];
 }
 
-// One row of weights times Lanes pixels.
-static void multiply(const double *row, int columns, const double *input, double *output)
+// One row of weights times Lanes pixels, exactly.
+static void multiplyExactly(const double *row, int columns, const double *input, double *output)
 {
     const Vector *pixels = (const Vector *)(const void *)input;
     Vector sums[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
@@ -1453,99 +1555,256 @@ static void multiply(const double *row, int columns, const double *input, double
     memcpy(output, sums, sizeof sums);
 }
 
-static void convolve(const double *weights, int rows, int columns, const double *input, double *output, BOOL isLast)
+// As an M1 is said to: groups of four products are rounded to fp16, halves to even, and then added.
+static void multiplyInGroups(const double *row, int columns, const double *input, double *output)
 {
-    for (int row = 0; row < rows; row++) {
-        double *result = output + row * Lanes;
-        multiply(weights + (size_t)row * (size_t)columns, columns, input, result);
-        for (int lane = 0; lane < Lanes && !isLast; lane++)
-            result[lane] = stored(result[lane]);
+    for (int lane = 0; lane < Lanes; lane++) {
+        double sum = 0;
+        for (int first = 0; first < columns; first += 4) {
+            double group = 0;
+            for (int column = first; column < columns && column < first + 4; column++)
+                group += row[column] * input[column * Lanes + lane];
+            sum += halves[halfOf(group, NO)];
+        }
+        output[lane] = sum;
     }
 }
 
-static Output outputFor(Variant variant)
+// As an M4 does, by the definition: a product is dropped where the exponents add up to -17 or less, else rounded to a
+// multiple of 2^-16, halves away from zero; the sum is exact, and infinite for good once it reaches 32768. NaN is read as a
+// large number.
+static double sumAsM4(const double *row, int columns, const double *input, int lane)
 {
-    Output right = {.kind = Right};
-    for (int index = 0; index < settings.outputCount; index++)
-        if (!settings.outputs[index].variant || settings.outputs[index].variant == variant)
-            return settings.outputs[index];
-    return right;
+    int64_t sum = 0;
+    for (int column = 0; column < columns; column++) {
+        double weight = row[column], pixel = input[column * Lanes + lane], product;
+        weight = isnan(weight) ? INFINITY : weight;
+        pixel = isnan(pixel) ? INFINITY : pixel;
+        if (weight == 0 || pixel == 0)
+            continue;
+        product = weight * pixel;
+        if (fabs(product) >= 32768)
+            return copysign(INFINITY, product);
+        if (ilogb(weight) + ilogb(pixel) <= -17)
+            continue;
+        sum += (int64_t)round(product * 65536);
+        if (llabs(sum) >= 1ll << 31)
+            return copysign(INFINITY, (double)sum);
+    }
+    return (double)sum / 65536;
 }
 
-// Which layer's weights a layer has, if it has not its own.
-static int sourceOf(int layer, int layers, const Output *wrong)
+// The same for Lanes pixels, side by side where no sum can come near 32768.
+static void multiplyAsM4(const double *row, int columns, const double *input, double *output)
 {
-    int first = wrong->given ? (int)wrong->first : (layers - 1) / 2, second = wrong->given ? (int)wrong->second : first + 1;
-    if (wrong->kind == Aliased)
+    const Vector *pixels = (const Vector *)(const void *)input;
+    const Vector half = {0.5, 0.5};
+    const Bits sign = {INT64_MIN, INT64_MIN};
+    Vector sums[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}}, sizes[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+    for (int column = 0; column < columns; column++, pixels += 4) {
+        union { double number; uint64_t bits; } weight = {.number = row[column]}, least;
+        // 2 to the power of -16 less the weight's exponent: a smaller pixel's product is dropped.
+        least.bits = (2 * 1023 - 16 - (weight.bits >> 52 & 2047)) << 52;
+        Vector scaled = {weight.number * 65536, weight.number * 65536}, leasts = {least.number, least.number};
+        for (int pair = 0; pair < 4; pair++) {
+            Vector product = scaled * pixels[pair];
+            Bits signs = (Bits)product & sign;
+            Integers rounded = __builtin_convertvector(product + (Vector)((Bits)half | signs), Integers);
+            Bits kept = (Bits)((Vector)((Bits)pixels[pair] & ~sign) >= leasts);
+            sums[pair] += (Vector)((Bits)__builtin_convertvector(rounded, Vector) & kept);
+            sizes[pair] += (Vector)((Bits)product & ~sign);
+        }
+    }
+    memcpy(output, sums, sizeof sums);
+    for (int lane = 0; lane < Lanes; lane++)
+        if (sizes[lane / 2][lane % 2] < 0x1p30)  // false for NaN, too
+            output[lane] /= 65536;
+        else
+            output[lane] = sumAsM4(row, columns, input, lane);
+}
+
+typedef void (*Multiplier)(const double *row, int columns, const double *input, double *output);
+
+// Which layer's weights a layer has, if it has not its own.
+static int sourceOf(int layer, int layers, const Wrongs *wrongs)
+{
+    const Output *swapped = wrongs->of[Swapped];
+    if (wrongs->of[Aliased])
         return 0;
-    if (wrong->kind == Swapped && layers > 1 && first < layers && second < layers)
+    int first = swapped && swapped->given ? (int)swapped->first : (layers - 1) / 2;
+    int second = swapped && swapped->numbers > 1 ? (int)swapped->second : first + 1;
+    if (swapped && layers > 1 && first < layers && second < layers)
         return layer == first ? second : layer == second ? first : layer;
     return layer;
 }
 
+// Whether a wrong is one of this layer: its second number says of which, by default the middle one.
+static BOOL isOfLayer(const Output *wrong, int layer, int layers)
+{
+    return wrong && layer == (wrong->numbers > 1 ? (int)wrong->second : layers / 2);
+}
+
+// Exchanges rows and columns of each 3x3 kernel.
+static void transposeKernels(const Weights *weights, double *decoded)
+{
+    for (double *kernel = decoded; weights->kernel == 3 && kernel < decoded + countOf(weights); kernel += 9)
+        for (int row = 0; row < 3; row++)
+            for (int column = 0; column < row; column++) {
+                double other = kernel[3 * row + column];
+                kernel[3 * row + column] = kernel[3 * column + row];
+                kernel[3 * column + row] = other;
+            }
+}
+
 // The weights of one layer, with what STANDIN_OUTPUT does to them. `convolutions` are all of the program.
-static void weightsOf(const Weights *const *convolutions, int layer, int layers, const Output *wrong, double *decoded)
+static void weightsOf(const Weights *const *convolutions, int layer, int layers, BOOL asIntegers, const Wrongs *wrongs,
+                      double *decoded)
 {
-    const Weights *own = convolutions[layer], *other = convolutions[sourceOf(layer, layers, wrong)];
-    decodeWeights(other->rows == own->rows && other->columns == own->columns ? other : own, decoded);
-    if (layer != layers / 2)
-        return;
-    size_t count = (size_t)own->rows * (size_t)own->columns;
-    for (size_t index = 0; index < count && wrong->kind == Scaled; index++)
-        decoded[index] *= wrong->first;
-    for (size_t index = (size_t)wrong->first; index < count && wrong->kind == Dropped; index += (size_t)own->columns)
-        decoded[index] = 0;
+    const Weights *own = convolutions[layer], *other = convolutions[sourceOf(layer, layers, wrongs)];
+    const Output *scaled = wrongs->of[Scaled], *dropped = wrongs->of[Dropped], *transposed = wrongs->of[Transposed];
+    decodeWeights(countOf(other) == countOf(own) && other->rows == own->rows ? other : own, asIntegers, decoded);
+    size_t count = countOf(own), taps = (size_t)(own->kernel * own->kernel);
+    for (size_t index = 0; index < count && isOfLayer(scaled, layer, layers); index++)
+        decoded[index] *= scaled->first;
+    for (size_t index = 0; index < count && isOfLayer(dropped, layer, layers); index++)
+        if (index / taps % (size_t)own->columns == (size_t)dropped->first)
+            decoded[index] = 0;
+    if (transposed && (!transposed->given || layer == (int)transposed->first))
+        transposeKernels(own, decoded);
 }
 
-// The pixels to compute; the rest of the last block's lanes repeat the last one.
-static int choosePixels(int pixels, int *chosen)
+// Pixels to compute: `count` of them, the last block's lanes filled up with the last one, and each one's place in the list.
+typedef struct { int count, *pixels, *places; } Chosen;
+
+static Chosen choose(const Program *program, const BOOL *wanted)
 {
-    int count = 0;
-    for (int index = 0; index < (settings.pixelCount ? settings.pixelCount : pixels); index++) {
-        int pixel = settings.pixelCount ? settings.pixels[index] : index;
-        if (pixel < pixels)
-            chosen[count++] = pixel;
+    Chosen chosen = {.pixels = malloc((size_t)(program->pixels + Lanes) * sizeof(int)),
+                     .places = malloc((size_t)program->pixels * sizeof(int))};
+    for (int pixel = 0; pixel < program->pixels; pixel++) {
+        chosen.places[pixel] = wanted[pixel] ? chosen.count : -1;
+        if (wanted[pixel])
+            chosen.pixels[chosen.count++] = pixel;
     }
-    while (count && count % Lanes) {
-        chosen[count] = chosen[count - 1];
-        count++;
+    for (; chosen.count && chosen.count % Lanes; chosen.count++)
+        chosen.pixels[chosen.count] = chosen.pixels[chosen.count - 1];
+    return chosen;
+}
+
+// The pixel a number of rows and columns away: -1 beyond the border, or the nearest inside if borders are replicated.
+static int neighbour(const Program *program, int pixel, int tap, const Wrongs *wrongs)
+{
+    int row = pixel / program->width + tap / 3 - 1, column = pixel % program->width + tap % 3 - 1;
+    if (wrongs->of[Replicated]) {
+        row = row < 0 ? 0 : row >= program->height ? program->height - 1 : row;
+        column = column < 0 ? 0 : column >= program->width ? program->width - 1 : column;
     }
-    return count;
+    BOOL inside = row >= 0 && row < program->height && column >= 0 && column < program->width;
+    return inside ? row * program->width + column : -1;
 }
 
-static void applyStep(const Step *step, double *values, size_t count)
+// Which pixels each convolution needs, from the last one's backwards: `chosen[layer]` are those of its input, the last are
+// the program's output.
+static void chooseAll(const Program *program, const Weights *const *convolutions, int layers, const Wrongs *wrongs,
+                      Chosen *chosen)
 {
-    for (size_t index = 0; index < count; index++)
-        values[index] = step->kind == Quantize ? quantized(values[index], step->scale) : halves[halfOf(step->scale * values[index])];
+    BOOL *wanted = calloc((size_t)program->pixels, sizeof *wanted);
+    for (int pixel = 0; pixel < program->pixels && !settings.pixelCount; pixel++)
+        wanted[pixel] = YES;
+    for (int index = 0; index < settings.pixelCount; index++)
+        if (settings.pixels[index] < program->pixels)
+            wanted[settings.pixels[index]] = YES;
+    chosen[layers] = choose(program, wanted);
+    for (int layer = layers - 1; layer >= 0; layer--) {
+        const Chosen *after = &chosen[layer + 1];
+        for (int index = 0; index < after->count && convolutions[layer]->kernel == 3; index++)
+            for (int tap = 0; tap < 9; tap++) {
+                int pixel = neighbour(program, after->pixels[index], tap, wrongs);
+                if (pixel >= 0)
+                    wanted[pixel] = YES;
+            }
+        chosen[layer] = choose(program, wanted);
+    }
+    free(wanted);
 }
 
-// A block of activations is [channel][lane]; blocks lie `stride` apart.
-static void runSteps(const Program *program, const Output *wrong, double **values, double **spare, int blocks, size_t stride)
+// Collects what a block of pixels of a 3x3 convolution is made of: [channel][tap][lane], zeros beyond the border.
+static void gather(const Program *program, const Wrongs *wrongs, const Chosen *from, const int *pixels, int channels,
+                   const double *values, size_t stride, double *patch)
 {
-    const Weights **convolutions = malloc((size_t)program->count * sizeof *convolutions);
-    double *decoded = malloc(stride / Lanes * (stride / Lanes) * sizeof *decoded);
-    int layers = 0, layer = 0, channels = program->channels;
-    for (int index = 0; index < program->count; index++)
-        if (program->steps[index].kind == Convolve)
-            convolutions[layers++] = &program->steps[index].weights;
-    for (int index = 0; index < program->count; index++) {
-        const Step *step = &program->steps[index];
-        if (step->kind != Convolve) {
-            for (int block = 0; block < blocks; block++)
-                applyStep(step, *values + (size_t)block * stride, (size_t)channels * Lanes);
-            continue;
+    for (int tap = 0; tap < 9; tap++)
+        for (int lane = 0; lane < Lanes; lane++) {
+            int pixel = neighbour(program, pixels[lane], tap, wrongs), place = pixel < 0 ? 0 : from->places[pixel];
+            const double *source = values + (size_t)(place / Lanes) * stride + (size_t)(place % Lanes);
+            double *target = patch + (size_t)(tap * Lanes + lane);
+            for (size_t channel = 0; channel < (size_t)channels; channel++)
+                target[channel * 9 * Lanes] = pixel < 0 ? 0 : source[channel * Lanes];
         }
-        weightsOf(convolutions, layer++, layers, wrong, decoded);
-        for (int block = 0; block < blocks; block++)
-            convolve(decoded, step->weights.rows, channels, *values + (size_t)block * stride, *spare + (size_t)block * stride,
-                     index == program->count - 1);
-        double *results = *spare;
-        *spare = *values;
-        *values = results;
-        channels = step->weights.rows;
+}
+
+// A program that is being computed. A block of activations is [channel][lane]; blocks lie `stride` apart.
+typedef struct {
+    const Program *program;
+    const Wrongs *wrongs;
+    const Weights **convolutions;
+    Chosen *chosen;
+    int layers, layer, channels;  // so far
+    size_t stride;
+    double *values, *spare, *decoded, *patch;
+    double scale;  // of values that are still integers after dequantize, or 0
+} Computation;
+
+static BOOL isM4(void)
+{
+    return settings.arithmetic == AsM4;
+}
+
+static void convolve(Computation *at)
+{
+    const Weights *weights = at->convolutions[at->layer];
+    const Chosen *from = &at->chosen[at->layer], *to = from + 1;
+    BOOL isLast = at->layer == at->layers - 1, asIntegers = at->scale != 0;
+    int columns = at->channels * weights->kernel * weights->kernel;
+    double scale = asIntegers ? at->scale * weights->scale : 1;
+    Multiplier multiply = asIntegers || settings.arithmetic == Exact ? multiplyExactly
+        : isM4() ? multiplyAsM4 : multiplyInGroups;
+    weightsOf(at->convolutions, at->layer, at->layers, asIntegers, at->wrongs, at->decoded);
+    for (int block = 0; block < to->count / Lanes; block++) {
+        const double *input = at->values + (size_t)block * at->stride;
+        double *result = at->spare + (size_t)block * at->stride;
+        if (weights->kernel == 3) {
+            gather(at->program, at->wrongs, from, to->pixels + block * Lanes, at->channels, at->values, at->stride, at->patch);
+            input = at->patch;
+        }
+        for (int row = 0; row < weights->rows; row++, result += Lanes) {
+            multiply(at->decoded + (size_t)row * (size_t)columns, columns, input, result);
+            for (int lane = 0; lane < Lanes; lane++)
+                result[lane] = stored(result[lane] * scale, isLast, at->wrongs);
+        }
     }
-    free(convolutions);
-    free(decoded);
+    double *results = at->spare;
+    at->spare = at->values;
+    at->values = results;
+    at->channels = weights->rows;
+    at->scale = 0;
+    at->layer++;
+}
+
+static void applyStep(Computation *at, const Step *step)
+{
+    size_t count = (size_t)at->channels * Lanes;
+    const Output *coarse = at->wrongs->of[Coarse];
+    double scale = step->scale * (coarse ? coarse->first : 1);
+    // An M4 multiplies integers by integers.
+    if (step->kind == Dequantize && isM4() && at->layer < at->layers && at->convolutions[at->layer]->int8) {
+        at->scale = scale;
+        return;
+    }
+    for (int block = 0; block < at->chosen[at->layer].count / Lanes; block++) {
+        double *values = at->values + (size_t)block * at->stride;
+        for (size_t index = 0; index < count; index++)
+            values[index] = step->kind == Quantize ? quantized(values[index], scale, at->wrongs)
+                : (double)halves[halfOf(scale * values[index], settings.storeAway)];
+    }
 }
 
 static double *allocateBlocks(int blocks, size_t stride)
@@ -1554,43 +1813,97 @@ static double *allocateBlocks(int blocks, size_t stride)
     return posix_memalign(&memory, 64, (size_t)blocks * stride * sizeof(double) + 64) ? NULL : memory;
 }
 
-// Computes fp16 [outputs][pixels] from fp16 [channels][pixels].
-static void compute(const Program *program, const Output *wrong, const uint16_t *input, uint16_t *output)
+static void *prepare(Computation *at, const Program *program)
 {
-    size_t most = (size_t)program->channels, pixels = (size_t)program->pixels;
+    size_t most = (size_t)program->channels, mostWeights = 0, patch = 0;
+    at->convolutions = malloc((size_t)program->count * sizeof *at->convolutions);
     for (int index = 0; index < program->count; index++)
-        if ((size_t)program->steps[index].weights.rows > most)
-            most = (size_t)program->steps[index].weights.rows;
-    size_t stride = most * Lanes;
-    int *chosen = malloc((pixels + MostPixels + Lanes) * sizeof *chosen);
-    int count = choosePixels(program->pixels, chosen), blocks = count / Lanes;
-    double *values = allocateBlocks(blocks, stride), *spare = allocateBlocks(blocks, stride);
+        if (program->steps[index].kind == Convolve) {
+            const Weights *weights = &program->steps[index].weights;
+            at->convolutions[at->layers++] = weights;
+            most = (size_t)weights->rows > most ? (size_t)weights->rows : most;
+            mostWeights = countOf(weights) > mostWeights ? countOf(weights) : mostWeights;
+            patch = weights->kernel == 3 && (size_t)weights->columns > patch ? (size_t)weights->columns : patch;
+        }
+    at->chosen = malloc((size_t)(at->layers + 1) * sizeof *at->chosen);
+    chooseAll(program, at->convolutions, at->layers, at->wrongs, at->chosen);
+    at->stride = most * Lanes;
+    int blocks = at->chosen[0].count / Lanes;
+    at->values = allocateBlocks(blocks, at->stride);
+    at->spare = allocateBlocks(blocks, at->stride);
+    at->decoded = allocateBlocks(1, mostWeights);
+    return at->patch = allocateBlocks(1, patch * 9 * Lanes);
+}
+
+static void finish(Computation *at)
+{
+    for (int layer = 0; layer <= at->layers; layer++) {
+        free(at->chosen[layer].pixels);
+        free(at->chosen[layer].places);
+    }
+    free(at->chosen);
+    free(at->convolutions);
+    free(at->values);
+    free(at->spare);
+    free(at->decoded);
+    free(at->patch);
+}
+
+// Computes fp16 [outputs][pixels] from fp16 [channels][pixels].
+static void compute(const Program *program, const Wrongs *wrongs, const uint16_t *input, uint16_t *output)
+{
+    size_t pixels = (size_t)program->pixels;
+    Computation at = {.program = program, .wrongs = wrongs, .channels = program->channels};
     fillHalves();
-    for (int index = 0; index < count; index++)
+    prepare(&at, program);
+    for (int index = 0; index < at.chosen[0].count; index++)
         for (size_t channel = 0; channel < (size_t)program->channels; channel++)
-            values[(size_t)(index / Lanes) * stride + channel * Lanes + (size_t)(index % Lanes)] =
-                halves[input[channel * pixels + (size_t)chosen[index]]];
-    runSteps(program, wrong, &values, &spare, blocks, stride);
+            at.values[(size_t)(index / Lanes) * at.stride + channel * Lanes + (size_t)(index % Lanes)] =
+                halves[input[channel * pixels + (size_t)at.chosen[0].pixels[index]]];
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].kind == Convolve)
+            convolve(&at);
+        else if (!wrongs->of[Unquantized])
+            applyStep(&at, &program->steps[index]);
     memset(output, 0, (size_t)program->outputs * pixels * 2);
-    for (int index = 0; index < count; index++)
+    const Chosen *last = &at.chosen[at.layers];
+    for (int index = 0; index < last->count; index++)
         for (size_t channel = 0; channel < (size_t)program->outputs; channel++)
-            output[channel * pixels + (size_t)chosen[index]] =
-                halfOf(values[(size_t)(index / Lanes) * stride + channel * Lanes + (size_t)(index % Lanes)]);
-    free(chosen);
-    free(values);
-    free(spare);
+            output[channel * pixels + (size_t)last->pixels[index]] = halfOf(
+                at.values[(size_t)(index / Lanes) * at.stride + channel * Lanes + (size_t)(index % Lanes)],
+                settings.storeAway);
+    finish(&at);
+}
+
+// Exchanges two channels of the output, and sets some to zero.
+static void spoilChannels(const Program *program, const Wrongs *wrongs, uint16_t *output)
+{
+    const Output *exchanged = wrongs->of[Exchanged], *dead = wrongs->of[Dead];
+    size_t pixels = (size_t)program->pixels, first = exchanged ? (size_t)exchanged->first : 0;
+    size_t second = exchanged && exchanged->numbers > 1 ? (size_t)exchanged->second : first + 1;
+    for (size_t pixel = 0; exchanged && second < (size_t)program->outputs && pixel < pixels; pixel++) {
+        uint16_t value = output[first * pixels + pixel];
+        output[first * pixels + pixel] = output[second * pixels + pixel];
+        output[second * pixels + pixel] = value;
+    }
+    size_t from = dead ? (size_t)dead->first : 0, count = dead ? dead->numbers > 1 ? (size_t)dead->second : 1 : 0;
+    for (size_t channel = from; channel < from + count && channel < (size_t)program->outputs; channel++)
+        memset(output + channel * pixels, 0, pixels * 2);
 }
 
 // What the engine leaves in the output, right or wrong.
-static void produce(const Program *program, Variant variant, const uint16_t *input, uint16_t *output)
+static void produce(const Program *program, const Wrongs *wrongs, const uint16_t *input, uint16_t *output)
 {
-    Output wrong = outputFor(variant);
-    uint16_t bits = wrong.kind == NaNs ? 0x7e00 : wrong.kind == Infinities ? 0x7c00 : wrong.kind == Zeros ? 0 : 0x3800;
-    if (wrong.kind != NaNs && wrong.kind != Infinities && wrong.kind != Zeros && wrong.kind != Constant)
-        compute(program, &wrong, input, output);
-    else
-        for (size_t index = 0; index < (size_t)program->outputs * (size_t)program->pixels; index++)
+    const Output *const *of = wrongs->of;
+    size_t count = (size_t)program->outputs * (size_t)program->pixels;
+    if (of[NaNs] || of[Infinities] || of[Zeros] || of[Constant]) {
+        uint16_t bits = of[NaNs] ? 0x7e00 : of[Infinities] ? 0x7c00 : of[Zeros] ? 0 : 0x3800;
+        for (size_t index = 0; index < count; index++)
             output[index] = bits;
+        return;
+    }
+    compute(program, wrongs, input, output);
+    spoilChannels(program, wrongs, output);
 }
 
 // =====================================================================================================================
@@ -1902,6 +2215,7 @@ static StandInIOSurface *onlySurface(NSArray *objects, NSArray *indices)
     BOOL isCompiled, isLoaded;
     uint16_t *result;  // of the last input that was computed
     uint64_t inputStamp, resultStamp;
+    uint32_t items;  // of STANDIN_OUTPUT, that it was computed with
 }
 @end
 
@@ -1931,7 +2245,22 @@ static NSString *weightPath(_ANEInMemoryModel *model)
     return [directoryOf(model) stringByAppendingPathComponent:[key hasPrefix:root] ? [key substringFromIndex:[root length]] : key];
 }
 
-// Why a program cannot be compiled, for the log; NULL where it was.
+// Whether STANDIN_REFUSE lists a form of program, for this variant or for all.
+static BOOL isFormRefused(const char *form, Variant variant)
+{
+    Text full;
+    snprintf(full, sizeof full, "%s/%s", variantNames[variant], form);
+    return isListed(settings.refuse, ",", form) || isListed(settings.refuse, ",", full);
+}
+
+static BOOL isRefused(const Program *program, Variant variant)
+{
+    const char *dialect = program->isVersion10 ? "long" : program->hasShort ? "short" : "1.3-long";
+    return isFormRefused(dialect, variant) || (program->conforming && isFormRefused("standard", variant))
+        || (program->original && isFormRefused("original", variant));
+}
+
+// Why a program cannot be compiled, for the log; NULL if it was.
 static const char *compileProgram(_ANEInMemoryModel *model)
 {
     NSData *text = model->descriptor->text, *blob = weightData(model->descriptor);
@@ -1943,9 +2272,7 @@ static const char *compileProgram(_ANEInMemoryModel *model)
     if (!isInFile(blob, weightPath(model)))
         return "the weight file is missing or another";
     const char *wrong = readProgram(text, blob, [weightKey(model->descriptor) UTF8String], &program);
-    if (!wrong && ((program.conforming && isListed(settings.refuse, ",", "standard"))
-                   || (program.original && isListed(settings.refuse, ",", "original"))
-                   || isListed(settings.refuse, ",", program.longForm ? "long" : "short")))
+    if (!wrong && isRefused(&program, model->descriptor->variant))
         wrong = "STANDIN_REFUSE";
     free(wrong ? program.steps : model->program.steps);
     if (!wrong)
@@ -1968,17 +2295,54 @@ static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error)
     return !wrong || refuseBecause(AtCompile, descriptor->variant, error, "InvalidMILProgram");
 }
 
-// Runs the program: computes where the input may be another than before, and writes where the output is another. An
-// evaluate that has nothing new to do costs next to nothing, so that its callers can be timed.
+// The items of STANDIN_OUTPUT that apply to an evaluate, one bit each; sets whether it works at all.
+static uint32_t itemsDue(Variant variant, long call, BOOL *works)
+{
+    uint32_t due = 0;
+    BOOL limited = NO, within = NO;
+    *works = YES;
+    for (int index = 0; index < settings.outputCount; index++) {
+        const Output *item = &settings.outputs[index];
+        if (item->variant && item->variant != variant)
+            continue;
+        BOOL isNow = isDue(&item->when, call), limits = item->kind == Works || item->kind == WorksEach;
+        limited |= limits;
+        within |= limits && isNow;
+        if (item->kind == Noop && isNow)
+            *works = NO;
+        else if (!limits && isNow)
+            due |= 1u << index;
+    }
+    *works &= !limited || within;
+    return due;
+}
+
+static Wrongs wrongsOf(uint32_t items)
+{
+    Wrongs wrongs = {{NULL}};
+    for (int index = 0; index < settings.outputCount; index++)
+        if (items >> index & 1 && !wrongs.of[settings.outputs[index].kind])
+            wrongs.of[settings.outputs[index].kind] = &settings.outputs[index];
+    return wrongs;
+}
+
+// Runs the program: computes if the input may be another than before, and writes if the output is another. An evaluate that
+// has nothing new to do costs next to nothing, so that its callers can be timed.
 static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandInIOSurface *output)
 {
+    static long calls[Variants];
     size_t size = (size_t)model->program.outputs * (size_t)model->program.pixels * 2;
-    if (settings.computeNone || (settings.outputCount && outputFor(model->descriptor->variant).kind == Noop))
+    Variant variant = model->descriptor->variant;
+    BOOL works = YES;
+    uint32_t items = settings.outputCount ? itemsDue(variant, ++calls[variant], &works) : 0;
+    if (settings.computeNone || !works)
         return;
-    if (model->inputStamp != input->stamp) {
+    if (model->inputStamp != input->stamp || model->items != items) {
+        Wrongs wrongs = wrongsOf(items);
         model->result = model->result ? model->result : malloc(size);
-        produce(&model->program, model->descriptor->variant, input->bytes, model->result);
+        produce(&model->program, &wrongs, input->bytes, model->result);
         model->inputStamp = input->stamp;
+        model->items = items;
         model->resultStamp = nextStamp();
     }
     if (output->stamp != model->resultStamp) {
