@@ -20,10 +20,28 @@
 //                           even
 //   STANDIN_QUANTIZE=HOW    the same for quantize alone
 //   STANDIN_LATENCY=LIST    VARIANT:MICROSECONDS,… per evaluate; 0 by default
+//   STANDIN_SPEED=LIST      VARIANT:MICROSECONDS+TOPS,… the same, and the program's work at so many TOPS
 //   STANDIN_DRIFT=F         latency grows by that fraction per second since the first evaluate
 //   STANDIN_SPIKE=NxF       every N-th evaluate of the process takes F times as long
-//   STANDIN_CLOCK=KIND      real (default) | virtual: a counter that evaluate advances by the latency and that each
-//                           mach_absolute_time advances by one tick. A tick is 125/3 ns in both
+//   STANDIN_RISE=F:SECONDS  the engine's clock rises: at first an evaluate takes F times as long; as the engine works, for
+//                           whichever program, the excess falls by the factor e in each SECONDS of work. Idling between two
+//                           evaluates beyond 100 us brings it back, evenly, in 100 ms. Idling is what passes on the clock here
+//   STANDIN_NOISE=ITEMS     `[VARIANT/]KIND` separated by `;`: switch:KxF (the first K evaluates after those of another variant
+//                           take F times as long) bimodal:SHARExF (so do some of all, drawn) random:SIGMA[,RHO] (times are
+//                           multiplied by exp(g), g normal, correlated from one evaluate to the next by RHO) second:PxF[,SKIP]
+//                           (P evaluates of one variant are followed by P of another, from the SKIP-th evaluate of the process
+//                           on; the second of each pair takes F times as long). What is drawn is the same in every process
+//   STANDIN_CLOCK=KIND      real (default) | virtual (a counter that an evaluate advances by the latency and each
+//                           mach_absolute_time by one tick; nothing else counts, so that all figures are exact and idling is
+//                           unknown, but for faults that are slow) | jump (the real clock; an evaluate returns at once and moves
+//                           it on by exactly the latency: all that the program does between evaluates counts, as idling too).
+//                           A tick is 125/3 ns
+//   STANDIN_TICK_NS=N       a tick of the clock is N ns, as mach_timebase_info says
+//   STANDIN_STEP_NS=N       the clock moves in steps of N ns, whatever its tick
+//   STANDIN_READING=HOW     still[@N] | backwards[@N]: what mach_absolute_time answers from its N-th call on, by default the
+//                           first: always the same, or ever less
+//   STANDIN_GAPS=FILE       one line per evaluate is appended, when a program is unloaded and at exit: the variant, the ns since
+//                           the process's evaluate before returned (`-` for the first), the ns that it took itself
 //   STANDIN_FAULT=ITEMS     `[VARIANT/]STAGE:KIND[@WHEN]` separated by `;`, calls counted per stage and variant in each
 //                           process. Stages: descriptor model identifier localModelPath compile load surface surfaceobject
 //                           request evaluate unload purge lock. Kinds: nil or no (nil, NO and an NSError; a lock fails),
@@ -126,9 +144,16 @@ static const char outputNumbers[OutputKinds][2] = {
 
 typedef enum { Exact, AsM1, AsM4 } Arithmetic;
 
+typedef enum { AfterSwitch, Bimodal, Random, SecondSlower, NoiseKinds } NoiseKind;
+static const char *const noiseNames[NoiseKinds] = {"switch", "bimodal", "random", "second"};
+
+typedef enum { RealClock, VirtualClock, JumpingClock } ClockKind;
+typedef enum { Forwards, Still, Backwards } Reading;
+
 typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
 typedef struct { Variant variant; Stage stage; FaultKind kind; When when; double seconds; } Fault;
 typedef struct { Variant variant; Stage stage; const char *reason; } Reason;
+typedef struct { Variant variant; NoiseKind kind; double first, second, third; } Noise;
 typedef struct { Variant variant; OutputKind kind; When when; BOOL given; int numbers; double first, second; } Output;
 
 // The shape of a chain of NSErrors: a number of levels below the outermost, or one of these.
@@ -136,18 +161,24 @@ enum { LoopChain = -1, PairChain = -2, NilChain = -3, TextChain = -4 };
 
 static struct {
     int log;
-    BOOL computeNone, storeFloat, storeAway, quantizeAway, virtualClock, lowPower;
+    BOOL computeNone, storeFloat, storeAway, quantizeAway, lowPower;
+    ClockKind clock;
+    Reading reading;
+    long readingFrom;  // the first call of which `reading` is true
     Arithmetic arithmetic;
     int pixels[MostPixels], pixelCount;  // none: all of them
-    double latency[Variants], drift, spikeFactor;  // latency in ticks
+    double latency[Variants], rate[Variants];  // ticks, and operations per tick or 0
+    double drift, spikeFactor, rise, riseTicks;
+    double tickNs, stepNs;  // 0 if they are as usual
     long spikeEvery;
+    Noise noises[MostItems];
     Fault faults[MostItems];
     Reason reasons[MostItems];
     Output outputs[MostItems];
-    int faultCount, reasonCount, outputCount, chain;
+    int noiseCount, faultCount, reasonCount, outputCount, chain, gaps;
     double restart;
     const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal, *daemon;
-} settings = {.log = -1};  // in force until the constructor runs: Foundation's own may call us before
+} settings = {.log = -1, .gaps = -1};  // in force until the constructor runs: Foundation's own may call us before
 
 // Names and numbers cut from a line of the environment.
 typedef char Text[256];
@@ -360,16 +391,77 @@ static void readPixels(const char *value)
     }
 }
 
-static void readTimes(void)
+static void readNoise(Text item)
+{
+    Text whole;
+    strcpy(whole, item);
+    Noise noise = {.variant = cutVariant(item, "STANDIN_NOISE")};
+    char *numbers = cutAt(item, ':');
+    int found = indexOf(item, noiseNames, NoiseKinds), length = 0, count = 0;
+    if (found == Random && numbers)
+        count = sscanf(numbers, "%lf%n,%lf%n", &noise.first, &length, &noise.second, &length);
+    else if (found >= 0 && numbers)
+        count = sscanf(numbers, "%lfx%lf%n,%lf%n", &noise.first, &noise.second, &length, &noise.third, &length) - 1;
+    if (count < 1 || numbers[length] || settings.noiseCount == MostItems || (found != SecondSlower && count > (found == Random ? 2 : 1))
+        || noise.first < 0 || (found == Random && fabs(noise.second) >= 1) || (found == SecondSlower && noise.first < 1))
+        reject("STANDIN_NOISE", whole);
+    noise.kind = (NoiseKind)found;
+    settings.noises[settings.noiseCount++] = noise;
+}
+
+static void readSpeeds(void)
 {
     Text value;
-    const char *latencies = variable("STANDIN_LATENCY", ""), *spike = variable("STANDIN_SPIKE", "");
-    for (int variant = FP16; variant < Variants; variant++)
+    const char *latencies = variable("STANDIN_LATENCY", ""), *speeds = variable("STANDIN_SPEED", "");
+    for (int variant = FP16; variant < Variants; variant++) {
         if (valueOf(latencies, ",", ':', variantNames[variant], value))
-            settings.latency[variant] = atof(value) * 1000 * 3 / 125;
-    settings.drift = atof(variable("STANDIN_DRIFT", "0"));
-    if (*spike && sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) != 2)
+            settings.latency[variant] = readNumber("STANDIN_LATENCY", value) * 1000 * 3 / 125;
+        if (!valueOf(speeds, ",", ':', variantNames[variant], value))
+            continue;
+        char *rate = cutAt(value, '+');
+        if (!rate || readNumber("STANDIN_SPEED", rate) <= 0)
+            reject("STANDIN_SPEED", speeds);
+        settings.latency[variant] += readNumber("STANDIN_SPEED", value) * 1000 * 3 / 125;
+        settings.rate[variant] = readNumber("STANDIN_SPEED", rate) * 1e12 / 24e6;
+    }
+}
+
+static void readClockSettings(void)
+{
+    static const char *const kinds[] = {"real", "virtual", "jump"}, *const readings[] = {"", "still", "backwards"};
+    Text reading;
+    const char *kind = variable("STANDIN_CLOCK", "real"), *rise = variable("STANDIN_RISE", "");
+    int found = indexOf(kind, kinds, 3), length = 0;
+    snprintf(reading, sizeof reading, "%s", variable("STANDIN_READING", ""));
+    char *from = cutAt(reading, '@');
+    int how = indexOf(reading, readings, 3);
+    if (found < 0)
+        reject("STANDIN_CLOCK", kind);
+    if (how < 0)
+        reject("STANDIN_READING", reading);
+    settings.clock = (ClockKind)found;
+    settings.reading = (Reading)how;
+    settings.readingFrom = from ? (long)readNumber("STANDIN_READING", from) : 1;
+    settings.tickNs = readNumber("STANDIN_TICK_NS", variable("STANDIN_TICK_NS", "0"));
+    settings.stepNs = readNumber("STANDIN_STEP_NS", variable("STANDIN_STEP_NS", "0"));
+    if (settings.tickNs < 0 || settings.tickNs != floor(settings.tickNs) || settings.tickNs > 1e9)
+        reject("STANDIN_TICK_NS", variable("STANDIN_TICK_NS", ""));
+    if (*rise && (sscanf(rise, "%lf:%lf%n", &settings.rise, &settings.riseTicks, &length) != 2 || rise[length]
+                  || settings.rise < 1 || settings.riseTicks <= 0))
+        reject("STANDIN_RISE", rise);
+    settings.riseTicks *= 24e6;
+}
+
+static void readTimes(void)
+{
+    const char *spike = variable("STANDIN_SPIKE", ""), *gaps = variable("STANDIN_GAPS", "");
+    readSpeeds();
+    readClockSettings();
+    settings.drift = readNumber("STANDIN_DRIFT", variable("STANDIN_DRIFT", "0"));
+    if (*spike && (sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) != 2 || settings.spikeEvery < 1))
         reject("STANDIN_SPIKE", spike);
+    if (*gaps && (settings.gaps = open(gaps, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)) < 0)
+        reject("STANDIN_GAPS", gaps);
 }
 
 // M1 and M4 have their own roundings, unless others are asked for.
@@ -407,9 +499,9 @@ __attribute__((constructor)) static void readSettings(void)
     readPixels(variable("STANDIN_COMPUTE", "all"));
     settings.storeFloat = isSecond("STANDIN_STORE", "fp16", "fp32");
     readArithmetic();
-    settings.virtualClock = isSecond("STANDIN_CLOCK", "real", "virtual");
     settings.lowPower = isSecond("STANDIN_LOW_POWER", "0", "1");
     readTimes();
+    readItems("STANDIN_NOISE", readNoise);
     readItems("STANDIN_FAULT", readFault);
     readItems("STANDIN_REASON", readReason);
     settings.chain = readChain(variable("STANDIN_CHAIN", "1"));
@@ -594,45 +686,172 @@ static const char *loggedName(Class class)
 #endif
 static const double ticksPerSecond = 24e6;
 
-static uint64_t virtualTicks, firstEvaluate;
-static long evaluates;
+// Of a clock that is not real: the counter, or how far evaluates and faults have moved the real one on.
+static uint64_t movedTicks;
+
+static uint64_t realClock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK, &now);
+    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) * 3 / 125;
+}
 
 static uint64_t readClock(void)
 {
-    struct timespec now;
-    if (settings.virtualClock)
-        return __atomic_load_n(&virtualTicks, __ATOMIC_RELAXED);
-    clock_gettime(CLOCK, &now);
-    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) * 3 / 125;
+    uint64_t moved = settings.clock == RealClock ? 0 : __atomic_load_n(&movedTicks, __ATOMIC_RELAXED);
+    return moved + (settings.clock == VirtualClock ? 0 : realClock());
+}
+
+static void moveClock(double ticks)
+{
+    __atomic_add_fetch(&movedTicks, (uint64_t)llround(ticks), __ATOMIC_RELAXED);
+}
+
+// What STANDIN_READING, STANDIN_STEP_NS and STANDIN_TICK_NS make of the time.
+static uint64_t disturbedReading(uint64_t now)
+{
+    static long calls;
+    static uint64_t turn;
+    if (settings.reading && ++calls >= settings.readingFrom) {
+        turn = turn ? turn : now;
+        now = settings.reading == Still ? turn : 2 * turn - now;
+    }
+    double tickNs = settings.tickNs ? settings.tickNs : 125.0 / 3, ns = (double)now * 125 / 3;
+    if (settings.stepNs)
+        ns = floor(ns / settings.stepNs) * settings.stepNs;
+    return settings.tickNs || settings.stepNs ? (uint64_t)(ns / tickNs) : now;
 }
 
 uint64_t standInAbsoluteTime(void) EXPORTED("mach_absolute_time");
 uint64_t standInAbsoluteTime(void)
 {
-    return settings.virtualClock ? __atomic_add_fetch(&virtualTicks, 1, __ATOMIC_RELAXED) : readClock();
+    uint64_t now = settings.clock == VirtualClock ? __atomic_add_fetch(&movedTicks, 1, __ATOMIC_RELAXED) : readClock();
+    return settings.reading || settings.tickNs || settings.stepNs ? disturbedReading(now) : now;
 }
 
 int standInTimebase(uint32_t *fraction) EXPORTED("mach_timebase_info");
 int standInTimebase(uint32_t *fraction)
 {
-    fraction[0] = 125;
-    fraction[1] = 3;
+    fraction[0] = settings.tickNs ? (uint32_t)settings.tickNs : 125;
+    fraction[1] = settings.tickNs ? 1 : 3;
     return 0;
 }
 
-// Makes an evaluate that began at `started` take as long as it should.
-static void spendTime(Variant variant, uint64_t started)
+static void sleepFor(double seconds)
 {
-    if (!firstEvaluate)
-        firstEvaluate = started | 1;
-    double latency = settings.latency[variant] * (1 + settings.drift * (double)(started - (firstEvaluate & ~1ull)) / ticksPerSecond);
-    if (settings.spikeEvery && ++evaluates % settings.spikeEvery == 0)
+    struct timespec rest = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
+    while (nanosleep(&rest, &rest) && errno == EINTR)
+        ;
+}
+
+// =====================================================================================================================
+// How long an evaluate takes, and how long since the one before
+// =====================================================================================================================
+
+static struct {
+    long count, sinceSwitch;  // evaluates of the process, and those since another variant's
+    uint64_t first, last;  // when the first began, and the last returned; 0 if there was none
+    Variant variant;  // of the last one
+    double excess;  // how far the engine's clock is from its height: 1 at first, 0 at last
+} engine = {.excess = 1};
+
+// A number between 0 and 1, the same in each process.
+static double draw(void)
+{
+    static uint64_t state;
+    uint64_t mixed = state += 0x9E3779B97F4A7C15u;
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9u;
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+    return ((double)((mixed ^ mixed >> 31) >> 11) + 0.5) / 0x1p53;
+}
+
+static double noiseFactor(const Noise *noise)
+{
+    static double wander[Variants];
+    double *walk = &wander[noise->variant];
+    switch (noise->kind) {
+    case AfterSwitch: return (double)engine.sinceSwitch <= noise->first ? noise->second : 1;
+    case Bimodal: return draw() < noise->first ? noise->second : 1;
+    case Random:
+        *walk = noise->second * *walk
+            + sqrt((1 - noise->second * noise->second) * -2 * log(draw())) * cos(2 * M_PI * draw());
+        return exp(noise->first * *walk);
+    case SecondSlower:
+        return engine.count > noise->third && (long)((double)engine.count - noise->third - 1) / (long)noise->first % 2
+            ? noise->second : 1;
+    case NoiseKinds: break;
+    }
+    return 1;
+}
+
+// How much longer work of so many ticks takes while the engine's clock rises, which it does meanwhile. Its excess falls
+// exponentially; the speed is 1 / (1 + (F - 1) * excess), and its integral over the time is the work.
+static double riseTicks(double ticks, uint64_t started)
+{
+    static const double grace = 100e-6 * ticksPerSecond, fall = 0.1 * ticksPerSecond;
+    double idle = engine.last ? (double)(started - engine.last) : 0;
+    if (idle > grace)
+        engine.excess = fmin(1, engine.excess + (idle - grace) / fall);
+    double above = (settings.rise - 1) * engine.excess, scale = settings.riseTicks;
+    double longer = ticks + scale * log(1 + above - above * exp(-ticks / scale));
+    engine.excess *= exp(-longer / scale);
+    return longer;
+}
+
+static double latencyOf(Variant variant, double operations, uint64_t started)
+{
+    double latency = settings.latency[variant] + (settings.rate[variant] ? operations / settings.rate[variant] : 0);
+    latency *= 1 + settings.drift * (double)(started - engine.first) / ticksPerSecond;
+    if (settings.spikeEvery && engine.count % settings.spikeEvery == 0)
         latency *= settings.spikeFactor;
-    if (settings.virtualClock)
-        __atomic_add_fetch(&virtualTicks, (uint64_t)llround(latency), __ATOMIC_RELAXED);
+    for (int index = 0; index < settings.noiseCount; index++)
+        if (!settings.noises[index].variant || settings.noises[index].variant == variant)
+            latency *= noiseFactor(&settings.noises[index]);
+    return settings.rise ? riseTicks(latency, started) : latency;
+}
+
+// Makes an evaluate that began at `started`, and has slept for some ticks since, take as long as it should.
+static void spendTime(Variant variant, double operations, uint64_t started, double slept)
+{
+    engine.count++;
+    engine.sinceSwitch = variant == engine.variant ? engine.sinceSwitch + 1 : 1;
+    engine.variant = variant;
+    engine.first = engine.first ? engine.first : started;
+    double latency = latencyOf(variant, operations, started);
+    if (settings.clock == VirtualClock)
+        moveClock(latency);
+    else if (settings.clock == JumpingClock)
+        moveClock(latency + slept - (double)(readClock() - started));
     else if (latency > 0)
         while ((double)(readClock() - started) < latency)
             ;
+}
+
+typedef struct { Variant variant; int64_t gap; uint64_t took; } Gap;  // ticks; -1 for the first
+static Gap *gaps;
+static size_t gapCount, gapRoom;
+
+__attribute__((destructor)) static void writeGaps(void)
+{
+    for (size_t index = 0; index < gapCount; index++) {
+        char gap[32] = "-";
+        if (gaps[index].gap >= 0)
+            snprintf(gap, sizeof gap, "%.0f", (double)gaps[index].gap * 125 / 3);
+        dprintf(settings.gaps, "%s %s %.0f\n", variantNames[gaps[index].variant], gap, (double)gaps[index].took * 125 / 3);
+    }
+    gapCount = 0;
+}
+
+// Notes when an evaluate returns.
+static void noteReturn(Variant variant, uint64_t started)
+{
+    uint64_t now = readClock();
+    if (settings.gaps >= 0) {
+        gapRoom = gapRoom ? gapRoom : 1 << 16;
+        gaps = gaps && gapCount < gapRoom ? gaps : realloc(gaps, (gapCount < gapRoom ? gapRoom : (gapRoom *= 2)) * sizeof *gaps);
+        gaps[gapCount++] = (Gap){variant, engine.last ? (int64_t)(started - engine.last) : -1, now - started};
+    }
+    engine.last = now;
 }
 
 // =====================================================================================================================
@@ -641,12 +860,7 @@ static void spendTime(Variant variant, uint64_t started)
 
 typedef enum { GoOn, Refuse, RefuseSilently, RefuseInUnicode } Verdict;
 
-static void sleepFor(double seconds)
-{
-    struct timespec rest = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
-    while (nanosleep(&rest, &rest) && errno == EINTR)
-        ;
-}
+static double sleptTicks;  // by faults
 
 static void writeRubbish(void)
 {
@@ -724,9 +938,11 @@ static void slowDown(Stage stage, double seconds)
 {
     if (*settings.daemon && isOfService(stage))
         sharedMoment("busy", sharedSeconds() + seconds);
+    uint64_t before = realClock();
     sleepFor(seconds);
-    if (settings.virtualClock)
-        __atomic_add_fetch(&virtualTicks, (uint64_t)(seconds * ticksPerSecond), __ATOMIC_RELAXED);
+    sleptTicks += (double)(realClock() - before);
+    if (settings.clock == VirtualClock)
+        moveClock(seconds * ticksPerSecond);
 }
 
 static Verdict commit(const Fault *fault, NSString *directory)
@@ -2295,6 +2511,16 @@ static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error)
     return !wrong || refuseBecause(AtCompile, descriptor->variant, error, "InvalidMILProgram");
 }
 
+// Multiplications and additions of one evaluate.
+static double operationsOf(const Program *program)
+{
+    double operations = 0;
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].kind == Convolve)
+            operations += 2.0 * (double)countOf(&program->steps[index].weights) * program->pixels;
+    return operations;
+}
+
 // The items of STANDIN_OUTPUT that apply to an evaluate, one bit each; sets whether it works at all.
 static uint32_t itemsDue(Variant variant, long call, BOOL *works)
 {
@@ -2351,10 +2577,10 @@ static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandI
     }
 }
 
-static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request, NSError **error)
+static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request, uint64_t started, NSError **error)
 {
     static const size_t leastSurface = 48 << 10;
-    uint64_t started = readClock();
+    double slept = sleptTicks;
     if (stumbles(AtEvaluate, model->descriptor->variant, model->directory, error))
         return NO;
     if (!options || !model->isLoaded)
@@ -2372,7 +2598,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
         || output->size < (size_t)model->program.outputs * pixels * 2)
         return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x1d");
     runProgram(model, input, output);
-    spendTime(model->descriptor->variant, started);
+    spendTime(model->descriptor->variant, operationsOf(&model->program), started, sleptTicks - slept);
     return YES;
 }
 
@@ -2458,9 +2684,12 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 
 - (BOOL)evaluateWithQoS:(unsigned int)qos options:(id)options request:(id)request error:(NSError **)error
 {
-    BOOL done = evaluate(self, options, request, error);
+    uint64_t started = readClock();
+    BOOL done = evaluate(self, options, request, started, error);
     if (settings.log >= 0)
         writeLog("evaluate %s qos=%u -> %s", variantNames[descriptor->variant], qos, done ? "YES" : "NO");
+    if (settings.gaps >= 0 || settings.rise)
+        noteReturn(descriptor->variant, started);
     return done;
 }
 
@@ -2474,6 +2703,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
         return refuse(error, engineDomain, 23, @"the program is not loaded");
     isLoaded = NO;
     inputStamp = 0;
+    writeGaps();
     [[NSFileManager defaultManager] removeItemAtPath:directoryOf(self) error:NULL];
     return YES;
 }
