@@ -4,7 +4,8 @@
 // file say, refuses what the real framework refuses, and misbehaves on demand. Manual retain and release throughout.
 //
 // All of that is asked for in the environment, read once when the library is loaded. A value that cannot be read ends the
-// process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one.
+// process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one. There `SHAPE/` may stand, too,
+// such as 512x64x128/ or 256x64x32k3/, alone or before the variant: the item is for programs of that shape.
 //
 //   STANDIN_LOG=FILE        a line per call is appended: `compile fp16 qos=21`, `evaluate fp16 qos=21 -> YES`,
 //                           `IOSurfaceCreate 65536`, `alloc CLASS 0xADDRESS`, `dealloc CLASS 0xADDRESS`, …
@@ -80,8 +81,15 @@
 //   STANDIN_REFUSE=LIST     of `[VARIANT/]FORM`, compile says NO: standard (weight records with a data offset), original
 //                           (without one), short (program(1.3) with short scalars), 1.3-long (program(1.3) without any),
 //                           long (program(1.0))
-//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes; in memory by default
+//   STANDIN_LIMITS=LIST     layers:N (compile crashes if a program has more), bytes:N (load says NO if the weight file is
+//                           larger, as 0x20004), resident:N (load says NO if as many are loaded, as 0x50004); separated by `,`
+//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes, and seen: a file for each that was not
+//                           purged, with its variant; in memory by default
+//   STANDIN_TEMPORARY=DIR   what NSTemporaryDirectory answers, whatever TMPDIR says (not on a Mac)
+//   STANDIN_MODEL_PATH=PATH what localModelPath answers, `%` in it standing for the identifier. The program's files are looked
+//                           for there; nothing there is ever removed by the stand-in
 //   STANDIN_SYSCTL=LIST     name=value;… beside the defaults below; an empty value makes a name unknown
+//   STANDIN_COMPATIBLE=V    kern.osproductversion, unless SYSTEM_VERSION_COMPAT is 0 when the process starts
 //   STANDIN_DEVICE=LIST     name=value,… beside the defaults below; an empty value is nil or 0
 //   STANDIN_POWER=TEXT      "AC Power" (default); empty is NULL
 //   STANDIN_THERMAL=LIST    successive answers of thermalState, the last one for good; 0 by default
@@ -150,11 +158,12 @@ static const char *const noiseNames[NoiseKinds] = {"switch", "bimodal", "random"
 typedef enum { RealClock, VirtualClock, JumpingClock } ClockKind;
 typedef enum { Forwards, Still, Backwards } Reading;
 
+typedef struct { Variant variant; const char *shape; } Scope;  // NoVariant or NULL if it is for all
 typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
-typedef struct { Variant variant; Stage stage; FaultKind kind; When when; double seconds; } Fault;
-typedef struct { Variant variant; Stage stage; const char *reason; } Reason;
-typedef struct { Variant variant; NoiseKind kind; double first, second, third; } Noise;
-typedef struct { Variant variant; OutputKind kind; When when; BOOL given; int numbers; double first, second; } Output;
+typedef struct { Scope scope; Stage stage; FaultKind kind; When when; double seconds; } Fault;
+typedef struct { Scope scope; Stage stage; const char *reason; } Reason;
+typedef struct { Scope scope; NoiseKind kind; double first, second, third; } Noise;
+typedef struct { Scope scope; OutputKind kind; When when; BOOL given; int numbers; double first, second; } Output;
 
 // The shape of a chain of NSErrors: a number of levels below the outermost, or one of these.
 enum { LoopChain = -1, PairChain = -2, NilChain = -3, TextChain = -4 };
@@ -177,7 +186,9 @@ static struct {
     Output outputs[MostItems];
     int noiseCount, faultCount, reasonCount, outputCount, chain, gaps;
     double restart;
-    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal, *daemon;
+    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal, *daemon,
+        *temporary, *modelPath, *compatible;
+    long layers, bytes, resident;  // limits
 } settings = {.log = -1, .gaps = -1};  // in force until the constructor runs: Foundation's own may call us before
 
 // Names and numbers cut from a line of the environment.
@@ -246,18 +257,30 @@ static BOOL isSecond(const char *name, const char *first, const char *second)
     return !strcmp(value, second);
 }
 
-// Cuts `VARIANT/` off an item's front.
-static Variant cutVariant(Text item, const char *name)
+// Cuts `SHAPE/` and `VARIANT/` off an item's front.
+static Scope cutScope(Text item, const char *name)
 {
-    char *slash = strchr(item, '/');
-    if (!slash)
-        return NoVariant;
-    *slash = 0;
-    int found = indexOf(item, variantNames, Variants);
-    if (found < 0)
-        reject(name, item);
-    memmove(item, slash + 1, strlen(slash + 1) + 1);
-    return (Variant)found;
+    Scope scope = {NoVariant, NULL};
+    for (char *slash = strchr(item, '/'); slash; slash = strchr(item, '/')) {
+        *slash = 0;
+        int found = indexOf(item, variantNames, Variants);
+        if (found > 0)
+            scope.variant = (Variant)found;
+        else if (item[strspn(item, "0123456789xk")])
+            reject(name, item);
+        else
+            scope.shape = strdup(item);
+        memmove(item, slash + 1, strlen(slash + 1) + 1);
+    }
+    return scope;
+}
+
+// The shape of the program that was made last, such as 512x64x128 or 256x64x32k3. A process has programs of one shape.
+static Text currentShape;
+
+static BOOL isWithin(const Scope *scope, Variant variant)
+{
+    return (!scope->variant || scope->variant == variant) && (!scope->shape || !strcmp(scope->shape, currentShape));
 }
 
 // Cuts an item in two at a character; the second part, or NULL.
@@ -304,7 +327,7 @@ static void readFault(Text item)
 {
     Text whole;
     strcpy(whole, item);
-    Fault fault = {.variant = cutVariant(item, "STANDIN_FAULT"), .when = {.from = 1, .to = LONG_MAX}};
+    Fault fault = {.scope = cutScope(item, "STANDIN_FAULT"), .when = {.from = 1, .to = LONG_MAX}};
     char *when = cutAt(item, '@'), *kind = cutAt(item, ':'), *seconds = kind ? cutAt(kind, '=') : NULL;
     int stage = indexOf(item, stageNames, Stages), found = kind ? indexOf(kind, faultNames, FaultKinds) : -1;
     if (settings.faultCount == MostItems || stage < 0 || found < 0 || (when && !readWhen(when, &fault.when))
@@ -320,7 +343,7 @@ static void readFault(Text item)
 
 static void readReason(Text item)
 {
-    Reason reason = {.variant = cutVariant(item, "STANDIN_REASON")};
+    Reason reason = {.scope = cutScope(item, "STANDIN_REASON")};
     char *text = cutAt(item, ':');
     int stage = text ? indexOf(item, stageNames, Stages) : Stages;
     text = text ? text : item;
@@ -348,7 +371,7 @@ static void readOutput(Text item)
 {
     Text whole;
     strcpy(whole, item);
-    Output output = {.variant = cutVariant(item, "STANDIN_OUTPUT"), .when = {.from = 1, .to = LONG_MAX}};
+    Output output = {.scope = cutScope(item, "STANDIN_OUTPUT"), .when = {.from = 1, .to = LONG_MAX}};
     char *when = cutAt(item, '@'), *numbers = cutAt(item, ':');
     int found = indexOf(item, outputNames, OutputKinds), length = 0;
     if (found < 0 || settings.outputCount == MostItems || (when && !readWhen(when, &output.when)))
@@ -395,7 +418,7 @@ static void readNoise(Text item)
 {
     Text whole;
     strcpy(whole, item);
-    Noise noise = {.variant = cutVariant(item, "STANDIN_NOISE")};
+    Noise noise = {.scope = cutScope(item, "STANDIN_NOISE")};
     char *numbers = cutAt(item, ':');
     int found = indexOf(item, noiseNames, NoiseKinds), length = 0, count = 0;
     if (found == Random && numbers)
@@ -479,12 +502,28 @@ static void readArithmetic(void)
     isSecond("STANDIN_QUANTIZE", "even", "away");
 }
 
+static void readLimits(const char *list)
+{
+    static const char *const names[] = {"layers", "bytes", "resident"};
+    long *const limits[] = {&settings.layers, &settings.bytes, &settings.resident};
+    Text item;
+    for (int index = 0; index < 3; index++)
+        *limits[index] = LONG_MAX;
+    while (nextItem(&list, ",", item)) {
+        char *number = cutAt(item, ':');
+        int found = indexOf(item, names, 3);
+        if (!number || found < 0)
+            reject("STANDIN_LIMITS", item);
+        *limits[found] = (long)readNumber("STANDIN_LIMITS", number);
+    }
+}
+
 static const char *readRefusals(const char *list)
 {
     static const char *const forms[] = {"standard", "original", "short", "long", "1.3-long"};
     Text item;
     for (const char *rest = list; nextItem(&rest, ",", item);) {
-        cutVariant(item, "STANDIN_REFUSE");
+        cutScope(item, "STANDIN_REFUSE");
         if (indexOf(item, forms, 5) < 0)
             reject("STANDIN_REFUSE", item);
     }
@@ -507,6 +546,10 @@ __attribute__((constructor)) static void readSettings(void)
     settings.chain = readChain(variable("STANDIN_CHAIN", "1"));
     settings.restart = readNumber("STANDIN_RESTART", variable("STANDIN_RESTART", "0"));
     settings.daemon = variable("STANDIN_DAEMON", "");
+    settings.temporary = variable("STANDIN_TEMPORARY", "");
+    settings.modelPath = variable("STANDIN_MODEL_PATH", "%");
+    settings.compatible = variable("STANDIN_COMPATIBLE", "");
+    readLimits(variable("STANDIN_LIMITS", ""));
     readItems("STANDIN_OUTPUT", readOutput);
     settings.encodings = variable("STANDIN_ENCODING", "");
     settings.refuse = readRefusals(variable("STANDIN_REFUSE", ""));
@@ -617,7 +660,7 @@ static const char *reasonFor(Stage stage, Variant variant)
     for (int index = 0; index < settings.reasonCount; index++) {
         const Reason *reason = &settings.reasons[index];
         BOOL applies = reason->stage == stage || (reason->stage == Stages && (stage == AtCompile || stage == AtLoad));
-        if (applies && (!reason->variant || reason->variant == variant))
+        if (applies && isWithin(&reason->scope, variant))
             return reason->reason;
     }
     return NULL;
@@ -768,7 +811,7 @@ static double draw(void)
 static double noiseFactor(const Noise *noise)
 {
     static double wander[Variants];
-    double *walk = &wander[noise->variant];
+    double *walk = &wander[noise->scope.variant];
     switch (noise->kind) {
     case AfterSwitch: return (double)engine.sinceSwitch <= noise->first ? noise->second : 1;
     case Bimodal: return draw() < noise->first ? noise->second : 1;
@@ -805,7 +848,7 @@ static double latencyOf(Variant variant, double operations, uint64_t started)
     if (settings.spikeEvery && engine.count % settings.spikeEvery == 0)
         latency *= settings.spikeFactor;
     for (int index = 0; index < settings.noiseCount; index++)
-        if (!settings.noises[index].variant || settings.noises[index].variant == variant)
+        if (isWithin(&settings.noises[index].scope, variant))
             latency *= noiseFactor(&settings.noises[index]);
     return settings.rise ? riseTicks(latency, started) : latency;
 }
@@ -925,6 +968,14 @@ static void waitForService(Stage stage)
         sleepFor(0.01);
 }
 
+static void crash(Stage stage)
+{
+    static int *volatile nowhere;
+    if (isOfService(stage))
+        breakService();
+    *nowhere = 1;
+}
+
 static void hangAt(Stage stage)
 {
     if (!*settings.daemon || !isOfService(stage))
@@ -945,9 +996,14 @@ static void slowDown(Stage stage, double seconds)
         moveClock(seconds * ticksPerSecond);
 }
 
+static void removeDirectory(NSString *directory)
+{
+    if (directory)
+        [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL];
+}
+
 static Verdict commit(const Fault *fault, NSString *directory)
 {
-    static int *volatile nowhere;
     switch (fault->kind) {
     case AnswerNil: case AnswerNo: case AnswerOnce: return Refuse;
     case AnswerSilently: return RefuseSilently;
@@ -955,14 +1011,10 @@ static Verdict commit(const Fault *fault, NSString *directory)
     case Raise:
         [NSException raise:@"StandInException" format:@"the stand-in was told to raise at %s", stageNames[fault->stage]];
         break;
-    case Crash:
-        if (isOfService(fault->stage))
-            breakService();
-        *nowhere = 1;
-        break;
+    case Crash: crash(fault->stage); break;
     case ExitAtOnce: _exit(0);
     case Hang: hangAt(fault->stage); break;
-    case KillDirectory: [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL]; break;
+    case KillDirectory: removeDirectory(directory); break;
     case WriteRubbish: writeRubbish(); break;
     case Slow: slowDown(fault->stage, fault->seconds); break;
     case FaultKinds: break;
@@ -979,7 +1031,7 @@ static Verdict stumble(Stage stage, Variant variant, NSString *directory)
     waitForService(stage);
     for (int index = 0; index < settings.faultCount; index++) {
         const Fault *fault = &settings.faults[index];
-        if (fault->stage == stage && isDue(&fault->when, call) && (!fault->variant || fault->variant == variant)) {
+        if (fault->stage == stage && isDue(&fault->when, call) && isWithin(&fault->scope, variant)) {
             Verdict found = commit(fault, directory);
             verdict = verdict ? verdict : found;
         }
@@ -1106,7 +1158,7 @@ void standInCFRelease(const void *object)
 NSString *standInTemporaryDirectory(void) EXPORTED("NSTemporaryDirectory");
 NSString *standInTemporaryDirectory(void)
 {
-    const char *path = getenv("TMPDIR");
+    const char *path = settings.temporary && *settings.temporary ? settings.temporary : getenv("TMPDIR");
     path = path && *path ? path : "/tmp";
     return [NSString stringWithFormat:@"%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/"];
 }
@@ -2262,8 +2314,15 @@ static BOOL isInFile(NSData *data, NSString *path)
 
 typedef enum { Ask, Remember, Forget } CacheCall;
 
+static void writeVariant(const char *path, Variant variant)
+{
+    int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0 || dprintf(file, "%s\n", variantNames[variant]) < 0 || close(file))
+        perror("standin: STANDIN_CACHE");
+}
+
 // Whether the program of that identifier was compiled before and not purged.
-static BOOL useCache(CacheCall call, NSString *identifier)
+static BOOL useCache(CacheCall call, NSString *identifier, Variant variant)
 {
     static NSMutableSet *compiled;
     if (*settings.cache) {
@@ -2272,7 +2331,7 @@ static BOOL useCache(CacheCall call, NSString *identifier)
         if (call == Forget)
             unlink(name);
         if (call == Remember)
-            close(open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+            writeVariant(name, variant);
         return !access(name, F_OK);
     }
     compiled = compiled ? compiled : [[NSMutableSet alloc] init];
@@ -2305,6 +2364,22 @@ static Variant variantOf(NSData *text)
     return memmem(bytes, length, "constexpr_affine_dequantize", 27) ? W8A16 : FP16;
 }
 
+// The shape of a program by its input, its convolutions and the pads, whether it can be read as a whole or not.
+static void readShape(NSData *data)
+{
+    char head[4096];
+    int channels = 0, height = 0, width = 0, depth = 0;
+    const char *at = [data bytes], *end = at + [data length];
+    snprintf(head, sizeof head, "%.*s", (int)([data length] < sizeof head ? [data length] : sizeof head - 1), at);
+    const char *input = strstr(head, "(tensor<fp16, [1, ");
+    if (input)
+        sscanf(input, "(tensor<fp16, [1, %d, %d, %d]>", &channels, &height, &width);
+    BOOL padded = memmem(at, [data length], "([1, 1, 1, 1])", 14) != NULL;
+    for (; (at = memmem(at, (size_t)(end - at), "= conv(", 7)); at += 7)
+        depth++;
+    snprintf(currentShape, sizeof currentShape, "%dx%dx%d%s", channels, height, depth, padded ? "k3" : "");
+}
+
 @implementation _ANEInMemoryModelDescriptor
 + (id)modelWithMILText:(id)text weights:(id)weights optionsPlist:(id)options
 {
@@ -2313,6 +2388,7 @@ static Variant variantOf(NSData *text)
         return nil;
     }
     Variant variant = variantOf(text);
+    readShape(text);
     writeLog("descriptor %s", variantNames[variant]);
     if (stumble(AtDescriptor, variant, nil))
         return nil;
@@ -2435,6 +2511,8 @@ static StandInIOSurface *onlySurface(NSArray *objects, NSArray *indices)
 }
 @end
 
+static long loadedPrograms;
+
 static NSString *identifierOf(_ANEInMemoryModel *model)
 {
     if (!model->identifier) {
@@ -2448,9 +2526,18 @@ static NSString *identifierOf(_ANEInMemoryModel *model)
 
 static NSString *directoryOf(_ANEInMemoryModel *model)
 {
+    if (!model->directory && strcmp(settings.modelPath, "%"))
+        model->directory = [[[NSString stringWithUTF8String:settings.modelPath]
+            stringByReplacingOccurrencesOfString:@"%" withString:identifierOf(model)] retain];
     if (!model->directory)
         model->directory = [[NSTemporaryDirectory() stringByAppendingPathComponent:identifierOf(model)] retain];
     return model->directory;
+}
+
+// What may be removed: nil if STANDIN_MODEL_PATH leads elsewhere.
+static NSString *ownDirectoryOf(_ANEInMemoryModel *model)
+{
+    return strcmp(settings.modelPath, "%") ? nil : directoryOf(model);
 }
 
 // Where a file of the dictionary of weights lies.
@@ -2461,12 +2548,16 @@ static NSString *weightPath(_ANEInMemoryModel *model)
     return [directoryOf(model) stringByAppendingPathComponent:[key hasPrefix:root] ? [key substringFromIndex:[root length]] : key];
 }
 
-// Whether STANDIN_REFUSE lists a form of program, for this variant or for all.
+// Whether STANDIN_REFUSE lists a form of program.
 static BOOL isFormRefused(const char *form, Variant variant)
 {
-    Text full;
-    snprintf(full, sizeof full, "%s/%s", variantNames[variant], form);
-    return isListed(settings.refuse, ",", form) || isListed(settings.refuse, ",", full);
+    Text item;
+    for (const char *list = settings.refuse; nextItem(&list, ",", item);) {
+        Scope scope = cutScope(item, "STANDIN_REFUSE");
+        if (!strcmp(item, form) && isWithin(&scope, variant))
+            return YES;
+    }
+    return NO;
 }
 
 static BOOL isRefused(const Program *program, Variant variant)
@@ -2474,6 +2565,14 @@ static BOOL isRefused(const Program *program, Variant variant)
     const char *dialect = program->isVersion10 ? "long" : program->hasShort ? "short" : "1.3-long";
     return isFormRefused(dialect, variant) || (program->conforming && isFormRefused("standard", variant))
         || (program->original && isFormRefused("original", variant));
+}
+
+static long layersOf(const Program *program)
+{
+    long layers = 0;
+    for (int index = 0; index < program->count; index++)
+        layers += program->steps[index].kind == Convolve;
+    return layers;
 }
 
 // Why a program cannot be compiled, for the log; NULL if it was.
@@ -2490,6 +2589,8 @@ static const char *compileProgram(_ANEInMemoryModel *model)
     const char *wrong = readProgram(text, blob, [weightKey(model->descriptor) UTF8String], &program);
     if (!wrong && isRefused(&program, model->descriptor->variant))
         wrong = "STANDIN_REFUSE";
+    if (!wrong && layersOf(&program) > settings.layers)
+        crash(AtCompile);
     free(wrong ? program.steps : model->program.steps);
     if (!wrong)
         model->program = program;
@@ -2499,7 +2600,7 @@ static const char *compileProgram(_ANEInMemoryModel *model)
 static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error)
 {
     _ANEInMemoryModelDescriptor *descriptor = model->descriptor;
-    if (stumbles(AtCompile, descriptor->variant, directoryOf(model), error))
+    if (stumbles(AtCompile, descriptor->variant, ownDirectoryOf(model), error))
         return NO;
     if (!options)
         return refuse(error, engineDomain, 26, @"options is nil");
@@ -2529,7 +2630,7 @@ static uint32_t itemsDue(Variant variant, long call, BOOL *works)
     *works = YES;
     for (int index = 0; index < settings.outputCount; index++) {
         const Output *item = &settings.outputs[index];
-        if (item->variant && item->variant != variant)
+        if (!isWithin(&item->scope, variant))
             continue;
         BOOL isNow = isDue(&item->when, call), limits = item->kind == Works || item->kind == WorksEach;
         limited |= limits;
@@ -2581,7 +2682,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 {
     static const size_t leastSurface = 48 << 10;
     double slept = sleptTicks;
-    if (stumbles(AtEvaluate, model->descriptor->variant, model->directory, error))
+    if (stumbles(AtEvaluate, model->descriptor->variant, ownDirectoryOf(model), error))
         return NO;
     if (!options || !model->isLoaded)
         return refuse(error, engineDomain, options ? 23 : 26, options ? @"the program is not loaded" : @"options is nil");
@@ -2643,14 +2744,14 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 - (BOOL)compiledModelExists
 {
     writeLog("compiledModelExists %s", variantNames[descriptor->variant]);
-    return useCache(Ask, identifierOf(self));
+    return useCache(Ask, identifierOf(self), descriptor->variant);
 }
 
 - (void)purgeCompiledModel
 {
     writeLog("purge");
-    if (!stumble(AtPurge, descriptor->variant, directoryOf(self)))
-        useCache(Forget, identifierOf(self));
+    if (!stumble(AtPurge, descriptor->variant, ownDirectoryOf(self)))
+        useCache(Forget, identifierOf(self), descriptor->variant);
 }
 
 - (BOOL)compileWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
@@ -2663,7 +2764,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
     }
     isCompiled = compile(self, options, error);
     if (isCompiled)
-        useCache(Remember, identifierOf(self));
+        useCache(Remember, identifierOf(self), variant);
     else if (settings.restart > 0)
         restartMoment(sharedSeconds() + settings.restart);
     return isCompiled;
@@ -2672,12 +2773,17 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 - (BOOL)loadWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
 {
     writeLog("load %s qos=%u", variantNames[descriptor->variant], qos);
-    if (stumbles(AtLoad, descriptor->variant, directoryOf(self), error))
+    if (stumbles(AtLoad, descriptor->variant, ownDirectoryOf(self), error))
         return NO;
     if (!options)
         return refuse(error, engineDomain, 26, @"options is nil");
     if (!isCompiled)
         return refuseBecause(AtLoad, descriptor->variant, error, "0x20002");
+    if ((long)[weightData(descriptor) length] > settings.bytes)
+        return refuseBecause(AtLoad, descriptor->variant, error, "0x20004");
+    if (loadedPrograms >= settings.resident)
+        return refuseBecause(AtLoad, descriptor->variant, error, "0x50004");
+    loadedPrograms += !isLoaded;
     isLoaded = YES;
     return YES;
 }
@@ -2697,19 +2803,21 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 {
     (void)qos;
     writeLog("unload %s", variantNames[descriptor->variant]);
-    if (stumbles(AtUnload, descriptor->variant, directoryOf(self), error))
+    if (stumbles(AtUnload, descriptor->variant, ownDirectoryOf(self), error))
         return NO;
     if (!isLoaded)
         return refuse(error, engineDomain, 23, @"the program is not loaded");
     isLoaded = NO;
     inputStamp = 0;
     writeGaps();
-    [[NSFileManager defaultManager] removeItemAtPath:directoryOf(self) error:NULL];
+    loadedPrograms--;
+    removeDirectory(ownDirectoryOf(self));
     return YES;
 }
 
 - (void)dealloc
 {
+    loadedPrograms -= isLoaded;
     free(program.steps);
     free(result);
     [identifier release];
@@ -2765,6 +2873,9 @@ static size_t systemValue(const char *name, Text value)
     static const char defaults[] = "machdep.cpu.brand_string=Stand-in;hw.model=StandIn1,1;kern.osproductversion=0.0;kern.osversion=0A0;"
                                    "hw.memsize=8589934592;hw.ncpu=8;sysctl.proc_translated=0;kern.hv_vmm_present=0";
     static const char texts[] = "machdep.cpu.brand_string hw.model kern.osproductversion kern.osversion";
+    const char *compatible = getenv("SYSTEM_VERSION_COMPAT");
+    if (*settings.compatible && !strcmp(name, "kern.osproductversion") && !(compatible && !strcmp(compatible, "0")))
+        return (size_t)snprintf(value, sizeof(Text), "%s", settings.compatible) + 1;
     if (!(valueOf(settings.sysctls, ";", '=', name, value) || valueOf(defaults, ";", '=', name, value)) || !*value)
         return 0;
     if (isListed(texts, " ", name) || value[strspn(value, "0123456789")])
@@ -2809,6 +2920,12 @@ NSString *IOPSGetProvidingPowerSourceType(StandInPowerSources *sources)
     return *settings.power ? [NSString stringWithUTF8String:settings.power] : nil;
 }
 
+@interface StandInActivity : StandInObject
+@end
+
+@implementation StandInActivity
+@end
+
 @interface NSProcessInfo (StandIn)
 - (NSInteger)thermalState;
 - (BOOL)isLowPowerModeEnabled;
@@ -2827,5 +2944,16 @@ NSString *IOPSGetProvidingPowerSourceType(StandInPowerSources *sources)
 - (BOOL)isLowPowerModeEnabled
 {
     return settings.lowPower;
+}
+
+- (id)beginActivityWithOptions:(uint64_t)options reason:(NSString *)reason
+{
+    writeLog("beginActivity 0x%llx %s", (unsigned long long)options, [reason UTF8String]);
+    return [[[StandInActivity alloc] init] autorelease];
+}
+
+- (void)endActivity:(id)activity
+{
+    writeLog("endActivity %s", class_getName(object_getClass(activity)));
 }
 @end
