@@ -1628,6 +1628,7 @@ UNWRITTEN = b"\x00\x7e"
 COMPILE_QOS = 21
 RETRY_SECONDS = 0.1  # after a failed load, as in tmc/apple
 ERROR_LEVELS = 4  # of NSErrors under NSErrors
+UNDER = ("NSUnderlyingError", "NSUnderlyingErrorKey")  # the value of NSUnderlyingErrorKey: Apple's, GNUstep's
 KEEP_AWAKE = 0xFF00FFFFFF  # NSActivityUserInteractive, NSProcessInfo.h
 USER_TEMPORARY_DIRECTORY = 65537  # _CS_DARWIN_USER_TEMP_DIR, unistd.h
 
@@ -1833,8 +1834,8 @@ class NeuralEngine:
             domain, text = (runtime.text(runtime.send(current, name)) for name in ("domain", "localizedDescription"))
             chain[current.value] = f"{domain} {runtime.send(current, 'code')}: {' '.join(text.split())}"
             details = self.send_optional(current, "NSError", "userInfo")
-            key = runtime.string("NSUnderlyingError")  # NSUnderlyingErrorKey, NSError.h
-            current = self.send_optional(details, "NSDictionary", "objectForKey:", key) or Pointer()
+            under = (self.send_optional(details, "NSDictionary", "objectForKey:", runtime.string(key)) for key in UNDER)
+            current = next(filter(None, under), Pointer())
         return ", caused by ".join(chain.values()) or "no NSError was given"
 
     def surface_keys(self) -> list[Pointer]:
