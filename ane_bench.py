@@ -1785,6 +1785,7 @@ UNWRITTEN = b"\x00\x7e"
 COMPILE_QOS = 21
 RETRY_SECONDS = 0.1  # after a failed load, as in tmc/apple
 ERROR_LEVELS = 4  # of NSErrors under NSErrors
+UNDER = ("NSUnderlyingError", "NSUnderlyingErrorKey")  # the value of NSUnderlyingErrorKey: Apple's, GNUstep's
 KEEP_AWAKE = 0xFF00FFFFFF  # NSActivityUserInteractive, NSProcessInfo.h
 USER_TEMPORARY_DIRECTORY = 65537  # _CS_DARWIN_USER_TEMP_DIR, unistd.h
 
@@ -1990,8 +1991,8 @@ class NeuralEngine:
             domain, text = (runtime.text(runtime.send(current, name)) for name in ("domain", "localizedDescription"))
             chain[current.value] = f"{domain} {runtime.send(current, 'code')}: {' '.join(text.split())}"
             details = self.send_optional(current, "NSError", "userInfo")
-            key = runtime.string("NSUnderlyingError")  # NSUnderlyingErrorKey, NSError.h
-            current = self.send_optional(details, "NSDictionary", "objectForKey:", key) or Pointer()
+            under = (self.send_optional(details, "NSDictionary", "objectForKey:", runtime.string(key)) for key in UNDER)
+            current = next(filter(None, under), Pointer())
         return ", caused by ".join(chain.values()) or "no NSError was given"
 
     def surface_keys(self) -> list[Pointer]:
@@ -5090,194 +5091,146 @@ def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
 # ======================================================================================================================
 
 # Sizes in pixels.
-CHART_WIDTH, MARGIN, SPACE, INSET = 800, 20, 8, 22
-RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW, HEADING = 230, 84, 17, 20
-FONT, TITLE_FONT = 12, 16
-NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 14, 60, 16
+CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
+HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 34, 230, 84, 17
+NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
 PANELS_ABREAST = 3
-MOST_TITLE_LINES = 3
+LONGEST_TEXT = 1000  # letters; a record may hold a chip's name of any length
 
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
-# The marks differ without color too. Corners, in pixels from the point.
-SHAPES = {
-    "fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
-    "w8a16": ((0, -5), (5, 4), (-5, 4)),
-    "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0)),
-}
-AXIS_TITLES = {"channels": "channels", "spatial": "spatial, pixels along each side", "depth": "depth, layers",
-               "kernel": "kernel, pixels along each side"}
+# Shapes tell variants apart without color. Their corners, in pixels from the middle.
+SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 4), (-5, 4)),
+          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0))}
+CROSS = ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))
+AXIS_TITLES = {"channels": "channels", "spatial": "pixels along each side", "depth": "layers", "kernel": "kernel"}
+CONFIG_TITLE = "channels x pixels along each side x layers"
+
+Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the horizontal axis
 
 
-def text_width(text: str, size: float = FONT) -> float:
-    """Return an upper bound for the width of a text in pixels; DejaVu Sans is the widest of the usual fonts."""
-    return size * sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
-                      0.8 if letter.isupper() else 0.65 for letter in text)
+def text_width(text: str) -> float:
+    """Return an upper bound for the width of a text in font sizes; DejaVu Sans is the widest of the usual fonts."""
+    return sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
+               0.8 if letter.isupper() else 0.65 for letter in text)
 
 
-def wrapped(text: str, size: float, width: float) -> list[str]:
-    """Return a text in lines of at most `width` pixels; an ellipsis ends a word or a text that is too long."""
-    lines = [""]
-    for word in printable(text)[:1000].split():
-        while text_width(word, size) > width:
-            word = f"{word[:-2]}…"
-        longer = f"{lines[-1]} {word}".strip()
-        if text_width(longer, size) <= width:
-            lines[-1] = longer
-        elif len(lines) < MOST_TITLE_LINES:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1][:-1].rstrip('…')}…"
-            break
+def wrapped(text: str, width: float) -> list[str]:
+    """Return a text in lines of at most `width` font sizes. A word is broken only if it may be longer than a line."""
+    lines, most = [""], int(width / text_width("漢"))
+    for word in text[:LONGEST_TEXT].split():
+        for piece in (word[start:start + most] for start in range(0, len(word), most)):
+            longer = f"{lines[-1]} {piece}".lstrip()
+            lines[-1:] = [longer] if text_width(longer) <= width else [lines[-1], piece]
     return lines
 
 
 def figure_text(value: float) -> str:
-    """Return a figure with two decimals, or with three significant digits if those would read 0.00 or be very long."""
+    """Return a figure with two decimals, or with three significant digits if they would read 0.00 or be very long."""
     return f"{value:.2f}" if 0.005 <= value < 1e5 else f"{value:.3g}"
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers at equal distances, in at most `most` + 1 steps, from at most `low` to at least `high`."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with `most` steps between the two."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
 
 
-class Scale(NamedTuple):
-    """A vertical linear axis, from the first tick at `bottom` to the last at `top`."""
+def rates_of(cell: Cell) -> list[float]:
+    """Return TOPS of a cell and the ends of the interval, as far as known; nothing of failures but wrong outputs."""
+    if cell.tops is None or not (cell.ok or cell.check == "WRONG"):
+        return []
+    return [cell.tops, *(cell.config.gop / end for end in cell.ms.get("ci95", ()) if end > 0)]
 
-    ticks: Sequence[float]
-    top: float
-    bottom: float
 
-    def y(self, value: float) -> float:
-        """Return the height at which a value is drawn."""
-        low, high = self.ticks[0], self.ticks[-1]
-        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
+def ratios_of(cell: Cell) -> list[float]:
+    """Return the ratio of a cell and the ends of its interval, if it has any."""
+    return [cell.ratio["value"], *cell.ratio.get("ci95", ())] if cell.ratio else []
+
+
+def cell_tip(cell: Cell) -> str:
+    """Return name and figures of a cell, and why it failed if it did."""
+    figures = [f"{figure_text(rate)} TOPS" for rate in rates_of(cell)[:1]]
+    figures += [f"{figure_text(ratio)}x" for ratio in ratios_of(cell)[:1]]
+    return f"{cell.name}: {', '.join(filter(None, (*figures, cell.failure[:LONGEST_TEXT])))}"
 
 
 class Drawing:
-    """SVG elements on a light ground, with a method for each kind."""
+    """SVG elements on a light ground, all of them texts and lines. Browsers show a `tip` beside a resting pointer."""
 
     def __init__(self) -> None:
         self._elements: list[str] = []
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
              upright: bool = False) -> None:
-        """Write a line of text with its baseline at y; an upright one reads from the bottom to the top."""
-        turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if upright else ""
-        self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}"{turn}>'
-                              f"{html.escape(printable(text))}</text>")
+        """Write a line with its baseline at y; an upright one is turned to read from the bottom to the top."""
+        turn = f' transform="rotate(-90 {x:.2f} {y:.2f})"' if upright else ""
+        halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'  # keeps lines off the letters
+        self._elements.append(f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" '
+                              f"{halo}{turn}>{html.escape(printable(text))}</text>")
 
-    def line(self, points: Iterable[tuple[float, float]], color: str = INK, width: float = 1) -> None:
-        """Draw a line through points."""
+    def line(self, points: Iterable[tuple[float, float]], color: str, width: float = 1, fill: str = "none",
+             tip: str = "") -> None:
+        """Draw a line through points; with a fill, the shape within."""
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
-        self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
+        tag, title = "polyline" if fill == "none" else "polygon", html.escape(printable(tip))
+        self._elements.append(f'<{tag} points="{path}" fill="{fill}" stroke="{color}" stroke-width="{width}">'
+                              f"{title and f'<title>{title}</title>'}</{tag}>")
 
-    def rectangle(self, x: float, y: float, width: float, height: float, fill: str, border: str = "none") -> None:
+    def box(self, left: float, top: float, right: float, bottom: float, color: str, fill: str, tip: str = "") -> None:
         """Draw a rectangle."""
-        self._elements.append(f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="{fill}" '
-                              f'stroke="{border}"/>')
+        self.line([(left, top), (right, top), (right, bottom), (left, bottom)], color, 1, fill, tip)
 
-    def mark(self, x: float, y: float, variant: str, fill: str, tip: str) -> None:
-        """Draw a variant's mark. A browser shows `tip` if the pointer rests on it."""
-        corners = " ".join(f"{x + right:.2f},{y + down:.2f}" for right, down in SHAPES[variant])
-        self._elements.append(f'<polygon points="{corners}" fill="{fill}" stroke="{COLORS[variant]}" '
-                              f'stroke-width="1.5">'
-                              f"<title>{html.escape(printable(tip))}</title></polygon>")
-
-    def cross(self, x: float, y: float, color: str, tip: str) -> None:
-        """Draw the mark of a failure."""
-        self._elements.append(f'<path d="M{x - 4:.2f},{y - 4:.2f} l8,8 m0,-8 l-8,8" fill="none" stroke="{color}" '
-                              f'stroke-width="2"><title>{html.escape(printable(tip))}</title></path>')
-
-    def interval(self, x: float, low: float, high: float) -> None:
-        """Draw an interval between two heights, with a cap at each end."""
-        self.line([(x - 5, low), (x + 5, low), (x, low), (x, high), (x - 5, high), (x + 5, high)])
+    def mark(self, x: float, y: float, variant: str, fill: str, tip: str = "") -> None:
+        """Draw a variant's mark."""
+        self.line([(x + right, y + down) for right, down in SHAPES[variant]], COLORS[variant], 1.5, fill, tip)
 
     def svg(self, title: str, width: float, height: float) -> str:
-        """Return the whole drawing as a file's text."""
-        return "\n".join([
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-            f'height="{height:.0f}" role="img" font-family="Helvetica, Arial, sans-serif">',
-            f"<title>{html.escape(printable(title))}</title>",
-            f'<rect width="{width:.0f}" height="{height:.0f}" fill="{GROUND}"/>', *self._elements, "</svg>", ""])
+        """Return the whole drawing as the text of a file."""
+        size, title = f'width="{width:.0f}" height="{height:.0f}"', html.escape(printable(title))
+        return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" {size} '
+                          'role="img" font-family="Helvetica, Arial, sans-serif">', f"<title>{title}</title>",
+                          f'<rect {size} fill="{GROUND}"/>', *self._elements, "</svg>", ""])
 
 
-class Point(NamedTuple):
-    """A cell and its place along the horizontal axis."""
-
-    x: float
-    cell: Cell
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the cell has a rate to draw: it was measured, even if its output is wrong."""
-        return self.cell.tops is not None and (self.cell.ok or self.cell.check == "WRONG")
-
-    @property
-    def rates(self) -> list[float]:
-        """The rate in TOPS and the ends of its interval, if there is one."""
-        return [self.cell.tops or 0.0, *(self.cell.config.gop / end for end in self.cell.ms.get("ci95") or ())]
-
-    @property
-    def ratios(self) -> list[float]:
-        """The ratio and the ends of its interval, if there are any."""
-        return [self.cell.ratio["value"], *(self.cell.ratio.get("ci95") or ())] if self.cell.ratio else []
-
-    @property
-    def rate_text(self) -> str:
-        """The rate as a person reads it; empty if it is not drawn."""
-        return figure_text(self.rates[0]) if self.drawn else ""
-
-    @property
-    def ratio_text(self) -> str:
-        """The ratio as a person reads it; empty without one."""
-        return f"{figure_text(self.ratios[0])}x" if self.ratios else ""
-
-    @property
-    def tip(self) -> str:
-        """The figures of the cell, and why it failed if it did."""
-        rate = f"{self.rate_text} TOPS" if self.drawn else ""
-        return f"{self.cell.name}: {', '.join(filter(None, (rate, self.ratio_text, self.cell.failure[:200])))}"
-
-
-class Figure:
-    """The chart of a run. A sweep over one dimension is drawn as lines, one over two as panels of lines, all else as bars."""
+class Chart:
+    """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.drawing = Drawing()
-        self.results = [(config, cells) for config, cells in run.results if cells]
+        self.results = [result for result in run.results if result[1]]
         self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
-        self.points = [Point(0, cell) for _, cells in self.results for cell in cells]
-        found = {point.cell.variant for point in self.points}
-        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in found]
-        self.failed = [variant for variant in self.variants
-                       if any(point.cell.variant == variant and not point.drawn for point in self.points)]
-        rates = [rate for point in self.points if point.drawn for rate in point.rates]
-        ratios = [ratio for point in self.points for ratio in point.ratios]
+        self.cells = [cell for _, cells in self.results for cell in cells]
+        measured = {cell.variant for cell in self.cells}
+        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in measured]
+        failed = {cell.variant for cell in self.cells if not rates_of(cell)}
+        self.failed = [variant for variant in self.variants if variant in failed]
+        rates = [rate for cell in self.cells for rate in rates_of(cell)]
+        ratios = [ratio for cell in self.cells for ratio in ratios_of(cell)]
         self.rate_ticks = round_ticks(0, max(rates), 6) if rates else []
-        self.ratio_ticks = round_ticks(min(0.95, *ratios), max(1.05, *ratios), 4) if ratios else []
-        # Most values lie along the axis; the other dimension of two has a panel for each of its values.
+        self.ratio_ticks = round_ticks(min(1, *ratios), max(1.05, *ratios), 4) if ratios else []
+        # The dimension with the most values lies along the axis; each value of a second one has a panel.
         self.dimensions = sorted(varying(self.configs), key=lambda name: -len(self.values(name)))
         self.swept = len(self.dimensions) in (1, 2)
+        self.y = float(MARGIN)  # the lower end of what is drawn
         self._measure()
 
     def _measure(self) -> None:
-        """Set the room for labels at the left, the width of the whole, the width of a bar, and the room for figures above."""
+        """Work out the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
         labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
         labels += [VARIANTS[variant].label for variant in self.failed]
-        self.room = SPACE + max(map(text_width, labels), default=0.0)
+        self.room = SPACE + FONT * max(map(text_width, labels), default=0)
         groups, bars = max(1, len(self.results)), max(1, len(self.variants))
         least = 0 if self.swept else groups * (bars * NARROWEST_BAR + GROUP_GAP)
         self.width = max(CHART_WIDTH, 2 * MARGIN + self.room + least)
-        self.group = (self.width - 2 * MARGIN - self.room) / groups
-        self.slot = min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
-        texts = [text for point in self.points for text in (point.rate_text, point.ratio_text)]
-        widest = max(map(text_width, texts), default=0.0)
-        self.upright = widest > self.slot  # figures above bars that are too narrow for them
+        self.left, self.right = MARGIN + self.room, self.width - MARGIN
+        self.group = (self.right - self.left) / groups
+        self.bar = 0.0 if self.swept else min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
+        figures = [found[0] for cell in self.cells for found in (rates_of(cell), ratios_of(cell)) if found]
+        widest = FONT * max((text_width(figure_text(figure)) for figure in figures), default=0)
+        self.upright = widest > self.bar
         self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
 
     def values(self, dimension: str) -> list[int]:
@@ -5287,177 +5240,152 @@ class Figure:
     def svg(self) -> str:
         """Draw everything; return the text of the file."""
         title = f"{'' if self.run.engine == 'reference' else 'Neural Engine throughput: '}{machine_name(self.run)}"
-        top = bottom = self.head(title)
-        panels = [("", self.results)]
-        if self.swept and len(self.dimensions) == 2:
-            second = self.dimensions[1]
-            panels = [(f"{second} {value}", [result for result in self.results if getattr(result[0], second) == value])
-                      for value in self.values(second)]
-        panels = [panel for panel in panels if panel[1]]
-        abreast = min(PANELS_ABREAST, max(1, len(panels)))
-        width = (self.width - 2 * MARGIN + SPACE) / abreast
-        for number, (heading, results) in enumerate(panels):
-            if number % abreast == 0:
-                top = bottom
-            left = MARGIN + number % abreast * width
-            bottom = self.panel(heading, results, left + self.room, left + width - SPACE, top)
-        return self.drawing.svg(title, self.width, bottom + MARGIN)
+        self.head(title)
+        if self.results:
+            (self.panels if len(self.dimensions) == 2 else self.panel)(self.results)
+        return self.drawing.svg(title, self.width, self.y + MARGIN)
 
-    def head(self, title: str) -> float:
-        """Draw title, facts of the whole run, legend, and a sentence if there is nothing else; return the lower end."""
-        constant = [name for name in AXIS_TITLES if name not in self.dimensions]
+    def head(self, title: str) -> None:
+        """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
         facts = [] if self.run.complete else [f"{len(dict(self.results))} of {len(self.configs)} configurations"]
-        facts += [f"all {self.configs[0].label(constant)}"] if self.swept else []
-        facts += ["95 % intervals"] if any(len(point.rates) > 1 for point in self.points if point.drawn) else []
-        y = self.paragraph(MARGIN, title, TITLE_FONT, INK)
-        y = self.paragraph(y, " · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
-        if self.variants:
-            y = self.legend(y + HEADING)
-        if not self.rate_ticks:
-            y = self.paragraph(y + SPACE, self.nothing(), FONT, INK)
-        return y + SPACE
-
-    def paragraph(self, y: float, text: str, size: int, color: str) -> float:
-        """Write a text in as many lines as it takes; return the lower end."""
-        for line in wrapped(text, size, self.width - 2 * MARGIN):
-            y += size + 4
-            self.drawing.text(MARGIN, y, line, size=size, color=color)
-        return y
-
-    def legend(self, y: float) -> float:
-        """Draw the mark of each variant, and of a wrong output if there is one; return the lower end."""
-        signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
-        wrong = [point.cell.variant for point in self.points if point.drawn and point.cell.check == "WRONG"]
-        signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
-        x = MARGIN + 6.0
-        for variant, fill, text in signs:
-            self.drawing.mark(x, y - 4, variant, fill, text)
-            self.drawing.text(x + 12, y, text)
-            x += 12 + text_width(text) + 2 * SPACE
-        return y
-
-    def nothing(self) -> str:
-        """Return why there is no rate to draw."""
-        if not self.points:
-            return "No configuration was measured."
-        stages = [point.cell.stage or "unknown" for point in self.points]
-        most = statistics.mode(stages)
-        return f"All {len(stages)} cells failed, {stages.count(most)} of them in stage {most}."
-
-    def panel(self, heading: str, results: Sequence[tuple[Config, Sequence[Cell]]], left: float, right: float,
-              top: float) -> float:
-        """Draw rates, failures and ratios of some results above one horizontal axis; return the lower end."""
-        if heading:
-            top += HEADING
-            self.drawing.text((left + right) / 2, top, heading, "middle")
-        points, labels = self.swept_points(results, left, right) if self.swept else self.grouped_points(left)
-        if self.rate_ticks:
-            scale = self.frame("TOPS, more is better", self.rate_ticks, left, right, top, RATE_HEIGHT)
-            for variant in self.variants:
-                self.draw_rates([point for point in points if point.cell.variant == variant], scale)
-            top = scale.bottom
-        if self.failed:
-            top = self.draw_failures([point for point in points if not point.drawn], left, right, top)
-        if self.ratio_ticks:
-            title = f"times as fast as {VARIANTS[self.run.variants[0]].label}"
-            scale = self.frame(title, self.ratio_ticks, left, right, top, RATIO_HEIGHT)
-            self.drawing.line([(left, scale.y(1)), (right, scale.y(1))], QUIET, 1.5)
-            for point in points:
-                if point.ratios:
-                    self.draw_point(point, point.ratios, point.ratio_text, scale)
-            top = scale.bottom
-        return self.draw_labels(labels, left, right, top)
-
-    def grouped_points(self, left: float) -> tuple[list[Point], list[tuple[float, str]]]:
-        """Return the points of bars, in a group for each configuration, and the labels of the groups."""
-        middles = [left + self.group * (number + 0.5) for number in range(len(self.results))]
-        first = (1 - len(self.variants)) / 2
-        points = [Point(middle + (first + self.variants.index(cell.variant)) * self.slot, cell)
-                  for middle, (_, cells) in zip(middles, self.results) for cell in cells]
-        return points, [(middle, config.name) for middle, (config, _) in zip(middles, self.results)]
-
-    def swept_points(self, results: Sequence[tuple[Config, Sequence[Cell]]], left: float,
-                     right: float) -> tuple[list[Point], list[tuple[float, str]]]:
-        """Return the points of lines from left to right, at logarithmic distances, and the labels of all values."""
-        name = self.dimensions[0]
-        values = self.values(name)
-        unit = (right - left - 2 * INSET) / math.log(values[-1] / values[0])
-        places = {value: left + INSET + math.log(value / values[0]) * unit for value in values}
-        points = [Point(places[getattr(config, name)], cell) for config, cells in results for cell in cells]
-        return sorted(points, key=lambda point: point.x), [(x, str(value)) for value, x in places.items()]
-
-    def frame(self, title: str, ticks: Sequence[float], left: float, right: float, top: float, height: float) -> Scale:
-        """Draw a vertical axis with its title and a line for each tick; return its scale."""
-        self.drawing.text(left, top + HEADING - 5, title, color=QUIET)
-        top += HEADING + self.headroom
-        scale = Scale(ticks, top, top + height)
-        for tick in ticks:
-            self.drawing.line([(left, scale.y(tick)), (right, scale.y(tick))], RULE)
-            self.drawing.text(left - SPACE, scale.y(tick) + 4, f"{tick:g}", "end", color=QUIET)
-        return scale
-
-    def draw_rates(self, points: Sequence[Point], scale: Scale) -> None:
-        """Draw the rates of one variant: bars, or points and a line that a failure interrupts."""
-        for drawn, group in itertools.groupby(points, lambda point: point.drawn):
-            run = list(group) if drawn else []
-            if self.swept and run:
-                self.drawing.line([(point.x, scale.y(point.rates[0])) for point in run], COLORS[run[0].cell.variant], 2)
-            for point in run:
-                if not self.swept:
-                    y = scale.y(point.rates[0])
-                    color = COLORS[point.cell.variant]
-                    fill = GROUND if point.cell.check == "WRONG" else color
-                    self.drawing.rectangle(point.x - self.slot / 2 + 1, y, self.slot - 2, scale.bottom - y, fill, color)
-                self.draw_point(point, point.rates, point.rate_text, scale)
-
-    def draw_point(self, point: Point, figures: Sequence[float], text: str, scale: Scale) -> None:
-        """Draw a mark at the first of some figures, the interval from the second to the third; above bars, the figure."""
-        color = GROUND if point.cell.check == "WRONG" else COLORS[point.cell.variant]
-        self.drawing.mark(point.x, scale.y(figures[0]), point.cell.variant, color, point.tip)
-        if len(figures) > 1:
-            self.drawing.interval(point.x, scale.y(figures[1]), scale.y(figures[2]))
         if self.swept:
-            return
-        y = min(map(scale.y, figures)) - SPACE
-        if self.upright:
-            self.drawing.text(point.x + 4, y, text, upright=True)
-        else:
-            self.drawing.text(point.x, y, text, "middle")
+            facts.append(f"all {self.configs[0].label([name for name in AXIS_TITLES if name not in self.dimensions])}")
+        facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
+        self.paragraph(title, TITLE_FONT, INK)
+        self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
+        signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
+        signs += [(cell.variant, GROUND, "hollow: wrong output") for cell in self.cells if cell.check == "WRONG"][:1]
+        x, self.y = float(MARGIN + SPACE), self.y + 3 * SPACE
+        for variant, fill, text in signs:
+            self.drawing.mark(x, self.y - 4, variant, fill)
+            self.drawing.text(x + 12, self.y, text)
+            x += 12 + FONT * text_width(text) + 2 * SPACE
+        if not self.cells:
+            self.paragraph("No configuration was measured.", FONT, INK)
+        elif not self.rate_ticks:
+            most = statistics.mode(cell.stage or "unknown" for cell in self.cells)
+            self.paragraph(f"All {len(self.cells)} cells failed, most often in stage {most}.", FONT, INK)
 
-    def draw_failures(self, points: Sequence[Point], left: float, right: float, top: float) -> float:
-        """Draw a strip with a row for each variant that has failed cells, a cross for each; return the lower end."""
-        self.drawing.text(left, top + HEADING - 5 + SPACE, "failed", color=QUIET)
-        top += HEADING + SPACE
+    def paragraph(self, text: str, size: int, color: str) -> None:
+        """Write a text in as many lines as it takes."""
+        for line in wrapped(printable(text), (self.width - 2 * MARGIN) / size):
+            self.y += size + 5
+            self.drawing.text(MARGIN, self.y, line, size=size, color=color)
+
+    def panels(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
+        """Draw a panel for each value of a sweep's second dimension that was measured, in rows."""
+        second = self.dimensions[1]
+        values = sorted({getattr(config, second) for config, _ in results})
+        abreast = min(PANELS_ABREAST, len(values))
+        width = (self.width - 2 * MARGIN + SPACE) / abreast
+        for number, value in enumerate(values):
+            if number % abreast == 0:
+                top = self.y + 4 * SPACE
+            self.y = top
+            self.left = MARGIN + number % abreast * width + self.room
+            self.right = self.left - self.room + width - SPACE
+            self.drawing.text((self.left + self.right) / 2, self.y, f"{AXIS_TITLES[second]}: {value}", "middle")
+            self.panel([result for result in results if getattr(result[0], second) == value])
+
+    def panel(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
+        """Draw rates, ratios and failures of some results above one horizontal axis."""
+        labels, points = self.places(results)
+        baseline = VARIANTS[self.run.variants[0]].label if self.ratio_ticks else ""
+        for title, figures_of, ticks, base, height in (
+                ("TOPS, more is better", rates_of, self.rate_ticks, 0, RATE_HEIGHT),
+                (f"times as fast as {baseline}", ratios_of, self.ratio_ticks, 1, RATIO_HEIGHT)):
+            if ticks:
+                place = self.frame(title, ticks, base, height)
+                for variant in self.variants:
+                    self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
+        if self.failed:
+            self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
+        self.axis(labels)
+
+    def places(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> tuple[list[tuple[float, str]], Points]:
+        """Return labels of the horizontal axis and cells with their places; values at logarithmic distances."""
+        name, values = self.dimensions[0], self.values(self.dimensions[0])
+        labels = [(self.left + self.group * (number + 0.5), config.name) for number, (config, _) in enumerate(results)]
+        middles = [x for x, _ in labels]
+        if self.swept:
+            unit = (self.right - self.left - 2 * INSET) / math.log(values[-1] / values[0])
+            scale = {value: self.left + INSET + math.log(value / values[0]) * unit for value in values}
+            labels = [(x, str(value)) for value, x in scale.items()]
+            middles = [scale[getattr(config, name)] for config, _ in results]
+        first = (1 - len(self.variants)) / 2
+        aside = {variant: (first + number) * self.bar for number, variant in enumerate(self.variants)}
+        points = [(x + aside[cell.variant], cell) for x, (_, cells) in zip(middles, results) for cell in cells]
+        return labels, sorted(points, key=lambda point: point[0])
+
+    def frame(self, title: str, ticks: Sequence[float], base: float, height: float) -> Callable[[float], float]:
+        """Draw a vertical axis with its title, and lines for ticks and base; return a function from value to place."""
+        self.drawing.text(self.left, self.y + HEADING - 7, title, color=QUIET)
+        self.y += HEADING + self.headroom + height
+        bottom, unit = self.y, height / (ticks[-1] - ticks[0])
+
+        def place(value: float) -> float:
+            return bottom - (value - ticks[0]) * unit
+
+        for tick in ticks:
+            self.drawing.line([(self.left, place(tick)), (self.right, place(tick))], RULE)
+            self.drawing.text(self.left - SPACE, place(tick) + 4, f"{tick:g}", "end", color=QUIET)
+        self.drawing.line([(self.left, place(base)), (self.right, place(base))], QUIET, 1.5)
+        return place
+
+    def series(self, points: Points, figures_of: Callable[[Cell], list[float]], place: Callable[[float], float],
+               base: float) -> None:
+        """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
+        for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
+            run = [(x, cell, [place(figure) for figure in figures_of(cell)]) for x, cell in group] if found else []
+            if self.swept and run:
+                self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
+            for x, cell, heights in run:
+                y, tip, color = heights[0], cell_tip(cell), COLORS[cell.variant]
+                fill = GROUND if cell.check == "WRONG" else color
+                if self.bar and base == 0:
+                    self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
+                    y = self.y + SPACE  # the mark stands below the bar
+                if len(heights) == 3:
+                    ends = [[(x - CAP, end), (x + CAP, end), (x, end)] for end in heights[1:]]
+                    self.drawing.line(ends[0] + ends[1][::-1], INK)
+                self.drawing.mark(x, y, cell.variant, fill, tip)
+                if self.bar:
+                    self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure_text(figures_of(cell)[0]),
+                                      "start" if self.upright else "middle", upright=self.upright)
+
+    def strip(self, points: Points) -> None:
+        """Draw a cross for each failed cell, with a row for each variant that has any."""
+        self.drawing.text(self.left, self.y + HEADING - 7, "failed", color=QUIET)
+        top = self.y + HEADING
+        self.y = top + STRIP_ROW * len(self.failed)
+        self.drawing.box(self.left, top, self.right, self.y, STRIP, STRIP)
         rows = {variant: top + (number + 0.5) * STRIP_ROW for number, variant in enumerate(self.failed)}
-        self.drawing.rectangle(left, top, right - left, STRIP_ROW * len(rows), STRIP)
         for variant, y in rows.items():
-            self.drawing.text(left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
-        for point in points:
-            self.drawing.cross(point.x, rows[point.cell.variant], COLORS[point.cell.variant], point.tip)
-        return top + STRIP_ROW * len(rows)
+            self.drawing.text(self.left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
+        for x, cell in points:
+            cross = [(x + right, rows[cell.variant] + down) for right, down in CROSS]
+            self.drawing.line(cross, COLORS[cell.variant], 2, tip=cell_tip(cell))
 
-    def draw_labels(self, labels: Sequence[tuple[float, str]], left: float, right: float, top: float) -> float:
-        """Draw the labels of the horizontal axis, as many as there is room for, and its title; return the lower end."""
-        widest = max(text_width(label) for _, label in labels)
-        upright = not self.swept and widest > self.group - SPACE
-        free, last = 0.0, labels[-1][0] - text_width(labels[-1][1]) / 2 - SPACE
-        for x, label in labels:
-            self.drawing.line([(x, top), (x, top + 5)], QUIET)
-            half = text_width(label) / 2
+    def axis(self, labels: Sequence[tuple[float, str]]) -> None:
+        """Draw the horizontal axis with its title, and as many labels as have room."""
+        widths = [FONT * text_width(label) for _, label in labels]
+        upright = not self.swept and max(widths) > self.group - SPACE
+        free, last = 0.0, labels[-1][0] - widths[-1] / 2 - SPACE
+        for (x, label), width in zip(labels, widths):
+            self.drawing.line([(x, self.y), (x, self.y + 5)], QUIET)
             if upright:
-                self.drawing.text(x + 4, top + SPACE, label, "end", upright=True)
-            elif x - half >= free and (x + half <= last or x == labels[-1][0]):
-                self.drawing.text(x, top + SPACE + FONT, label, "middle")
-                free = x + half + SPACE
-        top += SPACE + (widest if upright else FONT) + HEADING
-        title = f"{AXIS_TITLES[self.dimensions[0]]} (logarithmic)" if self.swept else "configuration: channels x spatial x depth"
-        self.drawing.text((left + right) / 2, top, title, "middle", color=QUIET)
-        return top
+                self.drawing.text(x + 4, self.y + SPACE, label, "end", upright=True)
+            elif x - width / 2 >= free and (x + width / 2 <= last or x == labels[-1][0]):
+                self.drawing.text(x, self.y + SPACE + FONT, label, "middle")
+                free = x + width / 2 + SPACE
+        self.y += SPACE + (max(widths) if upright else FONT) + 3 * SPACE
+        title = f"{AXIS_TITLES[self.dimensions[0]]}, logarithmic" if self.swept else CONFIG_TITLE
+        self.drawing.text((self.left + self.right) / 2, self.y, title, "middle", color=QUIET)
 
 
 def chart(run: Run) -> str:
-    """Return a run as an SVG: rates in TOPS, ratios and their 95 % intervals, and what failed."""
-    return Figure(run).svg()
+    """Return the SVG of a run: rates in TOPS, failures, and ratios to the baseline, each with its 95 % interval."""
+    return Chart(run).svg()
 
 
 # ======================================================================================================================
