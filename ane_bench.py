@@ -2881,9 +2881,21 @@ def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
 
 def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]], known: bool) -> Verdict:
     """Compare outputs."""
-    references = Reference(program.mil, program.blob).compute(data, pixels, [Arithmetic()])
-    ok = all(list(map(tuple, output)) == list(map(tuple, references[0])) for output in outputs)
-    return Verdict({"pixels": len(pixels) * len(outputs), "ok": ok}, None if ok else "the output differs", [])
+    arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
+    references = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
+    values = [value for output in outputs for vector in output for value in vector]
+    best = None
+    for arithmetic, reference in zip(arithmetics, references):
+        expected = [value for _ in outputs for vector in reference for value in vector]
+        power = sum(value * value for value in expected) or 1e-12
+        error = math.sqrt(sum((one - other) ** 2 for one, other in zip(values, expected)) / power)
+        if best is None or not error >= best[0]:
+            equal = sum(one == other for one, other in zip(values, expected)) / len(values)
+            best = error, arithmetic.name, equal
+    assert best
+    ok = best[0] < 0.3
+    return Verdict({"pixels": len(pixels) * len(outputs), "ok": ok, "arithmetic": best[1], "equal": best[2], "relative_l2": best[0]},
+                   None if ok else "the output differs", [])
 
 
 def distance_from_fp16(values: Sequence[Vector], base: Sequence[Vector]) -> dict[str, float]:
