@@ -2224,9 +2224,9 @@ class Settings(NamedTuple):
             value = getattr(self, name)
             if name == "warmup" and value is None:
                 continue
-            whole = name != "timeout"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
-                raise UsageError(f"{name} {value!r}: expected a {'whole ' if whole else ''}number from {least} to {most}")
+            types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
+            if type(value) not in types or not least <= value <= most:
+                raise UsageError(f"{name} {value!r}: expected {types[-1].__name__} from {least} to {most}")
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():
@@ -2273,8 +2273,9 @@ SECONDS_PER_WEIGHT = 1e-6
 class Cell:
     """One configuration in one variant: the facts that were measured, and the figures worked out from them.
 
-    `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell names
-    its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio divides by.
+    `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell
+    names its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio
+    divides by.
     """
 
     # The facts, with their types in JSON (see matches_form).
@@ -2282,8 +2283,9 @@ class Cell:
         "status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
         "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "measured_again?": bool,
         "turns?": [int], "samples_ns?": [[float]],
-        "verified?": {"pixels": int, "ok": bool, "arithmetic?": str, "equal?": float, "cosine?": float, "relative_l2?": float,
-                      "slope?": float, "max_error?": float, "from_fp16?": {"cosine": float, "relative_l2": float}}}
+        "verified?": {"pixels": int, "ok": bool, "arithmetic?": str, "equal?": float, "cosine?": float,
+                      "relative_l2?": float, "slope?": float, "max_error?": float,
+                      "from_fp16?": {"cosine": float, "relative_l2": float}}}
 
     def __init__(self, config: Config, variant: str, settings: Settings, tick_ns: float = 0, **facts: Any) -> None:
         self.config, self.variant, self.settings, self.tick_ns = config, variant, settings, tick_ns
@@ -2363,8 +2365,8 @@ class Cell:
             "median": median, "mean": statistics.fmean(samples), "min": min(samples),
             "p95": statistics.quantiles([*samples, *samples[len(samples):2]], n=20, method="inclusive")[-1],
             "mad": statistics.median([abs(sample - median) for sample in samples])}
-        interval = median_interval([[sample / 1e6 for sample in samples] for samples in self.samples_ns], self.tick_ns / 1e6)
-        return {**figures, "ci95": interval} if interval else figures
+        interval = median_interval(self.samples_ns, self.tick_ns)
+        return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
 
     @property
     def milliseconds(self) -> Optional[float]:
@@ -2384,13 +2386,13 @@ class Cell:
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        first: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]  # records before `turns` alternated
-        classes = first or [number % 2 for number in range(len(self.samples_ns))]
+        classes: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]
+        classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, and the pixels that came out."""
+    """A variant while it is measured: its cell, the program that the engine has loaded, pixels of its outputs."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -2461,7 +2463,8 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
             if not running:
                 return
             seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
-            events.round(",".join(trial.cell.variant for trial in running), HANG_FACTOR * seconds, number + 1, settings.rounds)
+            names = ",".join(trial.cell.variant for trial in running)
+            events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
             turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
             for turn, trial in enumerate(turns):
                 events.turn(trial.cell.variant)
@@ -2471,7 +2474,7 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
-    """Time one round of one variant: an uncounted evaluate, which takes the switch, then the timed ones back to back."""
+    """Time one round of one variant: an uncounted evaluate, which takes the switch, then the timed ones."""
     settings, executable = trial.cell.settings, trial.executable
     assert executable
     with engine.pool():
@@ -2526,7 +2529,8 @@ def warm_up_until_steady(engine: Engine, running: Sequence[Trial], events: Event
                     samples = warm_up_slice(engine, trial, None)
             latest.append(statistics.median(samples))
             spent_ns += sum(samples)
-        steady = all(abs(new - old) < STEADY * new for old, new, trial in zip(previous, latest, running) if trial.cell.ok)
+        steady = all(abs(new - old) < STEADY * new or not trial.cell.ok
+                     for old, new, trial in zip(previous, latest, running))
         elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
         if elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
             return
@@ -2537,13 +2541,13 @@ def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[fl
     """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns."""
     assert trial.executable
     samples: list[float] = []
-    until = time.monotonic() + SLICE_S
+    spent_ns, until = 0.0, time.monotonic() + SLICE_S
     with engine.pool(), collector_off():
         if count is not None:
             samples = timed_evaluates(engine, trial.executable, "warm-up", count)
-        else:
-            while sum(samples) < SLICE_S * 1e9 and time.monotonic() < until:
-                samples += timed_evaluates(engine, trial.executable, "warm-up", 8)
+        while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
+            samples += timed_evaluates(engine, trial.executable, "warm-up", 2)
+            spent_ns += samples[-1] + samples[-2]
     trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
     return samples
 
@@ -2568,7 +2572,7 @@ def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: i
         marks.append(now())
     ticks = [end - start for start, end in zip(marks, marks[1:])]
     if any(tick < 0 for tick in ticks):
-        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks during an evaluate; its times mean nothing")
+        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
     if not all(ticks) and count > 1:
         ticks = [sum(ticks) / count] * count
     if not all(ticks):
@@ -2915,46 +2919,41 @@ SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
 DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_architecture": "aneArchitectureType", "ane_count": "numANEs",
                  "ane_cores": "numANECores"}
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
-# The facts that are figures; the others are shown as they are.
+# The facts that are figures, in JSON; the others are shown as they are.
 SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
 # The framework guesses the cores of a sub-type that it does not know (decompile of the framework of macOS 26.1).
 KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
-BUSY = 0.5  # load per processor
 
 
 class Chip(NamedTuple):
-    """Facts of a chip: the ms below which no evaluate was ever seen, Apple's rated TOPS, whether its arithmetic is known."""
+    """Facts of a chip: ms below which no evaluate was ever seen, rated TOPS, layers that its compiler bears."""
 
     dispatch_ms: float
-    rated_tops: Optional[float] = None
+    rated_tops: float = math.inf
     known_arithmetic: bool = False
+    deepest: int = LARGEST_DIMENSION
 
 
-# Dispatch floors reported from hardware (sbryngelson/ane-guide for M1 and M5, 751K's M6 study for M4 and M6), ratings of
-# Apple's announcements (M4: INT8; none for M5 and M6). Arithmetic: 751K's M6 study for M4 and M6, which are identical,
-# and cadamcat/llms-on-apple-neural-engine for M5: 128 layers within a relative L2 of 0.0001.
+# Dispatch floors from hardware (sbryngelson/ane-guide: M1, M5; 751K's M6 study: M4, M6), ratings from Apple's
+# announcements (M4: INT8; none for M5 and M6). Arithmetic: 751K's M6 study for M4 and M6, which are identical;
+# cadamcat/llms-on-apple-neural-engine for M5, whose 128 layers are within a relative L2 of 0.0001. 387 layers crash the
+# compiler of M6 (751K's M6 study).
 CHIPS = {"M1": Chip(0.19, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.09, 38, True),
-         "M5": Chip(0.06, None, True), "M6": Chip(0.16, None, True)}
+         "M5": Chip(0.06, known_arithmetic=True), "M6": Chip(0.16, known_arithmetic=True, deepest=384)}
 UNKNOWN_CHIP = Chip(0.05)
-DEEPEST = {"M6": 384}  # 387 layers and more crash its compiler (751K's M6 study)
 
+BUSY = 0.5  # load per processor
 OVER_RATED = 1.15
 DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-# Observations that ask for nothing: notes in the record, and not printed as warnings.
-NOTE_CODES = {"first", "cached"}
+NOTE_CODES = {"first", "cached"}  # observations that ask for nothing: notes in the record, not printed as warnings
 
 
-def family_of(system: Mapping[str, Any]) -> str:
-    """Return the chip's family, such as M4 of an `Apple M4 Pro`; empty if it is not known."""
-    return next((word for word in str(system.get("chip", "")).split() if word in CHIPS), "")
-
-
-def arithmetic_is_known(system: Mapping[str, Any]) -> bool:
-    """Return whether it is known how the machine's engine computes."""
-    return CHIPS.get(family_of(system), UNKNOWN_CHIP).known_arithmetic
+def chip_of(system: Mapping[str, Any]) -> Chip:
+    """Return the facts of a machine's chip, such as those of M4 for an `Apple M4 Pro`."""
+    return next((CHIPS[word] for word in str(system.get("chip", "")).split() if word in CHIPS), UNKNOWN_CHIP)
 
 
 def describe_machine(engine: Engine) -> dict[str, Any]:
@@ -2974,18 +2973,11 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's machine, as its first worker found them, with what may change as the latest found it."""
+    """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
     facts = dict(latest)
-    state = facts.pop("thermal_state", None)
-    first: dict[str, Any] = {"thermal_state_before": state} if state else {}
+    first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
     changing = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-    return {**first, **facts, **system, **changing}
-
-
-def thermal_state(engine: Engine) -> Optional[str]:
-    """Return how hot the machine says it is; None if it does not say."""
-    state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
-    return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
+    return {**facts, **first, **system, **changing}
 
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
@@ -2993,6 +2985,12 @@ def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]
     process = engine.send_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
     value = engine.send_optional(process, "NSProcessInfo", selector)
     return bool(value) if value is not None and selector.startswith("is") else value
+
+
+def thermal_state(engine: Engine) -> Optional[str]:
+    """Return how hot the machine says it is; None if it does not say."""
+    state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
+    return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
 
 def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
@@ -3019,8 +3017,15 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
+def room_bytes(config: Config, variants: Iterable[str]) -> int:
+    """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
+    return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
+
+
+# Warnings. Each yields a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield code and text of warnings about facts of a machine that may change the figures."""
+    """Yield warnings about facts of a machine that may change the figures."""
     if system.get("power_source") == "Battery Power":
         yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
     if system.get("low_power_mode") is True:
@@ -3028,132 +3033,109 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
     for moment in ("before", "after"):
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
-                                     "let it cool, and measure fewer configurations at a time")
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
+                                     "slower; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
-        yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times longer; "
-                       "close them")
+        yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
+                       "longer; close them")
 
 
 def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about a configuration that is about to be compiled."""
-    deepest = DEEPEST.get(family_of(system), config.depth)
+    deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
-        yield "depth", (f"{config.name}: over {deepest} layers have crashed the compiler of this chip, and may stop the compile "
-                        f"service; try --depth {deepest}")
-    needed = room_bytes(config, variants)
-    free = free_bytes(foundation_directory())
-    if free is not None and free < needed:
-        yield "room", (f"{config.name}: {free >> 20} MiB are free for temporary files, and compiling may take {needed >> 20} MiB; "
-                       "free some space, or choose a smaller --config")
-
-
-def room_bytes(config: Config, variants: Iterable[str]) -> int:
-    """Return the room in bytes on the startup disk that the programs of a configuration take, loaded together."""
-    return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
-
-
-def free_bytes(directory: str) -> Optional[int]:
-    """Return the free room of a directory's disk; None if it cannot be told."""
+        yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
+                        f"the compile service; try --depth {deepest}")
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(directory).free
-    return None
+        free = shutil.disk_usage(foundation_directory()).free
+        if free < needed:
+            yield "room", (f"{config.label()}: compiling may take {needed >> 20} MiB of temporary files, and "
+                           f"{free >> 20} MiB are free; free some space, or choose a smaller --config")
 
 
-def warnings_about_cells(engine: str, system: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[tuple[str, str]]:
-    """Yield warnings about the cells of one configuration that is done: observation, likely cause, what helps."""
-    config = cells[0].config
-    if config.spatial % 32 and engine != "reference":
-        yield "spatial", f"{config.name}: spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
-    for cell in cells:
-        if cell.refused and cell.blob:
-            yield "fallback", (f"{cell.name}: refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; "
-                               f"--blob {cell.blob} --dialect {cell.dialect} asks for that at once")
-        if cell.variant == "w8a8" and config.depth == 1 and not cell.settings.original:
-            yield "one-layer", (f"{cell.name}: a chain of one layer quantizes nothing between layers, so w8a16 is what is really "
-                                "measured; ask for a --depth of 2 or more")
-        for code, text in (*warnings_about_times(cell, engine), *warnings_about_rate(cell, engine, system)):
-            yield code, f"{cell.name}: {text}"
-        quotient = ratio_discrepancy(cell)
-        if quotient:
-            yield "ratio", (f"{cell.name}: Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown {quotient:.2f}: times "
-                            "drifted or scattered; trust Ratio, which is taken round by round, or try more --rounds")
-
-
-def ratio_discrepancy(cell: Cell) -> Optional[float]:
-    """Return the quotient of the shown times if it differs from the ratio by more than both intervals allow."""
-    base = cell.baseline
-    if not base or not cell.ratio.get("ci95") or not (base.ms.get("ci95") and cell.ms.get("ci95")):
-        return None
-    low, high = base.ms["ci95"][0] / cell.ms["ci95"][1], base.ms["ci95"][1] / cell.ms["ci95"][0]
-    apart = high < cell.ratio["ci95"][0] or low > cell.ratio["ci95"][1]
-    return float(base.ms["median"] / cell.ms["median"]) if apart else None
+def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about a cell that is done, without its name."""
+    if cell.config.spatial % 32 and cell.samples and engine != "reference":
+        yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
+    if cell.refused and cell.blob:
+        yield "fallback", (f"refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; --blob {cell.blob} "
+                           f"--dialect {cell.dialect} asks for that at once")
+    if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
+        yield "one-layer", ("a chain of one layer quantizes nothing between layers, so w8a16 is really measured; ask for "
+                            "a --depth of 2 or more")
+    if len(cell.samples) >= 3:
+        yield from warnings_about_times(cell, engine)
+    if cell.samples and engine != "reference":
+        yield from warnings_about_rate(cell, system)
 
 
 def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about anything in a cell's own times that makes them less certain."""
+    samples, median = cell.samples, statistics.median(cell.samples)
+    more = "" if cell.settings.original else ", or try more --iters"
     if cell.compiled_before:
-        yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile; another --seed would"
-    samples, options = cell.samples, "" if cell.settings.original else "; try more --iters"
-    if len(samples) < 3:
-        return
-    median = statistics.median(samples)
+        yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        cause = "something else ran" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
-        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: {cause}{options}"
-                        + ("" if cell.settings.original else "; the ratio, taken round by round, suffers least"))
+        cause = "other work" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
         yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         f"close other programs{options}")
+                         f"close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came between; "
-                           "the median ignores them, the mean does not; close other programs")
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
+                           "between; the median ignores them, the mean does not; close other programs")
+    if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
+        cause = "" if engine == "reference" else ": the engine's wake-up (50 to 260 ms), most likely"
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{cause}; not counted"
     if not cell.settings.original:
         yield from warnings_about_rounds(cell)
-    if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        cause = "work that was put off until then" if engine == "reference" else "the engine's wake-up (50 to 260 ms), most likely"
-        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: {cause}; it is not counted"
 
 
 def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
-    """Yield warnings about patterns in the times of rounds, and about an interval that is too wide to tell much."""
+    """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
     pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as the others: "
-                         "switching between variants costs that much here; more --iters in as many --rounds dilute it")
+        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as "
+                         "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     levels = bimodality(cell.samples, cell.tick_ns)
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others near "
-                          f"{levels.high / 1e6:.3f} ms: the clock or another program switches; more --iters and --rounds average it")
+        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others "
+                          f"near {levels.high / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
+                          "--rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
-        yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small differences; close "
-                        "other programs, or try more --rounds and --iters")
+        yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
+                        "differences; close other programs, or try more --rounds and --iters")
+    base = cell.baseline
+    if base and "ci95" in cell.ratio and "ci95" in base.ms:
+        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
+        if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
+            yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
+                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, which "
+                            "is taken round by round, or try more --rounds")
 
 
-def warnings_about_rate(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
-    if engine == "reference" or not cell.samples or not cell.tops:
-        return
-    chip = CHIPS.get(family_of(system), UNKNOWN_CHIP)
-    ms, look = statistics.median(cell.samples) / 1e6, "look at its check, and try --verify 4"
-    if cell.settings.original:
-        look = "the original checks nothing; measure it without --original"
+    chip, ms, tops = chip_of(system), cell.ms["median"], float(cell.tops or 0)
+    look = "look at its check, and try --verify 4" if cell.settings.verifies else "measure it with --verify 4 and random input"
     if ms < chip.dispatch_ms:
         yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
-    engines = 2 if "Ultra" in str(system.get("chip")) else 1
-    if chip.rated_tops and cell.config.kernel == 1 and cell.tops > OVER_RATED * chip.rated_tops * engines:
-        yield "rate", (f"{cell.tops:.1f} TOPS is more than {system.get('chip')} is rated for ({chip.rated_tops * engines:g}): evaluate "
-                       f"may do less than it should; {look}")
+    rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
+    if cell.config.kernel == 1 and tops > OVER_RATED * rated:
+        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do less "
+                       f"than it should; {look}")
 
+
+# Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
 
 class Finding(NamedTuple):
-    """The result of a check: `state` is ok, FAIL, note (a run can do without it) or skip (another check makes it useless);
-    the value seen; and advice if it is not ok."""
+    """The result of a check, and advice if it is not ok. `state` is ok, FAIL, note (a run can do without it) or skip
+    (another check makes it useless)."""
 
     state: str
     value: str
@@ -3161,7 +3143,7 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """The libraries that checks look at, and over them the engine, made when one first needs it."""
+    """The libraries that checks look at, and over them the engine, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
@@ -3183,12 +3165,6 @@ class Probe:
         """Return the facts of the machine; see describe_machine."""
         return merged_facts({}, describe_machine(self.engine))
 
-    @contextlib.contextmanager
-    def pool(self) -> Iterator[None]:
-        """Open an autorelease pool, once there is an engine."""
-        with self.engine.pool() if "engine" in vars(self) else contextlib.nullcontext():
-            yield
-
 
 class Check(NamedTuple):
     """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
@@ -3201,38 +3177,38 @@ class Check(NamedTuple):
     def finding(self, probe: Probe) -> Finding:
         """Return the result; a part that is missing is a failure that names it."""
         try:
-            with probe.pool():
+            with probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext():
                 return self.look(probe)
         except Unavailable as error:
             return Finding("FAIL", str(error), MISSING_ADVICE)
 
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
+NOT_NEEDED = "a run can do without it"
 
 
 def checks() -> list[Check]:
     """Return all checks, in the order in which they build on one another."""
-    classes = dict.fromkeys(method.class_name for method in METHODS)
-    needed = {method.class_name for method in METHODS if method.needed}
-    facts = ("macos", "build", "python", "chip", "model", *DEVICE_VALUES)
+    classes: dict[str, bool] = {}
+    for method in METHODS:
+        classes[method.class_name] = method.needed or classes.get(method.class_name, False)
     return [
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
-        Check("ctypes", check_ctypes, needed=True, first=True),
         Check("Rosetta", check_rosetta, needed=True, first=True),
         Check("architecture", check_architecture, needed=True, first=True),
-        *(Check(f"library {name}", functools.partial(check_library, name), needed=name != "IOKit") for name in LIBRARIES),
+        *(Check(f"library {name}", functools.partial(check_library, name), name != "IOKit") for name in LIBRARIES),
         Check("functions", check_functions, needed=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, name in needed), needed=name in needed) for name in classes),
-        *(Check(method.name, functools.partial(check_method, method), needed=method.needed) for method in METHODS),
+        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed) for name, needed in classes.items()),
+        *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in facts),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *SYSTEM_VALUES, *DEVICE_VALUES)),
         Check("temporary directory", check_temporary_directory),
         Check("memory", check_memory),
-        Check("power", functools.partial(check_condition, "power_source", ("battery", "low-power"))),
-        Check("heat", functools.partial(check_condition, "thermal_state_before", ("heat-before",))),
-        Check("load", functools.partial(check_condition, "load_average", ("busy",))),
+        *(Check(name, functools.partial(check_condition, fact, codes)) for name, fact, codes in (
+            ("power", "power_source", ("battery", "low-power")), ("heat", "thermal_state_before", ("heat-before",)),
+            ("load", "load_average", ("busy",)))),
     ]
 
 
@@ -3245,9 +3221,9 @@ def require_engine(probe: Probe) -> None:
 
 
 def check_standin(probe: Probe) -> Finding:
-    """Check that a library that the environment names can be opened."""
+    """Check that this Python has ctypes, and that a library that the environment names can be opened."""
     if not probe.standin:
-        return Finding("ok", "none; Apple's libraries are used")
+        return Finding("ok", "none: Apple's libraries are used" if probe.libraries else "")
     try:
         probe.libraries.open("libobjc")
     except Unavailable as error:
@@ -3260,13 +3236,8 @@ def check_platform(probe: Probe) -> Finding:
     """Check for macOS, which alone has the engine's libraries."""
     if probe.standin or sys.platform == "darwin":
         return Finding("ok", "stand-in library" if probe.standin else "macOS")
-    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", "use a Mac with Apple silicon")
-
-
-def check_ctypes(probe: Probe) -> Finding:
-    """Check that this Python has ctypes, which some signed or stripped ones lack."""
-    assert probe.libraries
-    return Finding("ok", "imported")
+    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only",
+                   "use a Mac with Apple silicon")
 
 
 def check_rosetta(probe: Probe) -> Finding:
@@ -3291,7 +3262,7 @@ def check_library(name: str, probe: Probe) -> Finding:
     try:
         probe.libraries.open(name)
     except Unavailable as error:
-        return Finding("note" if name == "IOKit" else "FAIL", str(error), MISSING_ADVICE)
+        return Finding("note", str(error), NOT_NEEDED) if name == "IOKit" else Finding("FAIL", str(error), MISSING_ADVICE)
     return Finding("ok", probe.standin or LIBRARIES[name])
 
 
@@ -3314,7 +3285,7 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
     value = f"{probe.engine.runtime.macos_version()} has no class {name}"
-    return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, "a run can do without it")
+    return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
@@ -3327,7 +3298,7 @@ def check_method(method: Method, probe: Probe) -> Finding:
         return Finding("ok", encoding)
     kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
     value = f"{method.name} {f'has type {encoding}' if encoding else 'is absent'}; expected {kinds}"
-    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, "a run can do without it")
+    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, NOT_NEEDED)
 
 
 def check_engine(probe: Probe) -> Finding:
@@ -3335,8 +3306,9 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
-                                                          "use a Mac with Apple silicon")
+    if found:
+        return Finding("ok", "present")
+    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", "use a Mac with Apple silicon")
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
@@ -3349,13 +3321,13 @@ def check_temporary_directory(probe: Probe) -> Finding:
     """Check that programs can be written to the directory in which the framework looks for them."""
     path = probe.engine.temporary_directory()
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
-    cure = "check the directory's permissions" if sys.platform == "darwin" else "set TMPDIR to a directory that can be written"
     try:
         os.mkdir(aside, 0o700)
         os.rmdir(aside)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        return Finding("FAIL", f"{path}: {error.strerror}", cure)
+        other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
+        return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
     needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
     value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
@@ -3363,11 +3335,11 @@ def check_temporary_directory(probe: Probe) -> Finding:
 
 def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
-    size = probe.system.get("memory_bytes")
-    if not size:
-        return Finding("note", "unknown", "the record goes without it")
-    enough = size >= 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
-    return Finding("ok" if enough else "note", f"{size >> 20} MiB", "" if enough else "measure smaller programs: --config 256x64x64")
+    size = probe.system.get("memory_bytes", 0)
+    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    if size >= needed:
+        return Finding("ok", f"{size >> 20} MiB")
+    return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
@@ -3779,7 +3751,8 @@ class Link:
         now = time.monotonic()
         if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now
-            self.send("stage", wait=False, stage="evaluate", variant=variants, limit=limit + REPORT_EVERY_S, number=number, of=of)
+            self.send("stage", wait=False, stage="evaluate", variant=variants, limit=limit + REPORT_EVERY_S,
+                      number=number, of=of)
 
     def turn(self, variant: str) -> None:
         """Note which variant is at work, in a file that outlives a crash; it takes 2 µs."""
@@ -3836,13 +3809,16 @@ def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequen
     try:
         if engine == "ane":
             require_engine(Probe(standin))
-        chosen = ReferenceEngine() if engine == "reference" else NeuralEngine(Libraries(standin), original=job.settings.original)
+        reference = engine == "reference"
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
             if isinstance(chosen, NeuralEngine):
                 chosen.keep_awake(owner)
             system = describe_machine(chosen)
             link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
-            measure(chosen, job, arithmetic_is_known(system), link)
+            for code, text in warnings_before(job.config, variants, system) if not reference else ():
+                link.warn(code, text)
+            measure(chosen, job, chip_of(system).known_arithmetic, link)
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
@@ -3872,7 +3848,7 @@ def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
 
 
 def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], known: bool, link: Link) -> None:
-    """Compare the pixels of each output with the reference; an output that differs too much makes its cell a failed one."""
+    """Compare pixels of each output with the reference; an output that differs too much fails its cell."""
     base = next((trial.outputs[-1] for trial in trials if trial.cell.variant == "fp16" and trial.cell.ok), None)
     for trial in trials:
         if not trial.cell.ok or trial.program is None:
@@ -3915,7 +3891,7 @@ def own_command() -> list[str]:
     """Return the command of a worker: this very file, wherever it is and whatever its name.
 
     Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on. Raise UsageError if the module was not read from a file.
+    options for finding faults in Python programs are passed on. Raise UsageError if the module does not come from a file.
     """
     path = os.path.abspath(globals().get("__file__", ""))
     if not os.path.isfile(path) or not sys.executable:
@@ -3927,7 +3903,8 @@ def own_command() -> list[str]:
 def worker_environment() -> dict[str, str]:
     """Return the environment of a worker: nothing that changes its Python, and what makes macOS tell its true version
     to a Python built with an older SDK (SYSTEM_VERSION_COMPAT; XNU source, python/cpython issue 135675)."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
     return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
 
 
@@ -3945,11 +3922,12 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `timed_out` that it made no progress, and `unpurged` lists the variants that it left in the system's cache.
+    `hung` that the compile service made no progress; it rests until `rest_until`. `unpurged` lists the variants that
+    the worker left in the system's cache.
     """
 
-    def __init__(self, task: Sequence[Any], timeout: float) -> None:
-        self.stage, self.problem, self.timed_out = "start", "", False
+    def __init__(self, task: Sequence[Any], timeout: float, rest_until: float = 0) -> None:
+        self.stage, self.problem, self.hung, self.rest_until = "start", "", False, rest_until
         self.at_work = ""
         self.unpurged: list[str] = []
         self.error_output = b""
@@ -3966,8 +3944,8 @@ class Worker:
             self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
         shared = [self._turn_file.fileno()] if self._turn_file else []
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                             bufsize=0, env=worker_environment(), pass_fds=shared)
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE, bufsize=0, env=worker_environment(), pass_fds=shared)
         except OSError as error:
             self._owner.close()
             raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
@@ -4011,9 +3989,9 @@ class Worker:
             spent += min(time.monotonic() - began, 2 * TICK_S)
             if line is None:
                 if spent >= limit:
-                    self.timed_out = True
-                    raise StageError(self.stage, f"no progress for {limit:.0f} s, so the worker was killed; if this stage needs "
-                                                 "longer, raise --timeout")
+                    self.hung = self.stage in ("compile", "load")
+                    raise StageError(self.stage, f"no progress for {limit:.0f} s, so the worker was killed; if this "
+                                                 "stage needs longer, raise --timeout")
                 yield {"kind": "tick"}
                 continue
             if not line:
@@ -4030,6 +4008,8 @@ class Worker:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
+        elif message["kind"] == "refused":
+            self.rest_until = message["until"]
         elif message["kind"] == "stage":
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
@@ -4098,11 +4078,11 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     """Measure configurations in variants, one worker process for each configuration.
 
     `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
-    ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the names
-    of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
-    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it takes
-    the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request and
-    Unavailable if there is no usable Neural Engine.
+    ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the
+    names of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
+    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it
+    takes the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request
+    and Unavailable if there is no usable Neural Engine.
     """
     found = plan_run(configs, variants, engine, settings)
     for _ in measured(found, on_event or (lambda message: None)):
@@ -4130,12 +4110,12 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
         raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
     count = chosen.iters * len(unique) * len(planned.variants)
     if count > MOST_SAMPLES:
-        raise UsageError(f"{count} timed evaluates in all: expected at most {MOST_SAMPLES}; lower --iters, or split the run")
+        raise UsageError(f"{count} timed evaluates in all: expected at most {MOST_SAMPLES}; lower --iters")
     return planned
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Return the settings that are given, or with `original` what the original fixes. Raise UsageError for a conflict."""
+    """Return the settings that are given, or with `original` its own. Raise UsageError for a conflict."""
     if given.get("original") is not True:
         return Settings(**given).check()
     for name in given:
@@ -4152,7 +4132,8 @@ def configs_of(given: Any, engine: str) -> list[Config]:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
     except TypeError:
-        raise UsageError(f"configurations {printable(repr(given))[:60]}: expected a list such as ['512x64x128']") from None
+        text = printable(repr(given))[:60]
+        raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
     if not found:
         raise UsageError("no configurations: expected at least one")
     return found
@@ -4194,22 +4175,23 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     if run.engine == "ane":
         require_platform()
     every = attempts(run.settings)
-    forms: dict[str, Sequence[tuple[str, str]]] = {variant: every for variant in run.variants}
-    job = Job("reference" if run.engine == "reference" else "ane", standin, run.configs[0], run.variants, run.settings, forms,
-              rest_seconds(standin))
+    forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
+    engine = "reference" if run.engine == "reference" else "ane"
+    job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
     hangs = 0
     with crashes_visible(), machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
         for number, config in enumerate(run.configs):
             notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
             job = job._replace(config=config)
             if hangs < MOST_HANGS:
-                cells, hung, rest_until = measure_configuration(run, job, notify)
-                job = job._replace(rest_until=rest_until)
-                hangs += hung
+                cells, worker = measure_configuration(run, job, notify)
+                job = job._replace(rest_until=worker.rest_until)
+                hangs += worker.hung
             else:
-                cells = [failed_cell(run, config, variant, "start", "not measured, since the system's compile service hung "
-                                     f"{hangs} times; {SERVICE_ADVICE}") for variant in run.variants]
-            forms.update({cell.variant: next_forms(every, cell, forms[cell.variant]) for cell in cells})
+                cells = [Cell(config, variant, run.settings, run.tick_ns) for variant in run.variants]
+                for cell in cells:
+                    cell.fail("start", f"not measured, since the compile service hung {hangs} times; {SERVICE_ADVICE}")
+            forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
             run.add(cells)
             note_warnings(run, cells)
             run.complete = number + 1 == len(run.configs)
@@ -4219,52 +4201,46 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
     """Add what there is to say about a configuration that is done; about the machine each thing once."""
     known = {remark["code"] for remark in run.warnings}
-    about_machine = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
-    for code, text in [*about_machine, *warnings_about_cells(run.engine, run.system, cells)]:
+    found = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
+    for cell in cells:
+        found += [(code, f"{cell.name}: {text}") for code, text in warnings_about_cell(cell, run.engine, run.system)]
+    for code, text in found:
         (run.note if code in NOTE_CODES else run.warn)(code, text)
 
 
-def next_forms(every: Sequence[tuple[str, str]], cell: Cell, tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    """Return the forms to try for the next configuration: the one that worked first; the first alone if all were refused."""
+def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
+               tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Return the forms to try next: first the one that worked; the first alone if all were refused."""
     if cell.blob and cell.dialect:
         worked = (cell.blob, cell.dialect)
         return sorted(every, key=lambda form: form != worked)
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
-def failed_cell(run: Run, config: Config, variant: str, stage: str, problem: str) -> Cell:
-    """Return a cell that was not measured."""
-    cell = Cell(config, variant, run.settings, run.tick_ns)
-    cell.fail(stage, problem)
-    return cell
-
-
-def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool, float]:
-    """Return the cells of one configuration, one for each variant, whatever becomes of its workers; also whether the
-    compile service hung, and until when it rests.
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], "Worker"]:
+    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and the last worker.
 
     If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
     compile service hangs.
     """
     cells: dict[str, Cell] = {}
-    left, hung = list(job.variants), False
-    while left and not hung:
-        worker, rest_until = measure_in_worker(run, job._replace(variants=left), cells, notify)
-        job = job._replace(rest_until=rest_until)
-        hung = worker.timed_out and worker.stage in ("compile", "load")
-        problem = f"{worker.problem}; {SERVICE_ADVICE}" if hung else worker.problem
+    left = list(job.variants)
+    while True:
+        worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
+        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
         left = [variant for variant in left if variant not in cells or awaits_verification(cells[variant])]
         if worker.unpurged:
-            run.warn("cache", f"{job.config.name}: the worker had to be killed, so its compiled programs "
-                              f"({', '.join(worker.unpurged)}) stay in the system's cache")
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
         if not left and problem:
-            run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {worker.stage}: {problem}")
-        culprits = [worker.at_work] if worker.at_work in left and not hung else list(left)
+            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: {problem}")
+        culprits = [worker.at_work] if worker.at_work in left and not worker.hung else left
         for variant in culprits:
-            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns))
-            cell.fail(worker.stage, problem)
+            cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns)).fail(worker.stage, problem)
         left = [variant for variant in left if variant not in culprits]
-    return [cells[variant] for variant in job.variants], hung, job.rest_until
+        if not left:
+            return [cells[variant] for variant in job.variants], worker
+        job = job._replace(rest_until=worker.rest_until)
 
 
 def awaits_verification(cell: Cell) -> bool:
@@ -4272,14 +4248,14 @@ def awaits_verification(cell: Cell) -> bool:
     return cell.ok and cell.settings.verifies and not cell.verified
 
 
-def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> tuple[Worker, float]:
-    """Run one worker and take the cells that it sends; return it, and until when the compile service rests.
+def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
+    """Run one worker, take the cells that it sends, and return it.
 
-    Raise Unavailable if it finds no usable engine, and UsageError if this very file is gone, before anything was measured.
+    Raise Unavailable if it finds no usable engine, and UsageError if this very file is gone, before anything was
+    measured.
     """
     again = {"measured_again": True} if cells else {}
-    rest_until = job.rest_until
-    worker = Worker(["measure", *job], job.settings.timeout)
+    worker = Worker(["measure", *job], job.settings.timeout, job.rest_until)
     try:
         with worker:
             for message in worker.messages():
@@ -4291,19 +4267,18 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                     run.system = merged_facts(run.system, message["system"])
                 elif message["kind"] == "warning":
                     run.warn(message["code"], message["message"])
-                elif message["kind"] == "refused":
-                    rest_until = message["until"]
                 elif message["kind"] == "unavailable":
                     raise Unavailable(message["reason"])
                 notify(message)
-            worker.problem = f"the worker ended without a result: {worker.last_line()}" if len(cells) < len(job.variants) else ""
+            if len(cells) < len(job.variants):
+                worker.problem = f"the worker ended without a result: {worker.last_line()}"
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
     except (Unavailable, UsageError) as error:
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
-    return worker, rest_until
+    return worker
 
 
 def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cell:
@@ -4320,7 +4295,8 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 @contextlib.contextmanager
 def crashes_visible() -> Iterator[None]:
     """Let the system keep a worker's exit code: where SIGCHLD is ignored, a crash would look like a good end."""
-    ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    main = threading.current_thread() is threading.main_thread()
+    ignored = main and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if ignored:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -4389,12 +4365,14 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
                         count += 1
             break
         except StageError as error:
-            tell(every[count].name if count < len(every) else "end of the checks", Finding("FAIL", str(error), REPORT_ADVICE))
+            name = every[count].name if count < len(every) else "end of the checks"
+            tell(name, Finding("FAIL", str(error), REPORT_ADVICE))
             failures += 1
             count = len(every) if error.stage == "start" else min(count + 1, len(every))
     if failures and count < len(every) or any(check.needed for check in every[count:]):
         skipped = [*(check.name for check in every[count:]), "program"]
-        tell("left out", Finding("skip", f"{', '.join(skipped[:4])} and {len(skipped) - 4} more: a check above must pass first"))
+        names = f"{', '.join(skipped[:4])} and {max(0, len(skipped) - 4)} more"
+        tell("left out", Finding("skip", f"{names}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
     return test_programs(standin, tell, seconds) and not failures
@@ -4402,7 +4380,8 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
 
 def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
     """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
-    run = Run("stand-in" if standin else "ane", TEST_SETTINGS._replace(timeout=seconds), [TEST_CONFIG], DEFAULT_VARIANTS)
+    settings = TEST_SETTINGS._replace(timeout=seconds)
+    run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
 
     def waiting(message: Message) -> None:
         if message["kind"] == "wait":
@@ -4649,9 +4628,9 @@ def ratio_sentence(pairs: Sequence[Cell], where: str, most: str) -> str:
     slower = [cell for cell in pairs if cell.ratio.get("ci95", [math.inf])[-1] < 1]
     ends = [*(end for cell in pairs for end in cell.ratio.get("ci95", ()))] if len(pairs) == 1 else values
     spread = f" ({min(ends):.2f}x to {max(ends):.2f}x" if ends else " ("
-    spread += f" at {first.config.name})" if len(pairs) == 1 else f" over {len(pairs)} configurations)"
+    spread += f" at {first.config.label()})" if len(pairs) == 1 else f" over {len(pairs)} configurations)"
     if faster and slower:
-        named = [f"{cell.ratio['value']:.2f}x at {cell.config.name}" for cell in (max(faster, key=lambda cell: cell.ratio["value"]),
+        named = [f"{cell.ratio['value']:.2f}x at {cell.config.label()}" for cell in (max(faster, key=lambda cell: cell.ratio["value"]),
                                                                                    min(slower, key=lambda cell: cell.ratio["value"]))]
         return (f"Whether {name} is faster than {base} {where} depends on the configuration: {len(faster)} faster, {len(slower)} "
                 f"slower, from {' to '.join(reversed(named))}; {most}.")
@@ -4762,7 +4741,7 @@ def grouped_warnings(run: Run) -> list[str]:
     for code, found in groups.items():
         others = [message.split(": ")[0] for message in found[1:]]
         more = f", and {len(others) - 6} more" if len(others) > 6 else ""
-        lines.append(f"({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+        lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
     return lines
 
 
@@ -4779,7 +4758,7 @@ def markdown(run: Run) -> str:
     failures = [f"{row_label(run, cell)} {cell.failure}" for cell in run.cells if not cell.ok]
     constant = [name for name in Config._fields if name not in varying(run.configs)]
     common = [f"All: {run.configs[0].label(constant)}"] if run.configs and constant else []
-    notes = [*common, protocol_text(run), *failures, *footnotes(run), *(f"warning {text}" for text in grouped_warnings(run))]
+    notes = [*common, protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
     lines += [*(f"- {markdown_escaped(note)}" for note in notes), ""]
     report = "\n".join([*lines, markdown_code(f"python3 {shlex.join(run.command)}"), "", ""])
     return report + record_block(run, LONGEST_COMMENT - len(report))
@@ -4883,7 +4862,7 @@ def show(runs: Sequence[Run], form: str) -> str:
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
-        warnings = "".join(f"{PROGRAM_NAME}: warning {line}\n" for line in grouped_warnings(runs[0])) if form == "table" else ""
+        warnings = "".join(f"{PROGRAM_NAME}: {line}\n" for line in grouped_warnings(runs[0])) if form == "table" else ""
         return REPORTS[form](runs[0]) + warnings
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
@@ -4980,7 +4959,7 @@ def comparison(runs: Sequence[Run], form: str) -> str:
         head += [line if len(runs) == 2 else f"{name} {line}" for line in differing(runs[0], run)]
     headings, rows = comparison_of_two(runs[0], runs[1]) if len(runs) == 2 else comparison_of_many(names, runs)
     tail = [line for name, run in zip(names[1:], runs[1:]) for line in comparison_notes(runs[0], run, name if len(runs) > 2 else "")]
-    tail += [f"warning in {name}: {line}" for name, run in zip(names, runs) for line in grouped_warnings(run)]
+    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in grouped_warnings(run)]
     tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
     if form == "json":
         cells = [{"config": item.base.config.name, "variant": item.base.variant, "speed": item.speed, "verdict": item.verdict,
@@ -5595,7 +5574,8 @@ class Progress:
         elif message["kind"] == "configuration":
             self._learn_configuration(now)
             self._number, self._config = message["number"], Config.parse(message["config"]).label()
-            self._config_began, self._step, self._printed = now, "start", -math.inf
+            self._config_began = self._stage_began = now
+            self._step, self._limit, self._printed = "start", self._run.settings.timeout, -math.inf
         elif message["kind"] == "stage":
             self._note_stage(message, now)
         if self._stream and (self._live or now - self._printed >= PLAIN_S) and self._config:
@@ -5615,8 +5595,9 @@ class Progress:
             else:
                 tail = self._tail_s if self._tail_s is not None else self._rounds_began - self._config_began
                 rest = (now - self._rounds_began) / done * (message["of"] - done) + tail
-                each = (now - self._config_began) + rest if self._number == 1 else (self._config_began - self._began) / (
-                    self._number - 1)
+                each = now - self._config_began + rest
+                if self._number > 1:
+                    each = (self._config_began - self._began) / (self._number - 1)
                 self._finish = now + rest + each * (len(self._run.configs) - self._number)
         if step != self._step:
             self._stage_began = now
@@ -5689,7 +5670,7 @@ def finish_report(run: Run, options: argparse.Namespace) -> None:
     """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
     write_stdout(table_end(run) if options.format == "table" else REPORTS[options.format](run))
     if not options.quiet:
-        for line in [*(footnotes(run) if run.settings.original else ()), *(f"warning {text}" for text in grouped_warnings(run))]:
+        for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
             print_error(line)
 
 
@@ -5711,7 +5692,8 @@ def check_save(path: str) -> None:
         try:
             read_record(path)
         except UsageError:
-            raise UsageError(f"--save {path}: exists and is not a record of this program; choose another name, or remove it") from None
+            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another name, "
+                             "or remove it") from None
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
@@ -5719,12 +5701,14 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
-    cures = {"csv": f"python3 {PROGRAM_NAME}.py show RECORD.json --format csv > {path}",
-             "md": f"python3 {PROGRAM_NAME}.py show RECORD.json --format markdown > {path}",
-             "svg": f"python3 {PROGRAM_NAME}.py chart RECORD.json -o {path}",
-             "json": f"python3 {PROGRAM_NAME}.py run --save {path}",
-             "png": f"a browser shows the .svg and can print it; python3 {PROGRAM_NAME}.py chart RECORD.json"}
-    cures.update(markdown=cures["md"], txt=f"python3 {PROGRAM_NAME}.py show RECORD.json > {path}", pdf=cures["png"], jpg=cures["png"])
+    own_command = f"python3 {PROGRAM_NAME}.py"
+    cures = {"csv": f"{own_command} show RECORD.json --format csv > {path}",
+             "md": f"{own_command} show RECORD.json --format markdown > {path}",
+             "txt": f"{own_command} show RECORD.json > {path}",
+             "svg": f"{own_command} chart RECORD.json -o {path}",
+             "json": f"{own_command} run --save {path}",
+             "png": f"{own_command} chart RECORD.json, whose .svg a browser shows and prints"}
+    cures.update(markdown=cures["md"], pdf=cures["png"], jpg=cures["png"])
     if suffix in cures and suffix != own:
         raise UsageError(f"{path}: {wrong}; for that name: {cures[suffix]}")
 
@@ -5748,8 +5732,8 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     well = run_checks(tell, begin, timeout)
     failed = [check for check in found if check["state"] == "FAIL"]
     if options.format == "json":
-        write_stdout(json.dumps({"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found},
-                                indent=1) + "\n")
+        report = {"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}
+        write_stdout(json.dumps(report, indent=1) + "\n")
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
         write_stdout(f"**{PROGRAM_NAME} {__version__} doctor**: {len(failed)} checks failed\n\n"
@@ -5783,7 +5767,8 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
                 program.write(path)
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise UsageError(printable(f"{getattr(error, 'filename', None) or path}: cannot be written: {reason}")) from None
+                place = getattr(error, "filename", None) or path
+                raise UsageError(printable(f"{place}: cannot be written: {reason}")) from None
             write_stdout(f"{path}\n")
     return 0
 
@@ -5834,15 +5819,16 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
-    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "show": show_verb, "compare": compare_verb, "chart": chart_verb}
+    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "show": show_verb, "compare": compare_verb,
+    "chart": chart_verb}
 
 
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
 
-    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that is
-    ignored, as Ctrl-C is in the background, stays so.
+    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that
+    is ignored, as Ctrl-C is in the background, stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -5869,7 +5855,7 @@ def answering_signals() -> Iterator[None]:
 def main(argv: Optional[Sequence[Any]] = None) -> int:
     """Run the command line (sys.argv if no arguments are given) and return the exit code.
 
-    Never raise, and print no traceback for what a user or a machine did. The host's streams and signal handlers are left
+    Never raise, and print no traceback for what a user or a machine did. Leave the host's streams and signal handlers
     as they were.
     """
     try:
