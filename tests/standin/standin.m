@@ -4,20 +4,45 @@
 // file say, refuses what the real framework refuses, and misbehaves on demand. Manual retain and release throughout.
 //
 // All of that is asked for in the environment, read once when the library is loaded. A value that cannot be read ends the
-// process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one.
+// process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one. There `SHAPE/` may stand, too,
+// such as 512x64x128/ or 256x64x32k3/, alone or before the variant: the item is for programs of that shape.
 //
 //   STANDIN_LOG=FILE        a line per call is appended: `compile fp16 qos=21`, `evaluate fp16 qos=21 -> YES`,
 //                           `IOSurfaceCreate 65536`, `alloc CLASS 0xADDRESS`, `dealloc CLASS 0xADDRESS`, …
 //   STANDIN_COMPUTE=WHAT    all (default) | none (evaluate leaves the output as it is) | P,Q,… (only the pixels of these
 //                           indices; the rest get 0). A new result is computed after the input surface was locked for
-//                           writing; the output is written again after it was
-//   STANDIN_STORE=TYPE      fp16 (default) | fp32: how convolutions between the first and the last are stored
-//   STANDIN_ROUNDING=HOW    even (default) | away: where quantize puts ties
+//                           writing; the output is written again after it was. Pixels of 3x3 chains are computed with all
+//                           neighbours that they depend on
+//   STANDIN_ARITHMETIC=HOW  exact (default: sums without rounding) | m4 (products rounded half away from zero to multiples of
+//                           2^-16 and dropped where the exponents add up to -17 or less, exact sums, infinite for good from
+//                           32768 on; int8 by int8 in integers) | m1 (groups of four products rounded to fp16)
+//   STANDIN_STORE=TYPE      fp16 (default) | fp32: how convolutions but the last are stored
+//   STANDIN_ROUNDING=HOW    even | away: where ties go when results are stored and when they are quantized; away for m4, else
+//                           even
+//   STANDIN_QUANTIZE=HOW    the same for quantize alone
 //   STANDIN_LATENCY=LIST    VARIANT:MICROSECONDS,… per evaluate; 0 by default
+//   STANDIN_SPEED=LIST      VARIANT:MICROSECONDS+TOPS,… the same, and the program's work at so many TOPS
 //   STANDIN_DRIFT=F         latency grows by that fraction per second since the first evaluate
 //   STANDIN_SPIKE=NxF       every N-th evaluate of the process takes F times as long
-//   STANDIN_CLOCK=KIND      real (default) | virtual: a counter that evaluate advances by the latency and that each
-//                           mach_absolute_time advances by one tick. A tick is 125/3 ns in both
+//   STANDIN_RISE=F:SECONDS  the engine's clock rises: at first an evaluate takes F times as long; as the engine works, for
+//                           whichever program, the excess falls by the factor e in each SECONDS of work. Idling between two
+//                           evaluates beyond 100 us brings it back, evenly, in 100 ms. Idling is what passes on the clock here
+//   STANDIN_NOISE=ITEMS     `[VARIANT/]KIND` separated by `;`: switch:KxF (the first K evaluates after those of another variant
+//                           take F times as long) bimodal:SHARExF (so do some of all, drawn) random:SIGMA[,RHO] (times are
+//                           multiplied by exp(g), g normal, correlated from one evaluate to the next by RHO) second:PxF[,SKIP]
+//                           (P evaluates of one variant are followed by P of another, from the SKIP-th evaluate of the process
+//                           on; the second of each pair takes F times as long). What is drawn is the same in every process
+//   STANDIN_CLOCK=KIND      real (default) | virtual (a counter that an evaluate advances by the latency and each
+//                           mach_absolute_time by one tick; nothing else counts, so that all figures are exact and idling is
+//                           unknown, but for faults that are slow) | jump (the real clock; an evaluate returns at once and moves
+//                           it on by exactly the latency: all that the program does between evaluates counts, as idling too).
+//                           A tick is 125/3 ns
+//   STANDIN_TICK_NS=N       a tick of the clock is N ns, as mach_timebase_info says
+//   STANDIN_STEP_NS=N       the clock moves in steps of N ns, whatever its tick
+//   STANDIN_READING=HOW     still[@N] | backwards[@N]: what mach_absolute_time answers from its N-th call on, by default the
+//                           first: always the same, or ever less
+//   STANDIN_GAPS=FILE       one line per evaluate is appended, when a program is unloaded and at exit: the variant, the ns since
+//                           the process's evaluate before returned (`-` for the first), the ns that it took itself
 //   STANDIN_FAULT=ITEMS     `[VARIANT/]STAGE:KIND[@WHEN]` separated by `;`, calls counted per stage and variant in each
 //                           process. Stages: descriptor model identifier localModelPath compile load surface surfaceobject
 //                           request evaluate unload purge lock. Kinds: nil or no (nil, NO and an NSError; a lock fails),
@@ -44,13 +69,27 @@
 //   STANDIN_MISSING=NAMES   classes that objc_getClass, and selectors (also `Class.selector`) that class_get…Method do not
 //                           know; separated by spaces
 //   STANDIN_ENCODING=LIST   selector=encoding, separated by spaces: what method_getTypeEncoding answers
-//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND` separated by `;`: nan inf zeros constant noop (YES, and nothing was done)
-//                           aliased (all layers have the first one's weights) swapped[:I,J] (two layers' weights, by
-//                           default the middle ones) scale:F (the middle layer's weights) drop:CHANNEL (of its input)
-//   STANDIN_REFUSE=LIST     of standard (weight records with a data offset), original (without one), short (program(1.3)),
-//                           long (program(1.0)): compile says NO
-//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes; in memory by default
+//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND[@WHEN]` separated by `;`, all that apply together, evaluates counted per variant in
+//                           each process: nan inf zeros constant noop (YES, and nothing was done) works:WHEN (noop but for
+//                           these evaluates; of several, any) every:K+O (the same) aliased (all layers have the first one's
+//                           weights) swapped[:I,J] (two layers' weights, by default the middle ones) scale:F[,LAYER] (a
+//                           layer's weights, by default the middle one's) drop:CHANNEL[,LAYER] (of its input) unquantized
+//                           (no quantize, no dequantize) step:F (their scales F times as large) floor (quantize rounds down)
+//                           bf16 (results are stored so) dead:CHANNEL[,COUNT] (zeros in the output) exchanged[:I,J] (two
+//                           channels of it) transposed[:LAYER] (3x3 kernels in space, by default all) border (3x3: the
+//                           nearest pixel in place of padding)
+//   STANDIN_REFUSE=LIST     of `[VARIANT/]FORM`, compile says NO: standard (weight records with a data offset), original
+//                           (without one), short (program(1.3) with short scalars), 1.3-long (program(1.3) without any),
+//                           long (program(1.0))
+//   STANDIN_LIMITS=LIST     layers:N (compile crashes if a program has more), bytes:N (load says NO if the weight file is
+//                           larger, as 0x20004), resident:N (load says NO if as many are loaded, as 0x50004); separated by `,`
+//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes, and seen: a file for each that was not
+//                           purged, with its variant; in memory by default
+//   STANDIN_TEMPORARY=DIR   what NSTemporaryDirectory answers, whatever TMPDIR says (not on a Mac)
+//   STANDIN_MODEL_PATH=PATH what localModelPath answers, `%` in it standing for the identifier. The program's files are looked
+//                           for there; nothing there is ever removed by the stand-in
 //   STANDIN_SYSCTL=LIST     name=value;… beside the defaults below; an empty value makes a name unknown
+//   STANDIN_COMPATIBLE=V    kern.osproductversion, unless SYSTEM_VERSION_COMPAT is 0 when the process starts
 //   STANDIN_DEVICE=LIST     name=value,… beside the defaults below; an empty value is nil or 0
 //   STANDIN_POWER=TEXT      "AC Power" (default); empty is NULL
 //   STANDIN_THERMAL=LIST    successive answers of thermalState, the last one for good; 0 by default
@@ -101,31 +140,56 @@ typedef enum { AnswerNil, AnswerNo, AnswerOnce, AnswerSilently, AnswerInUnicode,
 static const char *const faultNames[FaultKinds] = {
     "nil", "no", "once", "silent", "unicode", "raise", "crash", "exit", "hang", "killdir", "rubbish", "slow"};
 
-typedef enum { Right, NaNs, Infinities, Zeros, Constant, Noop, Aliased, Swapped, Scaled, Dropped, OutputKinds } OutputKind;
+typedef enum { NaNs, Infinities, Zeros, Constant, Noop, Works, WorksEach, Aliased, Swapped, Scaled, Dropped, Unquantized,
+               Coarse, Floored, Brain, Dead, Exchanged, Transposed, Replicated, OutputKinds } OutputKind;
 static const char *const outputNames[OutputKinds] = {
-    "right", "nan", "inf", "zeros", "constant", "noop", "aliased", "swapped", "scale", "drop"};
+    "nan", "inf", "zeros", "constant", "noop", "works", "every", "aliased", "swapped", "scale", "drop", "unquantized",
+    "step", "floor", "bf16", "dead", "exchanged", "transposed", "border"};
+// The least and the greatest count of numbers that each takes.
+static const char outputNumbers[OutputKinds][2] = {
+    [Swapped] = {0, 2}, [Scaled] = {1, 2}, [Dropped] = {1, 2}, [Coarse] = {1, 1}, [Dead] = {1, 2}, [Exchanged] = {0, 2},
+    [Transposed] = {0, 1}};
 
+typedef enum { Exact, AsM1, AsM4 } Arithmetic;
+
+typedef enum { AfterSwitch, Bimodal, Random, SecondSlower, NoiseKinds } NoiseKind;
+static const char *const noiseNames[NoiseKinds] = {"switch", "bimodal", "random", "second"};
+
+typedef enum { RealClock, VirtualClock, JumpingClock } ClockKind;
+typedef enum { Forwards, Still, Backwards } Reading;
+
+typedef struct { Variant variant; const char *shape; } Scope;  // NoVariant or NULL if it is for all
 typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
-typedef struct { Variant variant; Stage stage; FaultKind kind; When when; double seconds; } Fault;
-typedef struct { Variant variant; Stage stage; const char *reason; } Reason;
-typedef struct { Variant variant; OutputKind kind; BOOL given; double first, second; } Output;
+typedef struct { Scope scope; Stage stage; FaultKind kind; When when; double seconds; } Fault;
+typedef struct { Scope scope; Stage stage; const char *reason; } Reason;
+typedef struct { Scope scope; NoiseKind kind; double first, second, third; } Noise;
+typedef struct { Scope scope; OutputKind kind; When when; BOOL given; int numbers; double first, second; } Output;
 
 // The shape of a chain of NSErrors: a number of levels below the outermost, or one of these.
 enum { LoopChain = -1, PairChain = -2, NilChain = -3, TextChain = -4 };
 
 static struct {
     int log;
-    BOOL computeNone, storeFloat, roundAway, virtualClock, lowPower;
+    BOOL computeNone, storeFloat, storeAway, quantizeAway, lowPower;
+    ClockKind clock;
+    Reading reading;
+    long readingFrom;  // the first call of which `reading` is true
+    Arithmetic arithmetic;
     int pixels[MostPixels], pixelCount;  // none: all of them
-    double latency[Variants], drift, spikeFactor;  // latency in ticks
+    double latency[Variants], rate[Variants];  // ticks, and operations per tick or 0
+    double drift, spikeFactor, rise, riseTicks;
+    double tickNs, stepNs;  // 0 if they are as usual
     long spikeEvery;
+    Noise noises[MostItems];
     Fault faults[MostItems];
     Reason reasons[MostItems];
     Output outputs[MostItems];
-    int faultCount, reasonCount, outputCount, chain;
+    int noiseCount, faultCount, reasonCount, outputCount, chain, gaps;
     double restart;
-    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal, *daemon;
-} settings = {.log = -1};  // in force until the constructor runs: Foundation's own may call us before
+    const char *missing, *encodings, *refuse, *cache, *sysctls, *device, *power, *thermal, *daemon,
+        *temporary, *modelPath, *compatible;
+    long layers, bytes, resident;  // limits
+} settings = {.log = -1, .gaps = -1};  // in force until the constructor runs: Foundation's own may call us before
 
 // Names and numbers cut from a line of the environment.
 typedef char Text[256];
@@ -193,18 +257,30 @@ static BOOL isSecond(const char *name, const char *first, const char *second)
     return !strcmp(value, second);
 }
 
-// Cuts `VARIANT/` off an item's front.
-static Variant cutVariant(Text item, const char *name)
+// Cuts `SHAPE/` and `VARIANT/` off an item's front.
+static Scope cutScope(Text item, const char *name)
 {
-    char *slash = strchr(item, '/');
-    if (!slash)
-        return NoVariant;
-    *slash = 0;
-    int found = indexOf(item, variantNames, Variants);
-    if (found < 0)
-        reject(name, item);
-    memmove(item, slash + 1, strlen(slash + 1) + 1);
-    return (Variant)found;
+    Scope scope = {NoVariant, NULL};
+    for (char *slash = strchr(item, '/'); slash; slash = strchr(item, '/')) {
+        *slash = 0;
+        int found = indexOf(item, variantNames, Variants);
+        if (found > 0)
+            scope.variant = (Variant)found;
+        else if (item[strspn(item, "0123456789xk")])
+            reject(name, item);
+        else
+            scope.shape = strdup(item);
+        memmove(item, slash + 1, strlen(slash + 1) + 1);
+    }
+    return scope;
+}
+
+// The shape of the program that was made last, such as 512x64x128 or 256x64x32k3. A process has programs of one shape.
+static Text currentShape;
+
+static BOOL isWithin(const Scope *scope, Variant variant)
+{
+    return (!scope->variant || scope->variant == variant) && (!scope->shape || !strcmp(scope->shape, currentShape));
 }
 
 // Cuts an item in two at a character; the second part, or NULL.
@@ -251,7 +327,7 @@ static void readFault(Text item)
 {
     Text whole;
     strcpy(whole, item);
-    Fault fault = {.variant = cutVariant(item, "STANDIN_FAULT"), .when = {.from = 1, .to = LONG_MAX}};
+    Fault fault = {.scope = cutScope(item, "STANDIN_FAULT"), .when = {.from = 1, .to = LONG_MAX}};
     char *when = cutAt(item, '@'), *kind = cutAt(item, ':'), *seconds = kind ? cutAt(kind, '=') : NULL;
     int stage = indexOf(item, stageNames, Stages), found = kind ? indexOf(kind, faultNames, FaultKinds) : -1;
     if (settings.faultCount == MostItems || stage < 0 || found < 0 || (when && !readWhen(when, &fault.when))
@@ -267,7 +343,7 @@ static void readFault(Text item)
 
 static void readReason(Text item)
 {
-    Reason reason = {.variant = cutVariant(item, "STANDIN_REASON")};
+    Reason reason = {.scope = cutScope(item, "STANDIN_REASON")};
     char *text = cutAt(item, ':');
     int stage = text ? indexOf(item, stageNames, Stages) : Stages;
     text = text ? text : item;
@@ -293,15 +369,24 @@ static int readChain(const char *value)
 
 static void readOutput(Text item)
 {
-    Output output = {.variant = cutVariant(item, "STANDIN_OUTPUT")};
-    char *numbers = strchr(item, ':');
-    if (numbers) {
-        *numbers++ = 0;
-        output.given = sscanf(numbers, "%lf,%lf", &output.first, &output.second) >= 1;
+    Text whole;
+    strcpy(whole, item);
+    Output output = {.scope = cutScope(item, "STANDIN_OUTPUT"), .when = {.from = 1, .to = LONG_MAX}};
+    char *when = cutAt(item, '@'), *numbers = cutAt(item, ':');
+    int found = indexOf(item, outputNames, OutputKinds), length = 0;
+    if (found < 0 || settings.outputCount == MostItems || (when && !readWhen(when, &output.when)))
+        reject("STANDIN_OUTPUT", whole);
+    if (found == Works || found == WorksEach) {
+        if (when || !numbers || !readWhen(numbers, &output.when) || (found == WorksEach) != (output.when.every != 0))
+            reject("STANDIN_OUTPUT", whole);
+    } else if (numbers) {
+        output.numbers = sscanf(numbers, "%lf%n,%lf%n", &output.first, &length, &output.second, &length);
+        if (output.numbers < 1 || numbers[length])
+            reject("STANDIN_OUTPUT", whole);
     }
-    int found = indexOf(item, outputNames, OutputKinds);
-    if (found < 0 || settings.outputCount == MostItems || ((found == Scaled || found == Dropped) && !output.given))
-        reject("STANDIN_OUTPUT", item);
+    if (output.numbers < outputNumbers[found][0] || output.numbers > outputNumbers[found][1])
+        reject("STANDIN_OUTPUT", whole);
+    output.given = output.numbers > 0;
     output.kind = (OutputKind)found;
     settings.outputs[settings.outputCount++] = output;
 }
@@ -329,16 +414,120 @@ static void readPixels(const char *value)
     }
 }
 
-static void readTimes(void)
+static void readNoise(Text item)
+{
+    Text whole;
+    strcpy(whole, item);
+    Noise noise = {.scope = cutScope(item, "STANDIN_NOISE")};
+    char *numbers = cutAt(item, ':');
+    int found = indexOf(item, noiseNames, NoiseKinds), length = 0, count = 0;
+    if (found == Random && numbers)
+        count = sscanf(numbers, "%lf%n,%lf%n", &noise.first, &length, &noise.second, &length);
+    else if (found >= 0 && numbers)
+        count = sscanf(numbers, "%lfx%lf%n,%lf%n", &noise.first, &noise.second, &length, &noise.third, &length) - 1;
+    if (count < 1 || numbers[length] || settings.noiseCount == MostItems || (found != SecondSlower && count > (found == Random ? 2 : 1))
+        || noise.first < 0 || (found == Random && fabs(noise.second) >= 1) || (found == SecondSlower && noise.first < 1))
+        reject("STANDIN_NOISE", whole);
+    noise.kind = (NoiseKind)found;
+    settings.noises[settings.noiseCount++] = noise;
+}
+
+static void readSpeeds(void)
 {
     Text value;
-    const char *latencies = variable("STANDIN_LATENCY", ""), *spike = variable("STANDIN_SPIKE", "");
-    for (int variant = FP16; variant < Variants; variant++)
+    const char *latencies = variable("STANDIN_LATENCY", ""), *speeds = variable("STANDIN_SPEED", "");
+    for (int variant = FP16; variant < Variants; variant++) {
         if (valueOf(latencies, ",", ':', variantNames[variant], value))
-            settings.latency[variant] = atof(value) * 1000 * 3 / 125;
-    settings.drift = atof(variable("STANDIN_DRIFT", "0"));
-    if (*spike && sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) != 2)
+            settings.latency[variant] = readNumber("STANDIN_LATENCY", value) * 1000 * 3 / 125;
+        if (!valueOf(speeds, ",", ':', variantNames[variant], value))
+            continue;
+        char *rate = cutAt(value, '+');
+        if (!rate || readNumber("STANDIN_SPEED", rate) <= 0)
+            reject("STANDIN_SPEED", speeds);
+        settings.latency[variant] += readNumber("STANDIN_SPEED", value) * 1000 * 3 / 125;
+        settings.rate[variant] = readNumber("STANDIN_SPEED", rate) * 1e12 / 24e6;
+    }
+}
+
+static void readClockSettings(void)
+{
+    static const char *const kinds[] = {"real", "virtual", "jump"}, *const readings[] = {"", "still", "backwards"};
+    Text reading;
+    const char *kind = variable("STANDIN_CLOCK", "real"), *rise = variable("STANDIN_RISE", "");
+    int found = indexOf(kind, kinds, 3), length = 0;
+    snprintf(reading, sizeof reading, "%s", variable("STANDIN_READING", ""));
+    char *from = cutAt(reading, '@');
+    int how = indexOf(reading, readings, 3);
+    if (found < 0)
+        reject("STANDIN_CLOCK", kind);
+    if (how < 0)
+        reject("STANDIN_READING", reading);
+    settings.clock = (ClockKind)found;
+    settings.reading = (Reading)how;
+    settings.readingFrom = from ? (long)readNumber("STANDIN_READING", from) : 1;
+    settings.tickNs = readNumber("STANDIN_TICK_NS", variable("STANDIN_TICK_NS", "0"));
+    settings.stepNs = readNumber("STANDIN_STEP_NS", variable("STANDIN_STEP_NS", "0"));
+    if (settings.tickNs < 0 || settings.tickNs != floor(settings.tickNs) || settings.tickNs > 1e9)
+        reject("STANDIN_TICK_NS", variable("STANDIN_TICK_NS", ""));
+    if (*rise && (sscanf(rise, "%lf:%lf%n", &settings.rise, &settings.riseTicks, &length) != 2 || rise[length]
+                  || settings.rise < 1 || settings.riseTicks <= 0))
+        reject("STANDIN_RISE", rise);
+    settings.riseTicks *= 24e6;
+}
+
+static void readTimes(void)
+{
+    const char *spike = variable("STANDIN_SPIKE", ""), *gaps = variable("STANDIN_GAPS", "");
+    readSpeeds();
+    readClockSettings();
+    settings.drift = readNumber("STANDIN_DRIFT", variable("STANDIN_DRIFT", "0"));
+    if (*spike && (sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) != 2 || settings.spikeEvery < 1))
         reject("STANDIN_SPIKE", spike);
+    if (*gaps && (settings.gaps = open(gaps, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)) < 0)
+        reject("STANDIN_GAPS", gaps);
+}
+
+// M1 and M4 have their own roundings, unless others are asked for.
+static void readArithmetic(void)
+{
+    static const char *const names[] = {"exact", "m1", "m4"};
+    const char *value = variable("STANDIN_ARITHMETIC", "exact");
+    int found = indexOf(value, names, 3);
+    if (found < 0)
+        reject("STANDIN_ARITHMETIC", value);
+    settings.arithmetic = (Arithmetic)found;
+    const char *own = found == AsM4 ? "away" : "even", *rounding = variable("STANDIN_ROUNDING", own);
+    settings.storeAway = isSecond("STANDIN_ROUNDING", "even", "away") || (!getenv("STANDIN_ROUNDING") && found == AsM4);
+    settings.quantizeAway = !strcmp(variable("STANDIN_QUANTIZE", rounding), "away");
+    isSecond("STANDIN_QUANTIZE", "even", "away");
+}
+
+static void readLimits(const char *list)
+{
+    static const char *const names[] = {"layers", "bytes", "resident"};
+    long *const limits[] = {&settings.layers, &settings.bytes, &settings.resident};
+    Text item;
+    for (int index = 0; index < 3; index++)
+        *limits[index] = LONG_MAX;
+    while (nextItem(&list, ",", item)) {
+        char *number = cutAt(item, ':');
+        int found = indexOf(item, names, 3);
+        if (!number || found < 0)
+            reject("STANDIN_LIMITS", item);
+        *limits[found] = (long)readNumber("STANDIN_LIMITS", number);
+    }
+}
+
+static const char *readRefusals(const char *list)
+{
+    static const char *const forms[] = {"standard", "original", "short", "long", "1.3-long"};
+    Text item;
+    for (const char *rest = list; nextItem(&rest, ",", item);) {
+        cutScope(item, "STANDIN_REFUSE");
+        if (indexOf(item, forms, 5) < 0)
+            reject("STANDIN_REFUSE", item);
+    }
+    return list;
 }
 
 __attribute__((constructor)) static void readSettings(void)
@@ -348,18 +537,22 @@ __attribute__((constructor)) static void readSettings(void)
         reject("STANDIN_LOG", log);
     readPixels(variable("STANDIN_COMPUTE", "all"));
     settings.storeFloat = isSecond("STANDIN_STORE", "fp16", "fp32");
-    settings.roundAway = isSecond("STANDIN_ROUNDING", "even", "away");
-    settings.virtualClock = isSecond("STANDIN_CLOCK", "real", "virtual");
+    readArithmetic();
     settings.lowPower = isSecond("STANDIN_LOW_POWER", "0", "1");
     readTimes();
+    readItems("STANDIN_NOISE", readNoise);
     readItems("STANDIN_FAULT", readFault);
     readItems("STANDIN_REASON", readReason);
     settings.chain = readChain(variable("STANDIN_CHAIN", "1"));
     settings.restart = readNumber("STANDIN_RESTART", variable("STANDIN_RESTART", "0"));
     settings.daemon = variable("STANDIN_DAEMON", "");
+    settings.temporary = variable("STANDIN_TEMPORARY", "");
+    settings.modelPath = variable("STANDIN_MODEL_PATH", "%");
+    settings.compatible = variable("STANDIN_COMPATIBLE", "");
+    readLimits(variable("STANDIN_LIMITS", ""));
     readItems("STANDIN_OUTPUT", readOutput);
     settings.encodings = variable("STANDIN_ENCODING", "");
-    settings.refuse = variable("STANDIN_REFUSE", "");
+    settings.refuse = readRefusals(variable("STANDIN_REFUSE", ""));
     settings.cache = variable("STANDIN_CACHE", "");
     settings.sysctls = variable("STANDIN_SYSCTL", "");
     settings.device = variable("STANDIN_DEVICE", "");
@@ -467,7 +660,7 @@ static const char *reasonFor(Stage stage, Variant variant)
     for (int index = 0; index < settings.reasonCount; index++) {
         const Reason *reason = &settings.reasons[index];
         BOOL applies = reason->stage == stage || (reason->stage == Stages && (stage == AtCompile || stage == AtLoad));
-        if (applies && (!reason->variant || reason->variant == variant))
+        if (applies && isWithin(&reason->scope, variant))
             return reason->reason;
     }
     return NULL;
@@ -536,45 +729,172 @@ static const char *loggedName(Class class)
 #endif
 static const double ticksPerSecond = 24e6;
 
-static uint64_t virtualTicks, firstEvaluate;
-static long evaluates;
+// Of a clock that is not real: the counter, or how far evaluates and faults have moved the real one on.
+static uint64_t movedTicks;
+
+static uint64_t realClock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK, &now);
+    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) * 3 / 125;
+}
 
 static uint64_t readClock(void)
 {
-    struct timespec now;
-    if (settings.virtualClock)
-        return __atomic_load_n(&virtualTicks, __ATOMIC_RELAXED);
-    clock_gettime(CLOCK, &now);
-    return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec) * 3 / 125;
+    uint64_t moved = settings.clock == RealClock ? 0 : __atomic_load_n(&movedTicks, __ATOMIC_RELAXED);
+    return moved + (settings.clock == VirtualClock ? 0 : realClock());
+}
+
+static void moveClock(double ticks)
+{
+    __atomic_add_fetch(&movedTicks, (uint64_t)llround(ticks), __ATOMIC_RELAXED);
+}
+
+// What STANDIN_READING, STANDIN_STEP_NS and STANDIN_TICK_NS make of the time.
+static uint64_t disturbedReading(uint64_t now)
+{
+    static long calls;
+    static uint64_t turn;
+    if (settings.reading && ++calls >= settings.readingFrom) {
+        turn = turn ? turn : now;
+        now = settings.reading == Still ? turn : 2 * turn - now;
+    }
+    double tickNs = settings.tickNs ? settings.tickNs : 125.0 / 3, ns = (double)now * 125 / 3;
+    if (settings.stepNs)
+        ns = floor(ns / settings.stepNs) * settings.stepNs;
+    return settings.tickNs || settings.stepNs ? (uint64_t)(ns / tickNs) : now;
 }
 
 uint64_t standInAbsoluteTime(void) EXPORTED("mach_absolute_time");
 uint64_t standInAbsoluteTime(void)
 {
-    return settings.virtualClock ? __atomic_add_fetch(&virtualTicks, 1, __ATOMIC_RELAXED) : readClock();
+    uint64_t now = settings.clock == VirtualClock ? __atomic_add_fetch(&movedTicks, 1, __ATOMIC_RELAXED) : readClock();
+    return settings.reading || settings.tickNs || settings.stepNs ? disturbedReading(now) : now;
 }
 
 int standInTimebase(uint32_t *fraction) EXPORTED("mach_timebase_info");
 int standInTimebase(uint32_t *fraction)
 {
-    fraction[0] = 125;
-    fraction[1] = 3;
+    fraction[0] = settings.tickNs ? (uint32_t)settings.tickNs : 125;
+    fraction[1] = settings.tickNs ? 1 : 3;
     return 0;
 }
 
-// Makes an evaluate that began at `started` take as long as it should.
-static void spendTime(Variant variant, uint64_t started)
+static void sleepFor(double seconds)
 {
-    if (!firstEvaluate)
-        firstEvaluate = started | 1;
-    double latency = settings.latency[variant] * (1 + settings.drift * (double)(started - (firstEvaluate & ~1ull)) / ticksPerSecond);
-    if (settings.spikeEvery && ++evaluates % settings.spikeEvery == 0)
+    struct timespec rest = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
+    while (nanosleep(&rest, &rest) && errno == EINTR)
+        ;
+}
+
+// =====================================================================================================================
+// How long an evaluate takes, and how long since the one before
+// =====================================================================================================================
+
+static struct {
+    long count, sinceSwitch;  // evaluates of the process, and those since another variant's
+    uint64_t first, last;  // when the first began, and the last returned; 0 if there was none
+    Variant variant;  // of the last one
+    double excess;  // how far the engine's clock is from its height: 1 at first, 0 at last
+} engine = {.excess = 1};
+
+// A number between 0 and 1, the same in each process.
+static double draw(void)
+{
+    static uint64_t state;
+    uint64_t mixed = state += 0x9E3779B97F4A7C15u;
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9u;
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+    return ((double)((mixed ^ mixed >> 31) >> 11) + 0.5) / 0x1p53;
+}
+
+static double noiseFactor(const Noise *noise)
+{
+    static double wander[Variants];
+    double *walk = &wander[noise->scope.variant];
+    switch (noise->kind) {
+    case AfterSwitch: return (double)engine.sinceSwitch <= noise->first ? noise->second : 1;
+    case Bimodal: return draw() < noise->first ? noise->second : 1;
+    case Random:
+        *walk = noise->second * *walk
+            + sqrt((1 - noise->second * noise->second) * -2 * log(draw())) * cos(2 * M_PI * draw());
+        return exp(noise->first * *walk);
+    case SecondSlower:
+        return engine.count > noise->third && (long)((double)engine.count - noise->third - 1) / (long)noise->first % 2
+            ? noise->second : 1;
+    case NoiseKinds: break;
+    }
+    return 1;
+}
+
+// How much longer work of so many ticks takes while the engine's clock rises, which it does meanwhile. Its excess falls
+// exponentially; the speed is 1 / (1 + (F - 1) * excess), and its integral over the time is the work.
+static double riseTicks(double ticks, uint64_t started)
+{
+    static const double grace = 100e-6 * ticksPerSecond, fall = 0.1 * ticksPerSecond;
+    double idle = engine.last ? (double)(started - engine.last) : 0;
+    if (idle > grace)
+        engine.excess = fmin(1, engine.excess + (idle - grace) / fall);
+    double above = (settings.rise - 1) * engine.excess, scale = settings.riseTicks;
+    double longer = ticks + scale * log(1 + above - above * exp(-ticks / scale));
+    engine.excess *= exp(-longer / scale);
+    return longer;
+}
+
+static double latencyOf(Variant variant, double operations, uint64_t started)
+{
+    double latency = settings.latency[variant] + (settings.rate[variant] ? operations / settings.rate[variant] : 0);
+    latency *= 1 + settings.drift * (double)(started - engine.first) / ticksPerSecond;
+    if (settings.spikeEvery && engine.count % settings.spikeEvery == 0)
         latency *= settings.spikeFactor;
-    if (settings.virtualClock)
-        __atomic_add_fetch(&virtualTicks, (uint64_t)llround(latency), __ATOMIC_RELAXED);
+    for (int index = 0; index < settings.noiseCount; index++)
+        if (isWithin(&settings.noises[index].scope, variant))
+            latency *= noiseFactor(&settings.noises[index]);
+    return settings.rise ? riseTicks(latency, started) : latency;
+}
+
+// Makes an evaluate that began at `started`, and has slept for some ticks since, take as long as it should.
+static void spendTime(Variant variant, double operations, uint64_t started, double slept)
+{
+    engine.count++;
+    engine.sinceSwitch = variant == engine.variant ? engine.sinceSwitch + 1 : 1;
+    engine.variant = variant;
+    engine.first = engine.first ? engine.first : started;
+    double latency = latencyOf(variant, operations, started);
+    if (settings.clock == VirtualClock)
+        moveClock(latency);
+    else if (settings.clock == JumpingClock)
+        moveClock(latency + slept - (double)(readClock() - started));
     else if (latency > 0)
         while ((double)(readClock() - started) < latency)
             ;
+}
+
+typedef struct { Variant variant; int64_t gap; uint64_t took; } Gap;  // ticks; -1 for the first
+static Gap *gaps;
+static size_t gapCount, gapRoom;
+
+__attribute__((destructor)) static void writeGaps(void)
+{
+    for (size_t index = 0; index < gapCount; index++) {
+        char gap[32] = "-";
+        if (gaps[index].gap >= 0)
+            snprintf(gap, sizeof gap, "%.0f", (double)gaps[index].gap * 125 / 3);
+        dprintf(settings.gaps, "%s %s %.0f\n", variantNames[gaps[index].variant], gap, (double)gaps[index].took * 125 / 3);
+    }
+    gapCount = 0;
+}
+
+// Notes when an evaluate returns.
+static void noteReturn(Variant variant, uint64_t started)
+{
+    uint64_t now = readClock();
+    if (settings.gaps >= 0) {
+        gapRoom = gapRoom ? gapRoom : 1 << 16;
+        gaps = gaps && gapCount < gapRoom ? gaps : realloc(gaps, (gapCount < gapRoom ? gapRoom : (gapRoom *= 2)) * sizeof *gaps);
+        gaps[gapCount++] = (Gap){variant, engine.last ? (int64_t)(started - engine.last) : -1, now - started};
+    }
+    engine.last = now;
 }
 
 // =====================================================================================================================
@@ -583,12 +903,7 @@ static void spendTime(Variant variant, uint64_t started)
 
 typedef enum { GoOn, Refuse, RefuseSilently, RefuseInUnicode } Verdict;
 
-static void sleepFor(double seconds)
-{
-    struct timespec rest = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
-    while (nanosleep(&rest, &rest) && errno == EINTR)
-        ;
-}
+static double sleptTicks;  // by faults
 
 static void writeRubbish(void)
 {
@@ -653,6 +968,14 @@ static void waitForService(Stage stage)
         sleepFor(0.01);
 }
 
+static void crash(Stage stage)
+{
+    static int *volatile nowhere;
+    if (isOfService(stage))
+        breakService();
+    *nowhere = 1;
+}
+
 static void hangAt(Stage stage)
 {
     if (!*settings.daemon || !isOfService(stage))
@@ -666,14 +989,21 @@ static void slowDown(Stage stage, double seconds)
 {
     if (*settings.daemon && isOfService(stage))
         sharedMoment("busy", sharedSeconds() + seconds);
+    uint64_t before = realClock();
     sleepFor(seconds);
-    if (settings.virtualClock)
-        __atomic_add_fetch(&virtualTicks, (uint64_t)(seconds * ticksPerSecond), __ATOMIC_RELAXED);
+    sleptTicks += (double)(realClock() - before);
+    if (settings.clock == VirtualClock)
+        moveClock(seconds * ticksPerSecond);
+}
+
+static void removeDirectory(NSString *directory)
+{
+    if (directory)
+        [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL];
 }
 
 static Verdict commit(const Fault *fault, NSString *directory)
 {
-    static int *volatile nowhere;
     switch (fault->kind) {
     case AnswerNil: case AnswerNo: case AnswerOnce: return Refuse;
     case AnswerSilently: return RefuseSilently;
@@ -681,14 +1011,10 @@ static Verdict commit(const Fault *fault, NSString *directory)
     case Raise:
         [NSException raise:@"StandInException" format:@"the stand-in was told to raise at %s", stageNames[fault->stage]];
         break;
-    case Crash:
-        if (isOfService(fault->stage))
-            breakService();
-        *nowhere = 1;
-        break;
+    case Crash: crash(fault->stage); break;
     case ExitAtOnce: _exit(0);
     case Hang: hangAt(fault->stage); break;
-    case KillDirectory: [[NSFileManager defaultManager] removeItemAtPath:directory error:NULL]; break;
+    case KillDirectory: removeDirectory(directory); break;
     case WriteRubbish: writeRubbish(); break;
     case Slow: slowDown(fault->stage, fault->seconds); break;
     case FaultKinds: break;
@@ -705,7 +1031,7 @@ static Verdict stumble(Stage stage, Variant variant, NSString *directory)
     waitForService(stage);
     for (int index = 0; index < settings.faultCount; index++) {
         const Fault *fault = &settings.faults[index];
-        if (fault->stage == stage && isDue(&fault->when, call) && (!fault->variant || fault->variant == variant)) {
+        if (fault->stage == stage && isDue(&fault->when, call) && isWithin(&fault->scope, variant)) {
             Verdict found = commit(fault, directory);
             verdict = verdict ? verdict : found;
         }
@@ -832,7 +1158,7 @@ void standInCFRelease(const void *object)
 NSString *standInTemporaryDirectory(void) EXPORTED("NSTemporaryDirectory");
 NSString *standInTemporaryDirectory(void)
 {
-    const char *path = getenv("TMPDIR");
+    const char *path = settings.temporary && *settings.temporary ? settings.temporary : getenv("TMPDIR");
     path = path && *path ? path : "/tmp";
     return [NSString stringWithFormat:@"%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/"];
 }
@@ -875,17 +1201,21 @@ __asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, %functio
 #endif  // not __APPLE__
 
 // =====================================================================================================================
-// MIL text: a chain of 1x1 convolutions, quantize and dequantize, as a list of steps
+// MIL text: a chain of convolutions (1x1, or 3x3 with a padding of 1), quantize and dequantize, as steps
 // =====================================================================================================================
 
 typedef struct { const char *at; size_t length; } Span;
 typedef struct { Span key, value; } Pair;
 typedef struct { Span type, name, operation; Pair pairs[16]; int arguments, count; } Statement;  // attributes after arguments
 
-typedef struct { BOOL int8; int rows, columns; uint64_t record; const uint8_t *data; double scale; int zero; } Weights;
+typedef struct { BOOL int8; int rows, columns, kernel; uint64_t record; const uint8_t *data; double scale; int zero; } Weights;
 typedef enum { Convolve, Quantize, Dequantize } StepKind;
 typedef struct { StepKind kind; Weights weights; double scale; } Step;
-typedef struct { int channels, outputs, pixels, opset, count; BOOL longForm, conforming, original; Step *steps; } Program;
+typedef struct {
+    int channels, outputs, height, width, pixels, opset, count;
+    BOOL isVersion10, hasShort, conforming, original;
+    Step *steps;
+} Program;
 
 typedef struct { Span name; Span literal; Weights weights; int next; } Symbol;  // a constant: a literal, or weights with rows
 enum { Buckets = 1 << 12 };
@@ -1034,16 +1364,19 @@ static Reader inside(Reader *reader, Span span)
     return inner;
 }
 
-// Between the parentheses of a typed scalar, in the form of the program's dialect.
+// Between the parentheses of a typed scalar. program(1.0) takes the long form alone, program(1.3) both.
 static Span scalarOf(Reader *reader, Span value, const char *type)
 {
     Reader inner = inside(reader, value);
     Span none = {"", 0};
     if (takeText(&inner, "tensor<")) {
-        if (!isText(readWord(&inner), type) || !takeText(&inner, ",") || !takeText(&inner, "[") || !takeText(&inner, "]") || !takeText(&inner, ">"))
+        if (!isText(readWord(&inner), type) || !takeText(&inner, ",") || !takeText(&inner, "[")
+            || !takeText(&inner, "]") || !takeText(&inner, ">"))
             return complain(reader, "a scalar has another type"), none;
-    } else if (reader->program->longForm || !isText(readWord(&inner), type))
+    } else if (reader->program->isVersion10 || !isText(readWord(&inner), type))
         return complain(reader, "a scalar has another type"), none;
+    else
+        reader->program->hasShort = YES;
     expect(&inner, "(");
     Span content = readBalanced(&inner);
     expect(&inner, ")");
@@ -1162,7 +1495,8 @@ static void findWeights(Reader *reader, Weights *weights)
 {
     struct { uint32_t sentinel, type; uint64_t size, data; } record;
     const uint8_t *bytes = [reader->blob bytes];
-    uint64_t length = [reader->blob length], size = (uint64_t)weights->rows * (uint64_t)weights->columns * (weights->int8 ? 1 : 2);
+    uint64_t length = [reader->blob length], size = (uint64_t)weights->rows * (uint64_t)weights->columns
+        * (uint64_t)(weights->kernel * weights->kernel) * (weights->int8 ? 1 : 2);
     if (length < 128 || weights->record > length - 64 || ((const uint32_t *)(const void *)bytes)[1] != 2) {
         complain(reader, "the weight file has no such record");
         return;
@@ -1178,7 +1512,7 @@ static void findWeights(Reader *reader, Weights *weights)
     weights->data = bytes + start;
 }
 
-// `tensor<ELEMENT, [O, I, 1, 1]>(BLOBFILE(path = …, offset = …))`.
+// `tensor<ELEMENT, [O, I, K, K]>(BLOBFILE(path = …, offset = …))`.
 static Weights readWeights(Reader *reader, Span value, const char *element)
 {
     Reader inner = inside(reader, value);
@@ -1191,8 +1525,10 @@ static Weights readWeights(Reader *reader, Span value, const char *element)
     readPairs(&inner, &statement, ")");
     expect(&inner, ")");
     statement.arguments = statement.count;
-    Weights weights = {.int8 = !strcmp(element, "int8"), .rows = shape[0], .columns = shape[1], .scale = 1};
-    if (inner.wrong || !shape[0] || !shape[1] || shape[2] != 1 || shape[3] != 1 || inner.at != inner.end)
+    Weights weights = {.int8 = !strcmp(element, "int8"), .rows = shape[0], .columns = shape[1], .kernel = shape[2],
+                       .scale = 1};
+    if (inner.wrong || !shape[0] || !shape[1] || (shape[2] != 1 && shape[2] != 3) || shape[3] != shape[2]
+        || inner.at != inner.end)
         return complain(reader, inner.wrong ? inner.wrong : "weights of another shape"), weights;
     if (!isString(reader, argument(reader, &statement, "path"), reader->path))
         complain(reader, "BLOBFILE names another file");
@@ -1266,10 +1602,12 @@ static void readConvolution(Reader *reader, const Statement *statement)
         complain(reader, "weights and input of a convolution do not fit");
         return;
     }
-    if (!isList(reader, literalOf(reader, statement, "strides"), 1, 2) || !isList(reader, literalOf(reader, statement, "dilations"), 1, 2)
-        || !isList(reader, literalOf(reader, statement, "pad"), 0, 4)
+    BOOL padded = symbol->weights.kernel == 3;
+    if (!isList(reader, literalOf(reader, statement, "strides"), 1, 2)
+        || !isList(reader, literalOf(reader, statement, "dilations"), 1, 2)
+        || !isList(reader, literalOf(reader, statement, "pad"), padded ? 1 : 0, 4)
         || numberOf(reader, literalOf(reader, statement, "groups"), "int32") != 1
-        || !isString(reader, literalOf(reader, statement, "pad_type"), "valid"))
+        || !isString(reader, literalOf(reader, statement, "pad_type"), padded ? "custom" : "valid"))
         complain(reader, "a convolution is of another kind");
     step.weights = symbol->weights;
     reader->channels = step.weights.rows;
@@ -1316,8 +1654,8 @@ static void readHead(Reader *reader)
     Program *program = reader->program;
     expect(reader, "program(");
     Span version = readWord(reader);
-    program->longForm = isText(version, "1.0");
-    if (!program->longForm && !isText(version, "1.3"))
+    program->isVersion10 = isText(version, "1.0");
+    if (!program->isVersion10 && !isText(version, "1.3"))
         complain(reader, "a version that is not known here");
     expect(reader, ")");
     if (takeText(reader, "["))
@@ -1334,8 +1672,8 @@ static void readHead(Reader *reader)
     expect(reader, ")");
     expect(reader, "{");
     program->channels = reader->channels = shape[1];
-    reader->height = shape[2];
-    reader->width = shape[3];
+    program->height = reader->height = shape[2];
+    program->width = reader->width = shape[3];
     program->pixels = shape[2] * shape[3];
     if (shape[0] != 1 || !shape[1] || !program->pixels)
         complain(reader, "an input of another shape");
@@ -1375,12 +1713,17 @@ static const char *readProgram(NSData *text, NSData *blob, const char *path, Pro
 }
 
 // =====================================================================================================================
-// Arithmetic: exact sums, stored as fp16
+// Arithmetic: sums, stores, quantization, right or wrong
 // =====================================================================================================================
 
 // Pixels are computed this many at a time, side by side, so that the compiler can use vectors.
 enum { Lanes = 8 };
 typedef double Vector __attribute__((vector_size(16)));
+typedef int64_t Bits __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(8)));
+
+// What is wrong with an evaluate: for each kind the item of STANDIN_OUTPUT, or NULL.
+typedef struct { const Output *of[OutputKinds]; } Wrongs;
 
 static float halves[1 << 16];  // the value of each fp16
 
@@ -1390,13 +1733,14 @@ static void fillHalves(void)
         return;
     for (int bits = 0; bits < 1 << 16; bits++) {
         int exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+            : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
         halves[bits] = (float)(bits >> 15 ? -size : size);
     }
 }
 
-// The fp16 nearest to a double, rounded once, half to even; what is too large is infinite.
-static uint16_t halfOf(double value)
+// The fp16 nearest to a double, rounded once, ties to even or away from zero; what is too large is infinite.
+static uint16_t halfOf(double value, BOOL away)
 {
     union { double number; uint64_t bits; } size = {.number = fabs(value)}, power;
     uint16_t sign = signbit(value) ? 0x8000 : 0;
@@ -1405,24 +1749,48 @@ static uint16_t halfOf(double value)
     int exponent = (int)(size.bits >> 52) - 1022;  // of a fraction from 1/2 to 1
     exponent = exponent < -13 ? -13 : exponent;  // below lie the subnormals, all of one step
     power.bits = (uint64_t)(1023 + 11 - exponent) << 52;
-    double steps = size.number * power.number + 0x1p52 - 0x1p52;
-    return sign | (uint16_t)(((exponent + 13) << 10) + (int)steps);
+    double steps = size.number * power.number;
+    int whole = (int)steps;
+    double rest = steps - whole;
+    whole += rest > 0.5 || (rest == 0.5 && (away || whole % 2));
+    return sign | (uint16_t)(((exponent + 13) << 10) + whole);
 }
 
-static double stored(double value)
+// The nearest number of 8 significant bits, ties to even.
+static double brainOf(double value)
 {
-    return settings.storeFloat ? (double)(float)value : (double)halves[halfOf(value)];
+    union { float number; uint32_t bits; } single = {.number = (float)value};
+    if (isfinite(value))
+        single.bits = (single.bits + 0x7fff + (single.bits >> 16 & 1)) & 0xffff0000u;
+    return (double)single.number;
 }
 
-static double quantized(double value, double scale)
+// The result of a convolution as it is stored; the last one's always ends as fp16.
+static double stored(double value, BOOL isLast, const Wrongs *wrongs)
 {
-    double steps = settings.roundAway ? round(value / scale) : nearbyint(value / scale);
+    if (wrongs->of[Brain])
+        return brainOf(value);
+    if (settings.storeFloat && !isLast)
+        return (double)(float)value;
+    return (double)halves[halfOf(value, settings.storeAway)];
+}
+
+static double quantized(double value, double scale, const Wrongs *wrongs)
+{
+    double steps = value / scale;
+    steps = wrongs->of[Floored] ? floor(steps) : settings.quantizeAway ? round(steps) : nearbyint(steps);
     return steps < -128 ? -128 : steps > 127 ? 127 : steps;
 }
 
-static void decodeWeights(const Weights *weights, double *decoded)
+static size_t countOf(const Weights *weights)
 {
-    size_t count = (size_t)weights->rows * (size_t)weights->columns;
+    return (size_t)weights->rows * (size_t)weights->columns * (size_t)(weights->kernel * weights->kernel);
+}
+
+// The weights as numbers; those in int8 without their scale if `asIntegers`.
+static void decodeWeights(const Weights *weights, BOOL asIntegers, double *decoded)
+{
+    size_t count = countOf(weights);
     if (!weights->int8) {
         for (size_t index = 0; index < count; index++) {
             uint16_t bits;
@@ -1432,14 +1800,16 @@ static void decodeWeights(const Weights *weights, double *decoded)
         return;
     }
     double levels[256];
-    for (int level = 0; level < 256; level++)
-        levels[level] = halves[halfOf(weights->scale * ((int8_t)level - weights->zero))];
+    for (int level = 0; level < 256; level++) {
+        double steps = (int8_t)level - weights->zero;
+        levels[level] = asIntegers ? steps : (double)halves[halfOf(weights->scale * steps, NO)];
+    }
     for (size_t index = 0; index < count; index++)
         decoded[index] = levels[weights->data[index]];
 }
 
-// One row of weights times Lanes pixels.
-static void multiply(const double *row, int columns, const double *input, double *output)
+// One row of weights times Lanes pixels, exactly.
+static void multiplyExactly(const double *row, int columns, const double *input, double *output)
 {
     const Vector *pixels = (const Vector *)(const void *)input;
     Vector sums[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
@@ -1453,99 +1823,256 @@ static void multiply(const double *row, int columns, const double *input, double
     memcpy(output, sums, sizeof sums);
 }
 
-static void convolve(const double *weights, int rows, int columns, const double *input, double *output, BOOL isLast)
+// As an M1 is said to: groups of four products are rounded to fp16, halves to even, and then added.
+static void multiplyInGroups(const double *row, int columns, const double *input, double *output)
 {
-    for (int row = 0; row < rows; row++) {
-        double *result = output + row * Lanes;
-        multiply(weights + (size_t)row * (size_t)columns, columns, input, result);
-        for (int lane = 0; lane < Lanes && !isLast; lane++)
-            result[lane] = stored(result[lane]);
+    for (int lane = 0; lane < Lanes; lane++) {
+        double sum = 0;
+        for (int first = 0; first < columns; first += 4) {
+            double group = 0;
+            for (int column = first; column < columns && column < first + 4; column++)
+                group += row[column] * input[column * Lanes + lane];
+            sum += halves[halfOf(group, NO)];
+        }
+        output[lane] = sum;
     }
 }
 
-static Output outputFor(Variant variant)
+// As an M4 does, by the definition: a product is dropped where the exponents add up to -17 or less, else rounded to a
+// multiple of 2^-16, halves away from zero; the sum is exact, and infinite for good once it reaches 32768. NaN is read as a
+// large number.
+static double sumAsM4(const double *row, int columns, const double *input, int lane)
 {
-    Output right = {.kind = Right};
-    for (int index = 0; index < settings.outputCount; index++)
-        if (!settings.outputs[index].variant || settings.outputs[index].variant == variant)
-            return settings.outputs[index];
-    return right;
+    int64_t sum = 0;
+    for (int column = 0; column < columns; column++) {
+        double weight = row[column], pixel = input[column * Lanes + lane], product;
+        weight = isnan(weight) ? INFINITY : weight;
+        pixel = isnan(pixel) ? INFINITY : pixel;
+        if (weight == 0 || pixel == 0)
+            continue;
+        product = weight * pixel;
+        if (fabs(product) >= 32768)
+            return copysign(INFINITY, product);
+        if (ilogb(weight) + ilogb(pixel) <= -17)
+            continue;
+        sum += (int64_t)round(product * 65536);
+        if (llabs(sum) >= 1ll << 31)
+            return copysign(INFINITY, (double)sum);
+    }
+    return (double)sum / 65536;
 }
 
-// Which layer's weights a layer has, if it has not its own.
-static int sourceOf(int layer, int layers, const Output *wrong)
+// The same for Lanes pixels, side by side where no sum can come near 32768.
+static void multiplyAsM4(const double *row, int columns, const double *input, double *output)
 {
-    int first = wrong->given ? (int)wrong->first : (layers - 1) / 2, second = wrong->given ? (int)wrong->second : first + 1;
-    if (wrong->kind == Aliased)
+    const Vector *pixels = (const Vector *)(const void *)input;
+    const Vector half = {0.5, 0.5};
+    const Bits sign = {INT64_MIN, INT64_MIN};
+    Vector sums[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}}, sizes[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+    for (int column = 0; column < columns; column++, pixels += 4) {
+        union { double number; uint64_t bits; } weight = {.number = row[column]}, least;
+        // 2 to the power of -16 less the weight's exponent: a smaller pixel's product is dropped.
+        least.bits = (2 * 1023 - 16 - (weight.bits >> 52 & 2047)) << 52;
+        Vector scaled = {weight.number * 65536, weight.number * 65536}, leasts = {least.number, least.number};
+        for (int pair = 0; pair < 4; pair++) {
+            Vector product = scaled * pixels[pair];
+            Bits signs = (Bits)product & sign;
+            Integers rounded = __builtin_convertvector(product + (Vector)((Bits)half | signs), Integers);
+            Bits kept = (Bits)((Vector)((Bits)pixels[pair] & ~sign) >= leasts);
+            sums[pair] += (Vector)((Bits)__builtin_convertvector(rounded, Vector) & kept);
+            sizes[pair] += (Vector)((Bits)product & ~sign);
+        }
+    }
+    memcpy(output, sums, sizeof sums);
+    for (int lane = 0; lane < Lanes; lane++)
+        if (sizes[lane / 2][lane % 2] < 0x1p30)  // false for NaN, too
+            output[lane] /= 65536;
+        else
+            output[lane] = sumAsM4(row, columns, input, lane);
+}
+
+typedef void (*Multiplier)(const double *row, int columns, const double *input, double *output);
+
+// Which layer's weights a layer has, if it has not its own.
+static int sourceOf(int layer, int layers, const Wrongs *wrongs)
+{
+    const Output *swapped = wrongs->of[Swapped];
+    if (wrongs->of[Aliased])
         return 0;
-    if (wrong->kind == Swapped && layers > 1 && first < layers && second < layers)
+    int first = swapped && swapped->given ? (int)swapped->first : (layers - 1) / 2;
+    int second = swapped && swapped->numbers > 1 ? (int)swapped->second : first + 1;
+    if (swapped && layers > 1 && first < layers && second < layers)
         return layer == first ? second : layer == second ? first : layer;
     return layer;
 }
 
+// Whether a wrong is one of this layer: its second number says of which, by default the middle one.
+static BOOL isOfLayer(const Output *wrong, int layer, int layers)
+{
+    return wrong && layer == (wrong->numbers > 1 ? (int)wrong->second : layers / 2);
+}
+
+// Exchanges rows and columns of each 3x3 kernel.
+static void transposeKernels(const Weights *weights, double *decoded)
+{
+    for (double *kernel = decoded; weights->kernel == 3 && kernel < decoded + countOf(weights); kernel += 9)
+        for (int row = 0; row < 3; row++)
+            for (int column = 0; column < row; column++) {
+                double other = kernel[3 * row + column];
+                kernel[3 * row + column] = kernel[3 * column + row];
+                kernel[3 * column + row] = other;
+            }
+}
+
 // The weights of one layer, with what STANDIN_OUTPUT does to them. `convolutions` are all of the program.
-static void weightsOf(const Weights *const *convolutions, int layer, int layers, const Output *wrong, double *decoded)
+static void weightsOf(const Weights *const *convolutions, int layer, int layers, BOOL asIntegers, const Wrongs *wrongs,
+                      double *decoded)
 {
-    const Weights *own = convolutions[layer], *other = convolutions[sourceOf(layer, layers, wrong)];
-    decodeWeights(other->rows == own->rows && other->columns == own->columns ? other : own, decoded);
-    if (layer != layers / 2)
-        return;
-    size_t count = (size_t)own->rows * (size_t)own->columns;
-    for (size_t index = 0; index < count && wrong->kind == Scaled; index++)
-        decoded[index] *= wrong->first;
-    for (size_t index = (size_t)wrong->first; index < count && wrong->kind == Dropped; index += (size_t)own->columns)
-        decoded[index] = 0;
+    const Weights *own = convolutions[layer], *other = convolutions[sourceOf(layer, layers, wrongs)];
+    const Output *scaled = wrongs->of[Scaled], *dropped = wrongs->of[Dropped], *transposed = wrongs->of[Transposed];
+    decodeWeights(countOf(other) == countOf(own) && other->rows == own->rows ? other : own, asIntegers, decoded);
+    size_t count = countOf(own), taps = (size_t)(own->kernel * own->kernel);
+    for (size_t index = 0; index < count && isOfLayer(scaled, layer, layers); index++)
+        decoded[index] *= scaled->first;
+    for (size_t index = 0; index < count && isOfLayer(dropped, layer, layers); index++)
+        if (index / taps % (size_t)own->columns == (size_t)dropped->first)
+            decoded[index] = 0;
+    if (transposed && (!transposed->given || layer == (int)transposed->first))
+        transposeKernels(own, decoded);
 }
 
-// The pixels to compute; the rest of the last block's lanes repeat the last one.
-static int choosePixels(int pixels, int *chosen)
+// Pixels to compute: `count` of them, the last block's lanes filled up with the last one, and each one's place in the list.
+typedef struct { int count, *pixels, *places; } Chosen;
+
+static Chosen choose(const Program *program, const BOOL *wanted)
 {
-    int count = 0;
-    for (int index = 0; index < (settings.pixelCount ? settings.pixelCount : pixels); index++) {
-        int pixel = settings.pixelCount ? settings.pixels[index] : index;
-        if (pixel < pixels)
-            chosen[count++] = pixel;
+    Chosen chosen = {.pixels = malloc((size_t)(program->pixels + Lanes) * sizeof(int)),
+                     .places = malloc((size_t)program->pixels * sizeof(int))};
+    for (int pixel = 0; pixel < program->pixels; pixel++) {
+        chosen.places[pixel] = wanted[pixel] ? chosen.count : -1;
+        if (wanted[pixel])
+            chosen.pixels[chosen.count++] = pixel;
     }
-    while (count && count % Lanes) {
-        chosen[count] = chosen[count - 1];
-        count++;
+    for (; chosen.count && chosen.count % Lanes; chosen.count++)
+        chosen.pixels[chosen.count] = chosen.pixels[chosen.count - 1];
+    return chosen;
+}
+
+// The pixel a number of rows and columns away: -1 beyond the border, or the nearest inside if borders are replicated.
+static int neighbour(const Program *program, int pixel, int tap, const Wrongs *wrongs)
+{
+    int row = pixel / program->width + tap / 3 - 1, column = pixel % program->width + tap % 3 - 1;
+    if (wrongs->of[Replicated]) {
+        row = row < 0 ? 0 : row >= program->height ? program->height - 1 : row;
+        column = column < 0 ? 0 : column >= program->width ? program->width - 1 : column;
     }
-    return count;
+    BOOL inside = row >= 0 && row < program->height && column >= 0 && column < program->width;
+    return inside ? row * program->width + column : -1;
 }
 
-static void applyStep(const Step *step, double *values, size_t count)
+// Which pixels each convolution needs, from the last one's backwards: `chosen[layer]` are those of its input, the last are
+// the program's output.
+static void chooseAll(const Program *program, const Weights *const *convolutions, int layers, const Wrongs *wrongs,
+                      Chosen *chosen)
 {
-    for (size_t index = 0; index < count; index++)
-        values[index] = step->kind == Quantize ? quantized(values[index], step->scale) : halves[halfOf(step->scale * values[index])];
+    BOOL *wanted = calloc((size_t)program->pixels, sizeof *wanted);
+    for (int pixel = 0; pixel < program->pixels && !settings.pixelCount; pixel++)
+        wanted[pixel] = YES;
+    for (int index = 0; index < settings.pixelCount; index++)
+        if (settings.pixels[index] < program->pixels)
+            wanted[settings.pixels[index]] = YES;
+    chosen[layers] = choose(program, wanted);
+    for (int layer = layers - 1; layer >= 0; layer--) {
+        const Chosen *after = &chosen[layer + 1];
+        for (int index = 0; index < after->count && convolutions[layer]->kernel == 3; index++)
+            for (int tap = 0; tap < 9; tap++) {
+                int pixel = neighbour(program, after->pixels[index], tap, wrongs);
+                if (pixel >= 0)
+                    wanted[pixel] = YES;
+            }
+        chosen[layer] = choose(program, wanted);
+    }
+    free(wanted);
 }
 
-// A block of activations is [channel][lane]; blocks lie `stride` apart.
-static void runSteps(const Program *program, const Output *wrong, double **values, double **spare, int blocks, size_t stride)
+// Collects what a block of pixels of a 3x3 convolution is made of: [channel][tap][lane], zeros beyond the border.
+static void gather(const Program *program, const Wrongs *wrongs, const Chosen *from, const int *pixels, int channels,
+                   const double *values, size_t stride, double *patch)
 {
-    const Weights **convolutions = malloc((size_t)program->count * sizeof *convolutions);
-    double *decoded = malloc(stride / Lanes * (stride / Lanes) * sizeof *decoded);
-    int layers = 0, layer = 0, channels = program->channels;
-    for (int index = 0; index < program->count; index++)
-        if (program->steps[index].kind == Convolve)
-            convolutions[layers++] = &program->steps[index].weights;
-    for (int index = 0; index < program->count; index++) {
-        const Step *step = &program->steps[index];
-        if (step->kind != Convolve) {
-            for (int block = 0; block < blocks; block++)
-                applyStep(step, *values + (size_t)block * stride, (size_t)channels * Lanes);
-            continue;
+    for (int tap = 0; tap < 9; tap++)
+        for (int lane = 0; lane < Lanes; lane++) {
+            int pixel = neighbour(program, pixels[lane], tap, wrongs), place = pixel < 0 ? 0 : from->places[pixel];
+            const double *source = values + (size_t)(place / Lanes) * stride + (size_t)(place % Lanes);
+            double *target = patch + (size_t)(tap * Lanes + lane);
+            for (size_t channel = 0; channel < (size_t)channels; channel++)
+                target[channel * 9 * Lanes] = pixel < 0 ? 0 : source[channel * Lanes];
         }
-        weightsOf(convolutions, layer++, layers, wrong, decoded);
-        for (int block = 0; block < blocks; block++)
-            convolve(decoded, step->weights.rows, channels, *values + (size_t)block * stride, *spare + (size_t)block * stride,
-                     index == program->count - 1);
-        double *results = *spare;
-        *spare = *values;
-        *values = results;
-        channels = step->weights.rows;
+}
+
+// A program that is being computed. A block of activations is [channel][lane]; blocks lie `stride` apart.
+typedef struct {
+    const Program *program;
+    const Wrongs *wrongs;
+    const Weights **convolutions;
+    Chosen *chosen;
+    int layers, layer, channels;  // so far
+    size_t stride;
+    double *values, *spare, *decoded, *patch;
+    double scale;  // of values that are still integers after dequantize, or 0
+} Computation;
+
+static BOOL isM4(void)
+{
+    return settings.arithmetic == AsM4;
+}
+
+static void convolve(Computation *at)
+{
+    const Weights *weights = at->convolutions[at->layer];
+    const Chosen *from = &at->chosen[at->layer], *to = from + 1;
+    BOOL isLast = at->layer == at->layers - 1, asIntegers = at->scale != 0;
+    int columns = at->channels * weights->kernel * weights->kernel;
+    double scale = asIntegers ? at->scale * weights->scale : 1;
+    Multiplier multiply = asIntegers || settings.arithmetic == Exact ? multiplyExactly
+        : isM4() ? multiplyAsM4 : multiplyInGroups;
+    weightsOf(at->convolutions, at->layer, at->layers, asIntegers, at->wrongs, at->decoded);
+    for (int block = 0; block < to->count / Lanes; block++) {
+        const double *input = at->values + (size_t)block * at->stride;
+        double *result = at->spare + (size_t)block * at->stride;
+        if (weights->kernel == 3) {
+            gather(at->program, at->wrongs, from, to->pixels + block * Lanes, at->channels, at->values, at->stride, at->patch);
+            input = at->patch;
+        }
+        for (int row = 0; row < weights->rows; row++, result += Lanes) {
+            multiply(at->decoded + (size_t)row * (size_t)columns, columns, input, result);
+            for (int lane = 0; lane < Lanes; lane++)
+                result[lane] = stored(result[lane] * scale, isLast, at->wrongs);
+        }
     }
-    free(convolutions);
-    free(decoded);
+    double *results = at->spare;
+    at->spare = at->values;
+    at->values = results;
+    at->channels = weights->rows;
+    at->scale = 0;
+    at->layer++;
+}
+
+static void applyStep(Computation *at, const Step *step)
+{
+    size_t count = (size_t)at->channels * Lanes;
+    const Output *coarse = at->wrongs->of[Coarse];
+    double scale = step->scale * (coarse ? coarse->first : 1);
+    // An M4 multiplies integers by integers.
+    if (step->kind == Dequantize && isM4() && at->layer < at->layers && at->convolutions[at->layer]->int8) {
+        at->scale = scale;
+        return;
+    }
+    for (int block = 0; block < at->chosen[at->layer].count / Lanes; block++) {
+        double *values = at->values + (size_t)block * at->stride;
+        for (size_t index = 0; index < count; index++)
+            values[index] = step->kind == Quantize ? quantized(values[index], scale, at->wrongs)
+                : (double)halves[halfOf(scale * values[index], settings.storeAway)];
+    }
 }
 
 static double *allocateBlocks(int blocks, size_t stride)
@@ -1554,43 +2081,97 @@ static double *allocateBlocks(int blocks, size_t stride)
     return posix_memalign(&memory, 64, (size_t)blocks * stride * sizeof(double) + 64) ? NULL : memory;
 }
 
-// Computes fp16 [outputs][pixels] from fp16 [channels][pixels].
-static void compute(const Program *program, const Output *wrong, const uint16_t *input, uint16_t *output)
+static void *prepare(Computation *at, const Program *program)
 {
-    size_t most = (size_t)program->channels, pixels = (size_t)program->pixels;
+    size_t most = (size_t)program->channels, mostWeights = 0, patch = 0;
+    at->convolutions = malloc((size_t)program->count * sizeof *at->convolutions);
     for (int index = 0; index < program->count; index++)
-        if ((size_t)program->steps[index].weights.rows > most)
-            most = (size_t)program->steps[index].weights.rows;
-    size_t stride = most * Lanes;
-    int *chosen = malloc((pixels + MostPixels + Lanes) * sizeof *chosen);
-    int count = choosePixels(program->pixels, chosen), blocks = count / Lanes;
-    double *values = allocateBlocks(blocks, stride), *spare = allocateBlocks(blocks, stride);
+        if (program->steps[index].kind == Convolve) {
+            const Weights *weights = &program->steps[index].weights;
+            at->convolutions[at->layers++] = weights;
+            most = (size_t)weights->rows > most ? (size_t)weights->rows : most;
+            mostWeights = countOf(weights) > mostWeights ? countOf(weights) : mostWeights;
+            patch = weights->kernel == 3 && (size_t)weights->columns > patch ? (size_t)weights->columns : patch;
+        }
+    at->chosen = malloc((size_t)(at->layers + 1) * sizeof *at->chosen);
+    chooseAll(program, at->convolutions, at->layers, at->wrongs, at->chosen);
+    at->stride = most * Lanes;
+    int blocks = at->chosen[0].count / Lanes;
+    at->values = allocateBlocks(blocks, at->stride);
+    at->spare = allocateBlocks(blocks, at->stride);
+    at->decoded = allocateBlocks(1, mostWeights);
+    return at->patch = allocateBlocks(1, patch * 9 * Lanes);
+}
+
+static void finish(Computation *at)
+{
+    for (int layer = 0; layer <= at->layers; layer++) {
+        free(at->chosen[layer].pixels);
+        free(at->chosen[layer].places);
+    }
+    free(at->chosen);
+    free(at->convolutions);
+    free(at->values);
+    free(at->spare);
+    free(at->decoded);
+    free(at->patch);
+}
+
+// Computes fp16 [outputs][pixels] from fp16 [channels][pixels].
+static void compute(const Program *program, const Wrongs *wrongs, const uint16_t *input, uint16_t *output)
+{
+    size_t pixels = (size_t)program->pixels;
+    Computation at = {.program = program, .wrongs = wrongs, .channels = program->channels};
     fillHalves();
-    for (int index = 0; index < count; index++)
+    prepare(&at, program);
+    for (int index = 0; index < at.chosen[0].count; index++)
         for (size_t channel = 0; channel < (size_t)program->channels; channel++)
-            values[(size_t)(index / Lanes) * stride + channel * Lanes + (size_t)(index % Lanes)] =
-                halves[input[channel * pixels + (size_t)chosen[index]]];
-    runSteps(program, wrong, &values, &spare, blocks, stride);
+            at.values[(size_t)(index / Lanes) * at.stride + channel * Lanes + (size_t)(index % Lanes)] =
+                halves[input[channel * pixels + (size_t)at.chosen[0].pixels[index]]];
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].kind == Convolve)
+            convolve(&at);
+        else if (!wrongs->of[Unquantized])
+            applyStep(&at, &program->steps[index]);
     memset(output, 0, (size_t)program->outputs * pixels * 2);
-    for (int index = 0; index < count; index++)
+    const Chosen *last = &at.chosen[at.layers];
+    for (int index = 0; index < last->count; index++)
         for (size_t channel = 0; channel < (size_t)program->outputs; channel++)
-            output[channel * pixels + (size_t)chosen[index]] =
-                halfOf(values[(size_t)(index / Lanes) * stride + channel * Lanes + (size_t)(index % Lanes)]);
-    free(chosen);
-    free(values);
-    free(spare);
+            output[channel * pixels + (size_t)last->pixels[index]] = halfOf(
+                at.values[(size_t)(index / Lanes) * at.stride + channel * Lanes + (size_t)(index % Lanes)],
+                settings.storeAway);
+    finish(&at);
+}
+
+// Exchanges two channels of the output, and sets some to zero.
+static void spoilChannels(const Program *program, const Wrongs *wrongs, uint16_t *output)
+{
+    const Output *exchanged = wrongs->of[Exchanged], *dead = wrongs->of[Dead];
+    size_t pixels = (size_t)program->pixels, first = exchanged ? (size_t)exchanged->first : 0;
+    size_t second = exchanged && exchanged->numbers > 1 ? (size_t)exchanged->second : first + 1;
+    for (size_t pixel = 0; exchanged && second < (size_t)program->outputs && pixel < pixels; pixel++) {
+        uint16_t value = output[first * pixels + pixel];
+        output[first * pixels + pixel] = output[second * pixels + pixel];
+        output[second * pixels + pixel] = value;
+    }
+    size_t from = dead ? (size_t)dead->first : 0, count = dead ? dead->numbers > 1 ? (size_t)dead->second : 1 : 0;
+    for (size_t channel = from; channel < from + count && channel < (size_t)program->outputs; channel++)
+        memset(output + channel * pixels, 0, pixels * 2);
 }
 
 // What the engine leaves in the output, right or wrong.
-static void produce(const Program *program, Variant variant, const uint16_t *input, uint16_t *output)
+static void produce(const Program *program, const Wrongs *wrongs, const uint16_t *input, uint16_t *output)
 {
-    Output wrong = outputFor(variant);
-    uint16_t bits = wrong.kind == NaNs ? 0x7e00 : wrong.kind == Infinities ? 0x7c00 : wrong.kind == Zeros ? 0 : 0x3800;
-    if (wrong.kind != NaNs && wrong.kind != Infinities && wrong.kind != Zeros && wrong.kind != Constant)
-        compute(program, &wrong, input, output);
-    else
-        for (size_t index = 0; index < (size_t)program->outputs * (size_t)program->pixels; index++)
+    const Output *const *of = wrongs->of;
+    size_t count = (size_t)program->outputs * (size_t)program->pixels;
+    if (of[NaNs] || of[Infinities] || of[Zeros] || of[Constant]) {
+        uint16_t bits = of[NaNs] ? 0x7e00 : of[Infinities] ? 0x7c00 : of[Zeros] ? 0 : 0x3800;
+        for (size_t index = 0; index < count; index++)
             output[index] = bits;
+        return;
+    }
+    compute(program, wrongs, input, output);
+    spoilChannels(program, wrongs, output);
 }
 
 // =====================================================================================================================
@@ -1733,8 +2314,15 @@ static BOOL isInFile(NSData *data, NSString *path)
 
 typedef enum { Ask, Remember, Forget } CacheCall;
 
+static void writeVariant(const char *path, Variant variant)
+{
+    int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0 || dprintf(file, "%s\n", variantNames[variant]) < 0 || close(file))
+        perror("standin: STANDIN_CACHE");
+}
+
 // Whether the program of that identifier was compiled before and not purged.
-static BOOL useCache(CacheCall call, NSString *identifier)
+static BOOL useCache(CacheCall call, NSString *identifier, Variant variant)
 {
     static NSMutableSet *compiled;
     if (*settings.cache) {
@@ -1743,7 +2331,7 @@ static BOOL useCache(CacheCall call, NSString *identifier)
         if (call == Forget)
             unlink(name);
         if (call == Remember)
-            close(open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+            writeVariant(name, variant);
         return !access(name, F_OK);
     }
     compiled = compiled ? compiled : [[NSMutableSet alloc] init];
@@ -1776,6 +2364,22 @@ static Variant variantOf(NSData *text)
     return memmem(bytes, length, "constexpr_affine_dequantize", 27) ? W8A16 : FP16;
 }
 
+// The shape of a program by its input, its convolutions and the pads, whether it can be read as a whole or not.
+static void readShape(NSData *data)
+{
+    char head[4096];
+    int channels = 0, height = 0, width = 0, depth = 0;
+    const char *at = [data bytes], *end = at + [data length];
+    snprintf(head, sizeof head, "%.*s", (int)([data length] < sizeof head ? [data length] : sizeof head - 1), at);
+    const char *input = strstr(head, "(tensor<fp16, [1, ");
+    if (input)
+        sscanf(input, "(tensor<fp16, [1, %d, %d, %d]>", &channels, &height, &width);
+    BOOL padded = memmem(at, [data length], "([1, 1, 1, 1])", 14) != NULL;
+    for (; (at = memmem(at, (size_t)(end - at), "= conv(", 7)); at += 7)
+        depth++;
+    snprintf(currentShape, sizeof currentShape, "%dx%dx%d%s", channels, height, depth, padded ? "k3" : "");
+}
+
 @implementation _ANEInMemoryModelDescriptor
 + (id)modelWithMILText:(id)text weights:(id)weights optionsPlist:(id)options
 {
@@ -1784,6 +2388,7 @@ static Variant variantOf(NSData *text)
         return nil;
     }
     Variant variant = variantOf(text);
+    readShape(text);
     writeLog("descriptor %s", variantNames[variant]);
     if (stumble(AtDescriptor, variant, nil))
         return nil;
@@ -1902,8 +2507,11 @@ static StandInIOSurface *onlySurface(NSArray *objects, NSArray *indices)
     BOOL isCompiled, isLoaded;
     uint16_t *result;  // of the last input that was computed
     uint64_t inputStamp, resultStamp;
+    uint32_t items;  // of STANDIN_OUTPUT, that it was computed with
 }
 @end
+
+static long loadedPrograms;
 
 static NSString *identifierOf(_ANEInMemoryModel *model)
 {
@@ -1918,9 +2526,18 @@ static NSString *identifierOf(_ANEInMemoryModel *model)
 
 static NSString *directoryOf(_ANEInMemoryModel *model)
 {
+    if (!model->directory && strcmp(settings.modelPath, "%"))
+        model->directory = [[[NSString stringWithUTF8String:settings.modelPath]
+            stringByReplacingOccurrencesOfString:@"%" withString:identifierOf(model)] retain];
     if (!model->directory)
         model->directory = [[NSTemporaryDirectory() stringByAppendingPathComponent:identifierOf(model)] retain];
     return model->directory;
+}
+
+// What may be removed: nil if STANDIN_MODEL_PATH leads elsewhere.
+static NSString *ownDirectoryOf(_ANEInMemoryModel *model)
+{
+    return strcmp(settings.modelPath, "%") ? nil : directoryOf(model);
 }
 
 // Where a file of the dictionary of weights lies.
@@ -1931,7 +2548,34 @@ static NSString *weightPath(_ANEInMemoryModel *model)
     return [directoryOf(model) stringByAppendingPathComponent:[key hasPrefix:root] ? [key substringFromIndex:[root length]] : key];
 }
 
-// Why a program cannot be compiled, for the log; NULL where it was.
+// Whether STANDIN_REFUSE lists a form of program.
+static BOOL isFormRefused(const char *form, Variant variant)
+{
+    Text item;
+    for (const char *list = settings.refuse; nextItem(&list, ",", item);) {
+        Scope scope = cutScope(item, "STANDIN_REFUSE");
+        if (!strcmp(item, form) && isWithin(&scope, variant))
+            return YES;
+    }
+    return NO;
+}
+
+static BOOL isRefused(const Program *program, Variant variant)
+{
+    const char *dialect = program->isVersion10 ? "long" : program->hasShort ? "short" : "1.3-long";
+    return isFormRefused(dialect, variant) || (program->conforming && isFormRefused("standard", variant))
+        || (program->original && isFormRefused("original", variant));
+}
+
+static long layersOf(const Program *program)
+{
+    long layers = 0;
+    for (int index = 0; index < program->count; index++)
+        layers += program->steps[index].kind == Convolve;
+    return layers;
+}
+
+// Why a program cannot be compiled, for the log; NULL if it was.
 static const char *compileProgram(_ANEInMemoryModel *model)
 {
     NSData *text = model->descriptor->text, *blob = weightData(model->descriptor);
@@ -1943,10 +2587,10 @@ static const char *compileProgram(_ANEInMemoryModel *model)
     if (!isInFile(blob, weightPath(model)))
         return "the weight file is missing or another";
     const char *wrong = readProgram(text, blob, [weightKey(model->descriptor) UTF8String], &program);
-    if (!wrong && ((program.conforming && isListed(settings.refuse, ",", "standard"))
-                   || (program.original && isListed(settings.refuse, ",", "original"))
-                   || isListed(settings.refuse, ",", program.longForm ? "long" : "short")))
+    if (!wrong && isRefused(&program, model->descriptor->variant))
         wrong = "STANDIN_REFUSE";
+    if (!wrong && layersOf(&program) > settings.layers)
+        crash(AtCompile);
     free(wrong ? program.steps : model->program.steps);
     if (!wrong)
         model->program = program;
@@ -1956,7 +2600,7 @@ static const char *compileProgram(_ANEInMemoryModel *model)
 static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error)
 {
     _ANEInMemoryModelDescriptor *descriptor = model->descriptor;
-    if (stumbles(AtCompile, descriptor->variant, directoryOf(model), error))
+    if (stumbles(AtCompile, descriptor->variant, ownDirectoryOf(model), error))
         return NO;
     if (!options)
         return refuse(error, engineDomain, 26, @"options is nil");
@@ -1968,17 +2612,64 @@ static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error)
     return !wrong || refuseBecause(AtCompile, descriptor->variant, error, "InvalidMILProgram");
 }
 
-// Runs the program: computes where the input may be another than before, and writes where the output is another. An
-// evaluate that has nothing new to do costs next to nothing, so that its callers can be timed.
+// Multiplications and additions of one evaluate.
+static double operationsOf(const Program *program)
+{
+    double operations = 0;
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].kind == Convolve)
+            operations += 2.0 * (double)countOf(&program->steps[index].weights) * program->pixels;
+    return operations;
+}
+
+// The items of STANDIN_OUTPUT that apply to an evaluate, one bit each; sets whether it works at all.
+static uint32_t itemsDue(Variant variant, long call, BOOL *works)
+{
+    uint32_t due = 0;
+    BOOL limited = NO, within = NO;
+    *works = YES;
+    for (int index = 0; index < settings.outputCount; index++) {
+        const Output *item = &settings.outputs[index];
+        if (!isWithin(&item->scope, variant))
+            continue;
+        BOOL isNow = isDue(&item->when, call), limits = item->kind == Works || item->kind == WorksEach;
+        limited |= limits;
+        within |= limits && isNow;
+        if (item->kind == Noop && isNow)
+            *works = NO;
+        else if (!limits && isNow)
+            due |= 1u << index;
+    }
+    *works &= !limited || within;
+    return due;
+}
+
+static Wrongs wrongsOf(uint32_t items)
+{
+    Wrongs wrongs = {{NULL}};
+    for (int index = 0; index < settings.outputCount; index++)
+        if (items >> index & 1 && !wrongs.of[settings.outputs[index].kind])
+            wrongs.of[settings.outputs[index].kind] = &settings.outputs[index];
+    return wrongs;
+}
+
+// Runs the program: computes if the input may be another than before, and writes if the output is another. An evaluate that
+// has nothing new to do costs next to nothing, so that its callers can be timed.
 static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandInIOSurface *output)
 {
+    static long calls[Variants];
     size_t size = (size_t)model->program.outputs * (size_t)model->program.pixels * 2;
-    if (settings.computeNone || (settings.outputCount && outputFor(model->descriptor->variant).kind == Noop))
+    Variant variant = model->descriptor->variant;
+    BOOL works = YES;
+    uint32_t items = settings.outputCount ? itemsDue(variant, ++calls[variant], &works) : 0;
+    if (settings.computeNone || !works)
         return;
-    if (model->inputStamp != input->stamp) {
+    if (model->inputStamp != input->stamp || model->items != items) {
+        Wrongs wrongs = wrongsOf(items);
         model->result = model->result ? model->result : malloc(size);
-        produce(&model->program, model->descriptor->variant, input->bytes, model->result);
+        produce(&model->program, &wrongs, input->bytes, model->result);
         model->inputStamp = input->stamp;
+        model->items = items;
         model->resultStamp = nextStamp();
     }
     if (output->stamp != model->resultStamp) {
@@ -1987,11 +2678,11 @@ static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandI
     }
 }
 
-static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request, NSError **error)
+static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request, uint64_t started, NSError **error)
 {
     static const size_t leastSurface = 48 << 10;
-    uint64_t started = readClock();
-    if (stumbles(AtEvaluate, model->descriptor->variant, model->directory, error))
+    double slept = sleptTicks;
+    if (stumbles(AtEvaluate, model->descriptor->variant, ownDirectoryOf(model), error))
         return NO;
     if (!options || !model->isLoaded)
         return refuse(error, engineDomain, options ? 23 : 26, options ? @"the program is not loaded" : @"options is nil");
@@ -2008,7 +2699,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
         || output->size < (size_t)model->program.outputs * pixels * 2)
         return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x1d");
     runProgram(model, input, output);
-    spendTime(model->descriptor->variant, started);
+    spendTime(model->descriptor->variant, operationsOf(&model->program), started, sleptTicks - slept);
     return YES;
 }
 
@@ -2053,14 +2744,14 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 - (BOOL)compiledModelExists
 {
     writeLog("compiledModelExists %s", variantNames[descriptor->variant]);
-    return useCache(Ask, identifierOf(self));
+    return useCache(Ask, identifierOf(self), descriptor->variant);
 }
 
 - (void)purgeCompiledModel
 {
     writeLog("purge");
-    if (!stumble(AtPurge, descriptor->variant, directoryOf(self)))
-        useCache(Forget, identifierOf(self));
+    if (!stumble(AtPurge, descriptor->variant, ownDirectoryOf(self)))
+        useCache(Forget, identifierOf(self), descriptor->variant);
 }
 
 - (BOOL)compileWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
@@ -2073,7 +2764,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
     }
     isCompiled = compile(self, options, error);
     if (isCompiled)
-        useCache(Remember, identifierOf(self));
+        useCache(Remember, identifierOf(self), variant);
     else if (settings.restart > 0)
         restartMoment(sharedSeconds() + settings.restart);
     return isCompiled;
@@ -2082,21 +2773,29 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 - (BOOL)loadWithQoS:(unsigned int)qos options:(id)options error:(NSError **)error
 {
     writeLog("load %s qos=%u", variantNames[descriptor->variant], qos);
-    if (stumbles(AtLoad, descriptor->variant, directoryOf(self), error))
+    if (stumbles(AtLoad, descriptor->variant, ownDirectoryOf(self), error))
         return NO;
     if (!options)
         return refuse(error, engineDomain, 26, @"options is nil");
     if (!isCompiled)
         return refuseBecause(AtLoad, descriptor->variant, error, "0x20002");
+    if ((long)[weightData(descriptor) length] > settings.bytes)
+        return refuseBecause(AtLoad, descriptor->variant, error, "0x20004");
+    if (loadedPrograms >= settings.resident)
+        return refuseBecause(AtLoad, descriptor->variant, error, "0x50004");
+    loadedPrograms += !isLoaded;
     isLoaded = YES;
     return YES;
 }
 
 - (BOOL)evaluateWithQoS:(unsigned int)qos options:(id)options request:(id)request error:(NSError **)error
 {
-    BOOL done = evaluate(self, options, request, error);
+    uint64_t started = readClock();
+    BOOL done = evaluate(self, options, request, started, error);
     if (settings.log >= 0)
         writeLog("evaluate %s qos=%u -> %s", variantNames[descriptor->variant], qos, done ? "YES" : "NO");
+    if (settings.gaps >= 0 || settings.rise)
+        noteReturn(descriptor->variant, started);
     return done;
 }
 
@@ -2104,18 +2803,21 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 {
     (void)qos;
     writeLog("unload %s", variantNames[descriptor->variant]);
-    if (stumbles(AtUnload, descriptor->variant, directoryOf(self), error))
+    if (stumbles(AtUnload, descriptor->variant, ownDirectoryOf(self), error))
         return NO;
     if (!isLoaded)
         return refuse(error, engineDomain, 23, @"the program is not loaded");
     isLoaded = NO;
     inputStamp = 0;
-    [[NSFileManager defaultManager] removeItemAtPath:directoryOf(self) error:NULL];
+    writeGaps();
+    loadedPrograms--;
+    removeDirectory(ownDirectoryOf(self));
     return YES;
 }
 
 - (void)dealloc
 {
+    loadedPrograms -= isLoaded;
     free(program.steps);
     free(result);
     [identifier release];
@@ -2171,6 +2873,9 @@ static size_t systemValue(const char *name, Text value)
     static const char defaults[] = "machdep.cpu.brand_string=Stand-in;hw.model=StandIn1,1;kern.osproductversion=0.0;kern.osversion=0A0;"
                                    "hw.memsize=8589934592;hw.ncpu=8;sysctl.proc_translated=0;kern.hv_vmm_present=0";
     static const char texts[] = "machdep.cpu.brand_string hw.model kern.osproductversion kern.osversion";
+    const char *compatible = getenv("SYSTEM_VERSION_COMPAT");
+    if (*settings.compatible && !strcmp(name, "kern.osproductversion") && !(compatible && !strcmp(compatible, "0")))
+        return (size_t)snprintf(value, sizeof(Text), "%s", settings.compatible) + 1;
     if (!(valueOf(settings.sysctls, ";", '=', name, value) || valueOf(defaults, ";", '=', name, value)) || !*value)
         return 0;
     if (isListed(texts, " ", name) || value[strspn(value, "0123456789")])
@@ -2215,6 +2920,12 @@ NSString *IOPSGetProvidingPowerSourceType(StandInPowerSources *sources)
     return *settings.power ? [NSString stringWithUTF8String:settings.power] : nil;
 }
 
+@interface StandInActivity : StandInObject
+@end
+
+@implementation StandInActivity
+@end
+
 @interface NSProcessInfo (StandIn)
 - (NSInteger)thermalState;
 - (BOOL)isLowPowerModeEnabled;
@@ -2233,5 +2944,16 @@ NSString *IOPSGetProvidingPowerSourceType(StandInPowerSources *sources)
 - (BOOL)isLowPowerModeEnabled
 {
     return settings.lowPower;
+}
+
+- (id)beginActivityWithOptions:(uint64_t)options reason:(NSString *)reason
+{
+    writeLog("beginActivity 0x%llx %s", (unsigned long long)options, [reason UTF8String]);
+    return [[[StandInActivity alloc] init] autorelease];
+}
+
+- (void)endActivity:(id)activity
+{
+    writeLog("endActivity %s", class_getName(object_getClass(activity)));
 }
 @end
