@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -218,32 +219,32 @@ class OptionalTest(EngineCase):
                 self.assertFalse(method.matches(own + "i40"))
                 self.assertFalse(method.matches("f" + own[1:]))
 
-    def test_the_mac_is_kept_awake_until_the_owner_closes(self) -> None:
-        class Noting(NeuralEngine):
-            """Remembers messages about activities; a string is the activity."""
-
-            sent: list[tuple[str, Any]] = []
-
-            def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str,
-                              *arguments: Any) -> Any:
-                if "Activity" not in selector:
-                    return super().send_optional(receiver, class_name, selector, *arguments)
-                self.sent.append((selector, arguments[0]))
-                return activity if selector.startswith("begin") else None
-
-        engine = Noting(self.libraries)
+    def test_both_names_of_the_engine(self) -> None:
+        engine = NeuralEngine(self.libraries)
+        device = engine.runtime.find_class("_ANEDeviceInfo")
         with engine.pool():
-            activity = engine.runtime.create("NSMutableArray", "array")
-            count = engine.runtime.send(activity, "retainCount")
-            with contextlib.ExitStack() as owner:
-                engine.keep_awake(owner)
-                self.assertEqual(engine.sent, [("beginActivityWithOptions:reason:", 0xFF00FFFFFF)])
-                self.assertEqual(engine.runtime.send(activity, "retainCount"), count + 1)
-            self.assertEqual(engine.sent[1:], [("endActivity:", activity)])
-            self.assertEqual(engine.runtime.send(activity, "retainCount"), count)
-            absent = unittest.mock.patch.object(engine, "send_optional", return_value=None)
-            with absent, contextlib.ExitStack() as owner:
-                engine.keep_awake(owner)  # a macOS without it
+            for selector in ("aneSubType", "aneArchitectureType"):
+                self.assertEqual(engine.runtime.text(engine.send_optional(device, "_ANEDeviceInfo", selector)), "h16g")
+
+    def test_the_mac_is_kept_awake_until_the_owner_closes(self) -> None:
+        begin = "beginActivityWithOptions:reason:"
+        for settings, begun in (({}, True), ({"MISSING": begin}, False), ({"MISSING": "NSProcessInfo"}, False),
+                                ({"ENCODING": f"{begin}=@32@0:8i16@24"}, False)):
+            with self.subTest(settings):
+                calls = self.calls_while_awake(**settings)
+                self.assertEqual([call for call in calls if call.split()[0].endswith("Activity")], begun * [
+                    "beginActivity 0xff00ffffff measuring the Neural Engine", "endActivity StandInActivity"])
+                self.assertEqual([call.split()[0] for call in calls if "lloc" in call], ["alloc", "dealloc"] * begun)
+
+    def calls_while_awake(self, **settings: str) -> list[str]:
+        """Return the stand-in's log of a process that keeps the Mac awake, and ends that."""
+        program = ("import ane_bench, contextlib, os\n"
+                   "engine = ane_bench.NeuralEngine(ane_bench.Libraries(os.environ['ANE_BENCH_STANDIN']))\n"
+                   "with engine.pool(), contextlib.ExitStack() as owner:\n    engine.keep_awake(owner)\n")
+        self.log.write_text("")
+        subprocess.run([*support.own_python(), "-c", program], cwd=support.ROOT, check=True,
+                       env={**os.environ, **self.environment(**settings)})
+        return self.calls()
 
 
 class ErrorTest(EngineCase):
@@ -448,6 +449,20 @@ class DirectoryTest(EngineCase):
                             module=self.module, environment=self.environment(FAULT="fp16/compile:crash"))
         self.assertEqual([path.name for path in directory.iterdir()], ["notes"])
         self.assertIn("compile fp16 qos=21", self.calls())
+
+    def test_of_a_run(self) -> None:
+        home = self.directory / "home"
+        (home / "weights").mkdir(parents=True)
+        for name in ("model.mil", "weights/weight.bin", "letter"):
+            (home / name).write_text("the user's own")
+        before = self.files()
+        for path in (home, f"{home}/%", ".", "./%", f"{self.temporary}/../home", self.temporary):
+            with self.subTest(path):
+                record = self.run_record(*SMALL, code=1, MODEL_PATH=path)
+                self.assertEqual({cell["stage"] for cell in record["results"][0]["variants"].values()}, {"files"})
+                self.log.unlink()
+                self.assertEqual(self.files(), before)
+        self.run_record(*SMALL, MODEL_PATH=f"{self.temporary}/%")  # nothing is left
 
     def test_paths_that_cannot_be_a_models_directory_are_left_alone(self) -> None:
         home = self.directory / "home"
