@@ -335,7 +335,7 @@ LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations a
 PATTERN_MIDDLE = 16
 LARGEST_FACTOR = 7
 PATTERN_POWER = PATTERN_MIDDLE ** 2 + 8  # a pattern's sum of squares
-FACTOR_TOLERANCE = 0.005
+FACTOR_TOLERANCE = 0.001
 MOST_DRAWS = 100
 
 
