@@ -1220,6 +1220,7 @@ def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
         characters = codecs.utf_16_le_decode(data)[0]
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
+                codecs.charmap_encode(characters[:256], "strict", _level_map(exponent))  # a failure scans all that follows
                 return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
