@@ -407,7 +407,7 @@ LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations a
 PATTERN_MIDDLE = 16
 LARGEST_FACTOR = 7
 PATTERN_POWER = PATTERN_MIDDLE ** 2 + 8  # a pattern's sum of squares
-FACTOR_TOLERANCE = 0.005
+FACTOR_TOLERANCE = 0.001
 MOST_DRAWS = 100
 
 
@@ -1307,6 +1307,7 @@ def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
         characters = codecs.utf_16_le_decode(data)[0]
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
+                codecs.charmap_encode(characters[:256], "strict", _level_map(exponent))  # a failure scans all that follows
                 return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
