@@ -171,6 +171,9 @@ __all__ = [
 
 # ======================================================================================================================
 # 1. Constants and errors
+#
+# Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
+# AneBenchError, UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -237,8 +240,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: Config, DataType, DATA_TYPES, Variant, VARIANTS, KERNELS, DEFAULT_CONFIGS,
-# DEFAULT_VARIANTS.
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
 # ======================================================================================================================
 
 KERNELS = (1, 3)
@@ -383,8 +385,9 @@ DEFAULT_CONFIGS = {
 # ======================================================================================================================
 # 3. Weights and weight file
 #
-# Used below: Vector, Weights, DATA_REVISION, ACTIVATION_EXPONENT, ORIGINAL_EXPONENT, chain_weights, original_weights,
-# random_input, pixel_of, ALIGNMENT, LAYOUTS, tensor_stride, write_weight_file, read_weight_file, weight_data.
+# Used below: Vector, DATA_REVISION, ORIGINAL_EXPONENT, ACTIVATION_EXPONENT, INPUT_EXPONENT, PATTERN_MIDDLE,
+# chain_weights, original_weights, random_input, pixel_of, HEADER, LAYOUTS, tensor_stride, write_weight_file,
+# weight_data.
 # ======================================================================================================================
 
 Vector = Sequence[float]
@@ -696,8 +699,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, MIL_FILE, WEIGHT_FILE, MilWriter, MilProgram, Operation, Weight, parse_mil, Program,
-# build_program, LARGEST_SEED.
+# Used below: DIALECTS, Weight, Operation, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
@@ -1092,7 +1094,7 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
 # ======================================================================================================================
 # 5. Reference
 #
-# Used below: Events, Executable, Engine, Arithmetic, DEFAULT_ARITHMETIC, Reference, ReferenceEngine.
+# Used below: Events, Executable, Engine, Arithmetic, Reference, ReferenceEngine.
 # ======================================================================================================================
 
 class Events(typing.Protocol):
@@ -1513,6 +1515,8 @@ class ReferenceExecutable:
 
 # ======================================================================================================================
 # 6. Objective-C runtime
+#
+# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -1773,6 +1777,8 @@ def _pointers(items: Sequence[Pointer]) -> Any:
 
 # ======================================================================================================================
 # 7. Neural Engine
+#
+# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory, NeuralEngine.
 # ======================================================================================================================
 
 # Evaluate fails with status 0x1d on smaller surfaces; reports of the least size differ: 16, 48, 64 KiB.
@@ -2187,6 +2193,10 @@ class _LoadedModel:
 
 # ======================================================================================================================
 # 8. Measurement
+#
+# Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
+# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, FEWEST_ROUNDS, speed_estimate, geometric_mean,
+# marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2864,6 +2874,8 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]
 
 # ======================================================================================================================
 # 9. Verification
+#
+# Used below: Verdict, chosen_pixels, verify, distance_from_fp16.
 # ======================================================================================================================
 
 # TEMPORARY: the real section is being built beside.
@@ -2910,6 +2922,9 @@ def distance_from_fp16(values: Sequence[Vector], base: Sequence[Vector]) -> dict
 
 # ======================================================================================================================
 # 10. Machine and warnings
+#
+# Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
+# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine, check_platform.
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
@@ -3353,6 +3368,9 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 
 # ======================================================================================================================
 # 11. Record
+#
+# Used below: LARGEST_RECORD, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
+# matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
 SCHEMA = "ane-bench/1"
@@ -3639,6 +3657,8 @@ def _file_beside(path: str) -> Iterator[tuple[TextIO, str]]:
 
 # ======================================================================================================================
 # 12. Worker
+#
+# Used below: WORKER_ARGUMENT, ENGINES, Message, work, Worker, plan_run, standin_library, measured.
 # ======================================================================================================================
 
 WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
@@ -4338,6 +4358,8 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 
 # ======================================================================================================================
 # 13. Doctor
+#
+# Used below: REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
 CHECK_S = 30.0  # seconds that a check may take
@@ -4404,6 +4426,9 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], 
 
 # ======================================================================================================================
 # 14. Reports
+#
+# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, table_head, table_rows, table_end, answer, footnotes,
+# grouped_warnings, markdown_table, read_records, show, comparison, check_gate, gate.
 # ======================================================================================================================
 
 class Field(NamedTuple):
@@ -5080,6 +5105,8 @@ def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
 
 # ======================================================================================================================
 # 15. Chart
+#
+# Used below: chart.
 # ======================================================================================================================
 
 # Sizes in pixels.
