@@ -122,6 +122,11 @@ and programs, 5 reference, 6 Objective-C runtime, 7 Neural Engine,
 13 doctor, 14 reports, 15 chart, 16 command line. Each uses only those above it.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends the process without a traceback
+
 import argparse
 import array
 import base64
@@ -146,7 +151,6 @@ import select
 import selectors
 import shlex
 import shutil
-import signal
 import statistics
 import struct
 import subprocess
