@@ -35,10 +35,9 @@ def nearest(value: Fraction, rounding: str) -> int:
 def stored(value: Fraction, store: str, rounding: str) -> Fraction:
     """Return a number as fp16 or fp32 holds it, by exact arithmetic."""
     bits, least = (11, -24) if store == "fp16" else (24, -149)
-    exponent = least
-    while abs(value) >= Fraction(2) ** (exponent + bits):
-        exponent += 1
-    unit = Fraction(2) ** exponent
+    size = value.numerator.bit_length() - value.denominator.bit_length()  # of a value from 2**(size - 1) to 2**(size + 1)
+    size -= abs(value) < Fraction(2) ** size
+    unit = Fraction(2) ** max(least, size + 1 - bits)
     return nearest(value / unit, rounding) * unit
 
 
@@ -94,7 +93,7 @@ class ChainTest(unittest.TestCase):
 
     def test_equals_exact_arithmetic(self) -> None:
         draw = random.Random(5)
-        for name in ("1x2x3", "2x2x4", "7x2x3", "24x2x5"):
+        for name in ("1x2x3", "2x2x4", "7x2x3", "16x2x3"):
             config = Config.parse(name)
             image = struct_rounded([[draw.gauss(0, 1.5) for _ in range(config.channels)] for _ in range(4)])
             for variant in ane_bench.VARIANTS:
@@ -106,7 +105,7 @@ class ChainTest(unittest.TestCase):
                         self.assertEqual([list(output) for output in outputs], [expected[place] for place in (3, 0, 2)])
 
     def test_default_input_at_depth(self) -> None:
-        config = Config(16, 2, 12)
+        config = Config(8, 2, 12)
         data = ane_bench.random_input(config, 3)
         image = [ane_bench.pixel_of(data, config, place) for place in range(4)]
         for variant in ("fp16", "w8a8"):
@@ -189,7 +188,7 @@ class ArithmeticTest(unittest.TestCase):
         draw = random.Random(9)
         for arithmetic in ARITHMETICS[:4]:
             bits = 11 if arithmetic.store == "fp16" else 24
-            for _ in range(2000):
+            for _ in range(500):
                 whole = draw.getrandbits(bits) * 2 + draw.choice((0, 1, 1))  # half of a unit, or near it
                 value = draw.choice((1, -1)) * (whole * 2 ** 8 + draw.choice((0, 0, 1, -1))) * 2.0 ** draw.randrange(-30, -20)
                 found, = ane_bench.store([value], arithmetic)
