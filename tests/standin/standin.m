@@ -158,6 +158,9 @@ static const char *const noiseNames[NoiseKinds] = {"switch", "bimodal", "random"
 typedef enum { RealClock, VirtualClock, JumpingClock } ClockKind;
 typedef enum { Forwards, Still, Backwards } Reading;
 
+// Of a clock that is not real: the counter, or how far evaluates and faults have moved the real one on.
+static uint64_t movedTicks;
+
 typedef struct { Variant variant; const char *shape; } Scope;  // NoVariant or NULL if it is for all
 typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
 typedef struct { Scope scope; Stage stage; FaultKind kind; When when; double seconds; } Fault;
@@ -463,6 +466,7 @@ static void readClockSettings(void)
     if (how < 0)
         reject("STANDIN_READING", reading);
     settings.clock = (ClockKind)found;
+    movedTicks = settings.clock == VirtualClock ? 24000000000u : 0;  // some time after the start, so that it can run back
     settings.reading = (Reading)how;
     settings.readingFrom = from ? (long)readNumber("STANDIN_READING", from) : 1;
     settings.tickNs = readNumber("STANDIN_TICK_NS", variable("STANDIN_TICK_NS", "0"));
@@ -608,7 +612,9 @@ static BOOL refuse(NSError **error, NSString *domain, NSInteger code, NSString *
 {
     if (hasNoUserInfo)
         return nil;
-    return [NSDictionary dictionaryWithObjectsAndKeys:text, NSLocalizedDescriptionKey, cause, NSUnderlyingErrorKey, nil];
+    // Apple's NSUnderlyingErrorKey is "NSUnderlyingError"; GNUstep's has another value.
+    return [NSDictionary dictionaryWithObjectsAndKeys:text, NSLocalizedDescriptionKey, cause, @"NSUnderlyingError",
+            cause, NSUnderlyingErrorKey, nil];
 }
 
 - (NSString *)localizedDescription
@@ -728,9 +734,6 @@ static const char *loggedName(Class class)
 #define CLOCK CLOCK_MONOTONIC
 #endif
 static const double ticksPerSecond = 24e6;
-
-// Of a clock that is not real: the counter, or how far evaluates and faults have moved the real one on.
-static uint64_t movedTicks;
 
 static uint64_t realClock(void)
 {
