@@ -3882,7 +3882,7 @@ def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float
 CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
 HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # letters; a record may hold a chip's name of any length
+PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
 # Shapes tell variants apart without color. Their corners, in pixels from the middle.
@@ -3916,7 +3916,7 @@ def figure_text(value: float) -> str:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -4053,7 +4053,7 @@ class Chart:
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""
-        for line in wrapped(printable(text), (self.width - 2 * MARGIN) / size):
+        for line in wrapped(text, (self.width - 2 * MARGIN) / size):
             self.y += size + 5
             self.drawing.text(MARGIN, self.y, line, size=size, color=color)
 
