@@ -5119,19 +5119,16 @@ def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
 
 # Sizes in pixels.
 CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
-HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 34, 230, 84, 17
+HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST = 3
-LONGEST_TEXT = 1000  # letters; a record may hold a chip's name of any length
-
+PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
 # Shapes tell variants apart without color. Their corners, in pixels from the middle.
-SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 4), (-5, 4)),
-          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0))}
-CROSS = ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))
-AXIS_TITLES = {"channels": "channels", "spatial": "pixels along each side", "depth": "layers", "kernel": "kernel"}
-CONFIG_TITLE = "channels x pixels along each side x layers"
+SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 5), (-5, 5)),
+          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0)), "failed": ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))}
+AXIS_TITLES = {"channels": "channels", "spatial": "side in pixels", "depth": "layers", "kernel": "kernel"}
+CONFIG_TITLE = "channels x side in pixels x layers"
 
 Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the horizontal axis
 
@@ -5153,12 +5150,12 @@ def wrapped(text: str, width: float) -> list[str]:
 
 
 def figure_text(value: float) -> str:
-    """Return a figure with two decimals, or with three significant digits if they would read 0.00 or be very long."""
-    return f"{value:.2f}" if 0.005 <= value < 1e5 else f"{value:.3g}"
+    """Return a figure with two decimals, or with three significant digits if it is small or large."""
+    return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.3g}"
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -5176,7 +5173,7 @@ def ratios_of(cell: Cell) -> list[float]:
     return [cell.ratio["value"], *cell.ratio.get("ci95", ())] if cell.ratio else []
 
 
-def cell_tip(cell: Cell) -> str:
+def tip_of(cell: Cell) -> str:
     """Return name and figures of a cell, and why it failed if it did."""
     figures = [f"{figure_text(rate)} TOPS" for rate in rates_of(cell)[:1]]
     figures += [f"{figure_text(ratio)}x" for ratio in ratios_of(cell)[:1]]
@@ -5225,8 +5222,7 @@ class Chart:
     """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        self.drawing = Drawing()
+        self.run, self.drawing = run, Drawing()
         self.results = [result for result in run.results if result[1]]
         self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
         self.cells = [cell for _, cells in self.results for cell in cells]
@@ -5256,7 +5252,7 @@ class Chart:
         self.group = (self.right - self.left) / groups
         self.bar = 0.0 if self.swept else min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
         figures = [found[0] for cell in self.cells for found in (rates_of(cell), ratios_of(cell)) if found]
-        widest = FONT * max((text_width(figure_text(figure)) for figure in figures), default=0)
+        widest = FONT * max((text_width(figure_text(value)) for value in figures), default=0)
         self.upright = widest > self.bar
         self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
 
@@ -5274,14 +5270,15 @@ class Chart:
 
     def head(self, title: str) -> None:
         """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
-        facts = [] if self.run.complete else [f"{len(dict(self.results))} of {len(self.configs)} configurations"]
+        facts = [coverage(self.run)] if coverage(self.run) else []
         if self.swept:
             facts.append(f"all {self.configs[0].label([name for name in AXIS_TITLES if name not in self.dimensions])}")
         facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
         self.paragraph(title, TITLE_FONT, INK)
         self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
         signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
-        signs += [(cell.variant, GROUND, "hollow: wrong output") for cell in self.cells if cell.check == "WRONG"][:1]
+        wrong = [cell.variant for cell in self.cells if cell.check == "WRONG" and rates_of(cell)]
+        signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
         x, self.y = float(MARGIN + SPACE), self.y + 3 * SPACE
         for variant, fill, text in signs:
             self.drawing.mark(x, self.y - 4, variant, fill)
@@ -5295,7 +5292,7 @@ class Chart:
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""
-        for line in wrapped(printable(text), (self.width - 2 * MARGIN) / size):
+        for line in wrapped(text, (self.width - 2 * MARGIN) / size):
             self.y += size + 5
             self.drawing.text(MARGIN, self.y, line, size=size, color=color)
 
@@ -5325,6 +5322,7 @@ class Chart:
                 place = self.frame(title, ticks, base, height)
                 for variant in self.variants:
                     self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
+                self.y += 2 * SPACE if self.bar and base == 0 else 0  # the marks below bars
         if self.failed:
             self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
         self.axis(labels)
@@ -5346,7 +5344,7 @@ class Chart:
 
     def frame(self, title: str, ticks: Sequence[float], base: float, height: float) -> Callable[[float], float]:
         """Draw a vertical axis with its title, and lines for ticks and base; return a function from value to place."""
-        self.drawing.text(self.left, self.y + HEADING - 7, title, color=QUIET)
+        self.drawing.text(self.left, self.y + HEADING - 10, title, color=QUIET)
         self.y += HEADING + self.headroom + height
         bottom, unit = self.y, height / (ticks[-1] - ticks[0])
 
@@ -5363,11 +5361,11 @@ class Chart:
                base: float) -> None:
         """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
         for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
-            run = [(x, cell, [place(figure) for figure in figures_of(cell)]) for x, cell in group] if found else []
+            run = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group] if found else []
             if self.swept and run:
                 self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
             for x, cell, heights in run:
-                y, tip, color = heights[0], cell_tip(cell), COLORS[cell.variant]
+                y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
                 if self.bar and base == 0:
                     self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
@@ -5382,7 +5380,7 @@ class Chart:
 
     def strip(self, points: Points) -> None:
         """Draw a cross for each failed cell, with a row for each variant that has any."""
-        self.drawing.text(self.left, self.y + HEADING - 7, "failed", color=QUIET)
+        self.drawing.text(self.left, self.y + HEADING - 10, "failed", color=QUIET)
         top = self.y + HEADING
         self.y = top + STRIP_ROW * len(self.failed)
         self.drawing.box(self.left, top, self.right, self.y, STRIP, STRIP)
@@ -5390,8 +5388,8 @@ class Chart:
         for variant, y in rows.items():
             self.drawing.text(self.left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
         for x, cell in points:
-            cross = [(x + right, rows[cell.variant] + down) for right, down in CROSS]
-            self.drawing.line(cross, COLORS[cell.variant], 2, tip=cell_tip(cell))
+            cross = [(x + right, rows[cell.variant] + down) for right, down in SHAPES["failed"]]
+            self.drawing.line(cross, COLORS[cell.variant], 2, tip=tip_of(cell))
 
     def axis(self, labels: Sequence[tuple[float, str]]) -> None:
         """Draw the horizontal axis with its title, and as many labels as have room."""
