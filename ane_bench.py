@@ -2527,7 +2527,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
     if found.relative_l2 * floor <= limit and not misscaled:
         return None
     if found.cosine < UNRELATED:
-        return f"the output is unrelated to the right one ({figures}): often a wrong layer's weights; try another --blob"
+        return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"

@@ -25,6 +25,7 @@ class Engine(NamedTuple):
     store: how activations are stored between layers: fp16, fp32 or bf16.
     rounding: of stores and of quantize: even, away, floor or zero; the last two only of quantize.
     steps: quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out.
+    border: of an image: of zeros (constant), or its outermost pixels again (edge).
     """
 
     int8: bool
@@ -32,6 +33,7 @@ class Engine(NamedTuple):
     store: str = "fp16"
     rounding: str = "even"
     steps: int = STEPS
+    border: str = "constant"
 
 
 class Layer(NamedTuple):
@@ -56,12 +58,11 @@ def legitimate(int8: bool, kernel: int = 1) -> list[Engine]:
 
 def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
     """Return the layers as the weight file of the FP16 program has them; the other variants have the same numbers."""
-    kernel = getattr(config, "kernel", 1)
-    shape = (config.channels, config.channels, kernel, kernel)
+    shape = (config.channels, config.channels, config.kernel, config.kernel)
     layers = []
     for tensor in ane_bench.read_weight_file(ane_bench.build_program(config, "fp16", seed=seed).blob):
         weights = np.frombuffer(tensor.data, dtype=np.float16).astype(np.float64).reshape(shape)
-        if kernel == 1:
+        if config.kernel == 1:
             layers.append(Layer(weights[:, :, 0, 0]))
         else:
             pattern = np.rint(weights[0, 0] / weights[0, 0, 1, 1] * 16)
@@ -103,20 +104,20 @@ def stored(values: Any, store: str, rounding: str = "even") -> Any:
     return rounded(values / step, "away" if rounding == "away" else "even") * step
 
 
-def spread(values: Any, pattern: Any) -> Any:
-    """Return the sum of an image's neighbours times a 3x3 pattern, with a border of zeros."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+def spread(values: Any, pattern: Any, border: str) -> Any:
+    """Return the sum of an image's neighbours times a 3x3 pattern."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
     rows, columns = values.shape[1:]
     return sum(pattern[y, x] * padded[:, y:y + rows, x:x + columns] for y in range(3) for x in range(3))
 
 
-def totals(layer: Layer, values: Any, sums: str) -> Any:
+def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> Any:
     """Return the sums of a convolution."""
     if sums.startswith("winograd"):
         return winograd(layer, values, sums == "winograd")
     flat = values.reshape(values.shape[0], -1)
     if sums in ("exact", "fp32") and layer.pattern is not None:
-        flat = spread(values, layer.pattern).reshape(flat.shape)
+        flat = spread(values, layer.pattern, border).reshape(flat.shape)
         return (layer.matrix @ flat).reshape(values.shape)
     if sums == "exact":
         return layer.matrix @ flat
@@ -190,8 +191,7 @@ def winograd(layer: Layer, values: Any, fp16: bool) -> Any:
     inputs = keep(np.einsum("ay,yxcrk->axcrk", INPUT, tiles))
     inputs = stored(np.einsum("bx,axcrk->abcrk", INPUT, inputs), "fp16")
     weights = WEIGHT @ layer.pattern @ WEIGHT.T  # times the matrix, exact in fp16
-    sums = np.einsum("abcp->abcp", inputs.reshape(4, 4, channels, -1))
-    sums = keep(np.matmul(layer.matrix, sums) * weights[:, :, None, None])
+    sums = keep(np.matmul(layer.matrix, inputs.reshape(4, 4, channels, -1)) * weights[:, :, None, None])
     sums = keep(np.einsum("ya,abcp->ybcp", OUTPUT, sums))
     tiles = np.einsum("xb,ybcp->yxcp", OUTPUT, sums).reshape(2, 2, channels, rows // 2, columns // 2)
     return tiles.transpose(2, 3, 0, 4, 1).reshape(channels, rows, columns)
@@ -212,7 +212,7 @@ def chains(layers: Layers, values: Any, engines: Sequence[Engine]) -> dict[Engin
             if values.ndim == 2:
                 parts = np.split(totals(layer, np.hstack(states), sums), len(alike), axis=1)
             else:
-                parts = [totals(layer, state, sums) for state in states]
+                parts = [totals(layer, state, sums, engine.border) for state, engine in zip(states, alike)]
             states = [passed_on(part, engine, index == len(layers) - 1) for part, engine in zip(parts, alike)]
         outputs.update(zip(alike, states))
     return outputs
@@ -228,10 +228,10 @@ def passed_on(sums: Any, engine: Engine, last: bool) -> Any:
 
 
 def unrounded(layers: Layers, values: Any) -> Any:
-    """Return the output without any rounding between layers."""
+    """Return the output without any rounding."""
     for layer in layers:
         values = totals(layer, values, "exact")
-    return stored(values, "fp16")
+    return values
 
 
 def aliased(layers: Layers) -> list[Layer]:
@@ -256,7 +256,7 @@ def scaled(layers: Layers, factor: float = 1.1) -> list[Layer]:
     return replaced(layers, lambda layer: layer._replace(matrix=layer.matrix * factor))
 
 
-def dropped(layers: Layers, channel: int = 0) -> list[Layer]:
+def dropped(layers: Layers, channel: int) -> list[Layer]:
     """Return a chain whose middle layer ignores an input channel."""
     return replaced(layers, lambda layer: layer._replace(
         matrix=layer.matrix * (np.arange(layer.matrix.shape[1]) != channel)))
@@ -267,5 +267,26 @@ def transposed(layers: Layers) -> list[Layer]:
     return [layer._replace(pattern=layer.pattern.T) for layer in layers]
 
 
-DEFECTS: dict[str, Callable[[Layers], list[Layer]]] = {
-    "aliased": aliased, "swapped": swapped, "scaled": scaled, "dropped": dropped}
+# What a broken engine may do to the layers, to its arithmetic, and to the channels of its output.
+LAYER_DEFECTS: dict[str, Callable[[Layers], list[Layer]]] = {
+    "aliased": aliased, "swapped": swapped, "scaled": scaled, "shrunk": lambda layers: scaled(layers, 0.9),
+    "transposed": transposed, "one transposed": lambda layers: replaced(
+        layers, lambda layer: layer._replace(pattern=layer.pattern.T))}
+ENGINE_DEFECTS: dict[str, dict[str, Any]] = {
+    "unquantized": {"steps": 0}, "coarse": {"steps": STEPS // 2}, "floor": {"rounding": "floor"},
+    "bf16": {"store": "bf16"}, "border": {"border": "edge"}}
+CHANNEL_DEFECTS: dict[str, int] = {"dropped": 1, "dead": 1, "8 dead": 8, "exchanged": 2}
+
+
+def damaged(layers: Layers, values: Any, engine: Engine, defect: str, channels: Sequence[int]) -> Any:
+    """Return the output of an engine with a defect, of some drawn channels if it is one of channels."""
+    if defect in LAYER_DEFECTS:
+        return chain(LAYER_DEFECTS[defect](layers), values, engine)
+    if defect in ENGINE_DEFECTS:
+        return chain(layers, values, engine._replace(**ENGINE_DEFECTS[defect]))
+    if defect == "dropped":
+        return chain(dropped(layers, channels[0]), values, engine)
+    output = chain(layers, values, engine).copy()
+    chosen = list(channels[:CHANNEL_DEFECTS[defect]])
+    output[chosen] = output[chosen[::-1]] if defect == "exchanged" else 0
+    return output
