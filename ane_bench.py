@@ -162,7 +162,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, mul, sub
+from operator import add, eq, mul, sub
 from string import Formatter
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -2203,8 +2203,8 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, FEWEST_ROUNDS, speed_estimate, geometric_mean,
-# marginal, within_rounds_pattern, bimodality.
+# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
+# geometric_mean, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2883,49 +2883,235 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]
 # ======================================================================================================================
 # 9. Verification
 #
-# Used below: Verdict, chosen_pixels, verify, distance_from_fp16.
+# Used below: Verdict, distance_from_fp16, chosen_pixels, verify.
 # ======================================================================================================================
 
-# TEMPORARY: the real section is being built beside.
+# Limits are 1.3 times what right engines of any arithmetic reach in the simulations of tests/test_verification.py, or
+# more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
+# with as many channels. Sums in fp16 lose more if they have more terms. Clipped activations, which the reference of 3x3
+# chains does not know, count more if there are few channels.
+LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.025, 0.010, 512)}
+MAX_RELATIVE_L2 = 1.2
+MOST_CLIPPED = 7
+UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
+
+# The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
+# 0.0005; with bf16 stores it would be 0.0010 or more.
+KNOWN_LIMITS = {"fp16": 0.0007, "int8": 0.02}
+
+# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an average is.
+# The distance from an output without quantization, if 1 is what quantization usually causes: right engines stay above
+# 1 - 2.7 / sqrt(n) and below 1.2 + 2.7 / sqrt(n); with 3x3, for which the usual is estimated, above 0.34.
+NOISE_LIMITS = {1: ((1.0, -4.0), (1.3, 4.0)), 3: ((0.2, 0.0), (math.inf, 0.0))}
+QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
+
+# The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / sqrt(n).
+ERROR_LIMITS = {"fp16": ((1, 7.0), (3, 4.5)), "int8": ((1, 5.5), (3, 3.5))}
+FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
+
+
+class Comparison(NamedTuple):
+    """How an output differs from the expected values.
+
+    `floor` is their rms, but at most 1. Times it, a relative error is relative to values as large as the input's.
+    """
+
+    cosine: float
+    relative_l2: float
+    slope: float
+    max_error: float
+    floor: float
+
+
 class Verdict(NamedTuple):
-    """A verification's outcome."""
+    """The fields of a cell's `verified`, the reason why the output is wrong (or None), warnings as (code, text)."""
 
     verified: dict[str, Any]
     problem: Optional[str]
     warnings: list[tuple[str, str]]
 
 
+def compare_vectors(values: Vector, expected: Vector) -> Comparison:
+    """Return how finite values differ from the expected ones."""
+    pairs = ((values, expected), (values, values), (expected, expected))
+    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in pairs)
+    errors = list(map(sub, values, expected))
+    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, errors, errors)) / power), dot / power,
+                      max(map(abs, errors)), min(1.0, math.sqrt(power / len(expected))))
+
+
+def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict[str, float]:
+    """Return cosine and relative L2 of an output, [pixel][channel], against the FP16 variant's output."""
+    found = compare_vectors(flat(output), flat(fp16))
+    return {"cosine": found.cosine, "relative_l2": found.relative_l2}
+
+
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
-    """Return drawn pixels."""
+    """Return the indices of the pixels to verify, drawn by the seed.
+
+    With a kernel of 3 the first lies on an edge, where the padding shows, but not in a corner; the second lies inside.
+    """
     draw = random.Random(seed).random
+    last = config.spatial - 1
     chosen: dict[int, None] = {}
     while len(chosen) < min(count, config.pixels):
-        chosen[int(draw() * config.pixels)] = None
+        index = int(draw() * config.pixels)
+        edges = sum(place in (0, last) for place in divmod(index, config.spatial))
+        if config.kernel == 1 or last < 2 or len(chosen) >= 2 or edges == (1, 0)[len(chosen)]:
+            chosen[index] = None
     return list(chosen)
 
 
-def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]], known: bool) -> Verdict:
-    """Compare outputs."""
+def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
+           known: bool) -> Verdict:
+    """Compare the outputs of every verified round with the reference; return the verdict on the worst round.
+
+    data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
+    known. Raises MilError or BlobError if the reference cannot compute the program.
+    """
     arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
-    references = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
-    values = [value for output in outputs for vector in output for value in vector]
-    best = None
-    for arithmetic, reference in zip(arithmetics, references):
-        expected = [value for _ in outputs for vector in reference for value in vector]
-        power = sum(value * value for value in expected) or 1e-12
-        error = math.sqrt(sum((one - other) ** 2 for one, other in zip(values, expected)) / power)
-        if best is None or not error >= best[0]:
-            equal = sum(one == other for one, other in zip(values, expected)) / len(values)
-            best = error, arithmetic.name, equal
-    assert best
-    ok = best[0] < 0.3
-    return Verdict({"pixels": len(pixels) * len(outputs), "ok": ok, "arithmetic": best[1], "equal": best[2], "relative_l2": best[0]},
-                   None if ok else "the output differs", [])
+    unquantized = Arithmetic(quantizes=False)
+    quantizes = program.variant.activations == "int8" and program.config.depth > 1
+    if program.config.kernel == 3:  # the reference does not round between such layers
+        arithmetics = [unquantized]
+    elif quantizes:
+        arithmetics.append(unquantized)
+    reference = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
+    references = {arithmetic: flat(vectors) for arithmetic, vectors in zip(arithmetics, reference)}
+    verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
+    wrong = [verdict for verdict in verdicts if verdict.problem]
+    worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
+    problem = worst.problem
+    if problem and len(wrong) < len(outputs):
+        problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
+    warnings = {code: (code, text) for verdict in verdicts for code, text in verdict.warnings}
+    verified = {"pixels": len(pixels) * len(outputs), **worst.verified, "ok": problem is None}
+    return Verdict(verified, problem, list(warnings.values()))
 
 
-def distance_from_fp16(values: Sequence[Vector], base: Sequence[Vector]) -> dict[str, float]:
-    """Return the distance."""
-    return {"cosine": 1.0, "relative_l2": 0.0}
+def judge(config: Config, activations: str, output: Sequence[Vector], references: Mapping[Arithmetic, Vector],
+          known: bool) -> Verdict:
+    """Return the verdict on one round: its output, [pixel][channel], against the flat references of these pixels."""
+    values = flat(output)
+    rounded = {arithmetic: vector for arithmetic, vector in references.items() if arithmetic.quantizes} or references
+    problem = output_defect(values, next(iter(rounded.values())))
+    if problem:
+        return Verdict({}, problem, [])
+    compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
+    nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
+    found, expected = compared[nearest], rounded[nearest]
+    verified: dict[str, Any] = {}
+    if others:
+        equal = sum(map(eq, values, expected)) / len(values)
+        clear = equal > 0.5 or found.relative_l2 <= compared[others[0]].relative_l2 / 2
+        verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
+    verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
+    problem = (explain_mismatch(found, len(values), config, activations)
+               or explain_large_errors(output, expected, config, activations))
+    warnings = []
+    unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
+    if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
+        noise = explain_noise(values, list(rounded.values()), unquantized, config)
+        if noise and known:
+            problem = problem or noise
+        elif noise:
+            warnings.append(("quantization", noise))
+    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
+    if known and others and not problem and found.relative_l2 * found.floor > limit:
+        warnings.append(("unknown-rounding", (
+            f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic "
+            f"stays within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: "
+            "compare more pixels with --verify 16, and send the output of doctor")))
+    return Verdict(verified, problem, warnings)
+
+
+def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+    """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
+    unwritten = sum(map(math.isnan, values))
+    if unwritten:
+        part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+                "--dialect")
+    if not all(map(math.isfinite, values)):
+        return "the output holds infinities: weights or scales were misread; try another --blob"
+    if not any(values) and any(expected):
+        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
+                "--dialect")
+    if min(values) == max(values) and min(expected) != max(expected):
+        return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
+    return None
+
+
+def verification_limits(count: int, config: Config, activations: str) -> tuple[float, float]:
+    """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
+    relative, slope, channels = LIMITS[activations, config.kernel]
+    depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
+    clipped = 1.0
+    if (activations, config.kernel) == ("int8", 3):
+        clipped = min(MOST_CLIPPED, max(1.0, channels / config.channels))
+    return (min(MAX_RELATIVE_L2, relative * depth * (1 + 4 / count) * terms * clipped),
+            slope * depth * (1 + 16 / count) * clipped ** 1.5)
+
+
+def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
+    """Return what is wrong with an output that differs so over `count` values; None if rounding explains it."""
+    limit, slope_limit = verification_limits(count, config, activations)
+    figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
+               f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
+    floor = found.floor if activations == "int8" else 1.0  # the error of fp16 is relative, whatever the size
+    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # the part of the difference that is not a scale
+    misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
+    if found.relative_l2 * floor <= limit and not misscaled:
+        return None
+    if found.cosine < UNRELATED:
+        return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
+    if misscaled and turned <= limit:
+        return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+
+
+def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Config, activations: str) -> Optional[str]:
+    """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
+
+    The usual error of a pixel is estimated from the median, and a part of the limit is added since that may be zero.
+    Large values may differ more.
+    """
+    if config.channels < FEWEST_CHANNELS:
+        return None
+    limit, _ = verification_limits(len(expected), config, activations)
+    powers = [0.0] * config.channels
+    for index, values in enumerate(output):
+        should = expected[index * config.channels:(index + 1) * config.channels]
+        size = math.sqrt(sum(map(mul, should, should)) / config.channels) or 1.0
+        errors = list(map(abs, map(sub, values, should)))
+        usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
+        powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
+                  for power, error, value in zip(powers, errors, should)]
+    largest = sorted((math.sqrt(power / len(output)) for power in powers), reverse=True)
+    for rank, excess in ERROR_LIMITS[activations]:
+        most = 1 + excess / math.sqrt(len(output))
+        if largest[rank - 1] > most:
+            return (f"{rank} of {config.channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
+                    f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
+    return None
+
+
+def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vector, config: Config) -> Optional[str]:
+    """Return what is wrong if quantizing activations changed the output too little or too much; None otherwise."""
+    usual = QUANTIZATION_NOISE * math.sqrt((config.depth - 1) * len(values))
+    if config.kernel == 1:
+        usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references) / len(references))
+    noise = math.dist(values, unquantized) / usual
+    least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS[config.kernel])
+    figures = f"quantizing activations changed the output {noise:.2f} times as much as it should"
+    if noise < least:
+        return (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so this is not W8A8; "
+                "its figures are those of --variants w8a16")
+    if noise > most:
+        return (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut off instead of "
+                "rounded; try another --dialect")
+    return None
 
 
 # ======================================================================================================================
