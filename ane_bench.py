@@ -177,7 +177,7 @@ __all__ = [
 # 1. Constants and errors
 #
 # Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
-# AneBenchError, UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
+# UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -2427,9 +2427,9 @@ class Trial:
             yield
         except StageError as error:
             self.cell.fail(error.stage, str(error))
-        except (AneBenchError, MemoryError, OSError, ArithmeticError, ValueError, TypeError, LookupError) as error:
-            if isinstance(error, Unavailable):
-                raise
+        except Unavailable:
+            raise
+        except Exception as error:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
 
@@ -2476,20 +2476,19 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     settings = trials[0].cell.settings
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
-    with collector_off():
-        for number in range(settings.rounds):
-            running = [trial for trial in trials if trial.executable and trial.cell.ok]
-            if not running:
-                return
-            seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
-            names = ",".join(trial.cell.variant for trial in running)
-            events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
-            turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
-            for turn, trial in enumerate(turns):
-                events.turn(trial.cell.variant)
-                with trial.guarded(events):
-                    measure_round(engine, trial, pixels if number in poisoned else ())
-                    trial.cell.turns.append(turn)
+    for number in range(settings.rounds):
+        running = [trial for trial in trials if trial.executable and trial.cell.ok]
+        if not running:
+            return
+        seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
+        names = ",".join(trial.cell.variant for trial in running)
+        events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
+        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
+        for turn, trial in enumerate(turns):
+            events.turn(trial.cell.variant)
+            with trial.guarded(events):
+                measure_round(engine, trial, pixels if number in poisoned else ())
+                trial.cell.turns.append(turn)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2498,7 +2497,7 @@ def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
     assert executable
     with engine.pool():
         if not settings.original:
-            evaluate(executable, "evaluate")
+            timed_evaluates(engine, executable, "evaluate", 1)
         if pixels:
             executable.poison(pixels)
         trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
@@ -2561,7 +2560,7 @@ def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[fl
     assert trial.executable
     samples: list[float] = []
     spent_ns, until = 0.0, time.monotonic() + SLICE_S
-    with engine.pool(), collector_off():
+    with engine.pool():
         if count is not None:
             samples = timed_evaluates(engine, trial.executable, "warm-up", count)
         while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
@@ -2569,12 +2568,6 @@ def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[fl
             spent_ns += samples[-1] + samples[-2]
     trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
     return samples
-
-
-def evaluate(executable: Executable, stage: str) -> None:
-    """Evaluate once; raise StageError if the engine answers NO."""
-    if not executable.evaluate():
-        raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
 
 
 def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
@@ -2608,18 +2601,6 @@ def observed_tick_ns(engine: Engine) -> float:
             steps.append(mark - last)
         last = mark
     return min(steps, default=1) * engine.tick_ns
-
-
-@contextlib.contextmanager
-def collector_off() -> Iterator[None]:
-    """Switch Python's garbage collector off, and back afterwards."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def flat(vectors: Iterable[Vector]) -> list[float]:
@@ -3118,7 +3099,7 @@ def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vec
 # 10. Machine and warnings
 #
 # Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
-# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine, check_platform.
+# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine.
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
@@ -4024,6 +4005,7 @@ def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequen
     try:
         if engine == "ane":
             require_engine(Probe(standin))
+        gc.disable()  # a collection would take longer than an evaluate
         reference = engine == "reference"
         chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
@@ -4115,14 +4097,6 @@ def own_command() -> list[str]:
     return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
 
 
-def worker_environment() -> dict[str, str]:
-    """Return the environment of a worker: nothing that changes its Python, and what makes macOS tell its true version
-    to a Python built with an older SDK (SYSTEM_VERSION_COMPAT; XNU source, python/cpython issue 135675)."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
-    return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
-
-
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put off signals, so that cleaning up is done whole."""
@@ -4158,9 +4132,13 @@ class Worker:
         with contextlib.suppress(OSError):
             self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
         shared = [self._turn_file.fileno()] if self._turn_file else []
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+        # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython issue 135675).
+        environment["SYSTEM_VERSION_COMPAT"] = "0"
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE, bufsize=0, env=worker_environment(), pass_fds=shared)
+                                             stderr=subprocess.PIPE, bufsize=0, env=environment, pass_fds=shared)
         except OSError as error:
             self._owner.close()
             raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
@@ -4387,14 +4365,12 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     Raise Unavailable if the first worker finds no usable engine.
     """
     standin = standin_library() if run.engine == "stand-in" else None
-    if run.engine == "ane":
-        require_platform()
     every = attempts(run.settings)
     forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
     engine = "reference" if run.engine == "reference" else "ane"
     job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
     hangs = 0
-    with crashes_visible(), machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
+    with machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
         for number, config in enumerate(run.configs):
             notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
             job = job._replace(config=config)
@@ -4443,7 +4419,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     while True:
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
-        left = [variant for variant in left if variant not in cells or awaits_verification(cells[variant])]
+        unverified = [variant for variant, cell in cells.items() if cell.ok and run.settings.verifies and not cell.verified]
+        left = [variant for variant in left if variant not in cells or variant in unverified]
         if worker.unpurged:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
                               f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
@@ -4456,11 +4433,6 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         if not left:
             return [cells[variant] for variant in job.variants], worker
         job = job._replace(rest_until=worker.rest_until)
-
-
-def awaits_verification(cell: Cell) -> bool:
-    """Return whether a cell was measured and is still to be verified."""
-    return cell.ok and cell.settings.verifies and not cell.verified
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
@@ -4505,27 +4477,6 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
         if variant in job.variants and (whole or not cell.samples_ns) and read_cell(cell):
             return cell
     raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {cell.status[:20]!r}")
-
-
-@contextlib.contextmanager
-def crashes_visible() -> Iterator[None]:
-    """Let the system keep a worker's exit code: where SIGCHLD is ignored, a crash would look like a good end."""
-    main = threading.current_thread() is threading.main_thread()
-    ignored = main and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
-
-def require_platform() -> None:
-    """Raise Unavailable if no worker needs to look further."""
-    finding = check_platform(Probe(None))
-    if finding.state == "FAIL":
-        raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
 @contextlib.contextmanager
@@ -5604,8 +5555,8 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-SUFFIXES = {"table": "", "markdown": ".md", "csv": ".csv", "json": ".json"}
-WITHOUT_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work anywhere."
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
+                  "anywhere.")
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
              "repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
@@ -5630,7 +5581,8 @@ class Parser(argparse.ArgumentParser):
 def manual(command: str) -> str:
     """Return the docstring, or what of it belongs to one command: its usage and its options."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
-    usage = [line for line in (__doc__ or "").split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
+    lines = (__doc__ or "").split("\n")
+    usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
     own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
     return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
 
@@ -5681,7 +5633,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
 
     A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
     """
-    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name) is not None}
+    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
     if options.configs and given:
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
     if not given:
@@ -5699,16 +5651,20 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     return found
 
 
+def planned(options: argparse.Namespace, engine: str) -> Run:
+    """Return the run that the options ask for. Raise UsageError if it is invalid."""
+    if options.original and options.kernel:
+        raise UsageError("--kernel cannot be combined with --original (always 1)")
+    given = {name: getattr(options, name, None) for name in Settings._fields}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return plan_run(configs_asked(options, engine), options.variants, engine, settings)
+
+
 def dimensions(name: str, text: str) -> list[int]:
     """Return the numbers of a list such as `256,512`, each once. Raise UsageError if it is not one."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
         raise UsageError(f"--{name} {text!r}: expected whole numbers separated by commas, such as 256,512")
     return list(dict.fromkeys(map(int, text.split(","))))
-
-
-def settings_asked(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the options name."""
-    return {name: getattr(options, name) for name in Settings._fields if getattr(options, name, None) is not None}
 
 
 def write_stdout(text: str) -> None:
@@ -5748,29 +5704,22 @@ def write_stream(stream: TextIO, text: str) -> None:
             select.select([], [descriptor], [])
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Return whether a stream leads to a terminal."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return stream.isatty()
-    return False
-
-
-def terminal_columns(stream: Optional[TextIO]) -> int:
-    """Return how many columns a terminal has; 80 if the stream does not lead to one."""
+def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
+    """Return how many columns a terminal has; None if the stream does not lead to one."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if stream and stream.isatty():
             return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
-    return DEFAULT_COLUMNS
+    return None
 
 
 def fit_terminal(text: str, stream: TextIO) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
-    if not is_terminal(stream):
-        return text
-    columns = terminal_columns(stream)
-    return "\n".join("\n".join(textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False,
-                                             drop_whitespace=True)) if len(line) > columns else line
-                     for line in text.split("\n"))
+    columns = terminal_columns(stream) or sys.maxsize
+    lines = []
+    for line in text.split("\n"):
+        long = len(line) > columns
+        lines += textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False) if long else [line]
+    return "\n".join(lines)
 
 
 class Progress:
@@ -5779,7 +5728,7 @@ class Progress:
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
-        self._live = stream is not None and is_terminal(stream) and os.environ.get("TERM") != "dumb"
+        self._live = terminal_columns(stream) is not None and os.environ.get("TERM") != "dumb"
         self._began = self._config_began = self._stage_began = self._rounds_began = clock()
         self._printed = -math.inf
         self._finish: Optional[float] = None
@@ -5837,7 +5786,7 @@ class Progress:
         place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
         times = f", {clock_time(now - self._began)} elapsed"
         left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
-        room = (terminal_columns(self._stream) if self._live else 200) - 1 - len(left)
+        room = (terminal_columns(self._stream) or 200) - 1 - len(left)
         return (place + times)[:max(0, room)] + left
 
     def clear(self) -> None:
@@ -5858,14 +5807,12 @@ def clock_time(seconds: float) -> str:
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
-    if options.original and options.kernel:
-        raise UsageError("--kernel cannot be combined with --original (always 1)")
-    found = plan_run(configs_asked(options, options.engine), options.variants, options.engine, settings_asked(options))
+    found = planned(options, options.engine)
     found.command = list(command)
     if options.save is not None:
         check_save(options.save)
     progress = Progress(found, None if options.quiet else sys.stderr)
-    columns, unsaved = terminal_columns(sys.stdout), False
+    columns, unsaved = terminal_columns(sys.stdout) or DEFAULT_COLUMNS, False
     try:
         for cells in measured(found, progress):
             progress.clear()
@@ -5921,16 +5868,12 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
-    own_command = f"python3 {PROGRAM_NAME}.py"
-    cures = {"csv": f"{own_command} show RECORD.json --format csv > {path}",
-             "md": f"{own_command} show RECORD.json --format markdown > {path}",
-             "txt": f"{own_command} show RECORD.json > {path}",
-             "svg": f"{own_command} chart RECORD.json -o {path}",
-             "json": f"{own_command} run --save {path}",
-             "png": f"{own_command} chart RECORD.json, whose .svg a browser shows and prints"}
+    cures = {"csv": "show RECORD.json --format csv", "md": "show RECORD.json --format markdown",
+             "svg": "chart RECORD.json -o FILE.svg", "png": "chart RECORD.json (a browser shows and prints its .svg)",
+             "json": "run --save FILE.json"}
     cures.update(markdown=cures["md"], pdf=cures["png"], jpg=cures["png"])
     if suffix in cures and suffix != own:
-        raise UsageError(f"{path}: {wrong}; for that name: {cures[suffix]}")
+        raise UsageError(f"{path}: {wrong}; for that: python3 {PROGRAM_NAME}.py {cures[suffix]}")
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
@@ -5975,12 +5918,12 @@ def doctor_line(check: Mapping[str, str]) -> str:
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
-    planned = plan_run(configs_asked(options, "ane"), options.variants, "ane", settings_asked(options))
-    layout, dialect = attempts(planned.settings)[0]
-    for config in planned.configs:
-        for variant in planned.variants:
-            program = build_program(config, variant, seed=planned.settings.seed, original=planned.settings.original,
-                                    blob=layout, dialect=dialect)
+    run = planned(options, "ane")
+    layout, dialect = attempts(run.settings)[0]
+    for config in run.configs:
+        for variant in run.variants:
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
+                                    dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -6061,10 +6004,12 @@ def answering_signals() -> Iterator[None]:
             answered = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    answers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), answer)
+    answers[signal.SIGCHLD] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
+    before = {number: signal.getsignal(number) for number in answers}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number == signal.SIGTERM:
-            signal.signal(number, answer)
+        if handler != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, answers[number])
     try:
         yield
     finally:
