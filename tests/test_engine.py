@@ -89,15 +89,17 @@ class LoadedTest(EngineCase):
     """A loaded program: its stages, its input and output, its end."""
 
     def test_stages_in_order_and_undone_in_reverse(self) -> None:
-        events = Recorder()
+        engine, events = NeuralEngine(self.libraries), Recorder()
         with contextlib.ExitStack() as owner:
-            executable = NeuralEngine(self.libraries).load(self.program, 21, events, owner)
+            executable = engine.load(self.program, 21, events, owner)
             self.assertEqual(events.stages, ["descriptor", "model", "identifier", "files", "announced", "compile",
                                              "load", "surface", "surface", "request"])
             self.assertEqual({name: type(value) for name, value in executable.facts.items()},
                              {"compiled_before": bool, "compile_ms": float, "load_ms": float})
             self.assertEqual(list(map(str, self.temporary.iterdir())), events.directories)
         self.assertEqual(events.stages[10:], ["unload", "purge"])
+        buffers = [self.program.mil.encode(), self.program.blob]
+        self.assertEqual(engine.pinned_buffers, buffers, "a model may read them until the process exits")
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_only_the_pixels_that_were_named_are_poisoned(self) -> None:
@@ -363,7 +365,8 @@ class DirectoryTest(EngineCase):
                             (temporary, temporary), (f"/{name}", temporary), (f"{temporary}/{name}/", temporary),
                             (f"tmp/{name}", "tmp"),
                             (f"{temporary}/{name}", ""), (f"{self.directory}/{name}", ""),
-                            (f"{temporary}/link", temporary), (f"{temporary}/..", temporary), (f"{temporary}/home/../{name}", temporary),
+                            (f"{temporary}/link", temporary), (f"{temporary}/..", temporary),
+                            (f"{temporary}/home/../{name}", temporary),
                             (f"{temporary}/not a name", temporary), (f"{temporary}/model.mil", temporary),
                             (f"{temporary}/{'a' * 256}", temporary), (f"{temporary}/link/{name}", temporary),
                             (f"{temporary}/ü", temporary), (f"{temporary}/{name}\n", temporary)):
