@@ -1,78 +1,137 @@
 #!/usr/bin/env python3
 """How fast is Apple's Neural Engine, and does INT8 help?
 
-Copy this one file to a Mac with Apple silicon and run it; it needs Python 3.9 or later and nothing else:
+Copy this one file to a Mac with Apple silicon and run it. It needs Python 3.9
+or later and nothing else. It times chains of convolutions on the Neural Engine
+in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
+outputs, and prints the comparison:
 
-    python3 ane_bench.py
+    Config                     W(MB)     GOP ms/eval  ±95%  TOPS Ratio  ±95% Check
+    FP16 128x conv 512ch 64x64  64.0  274.88  14.780 ±0.1% 18.60                ok
+    W8A8 128x conv 512ch 64x64  32.0  274.88   7.831 ±0.1% 35.10 1.89x ±0.1%    ok
 
-It times chains of 1x1 convolutions on the Neural Engine in FP16 and in W8A8 (INT8 weights, INT8 activations between
-layers), checks what comes out, and prints the comparison:
-
-    Config                           W(MB)     GOP   ms/eval    TOPS   Ratio    ±95%  Check
-    FP16 128x conv 512ch 64x64       64.0  274.88   14.934 ms  18.41           ±0.4%     ok
-    W8A8 128x conv 512ch 64x64       32.0  274.88    7.871 ms  34.92  1.90x    ±0.4%     ok
-
-W(MB) is the size of the weights, GOP what one evaluate computes (2 per multiply-add), ms/eval the median time of one, TOPS
-the rate. Ratio is how many times faster than the first variant, ±95% half the 95 % interval of the time, Check whether the
-output is what the program means. A ratio near 1 is a result: before M4, INT8 saves memory and no time.
+W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
+(2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
+times faster than the first variant, each ±95% half the 95 % interval of the
+figure before it, Check the result of comparing the output with the program.
+* marks a row that a warning below the table names. A ratio near 1 is a result:
+what INT8 gains depends on the chip and on the shape.
 
 Commands
 
     python3 ane_bench.py [run] [options]      the comparison; `run` is implied
-    python3 ane_bench.py doctor               what this Mac has, check by check, and what to do about each that fails
-    python3 ane_bench.py emit DIR [options]   the files of each program: DIR/512x64x128-fp16/model.mil, .../weights/weight.bin
-    python3 ane_bench.py compare BASE.json NEW.json [--fail-if-slower PERCENT]
+    python3 ane_bench.py doctor [options]     what this Mac has, check by check
+    python3 ane_bench.py emit DIR [options]   the files of each program
+    python3 ane_bench.py show RECORD.json...  saved records again, in one table
+    python3 ane_bench.py compare BASE.json NEW.json [MORE.json...] [options]
     python3 ane_bench.py chart RUN.json [-o FILE.svg]
 
 Options of run; those with a star also of emit
 
-    --config CHxSPxDEPTH *    channels, pixels along each side, layers; may be given several times (default the original's
-                              five: 512x64x128, 512x64x64, 256x64x256, 256x64x128, 384x64x128)
-    --channels LIST *         a sweep instead: all combinations of these lists, such as --channels 256,512 --depth 64,128;
-    --spatial LIST *          a list that is not given has one value, that of the first default configuration
-    --depth LIST *
-    --variants LIST *         of fp16, w8a16 (INT8 weights only), w8a8; the first is the baseline of Ratio (default fp16,w8a8)
-    --iters N                 timed evaluates of each variant (default 50), a multiple of
-    --rounds N                rounds in which the variants take turns (default 10); below 5 there are no intervals
-    --warmup N                evaluates before them (default 10)
-    --qos N                   quality of service, such as 0, 9, 17, 21, 25 or 33 (default 21)
-    --seed N *                of weights and input (default 0)
-    --input random|zeros      what is computed on (default random); zeros run faster, and cannot be checked
-    --verify N                pixels of each output that are checked (default 1; 0 is off)
-    --timeout SECONDS         without any progress, after which a configuration is given up (default 120)
-    --blob auto|standard|original *    layout of the weight file (default auto: what the system accepts)
-    --dialect auto|1.3|1.0 *  of the MIL text (default auto)
-    --engine ane|reference    reference computes in plain Python on any machine, small configurations unless told otherwise
-    --format table|markdown|csv|json   to standard output (default table)
-    --save FILE.json          the record of the run, written anew after each configuration, in the place of an earlier file
-    --quiet                   no progress and no warnings on standard error, but for word of waiting: two runs at a time would
-                              disturb each other's figures, so the second waits for the first to end
-    --original *              exactly what the original benchmark does: its programs, layout, zero input, QoS 0, 10 + 50 evaluates
-                              one variant after the other, the mean, its table; nothing is verified
+    --config CHxSPxDEPTH *   channels, pixels along each side, layers; with k3
+                             behind it 3x3 convolutions; may be repeated
+                             (default the original's five: 512x64x128,
+                             512x64x64, 256x64x256, 256x64x128, 384x64x128)
+    --channels LIST *        a sweep instead: all combinations of these lists,
+    --spatial LIST *         such as --channels 256,512 --depth 64,128; a list
+    --depth LIST *           that is not given has the value of the first
+    --kernel LIST *          default configuration of its kernel (1 or 3);
+                             --kernel 3 alone: 256x64x32k3, 512x32x16k3
+    --variants LIST *        of fp16, w8a16 (INT8 weights only), w8a8; the first
+                             is the baseline of Ratio (default fp16,w8a8)
+    --iters N                timed evaluates of each variant (default 50), a
+                             multiple of
+    --rounds N               rounds in which the variants take turns (default
+                             10); fewer than 5 give no intervals
+    --warmup N               uncounted evaluates before them (default: until
+                             times are steady)
+    --qos N                  quality of service of evaluates, such as 0, 9, 17,
+                             21, 25 or 33 (default 21)
+    --seed N *               of weights and input (default 0)
+    --input random|zeros     default random; zeros run faster, and cannot be
+                             checked
+    --verify N               pixels of each output that are checked (default 1;
+                             0 is off)
+    --timeout SECONDS        without progress, after which a worker is killed
+                             (default 120)
+    --blob auto|standard|original *       layout of the weight file (default
+                             auto: the first that the system accepts)
+    --dialect auto|1.3|1.3-long|1.0 *     of the MIL text (default auto)
+    --engine ane|reference   reference computes in plain Python on any machine
+    --format table|markdown|csv|json      to standard output (default table)
+    --save FILE.json         the record of the run, written anew after each
+                             configuration, over an earlier record only
+    --quiet                  no progress and no warnings on standard error, but
+                             for word of waiting: of two runs at a time the
+                             second waits, or both would be disturbed
+    --original *             measure as the original benchmark does: its
+                             programs and layout, zero input, QoS 0, 10 + 50
+                             evaluates one variant after the other, the mean,
+                             its table; nothing is verified
 
-doctor also takes --format table|json, and every command -h and --version.
+Options of doctor
 
-Exit codes: 0 every cell measured and verified; 1 some cell failed and the rest is reported, or the output could not be
-written, or --fail-if-slower found one slower; 2 usage, or a file that cannot be read or written; 3 no usable Neural Engine;
-130 interrupted; 143 terminated. doctor: 0 all is well, 3 not.
+    --timeout SECONDS        without progress, after which a check fails
+                             (default 120)
+    --format table|markdown|json
+
+Options of show
+
+    --format table|markdown|csv|json
+
+Options of compare
+
+    --fail-if-slower PERCENT       exit with 1 if a cell surely takes that much
+                                   longer, or is right in BASE alone
+    --fail-if-ratio-drops PERCENT  the same for ratios, which depend less on the
+                                   machine's state
+    --format table|markdown|json
+
+Options of chart
+
+    -o FILE.svg              default: beside the record
+
+show, compare and chart also read texts in which markdown reports stand, such as
+a saved issue thread. Every command has -h, and --version prints the version.
+
+Exit codes: 0 every cell measured and verified; 1 some cell failed and the rest
+is reported, or the output could not be written (of compare: NEW is slower or
+failed, and nothing else); 2 usage, or a file that cannot be read or written;
+3 no usable Neural Engine (of doctor: some check failed); 130 interrupted;
+143 terminated.
 
 As a library
 
     import ane_bench
-    found = ane_bench.run([ane_bench.Config(512, 64, 128)], ["fp16", "w8a8"])
-    print(found.to_dict()["results"][0]["ratio"]["w8a8"]["value"])
-    program = ane_bench.build_program(ane_bench.Config(64, 64, 2), "w8a8")     # .mil is text, .blob the weight file's bytes
-    ane_bench.parse_mil(program.mil)
-    ane_bench.read_weight_file(program.blob)
+    run = ane_bench.run(["512x64x128"], ["fp16", "w8a8"], iters=50)
+    print(run.table(), run.cell("512x64x128", "w8a8").ratio["value"])
+    run.save("m4.json")
+    base = ane_bench.read_record("base.json")
+    print([change.verdict for change in ane_bench.compare(base, run)])
+    program = ane_bench.build_program(ane_bench.Config(64, 64, 2), "w8a8")
+    ane_bench.parse_mil(program.mil)            # the text, read strictly
+    ane_bench.read_weight_file(program.blob)    # the weight file's tensors
 
-The environment variable ANE_BENCH_STANDIN names a library that takes the place of all of Apple's; tests use it.
+The environment variable ANE_BENCH_STANDIN names a library that takes the place
+of all of Apple's; the tests use it.
 
-The file from top to bottom, which is also the way of the data: 1 constants and errors, 2 configurations, 3 weights and input,
-4 MIL text, 5 reference, 6 Objective-C runtime, 7 Neural Engine, 8 measurement, 9 machine, 10 worker, 11 reports,
-12 command line. Each uses only those above it.
+The file reads from top to bottom, which is also the way of the data:
+1 constants and errors, 2 configurations, 3 weights and weight file, 4 MIL text
+and programs, 5 reference, 6 Objective-C runtime, 7 Neural Engine,
+8 measurement, 9 verification, 10 machine and warnings, 11 record, 12 worker,
+13 doctor, 14 reports, 15 chart, 16 command line. Each uses only those above it.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends the process without a traceback
+
 import argparse
+import array
+import base64
+import bisect
+import cmath
 import codecs
 import contextlib
 import csv
@@ -88,30 +147,37 @@ import math
 import os
 import random
 import re
+import select
 import selectors
 import shlex
 import shutil
-import signal
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import typing
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, mul
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+from operator import add, eq, mul, sub
+from string import Formatter
+from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.1.0"
-__all__ = ["AneBenchError", "BlobError", "Cell", "Config", "MilError", "OutputError", "Program", "Protocol", "Run", "StageError",
-           "Unavailable", "UsageError", "VARIANTS", "Watcher", "build_program", "main", "parse_mil", "read_record",
-           "read_weight_file", "run"]
+__all__ = [
+    "AneBenchError", "BlobError", "Cell", "Config", "Difference", "MilError", "MilProgram", "OutputError", "Program",
+    "Run", "Settings", "StageError", "Tensor", "Unavailable", "UsageError", "VARIANTS", "Variant", "build_program",
+    "compare", "main", "parse_mil", "read_record", "read_weight_file", "run"]
 
 
 # ======================================================================================================================
 # 1. Constants and errors
+#
+# Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
+# AneBenchError, UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -127,11 +193,11 @@ LARGEST_BYTES = 1 << 32
 
 
 class AneBenchError(Exception):
-    """The base of every error that this module raises on purpose; its text is one line, made for a person."""
+    """The base of every error that this module raises on purpose; its text is one line, fit to show to the user."""
 
 
-class UsageError(AneBenchError):
-    """What was asked for cannot be: a bad value, an unknown name, an option that does not go with another (exit 2)."""
+class UsageError(AneBenchError, ValueError):
+    """An invalid request: a bad value, an unknown name, conflicting options (exit 2)."""
 
 
 class MilError(AneBenchError):
@@ -147,11 +213,11 @@ class BlobError(AneBenchError):
 
 
 class Unavailable(AneBenchError):
-    """There is no usable Neural Engine here (exit 3). The text says what is missing."""
+    """No usable Neural Engine (exit 3). The text says what is missing."""
 
 
 class OutputError(AneBenchError):
-    """What was found cannot be written where it was to go (exit 1)."""
+    """The results cannot be written (exit 1)."""
 
 
 class StageError(AneBenchError):
@@ -162,68 +228,108 @@ class StageError(AneBenchError):
         self.stage = stage
 
 
+class Terminated(BaseException):
+    """A signal asks the process to end; `signal` is its number (exit 128 + signal)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def printable(text: str) -> str:
+    """Return text as one line that any terminal and file takes: control characters and lone surrogates become `?`."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 # ======================================================================================================================
 # 2. Configurations
+#
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
 # ======================================================================================================================
+
+KERNELS = (1, 3)
+
 
 class _Shape(NamedTuple):
     channels: int
     spatial: int
     depth: int
+    kernel: int = 1
 
 
 class Config(_Shape):
-    """A chain of `depth` 1x1 convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
+    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
 
-    Raises UsageError where a number is not from 1 to 16384, or where the weights or one activation would take more than 4 GiB.
+    `kernel` is the side of a convolution's kernel: 1, or 3 with one pixel of zeros around the image. Raises UsageError
+    if a number is not an int from 1 to 16384, or if the fp16 weights or one activation would take more than 4 GiB.
     """
 
     __slots__ = ()
 
-    def __new__(cls, channels: int, spatial: int, depth: int) -> "Config":
-        config = super().__new__(cls, channels, spatial, depth)
+    def __new__(cls, channels: int, spatial: int, depth: int, kernel: int = 1) -> "Config":
+        config = super().__new__(cls, channels, spatial, depth, kernel)
         for name, value in zip(cls._fields, config):
-            if not isinstance(value, int) or not 1 <= value <= LARGEST_DIMENSION:
+            if type(value) is not int or not 1 <= value <= LARGEST_DIMENSION:
                 raise UsageError(f"{name} {value!r}: expected a whole number from 1 to {LARGEST_DIMENSION}")
+        if kernel not in KERNELS:
+            raise UsageError(f"kernel {kernel}: expected 1 or 3")
         if max(2 * config.weights, config.tensor_bytes) > LARGEST_BYTES:
-            raise UsageError(f"{config.name}: weights and activations of up to {LARGEST_BYTES >> 30} GiB were expected")
+            raise UsageError(f"{config.name}: weights or activations exceed {LARGEST_BYTES >> 30} GiB")
         return config
 
     @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> "Config":
+        """Return a configuration of these numbers; `_replace` calls this, so it is checked too."""
+        return cls(*iterable)
+
+    @classmethod
     def parse(cls, text: str) -> "Config":
-        """The configuration that `512x64x128` names; raises UsageError where it names none."""
-        if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9}){2}", text):
-            raise UsageError(f"{text!r}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128")
-        return cls(*map(int, text.split("x")))
+        """Return the configuration named by a text such as `512x64x128` or `256x64x32k3`, or raise UsageError."""
+        number = "([0-9]{1,9})"
+        found = re.fullmatch(f"{number}x{number}x{number}(?:k{number})?", text) if isinstance(text, str) else None
+        if found is None:
+            raise UsageError(f"{text!r}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128, or 256x64x32k3")
+        return cls(*map(int, filter(None, found.groups())))
 
     @property
     def name(self) -> str:
-        """Such as `512x64x128`."""
-        return f"{self.channels}x{self.spatial}x{self.depth}"
+        """Return the text that `parse` reads, such as `512x64x128` or `256x64x32k3`."""
+        name = f"{self.channels}x{self.spatial}x{self.depth}"
+        return name if self.kernel == 1 else f"{name}k{self.kernel}"
 
     def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
-        """The original's name for it, such as `128x conv 512ch 64x64`, or of some dimensions only."""
-        parts = {"depth": f"{self.depth}x conv", "channels": f"{self.channels}ch", "spatial": f"{self.spatial}x{self.spatial}"}
+        """Return the original's name, such as `128x conv 512ch 64x64`, or its parts for some dimensions only.
+
+        A kernel of 3 follows the operation: `32x conv3x3 256ch 64x64`.
+        """
+        operation = "conv3x3" if self.kernel == 3 and "kernel" in dimensions else "conv"
+        parts = {"depth": f"{self.depth}x {operation}", "kernel": operation, "channels": f"{self.channels}ch",
+                 "spatial": f"{self.spatial}x{self.spatial}"}
+        if "depth" in dimensions:
+            del parts["kernel"]
         return " ".join(part for dimension, part in parts.items() if dimension in dimensions)
 
     @property
     def pixels(self) -> int:
-        """Pixels of one channel."""
+        """Return the number of pixels of one channel."""
         return self.spatial * self.spatial
 
     @property
     def weights(self) -> int:
-        """Weights of all layers together."""
-        return self.channels * self.channels * self.depth
+        """Return the number of weights of all layers together."""
+        return self.channels * self.channels * self.kernel * self.kernel * self.depth
 
     @property
     def tensor_bytes(self) -> int:
-        """Bytes of the fp16 input, and of the output."""
+        """Return the bytes of the fp16 input, which are those of the output too."""
         return 2 * self.channels * self.pixels
 
     @property
     def gop(self) -> float:
-        """Operations of one evaluate in units of 10**9; a multiply and an add count as two."""
+        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two.
+
+        The number is nominal for 3x3: an engine that computes by Winograd's method needs fewer.
+        """
         return 2 * self.weights * self.pixels / 1e9
 
 
@@ -245,168 +351,245 @@ DATA_TYPES = {
 
 
 class Variant(NamedTuple):
-    """How a program stores its weights and what passes between its layers: each `fp16` or `int8`."""
+    """The data types of a program's weights and of the activations between its layers: each `fp16` or `int8`.
+
+    `opset` is the first that has the program's operations; dialects with long-form scalars name it.
+    """
 
     name: str
     weights: str
     activations: str
-    opset: str  # the least that has its operations, for the long-form dialect: quantize came with ios17
+    opset: str
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """Return the name in tables, such as `W8A8`."""
         return self.name.upper()
 
     def weights_mib(self, config: Config) -> float:
-        """MiB of weights, records and header not counted, as the original counts them."""
+        """Return the MiB of weights, without header and records, as the original counts them."""
         return config.weights * DATA_TYPES[self.weights].size / (1 << 20)
 
 
+# constexpr_affine_dequantize came with ios16, quantize and dequantize with ios17 (coremltools' op definitions).
 VARIANTS = {
     "fp16": Variant("fp16", "fp16", "fp16", "ios16"),
     "w8a16": Variant("w8a16", "int8", "fp16", "ios16"),
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
-DEFAULT_CONFIGS = tuple(Config(*shape) for shape in (
-    (512, 64, 128), (512, 64, 64), (256, 64, 256), (256, 64, 128), (384, 64, 128)))
 DEFAULT_VARIANTS = ("fp16", "w8a8")
+# By engine and kernel; for the engine with 1x1 convolutions those of the original.
+DEFAULT_CONFIGS = {
+    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+    ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
+    ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
+    ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
 
 
 # ======================================================================================================================
 # 3. Weights and weight file
+#
+# Used below: Vector, DATA_REVISION, ORIGINAL_EXPONENT, ACTIVATION_EXPONENT, INPUT_EXPONENT, PATTERN_MIDDLE,
+# chain_weights, original_weights, random_input, pixel_of, HEADER, LAYOUTS, tensor_stride, write_weight_file,
+# weight_data.
 # ======================================================================================================================
 
 Vector = Sequence[float]
+
+# The revision of weights and input: 1 had zeros among the weights, and an input of finer steps.
+DATA_REVISION = 2
+
+# The original's scale of 2**-3, for weights and activations in int8.
 ORIGINAL_EXPONENT = 3
 
-# Activations in int8 step by 2**-5 and so reach +-4; with orthogonal layers and this input few are clipped.
+# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few activations are clipped.
 ACTIVATION_EXPONENT = 5
+
+# The input's step. A multiple of 2**-7 times a weight of at least 2**-9 is a multiple of 2**-16, to which an M4 rounds
+# each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its rounding changes nothing.
+INPUT_EXPONENT = 7
+LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations are clipped
+
+# The middle of a 3x3 pattern, and the largest channel weight that it leaves room for in int8: 16 * 7 = 112.
+PATTERN_MIDDLE = 16
+LARGEST_FACTOR = 7
+PATTERN_POWER = PATTERN_MIDDLE ** 2 + 8  # a pattern's sum of squares
+FACTOR_TOLERANCE = 0.001
+MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain: every row of every layer is a slice of one pool.
+    """The weights of a chain, as integers of one pool and a pattern for each layer.
 
-    A weight is a value of the pool times 2**-exponent. `starts[layer][output channel]` is where that row begins.
+    Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each input channel. A kernel is that
+    value times the layer's pattern ([row][column], flat), times 2**-exponent.
     """
 
     pool: Sequence[float]
     exponent: int
     starts: Sequence[Sequence[int]]
+    patterns: Sequence[Sequence[int]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
-        """The bytes of each layer, [output][input] in order, as `fp16` or `int8`."""
-        pool = self.pool if data_type == "int8" else [value * 2.0 ** -self.exponent for value in self.pool]
-        encoded = struct.pack(f"<{len(pool)}{DATA_TYPES[data_type].letter}", *pool)
-        size = DATA_TYPES[data_type].size
-        row = channels * size
-        for starts in self.starts:
-            yield b"".join([encoded[start:start + row] for start in [start * size for start in starts]])
+        """Yield the bytes of each layer, [output][input][row][column], as `fp16` or `int8` (then without the scale)."""
+        size = DATA_TYPES[data_type].size * len(self.patterns[0])
+        pools = {pattern: self._encode(pattern, data_type) for pattern in set(self.patterns)}
+        for starts, pattern in zip(self.starts, self.patterns):
+            pool = pools[pattern]
+            yield b"".join([pool[start * size:(start + channels) * size] for start in starts])
+
+    def _encode(self, pattern: Sequence[int], data_type: str) -> bytes:
+        scale = 1 if data_type == "int8" else 2.0 ** -self.exponent
+        values = [value * scale * factor for value in self.pool for factor in pattern]
+        return struct.pack(f"<{len(values)}{DATA_TYPES[data_type].letter}", *values)
 
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share them
-def orthogonal_weights(channels: int, depth: int, seed: int) -> Weights:
-    """Layers of integers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
+def chain_weights(config: Config, seed: int) -> Weights:
+    """Return layers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
 
-    One row has a flat spectrum, so its rotations are orthonormal; each layer holds all of them, in an order and with
-    signs of its own. The integers are exact in fp16 and in int8: every variant computes with the same weights.
+    One row of integers has a flat spectrum, so its rotations are orthonormal. Each layer holds all of them, in an order
+    and with signs of its own. No weight is zero, since engines skip zeros. The integers are exact in fp16 and in int8:
+    every variant computes with the same weights. With a kernel of 3, these are the channels' part of the weights.
     """
-    generator = random.Random(seed)
-    row = flat_spectrum_row(channels, generator.random)
+    draw = random.Random(seed).random
+    row, exponent = integer_row(config.channels, draw) if config.kernel == 1 else factor_row(config.channels, draw)
+    starts = []
+    for _ in range(config.depth):
+        keys = [draw() for _ in range(config.channels)]
+        signs = [draw() for _ in range(config.channels)]
+        order = sorted(range(config.channels), key=keys.__getitem__)
+        starts.append([turn if sign < 0.5 else turn + 2 * config.channels for turn, sign in zip(order, signs)])
+    patterns = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
+    return Weights(2 * row + [-value for value in 2 * row], exponent, starts, patterns)
+
+
+def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
+    """Return a flat-spectrum row times the largest 2**exponent that keeps it within +-127, and the exponent."""
+    row = flat_spectrum_row(length, draw)
     exponent = 0
     while max(map(abs, row)) * 2 ** (exponent + 1) <= 127:
         exponent += 1
-    integers = [round(value * 2 ** exponent) for value in row]
-    negated = [-value for value in integers]
-    starts = []
-    for _ in range(depth):
-        keys = [generator.random() for _ in range(channels)]
-        signs = [generator.random() for _ in range(channels)]
-        order = sorted(range(channels), key=keys.__getitem__)
-        starts.append([rotation if sign < 0.5 else rotation + 2 * channels for rotation, sign in zip(order, signs)])
-    return Weights(2 * integers + 2 * negated, exponent, starts)
+    return dense_integers(row, 2 ** exponent, draw), exponent
 
 
-def flat_spectrum_row(length: int, draw: Callable[[], float]) -> list[float]:
-    """A real row of Euclidean length 1 all of whose Fourier coefficients have magnitude 1, from random phases."""
+def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> list[int]:
+    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1.
+
+    That sign is drawn, not taken from the value: its last bits differ between systems.
+    """
+    signs = [1 if draw() < 0.5 else -1 for _ in row]
+    return [round(value * amplitude) or sign for value, sign in zip(row, signs)]
+
+
+def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
+    """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
+
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
+    amplitude is searched for it, and rows are drawn until it is met within 0.5 %. Few channels may never meet it: then
+    the nearest is returned.
+    """
+    best: tuple[float, list[int], int] = (math.inf, [], 0)
+    for _ in range(MOST_DRAWS):
+        row = flat_spectrum_row(length, draw)
+        largest = LARGEST_FACTOR / max(map(abs, row))
+        for step in range(201, 100, -1):  # an odd number of steps: no value of 1 or 2 channels is halfway between integers
+            integers = dense_integers(row, largest * step / 201, draw)
+            power = PATTERN_POWER * sum(map(mul, integers, integers))
+            exponent = round(math.log(power, 4))
+            best = min(best, (abs(power / 4 ** exponent - 1), integers, exponent))
+            if best[0] <= FACTOR_TOLERANCE:
+                return best[1:]
+    return best[1:]
+
+
+def draw_patterns(depth: int, draw: Callable[[], float]) -> list[Sequence[int]]:
+    """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
+
+    Antisymmetric neighbours leave the spectrum nearly flat. Their signs are drawn for each layer, so that the image does
+    not drift. Patterns commute, so a layer alone does not show a transposed kernel. The sign across the anti-diagonal is
+    the product of the horizontal and the vertical sign: no pattern is the transpose of another, and the signs stay
+    pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
+    """
+    while True:
+        signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
+        turned = abs(sum(x * y for x, y, _ in signs)) + abs(sum(x - y for x, y, _ in signs)) / 2
+        if 4 * turned ** 2 >= depth:
+            return [(d, y, x * y, x, PATTERN_MIDDLE, -x, -x * y, -y, -d) for x, y, d in signs]
+
+
+def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
+    """Return a real row of Euclidean length 1 whose Fourier coefficients all have magnitude 1 and random phases."""
     spectrum = [0j] * length
     for index in range(length // 2 + 1):
         real = index == 0 or 2 * index == length
-        spectrum[index] = complex(1 - 2 * round(draw())) if real else _unit(draw())
+        spectrum[index] = complex(1 - 2 * round(draw())) if real else cmath.rect(1, 2 * math.pi * draw())
         spectrum[-index] = spectrum[index].conjugate()
-    roots = [_unit(index / length) for index in range(length)]
-    return [value.real / length for value in _inverse_dft(spectrum, roots)]
+    return [value.real / length for value in inverse_transform(spectrum)]
 
 
-def _unit(turns: float) -> complex:
-    """The complex unit at a fraction of a turn, by its series: the last bit of libm's sine differs between systems."""
-    angle, cosine, sine, term = 2 * math.pi * turns, 0.0, 0.0, 1.0
-    for power in range(0, 48, 2):
-        cosine += term
-        term *= angle / (power + 1)
-        sine += term
-        term *= -angle / (power + 2)
-    return complex(cosine, sine)
+def inverse_transform(values: Sequence[complex]) -> list[complex]:
+    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method.
 
-
-def _times(a: complex, b: complex) -> complex:
-    """a * b with each product rounded: a compiler may fuse those of Python's own, and the last bit would differ."""
-    return complex(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
-
-
-def _inverse_dft(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
-    """The unscaled inverse transform of any length, splitting off its smallest factor; `roots` are those of the whole."""
+    With jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, taken at a power of two: prime lengths cost no more.
+    """
     length = len(values)
-    if length == 1:
+    size = 1 << (2 * length - 2).bit_length()
+    chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length) for index in range(length)]
+    turned = [value.conjugate() for value in chirp]
+    padded = [*map(mul, values, chirp), *[0j] * (size - length)]
+    kernel = [*turned, *[0j] * (size - 2 * length + 1), *turned[:0:-1]]
+    roots = [cmath.rect(1, -2 * math.pi * index / size) for index in range(size // 2)]
+    product = map(mul, _transform(padded, roots), _transform(kernel, roots))
+    convolution = _transform([value.conjugate() for value in product], roots)
+    return [value.conjugate() * factor / size for value, factor in zip(convolution, chirp)]
+
+
+def _transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
+    """Return the Fourier transform of a length that is a power of two."""
+    if len(values) == 1:
         return values
-    radix = next((factor for factor in range(2, math.isqrt(length) + 1) if length % factor == 0), length)
-    parts = [_inverse_dft(values[offset::radix], roots) for offset in range(radix)]
-    step = len(roots) // length
-    return [functools.reduce(add, [_times(part[index % len(part)], roots[index * offset * step % len(roots)])
-                                   for offset, part in enumerate(parts)])
-            for index in range(length)]
+    even, odd = _transform(values[::2], roots[::2]), _transform(values[1::2], roots[::2])
+    turned = list(map(mul, odd, roots))
+    return [*map(add, even, turned), *map(sub, even, turned)]
 
 
-def original_weights(channels: int, depth: int, seed: int, data_type: str) -> Weights:
-    """Random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
+def original_weights(config: Config, seed: int, data_type: str) -> Weights:
+    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
 
     The original draws each weight by itself; here rows begin at random places of one pool of drawn levels.
     """
     draw = random.Random(seed).random
-    size = 8192 + channels
+    size = 8192 + config.channels
     if data_type == "int8":
         pool: list[float] = [int(draw() * 256) - 128 for _ in range(size)]
-    else:
-        thousandth = _stored(0.001, "f")
-        pool = [_stored((int(draw() * 1000) - 500) * thousandth, "f") for _ in range(size)]
-    starts = [[int(draw() * 8192) for _ in range(channels)] for _ in range(depth)]
-    return Weights(pool, ORIGINAL_EXPONENT if data_type == "int8" else 0, starts)
+    else:  # in float32, as the original computes them
+        thousandth, = struct.unpack("f", struct.pack("f", 0.001))
+        pool = list(array.array("f", [(int(draw() * 1000) - 500) * thousandth for _ in range(size)]))
+    starts = [[int(draw() * 8192) for _ in range(config.channels)] for _ in range(config.depth)]
+    return Weights(pool, ORIGINAL_EXPONENT if data_type == "int8" else 0, starts, [(1,)] * config.depth)
 
 
-def _stored(value: float, letter: str) -> float:
-    """A value as it comes back from `struct` format `letter`."""
-    return float(struct.unpack(letter, struct.pack(letter, value))[0])
-
-
-@functools.lru_cache(maxsize=1)  # and the input
+@functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """The fp16 input [channels][pixels]: normal of variance 1, clipped to +-3.9 so that int8 steps of 2**-5 reach it.
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
 
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere; each channel
-    begins at its own place of one pool of such values.
+    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel begins
+    at its own place of one pool of such values.
     """
     draw = random.Random(seed).random
-    period = 8191
-    sums = [sum([int(draw() * 65536) for _ in range(12)]) / 65536 - 6 for _ in range(period)]
-    pool = struct.pack(f"<{period}e", *[max(-3.9, min(3.9, value)) for value in sums])
+    period, one = 8191, 1 << 16
+    sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
+    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value / (one >> INPUT_EXPONENT)))) for value in sums]
+    pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
     return b"".join([pool[start:start + 2 * config.pixels] for start in starts])
 
 
 def pixel_of(tensor: bytes, config: Config, index: int) -> Vector:
-    """The channels of one pixel of an fp16 tensor [channels][pixels]."""
-    halves = memoryview(tensor).cast("H")[index::config.pixels]
-    return struct.unpack(f"<{config.channels}e", struct.pack(f"={config.channels}H", *halves))
+    """Return the channels of one pixel of an fp16 tensor [channels][pixels]."""
+    return struct.unpack(f"<{config.channels}e", memoryview(tensor).cast("H")[index::config.pixels].tobytes())
 
 
 # Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The header: count of
@@ -417,37 +600,41 @@ BLOB_VERSION = 2
 SENTINEL = 0xDEADBEEF
 ALIGNMENT = 64
 
-# The only sizes the original ever writes (byte 10 of the record, whatever the shape), and its scale of 2**-3 for all.
+# Forms of a weight file: Apple's, and the original's records.
+LAYOUTS = ("standard", "original")
+
+# The only sizes that the original writes (byte 10 of the record), whatever the shape.
 ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 
 
 def tensor_stride(size: int, aligned: bool = True) -> int:
-    """Bytes from one record to the next, for tensors of `size` bytes each."""
-    return ALIGNMENT + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
+    """Return the bytes from one record to the next, for tensors of `size` bytes each."""
+    return RECORD.size + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
 
 
 def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[bytes], layout: str = "standard",
                       aligned: bool = True) -> bytearray:
-    """A weight file of `count` tensors of `size` bytes each, the first record at 64.
+    """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
-    `standard` is what Apple's writer writes. `original` has the same places but the original's records: count 1, type 1,
-    its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count 1,
+    type 1, its one size, data offset 0 (the data follow the record). The original does not align either: `aligned` False.
     """
     stride = tensor_stride(size, aligned)
-    blob = bytearray(ALIGNMENT + stride * (count - 1) + RECORD.size + size)
+    blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
     standard = layout == "standard"
     HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
-    code, stated = (DATA_TYPES[data_type].code, size) if standard else (DATA_TYPES["fp16"].code, ORIGINAL_SIZES[data_type])
+    code = DATA_TYPES[data_type if standard else "fp16"].code
     for index, tensor in enumerate(tensors):
-        record = ALIGNMENT + index * stride
+        record = HEADER.size + index * stride
         data = record + RECORD.size
-        RECORD.pack_into(blob, record, SENTINEL, code, stated, data if standard else 0, *[0] * 5)
+        stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
+        RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
         blob[data:data + size] = tensor
     return blob
 
 
 class Tensor(NamedTuple):
-    """One tensor of a weight file: the offset of its record (what BLOBFILE names), its data type, its bytes."""
+    """One tensor of a weight file: the offset of its record (which BLOBFILE names), its data type, its bytes."""
 
     offset: int
     data_type: str
@@ -455,29 +642,33 @@ class Tensor(NamedTuple):
 
 
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
-    """Every tensor of a conforming weight file, in order. Raises BlobError naming the offset of what is wrong."""
+    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
+
+    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero, bytes
+    after the last tensor.
+    """
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
-        raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this one has {len(view)} bytes in all")
+        raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this file has {len(view)} bytes in all")
     count, version, *reserved = HEADER.unpack_from(view)
     if version != BLOB_VERSION:
-        raise BlobError(f"version {version}; expected {BLOB_VERSION}")
+        raise BlobError(f"offset 4: version {version}; expected {BLOB_VERSION}")
     if any(reserved):
-        raise BlobError("the header's reserved bytes are not zero")
+        raise BlobError("offset 8: the header's reserved bytes are not zero")
     tensors, end = [], HEADER.size
     for _ in range(count):
         record = -(-end // ALIGNMENT) * ALIGNMENT
         if any(view[end:record]):
-            raise BlobError(f"the gap before offset {record} is not zero")
+            raise BlobError(f"offset {end}: the gap before the record at {record} is not zero")
         tensors.append(read_tensor(view, record))
         end = record + RECORD.size + len(tensors[-1].data)
     if end != len(view):
-        raise BlobError(f"{len(view) - end} bytes follow the last datum at offset {end}")
+        raise BlobError(f"offset {end}: {len(view) - end} bytes follow the last tensor")
     return tensors
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """The tensor whose record is at `offset`. Raises BlobError where the record does not describe data in the file."""
+    """Return the tensor whose record is at `offset`. Raises BlobError if the record does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -487,471 +678,354 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
     if name is None:
         raise BlobError(f"offset {offset}: data type {code}; expected one of {[t.code for t in DATA_TYPES.values()]}")
     if data != offset + RECORD.size or any(reserved):
-        raise BlobError(f"offset {offset}: its data are said to be at {data}; expected {offset + RECORD.size}, then zeros")
+        raise BlobError(f"offset {offset}: data offset {data}; expected {offset + RECORD.size}, then zeros")
     if size % DATA_TYPES[name].size or size > len(view) - data:
         raise BlobError(f"offset {offset}: {size} bytes of {name} do not fit in a file of {len(view)} bytes")
     return Tensor(offset, name, view[data:data + size])
 
 
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """The bytes that BLOBFILE names at `offset`: those of a conforming record, or those that follow an original one."""
+    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
+
+    The data of the original's records follow them. Raises BlobError if the file does not hold `size` bytes of that type.
+    """
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
         if sentinel == SENTINEL and data == 0:
             return blob[offset + RECORD.size:offset + RECORD.size + size]
     tensor = read_tensor(blob, offset)
     if (tensor.data_type, len(tensor.data)) != (data_type, size):
-        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; the text says {size} of {data_type}")
+        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; "
+                        f"the text says {size} bytes of {data_type}")
     return tensor.data
 
 
 # ======================================================================================================================
 # 4. MIL text and programs
+#
+# Used below: DIALECTS, Weight, Operation, parse_mil, Program, build_program.
 # ======================================================================================================================
 
-# As the original has it; Apple's compiler writes it and nothing is known to read it.
-BUILD_INFO = (("coremlc-component-MIL", "3510.2.1"), ("coremlc-version", "3505.4.1"),
-              ("coremltools-component-milinternal", ""), ("coremltools-version", "9.0"))
-DIALECTS = ("1.3", "1.0")
+# Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
+# that some systems take: the head of 1.3, long-form scalars.
+DIALECTS = ("1.3", "1.0", "1.3-long")
+LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
+
+# Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
+# types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
+HEAD_LINES = (
+    "program({version})",
+    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
+    '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+    "{{",
+    "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{",
+)
+END_LINES = ("    }} -> ({output});", "}}")
+BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
+CONSTANTS = {
+    "text": '{string} {name} = const()[name = {string}("{name}"), val = {string}("{text}")];',
+    "integer": '{int32} {name} = const()[name = {string}("{name}"), val = {int32}({integer})];',
+    "integers": 'tensor<int32, [{count}]> {name} = const()[name = {string}("{name}"), '
+                "val = tensor<int32, [{count}]>([{integers}])];",
+    "exponent": '{fp16} {name} = const()[name = {string}("{name}"), val = {fp16}(0x1p{exponent})];',
+}
+WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
+    "fp16": 'tensor<fp16, [{shape}]> {name} = const()[name = {string}("{name}"), '
+            f"val = tensor<fp16, [{{shape}}]>({BLOB_FILE})];",
+    "int8": 'tensor<fp16, [{shape}]> {name} = constexpr_affine_dequantize()[axis = {int32}(0), name = {string}("{name}"), '
+            f"quantized_data = tensor<int8, [{{shape}}]>({BLOB_FILE}), scale = {{fp16}}(0x1p{{exponent}}), "
+            "zero_point = {int8}(0)];",
+}
+OPERATIONS = {
+    "conv": "tensor<fp16, [{shape}]> {name} = conv(dilations = {dilations}, groups = {groups}, pad = {pad}, "
+            'pad_type = {pad_type}, strides = {strides}, weight = {weight}, x = {x})[name = {string}("{name}")];',
+    "quantize": "tensor<int8, [{shape}]> {name} = quantize(input = {x}, output_dtype = {output_dtype}, scale = {scale})"
+                '[name = {string}("{name}")];',
+    "dequantize": 'tensor<fp16, [{shape}]> {name} = dequantize(input = {x}, scale = {scale})[name = {string}("{name}")];',
+}
+STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
+INDENT = " " * 8
+
+# The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
+FIELD_FORMS = {
+    "opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "offset": "[0-9]{1,20}", "count": "[24]",
+    "text": "[a-z0-9]+", "integer": "[0-9]", "integers": "[0-9](?:, [0-9]){1,3}",
+    "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]",
+}
+NAME = "[A-Za-z_][A-Za-z0-9_]*"
+
+
+def fixed_fields(dialect: str) -> dict[str, str]:
+    """Return the fields that a dialect decides: its version, and scalar types as `fp16` or long as `tensor<fp16, []>`."""
+    form = "{}" if dialect == "1.3" else "tensor<{}, []>"
+    scalars = {name: form.format(name) for name in ("string", "fp16", "int32", "int8", "uint64")}
+    return {"version": dialect[:3], **scalars}
 
 
 class MilWriter:
-    """Writes one program of one function to a stream, in dialect `1.3` (short scalars) or `1.0` (long ones)."""
+    """Write a program of one function to a stream, one method for each kind of statement."""
 
     def __init__(self, stream: TextIO, dialect: str = "1.3") -> None:
         self._stream = stream
-        self._dialect = dialect
-
-    def scalar_type(self, name: str) -> str:
-        """`fp16`, or in the long form `tensor<fp16, []>`."""
-        return name if self._dialect == "1.3" else f"tensor<{name}, []>"
-
-    def scalar(self, data_type: str, literal: str) -> str:
-        """A typed scalar, such as `fp16(0x1p-3)`."""
-        return f"{self.scalar_type(data_type)}({literal})"
-
-    def string(self, text: str) -> str:
-        """A typed string."""
-        return self.scalar("string", f'"{text}"')
+        self._fixed = fixed_fields(dialect)
 
     def begin(self, opset: str, shape: Sequence[int]) -> None:
-        """The program's head and `main` with one fp16 input, `x`."""
-        string = self.scalar_type("string")
-        info = ", ".join(f'{{"{key}", "{value}"}}' for key, value in BUILD_INFO)
-        self._stream.write(f"program({self._dialect})\n[buildInfo = dict<{string}, {string}>({{{info}}})]\n{{\n"
-                           f"    func main<{opset}>({tensor_type('fp16', shape)} x) {{\n")
+        """Write the program's head, and that of `main` with one fp16 input, `x`."""
+        for line in HEAD_LINES:
+            self._line(line, opset=opset, shape=shape)
 
     def end(self, output: str) -> None:
-        """The function's output, and the end of all."""
-        self._stream.write(f"    }} -> ({output});\n}}\n")
+        """Write the function's output and the end of the program."""
+        for line in END_LINES:
+            self._line(line, output=output)
 
-    def constant(self, name: str, data_type: str, literal: str) -> None:
-        """A named scalar."""
-        self._statement(self.scalar_type(data_type), name, "const", {}, {"val": self.scalar(data_type, literal)})
+    def constant(self, kind: str, name: str, value: Any) -> None:
+        """Write a named `text`, `integer`, vector of `integers`, or fp16 of value 2**`exponent`."""
+        count = len(value) if kind == "integers" else 1
+        self._statement(kind, name, count=count, **{kind: f"{value:+d}" if kind == "exponent" else value})
 
-    def integers(self, name: str, values: Sequence[int]) -> None:
-        """A named vector of int32."""
-        vector = tensor_type("int32", [len(values)])
-        self._statement(vector, name, "const", {}, {"val": f"{vector}({list(values)})"})
+    def weight(self, name: str, data_type: str, shape: Sequence[int], offset: int, exponent: int) -> None:
+        """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
+        self._statement(data_type, name, shape=shape, offset=offset, exponent=f"{exponent:+d}")
 
-    def weight(self, name: str, shape: Sequence[int], offset: int) -> None:
-        """Named fp16 weights in the weight file."""
-        self._statement(tensor_type("fp16", shape), name, "const", {}, {"val": self._blob_file("fp16", shape, offset)})
+    def convolution(self, name: str, shape: Sequence[int], weight: str, x: str, settings: Iterable[str]) -> None:
+        """Write a convolution; each setting names the constant `c_` and its own name."""
+        self._statement("conv", name, shape=shape, weight=weight, x=x, **{key: f"c_{key}" for key in settings})
 
-    def affine_weight(self, name: str, shape: Sequence[int], offset: int, scale: float) -> None:
-        """Named int8 weights in the weight file, times a scale. As arguments these would be an InvalidMILProgram."""
-        self._statement(tensor_type("fp16", shape), name, "constexpr_affine_dequantize", {}, {
-            "axis": self.scalar("int32", "0"), "quantized_data": self._blob_file("int8", shape, offset),
-            "scale": self.scalar("fp16", hexadecimal(scale)), "zero_point": self.scalar("int8", "0")})
+    def quantize(self, name: str, shape: Sequence[int], x: str) -> None:
+        """Write a quantization to int8."""
+        self._statement("quantize", name, shape=shape, x=x, output_dtype="q_dtype", scale="q_scale")
 
-    def operation(self, data_type: str, shape: Sequence[int], name: str, operation: str, **arguments: str) -> None:
-        """A named result of an operation on named values: conv, quantize, dequantize."""
-        self._statement(tensor_type(data_type, shape), name, operation, arguments, {})
+    def dequantize(self, name: str, shape: Sequence[int], x: str) -> None:
+        """Write a dequantization to fp16."""
+        self._statement("dequantize", name, shape=shape, x=x, scale="dq_scale")
 
-    def _blob_file(self, data_type: str, shape: Sequence[int], offset: int) -> str:
-        place = f"path = {self.string(WEIGHT_PATH)}, offset = {self.scalar('uint64', str(offset))}"
-        return f"{tensor_type(data_type, shape)}(BLOBFILE({place}))"
+    def _statement(self, kind: str, name: str, **fields: Any) -> None:
+        self._line(INDENT + STATEMENTS[kind], name=name, **fields)
 
-    def _statement(self, result: str, name: str, operation: str, arguments: dict[str, str], attributes: dict[str, str]) -> None:
-        attributes["name"] = self.string(name)
-        given, noted = (", ".join(f"{key} = {value}" for key, value in sorted(pairs.items())) for pairs in (arguments, attributes))
-        self._stream.write(f"        {result} {name} = {operation}({given})[{noted}];\n")
+    def _line(self, template: str, **fields: Any) -> None:
+        lists = {key: ", ".join(map(str, value)) for key, value in fields.items() if isinstance(value, list)}
+        self._stream.write(template.format(**self._fixed, **{**fields, **lists}) + "\n")
 
 
-def tensor_type(data_type: str, shape: Sequence[int]) -> str:
-    """Such as `tensor<fp16, [1, 512, 64, 64]>`."""
-    return f"tensor<{data_type}, {list(shape)}>"
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
+
+    All names are the original's.
+    """
+    stream = io.StringIO()
+    writer = MilWriter(stream, dialect)
+    shape = [1, config.channels, config.spatial, config.spatial]
+    weight_shape = [config.channels, config.channels, config.kernel, config.kernel]
+    settings = convolution_settings(config.kernel)
+    writer.begin(opset_of(dialect, variant), shape)
+    for name, (kind, value) in settings.items():
+        writer.constant(kind, f"c_{name}", value)
+    if variant.activations == "int8":
+        writer.constant("exponent", "q_scale", -activation_exponent)
+        writer.constant("text", "q_dtype", "int8")
+        writer.constant("exponent", "dq_scale", -activation_exponent)
+    previous = "x"
+    for layer in range(config.depth):
+        writer.weight(f"W{layer}", variant.weights, weight_shape, HEADER.size + layer * stride, -exponent)
+        writer.convolution(f"c{layer}", shape, f"W{layer}", previous, settings)
+        previous = f"c{layer}"
+        if variant.activations == "int8" and layer < config.depth - 1:
+            writer.quantize(f"q{layer}", shape, previous)
+            writer.dequantize(f"dq{layer}", shape, f"q{layer}")
+            previous = f"dq{layer}"
+    writer.end(previous)
+    return stream.getvalue()
 
 
-def hexadecimal(value: float) -> str:
-    """A float as MIL writes it, C99 without trailing zeros: 0.125 is `0x1p-3`."""
-    mantissa, exponent = value.hex().split("p")
-    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
+def convolution_settings(kernel: int) -> dict[str, tuple[str, Any]]:
+    """Return the kind and value of each constant that all convolutions name, in the original's order."""
+    return {"pad_type": ("text", "valid" if kernel == 1 else "custom"), "strides": ("integers", [1, 1]),
+            "pad": ("integers", [kernel // 2] * 4), "dilations": ("integers", [1, 1]), "groups": ("integer", [1])}
 
 
-class Type(NamedTuple):
-    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter and a shape, None for each `?`."""
-
-    name: str
-    parameters: tuple["Type", ...] = ()
-    shape: Optional[tuple[Optional[int], ...]] = None
-
-    @property
-    def element(self) -> str:
-        """The data type of a scalar or tensor."""
-        return self.parameters[0].name if self.name == "tensor" else self.name
+def opset_of(dialect: str, variant: Variant) -> str:
+    """Return the opset that a program's function names."""
+    return "ios18" if dialect == "1.3" else variant.opset
 
 
-class BlobFile(NamedTuple):
-    """A literal that stands in a weight file, at the record at `offset`."""
-
-    path: str
-    offset: int
-
-
-class Pairs(tuple[tuple[Any, Any], ...]):
-    """The literal of a dict, keys and values in order."""
-
-
-class Value(NamedTuple):
-    """A typed literal: a number, string or bool; a list for a tensor or list; Pairs; a tuple; a BlobFile."""
-
-    type: Type
-    literal: Any
-
-
-class Name(str):
-    """An argument that names an earlier value."""
-
-
-class Statement(NamedTuple):
-    """`type name, … = operation(arguments)[attributes];` and the line it begins on."""
+class Weight(NamedTuple):
+    """Weights that a text names: their type and place in the weight file; those in int8 are times 2**exponent."""
 
     line: int
-    results: tuple[tuple[Type, str], ...]
-    operation: str
-    arguments: dict[str, Any]
-    attributes: dict[str, Value]
+    data_type: str
+    shape: Sequence[int]
+    offset: int
+    exponent: int
 
 
-class Function(NamedTuple):
-    """`func name<opset>(inputs) [attributes] { statements } -> (outputs);`"""
+class Operation(NamedTuple):
+    """An operation on the activation before it: `conv` with a weight, `quantize` or `dequantize` with 2**exponent."""
 
+    line: int
     name: str
-    opset: str
-    inputs: tuple[tuple[Type, str], ...]
-    attributes: dict[str, Value]
-    statements: tuple[Statement, ...]
-    outputs: tuple[str, ...]
+    kind: str
+    weight: Optional[Weight]
+    exponent: int
 
 
 class MilProgram(NamedTuple):
-    """A whole text: its version (`1.3`), its attributes (buildInfo), its functions."""
+    """A program as its text has it: dialect, configuration, and the chain of operations from `x` to the output."""
 
-    version: str
-    attributes: dict[str, Value]
-    functions: tuple[Function, ...]
+    dialect: str
+    config: Config
+    operations: Sequence[Operation]
 
 
 def parse_mil(text: str) -> MilProgram:
-    """The program that a MIL text holds. Raises MilError with the line where it is not one: bad grammar, literals that
-    do not fit their type, names undefined or repeated, text after the program."""
-    return _MilParser(text).program()
+    """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
+
+    Names, offsets and scales may differ from those of write_mil. Raises MilError with the line of anything else: another
+    form, a name that is undefined or defined twice, a literal or a shape that does not fit the chain, a text that is cut
+    off or goes on.
+    """
+    return _MilReader(text).program()
 
 
-_TOKEN = re.compile(r"""(?P<space>[\ \t\r\n]+)
-    | (?P<string>"(?:[^"\\\n]|\\["\\nt])*")
-    | (?P<number>-?(?:0x[0-9a-f]+(?:\.[0-9a-f]+)?p[+-]?[0-9]{1,5}|[0-9]{1,20}(?:\.[0-9]{1,9})?|inf|nan)(?![\w.]))
-    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<mark>->|[\[\](){}<>=,;?])""", re.VERBOSE)
-_ESCAPES = {"n": "\n", "t": "\t"}
-_DEEPEST_NESTING = 32
-_PYTHON_TYPES = {"string": str, "bool": bool, "fp16": float, "fp32": float, "fp64": float, "bf16": float}
-_INTEGER_TYPE = re.compile(r"(u?)int(4|8|16|32|64)")
+@functools.lru_cache(maxsize=None)
+def _pattern(template: str, dialect: str) -> "re.Pattern[str]":
+    """Return the expression of a line of the writer's; a field that stands twice must be the same twice."""
+    fixed, pattern, seen = fixed_fields(dialect), "", set()
+    for literal, field, _, _ in Formatter().parse(template):
+        pattern += re.escape(literal)
+        if field in fixed:
+            pattern += re.escape(fixed[field])
+        elif field in seen:
+            pattern += f"(?P={field})"
+        elif field:
+            pattern += f"(?P<{field}>{FIELD_FORMS.get(field, NAME)})"
+            seen.add(field)
+    return re.compile(pattern)
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    line: int
-
-
-class _MilParser:
-    """Recursive descent over the tokens, one method per rule of the grammar."""
+class _MilReader:
+    """Read a program line by line; keep each name with the kind of its value, and with the value of a constant."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = list(self._scan(text))
-        self._place = 0
-        self._depth = 0
-
-    @staticmethod
-    def _scan(text: str) -> Iterator[_Token]:
-        line, place = 1, 0
-        while place < len(text):
-            match = _TOKEN.match(text, place)
-            if match is None:
-                raise MilError(line, f"{text[place:place + 20]!r} is no part of a MIL text")
-            kind, found, place = str(match.lastgroup), match.group(), match.end()
-            if kind != "space":
-                yield _Token(kind, found, line)
-            line += found.count("\n")
-        yield _Token("end", "the end of the text", line)
-
-    @property
-    def _next(self) -> _Token:
-        return self._tokens[self._place]
-
-    def _fail(self, expected: str) -> NoReturn:
-        raise MilError(self._next.line, f"found {self._next.text[:40]!r}; expected {expected}")
-
-    def _take(self, kind: str, expected: str = "") -> str:
-        """The next token's text, where it is of that kind, or else an error."""
-        token = self._next
-        if token.kind != kind:
-            self._fail(expected or f"a {kind}")
-        self._place += 1
-        return token.text
-
-    def _at(self, text: str) -> bool:
-        return self._next.text == text and self._next.kind in ("mark", "name")
-
-    def _expect(self, *texts: str) -> None:
-        for text in texts:
-            if not self._at(text):
-                self._fail(repr(text))
-            self._place += 1
-
-    def _accept(self, text: str) -> bool:
-        found = self._at(text)
-        self._place += found
-        return found
-
-    def _several(self, close: str, item: Callable[[], Any]) -> list[Any]:
-        """Items between commas up to a closing mark, which is taken too; none at all is fine."""
-        items: list[Any] = []
-        while not self._accept(close):
-            if items:
-                self._expect(",")
-            items.append(item())
-        return items
-
-    def _pairs(self, close: str, value: Callable[[], Any]) -> dict[str, Any]:
-        """`name = value` between commas up to a closing mark."""
-        pairs: dict[str, Any] = {}
-
-        def pair() -> None:
-            line, name = self._next.line, self._take("name")
-            if name in pairs:
-                raise MilError(line, f"{name!r} is given twice")
-            self._expect("=")
-            pairs[name] = value()
-
-        self._several(close, pair)
-        return pairs
+        self._lines = text.split("\n")
+        self._line = 1
+        self._dialect = max(DIALECTS, key=lambda dialect: sum(
+            bool(_pattern(form, dialect).fullmatch(line)) for form, line in zip(HEAD_LINES[:2], self._lines)))
+        self._values: dict[str, tuple[str, Any]] = {"x": ("fp16 activation", None)}
+        self._last = "x"
+        self._operations: list[Operation] = []
 
     def program(self) -> MilProgram:
-        """The whole text."""
-        self._expect("program", "(")
-        version = self._take("number", "a version such as 1.3")
-        if not re.fullmatch(r"1\.[0-9]", version):
-            self._place -= 1
-            self._fail("a version such as 1.3")
-        self._expect(")")
-        attributes = self._attributes()
-        self._expect("{")
-        functions: list[Function] = []
-        while not self._accept("}"):
-            line, function = self._next.line, self._function()
-            if any(function.name == other.name for other in functions):
-                raise MilError(line, f"function {function.name!r} is defined twice")
-            functions.append(function)
-        if self._next.kind != "end":
-            self._fail("nothing after the program")
-        return MilProgram(version, attributes, tuple(functions))
+        """Return the program of the whole text."""
+        for form in HEAD_LINES:
+            head = self._take(form)
+        self._shape = _integers(head["shape"])
+        end = self._found(END_LINES[0])
+        while end is None:
+            self._statement()
+            end = self._found(END_LINES[0])
+        if end["output"] != self._last or not self._operations or self._operations[-1].kind != "conv":
+            self._fail(f"the output is {end['output']}; expected the last convolution's")
+        self._line += 1
+        self._take(END_LINES[1])
+        if self._lines[self._line - 1:] != [""]:
+            self._fail("expected a newline and the end of the text")
+        return MilProgram(self._dialect, self._config(head["opset"]), self._operations)
 
-    def _attributes(self) -> dict[str, Value]:
-        return self._pairs("]", self._value) if self._accept("[") else {}
-
-    def _function(self) -> Function:
-        self._expect("func")
-        name = self._take("name")
-        self._expect("<")
-        opset = self._take("name")
-        self._expect(">", "(")
-        defined: dict[str, Type] = {}
-        inputs = self._several(")", lambda: self._definition(defined))
-        attributes = self._attributes()
-        self._expect("{")
-        statements: list[Statement] = []
-        while not self._accept("}"):
-            statements.append(self._statement(defined))
-        self._expect("->", "(")
-        outputs = self._several(")", lambda: self._known(defined))
-        if not outputs or len(set(outputs)) < len(outputs):
-            self._fail("one output or several, each once, before it")
-        self._expect(";")
-        return Function(name, opset, tuple(inputs), attributes, tuple(statements), tuple(outputs))
-
-    def _definition(self, defined: dict[str, Type]) -> tuple[Type, str]:
-        type_, line, name = self._type(), self._next.line, self._take("name")
-        if name in defined:
-            raise MilError(line, f"{name!r} is defined twice")
-        defined[name] = type_
-        return type_, name
-
-    def _known(self, defined: dict[str, Type]) -> Name:
-        line, name = self._next.line, self._take("name")
-        if name not in defined:
-            raise MilError(line, f"{name!r} is not defined")
-        return Name(name)
-
-    def _statement(self, defined: dict[str, Type]) -> Statement:
-        line = self._next.line
-        own: dict[str, Type] = {}
-        results = [self._definition(own)]
-        while self._accept(","):
-            results.append(self._definition(own))
-        self._expect("=")
-        operation = self._take("name")
-        self._expect("(")
-        arguments = self._pairs(")", lambda: self._argument(defined))
-        attributes = self._attributes()
-        self._expect(";")
-        for name in own:
-            if name in defined:
-                raise MilError(line, f"{name!r} is defined twice")
-        defined.update(own)
-        return Statement(line, tuple(results), operation, arguments, attributes)
-
-    def _argument(self, defined: dict[str, Type]) -> Any:
-        """A typed literal, a name, or a tuple of either."""
-        if self._accept("("):
-            return tuple(self._several(")", lambda: self._nested(lambda: self._argument(defined))))
-        following = self._tokens[self._place + 1].text if self._next.kind == "name" else ""
-        return self._value() if following in ("(", "<") else self._known(defined)
-
-    def _nested(self, rule: Callable[[], Any]) -> Any:
-        """What a rule reads one level further down; damage must not exhaust Python's stack."""
-        self._depth += 1
-        if self._depth > _DEEPEST_NESTING:
-            self._fail(f"at most {_DEEPEST_NESTING} levels of nesting")
-        found = rule()
-        self._depth -= 1
-        return found
-
-    def _type(self) -> Type:
-        name = self._take("name", "a type")
-        if name not in ("tensor", "list") and not self._at("<"):
-            if name not in _PYTHON_TYPES and not _INTEGER_TYPE.fullmatch(name):
-                self._place -= 1
-                self._fail("a type")
-            return Type(name)
-        self._expect("<")
-        parameters, shape = [self._nested(self._type)], None
-        while shape is None and self._accept(","):
-            if name == "tensor":
-                self._expect("[")
-                shape = tuple(self._several("]", self._dimension))
-            elif name == "list":
-                shape = (self._dimension(),)
-            else:
-                parameters.append(self._nested(self._type))
-        self._expect(">")
-        if (name in ("tensor", "list")) != (shape is not None):
-            self._fail(f"a complete {name} type before it")
-        return Type(name, tuple(parameters), shape)
-
-    def _dimension(self) -> Optional[int]:
-        if self._accept("?"):
-            return None
-        text = self._take("number", "a dimension")
-        if not text.isdigit():
-            self._place -= 1
-            self._fail("a dimension")
-        return int(text)
-
-    def _value(self) -> Value:
-        line, type_ = self._next.line, self._type()
-        self._expect("(")
-        literal = self._blob_file() if self._accept("BLOBFILE") else self._literal()
-        self._expect(")")
-        if not isinstance(literal, BlobFile) and not _fits(type_, literal):
-            raise MilError(line, f"a literal does not fit its type {type_.name} of {type_.element}")
-        return Value(type_, literal)
-
-    def _blob_file(self) -> BlobFile:
-        line = self._next.line
-        self._expect("(")
-        place = self._pairs(")", lambda: self._nested(self._value))
-        path, offset = (place.get(key, Value(Type(""), None)) for key in ("path", "offset"))
-        scalars = isinstance(path.literal, str) and isinstance(offset.literal, int)
-        if len(place) != 2 or not scalars or path.type.element != "string" or offset.type.element != "uint64":
-            raise MilError(line, "BLOBFILE takes path = string(…) and offset = uint64(…)")
-        return BlobFile(path.literal, offset.literal)
-
-    def _literal(self) -> Any:
-        if self._accept("["):
-            return self._several("]", lambda: self._nested(self._literal))
-        if self._accept("("):
-            return tuple(self._several(")", lambda: self._nested(self._literal)))
-        if self._accept("{"):
-            return Pairs(self._several("}", self._entry))
-        if self._next.kind == "string":
-            return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), self._take("string")[1:-1])
-        if self._next.kind == "number":
-            return self._number()
-        for text, value in (("true", True), ("false", False)):
-            if self._accept(text):
-                return value
-        return self._fail("a literal")
-
-    def _number(self) -> Union[int, float]:
-        text = self._take("number")
-        if text.lstrip("-").isdigit():
-            return int(text)
+    def _config(self, opset: str) -> Config:
+        """Return the configuration, if the head's shape and opset are those of a program of ours."""
+        batch, channels, height, width = self._shape
+        kernels = [operation.weight.shape[-1] for operation in self._operations if operation.weight]
+        is_w8a8 = any(kind == "exponent" for kind, _ in self._values.values())
+        self._line = len(HEAD_LINES)
+        if batch != 1 or height != width or opset != opset_of(self._dialect, VARIANTS["w8a8" if is_w8a8 else "w8a16"]):
+            self._fail(f"{opset}, input of shape {self._shape}; expected one square image, and the opset of its operations")
         try:
-            return float.fromhex(text) if "x" in text else float(text)
-        except OverflowError:
-            self._place -= 1
-            return self._fail("a number in the range of a float")
+            return Config(channels, height, len(kernels), kernels[0])
+        except UsageError as error:
+            return self._fail(str(error))
 
-    def _entry(self) -> tuple[Any, Any]:
-        self._expect("{")
-        items = self._several("}", lambda: self._nested(self._literal))
-        if len(items) != 2:
-            self._fail("a key and a value before it")
-        return items[0], items[1]
+    def _fail(self, message: str) -> NoReturn:
+        raise MilError(min(self._line, len(self._lines)), message)
+
+    def _found(self, form: str) -> Optional[dict[str, str]]:
+        """Return the fields of the present line, or None if it has another form."""
+        line = self._lines[self._line - 1] if self._line <= len(self._lines) else ""
+        match = _pattern(form, self._dialect).fullmatch(line)
+        return match and match.groupdict()
+
+    def _take(self, form: str) -> dict[str, str]:
+        """Return the fields of the present line, which must have a form, and go on to the next."""
+        fields = self._found(form)
+        if fields is None:
+            self._fail(f"expected a line such as {form.strip()[:40]!r}")
+        self._line += 1
+        return fields
+
+    def _statement(self) -> None:
+        """Read one statement and define its name."""
+        kinds = ((kind, self._found(INDENT + form)) for kind, form in STATEMENTS.items())
+        kind, fields = next(((kind, fields) for kind, fields in kinds if fields), ("", {}))
+        if not fields:
+            self._fail("expected a statement of ane_bench's, or the end of the function")
+        if fields["name"] in self._values:
+            self._fail(f"{fields['name']} is defined twice")
+        if kind in CONSTANTS:
+            value = kind, fields["text"] if kind == "text" else _integers(fields[kind])
+        elif kind in WEIGHTS:
+            value = "weight", Weight(self._line, kind, _integers(fields["shape"]), int(fields["offset"]),
+                                     int(fields.get("exponent", 0)))
+        else:
+            value = self._operation(kind, fields), None
+        if kind == "integers" and len(value[1]) != int(fields["count"]):
+            self._fail(f"{len(value[1])} integers; the type says {fields['count']}")
+        self._values[fields["name"]] = value
+        self._line += 1
+
+    def _operation(self, kind: str, fields: dict[str, str]) -> str:
+        """Add an operation to the chain and return the kind of its result."""
+        self._value(fields["x"], "int8 activation" if kind == "dequantize" else "fp16 activation")
+        if fields["x"] != self._last:
+            self._fail(f"{kind} of {fields['x']}; expected the activation before it, {self._last}")
+        if _integers(fields["shape"]) != self._shape:
+            self._fail(f"a result of shape [{fields['shape']}]; expected {self._shape}")
+        weight = self._convolution_weight(fields) if kind == "conv" else None
+        exponent = self._value(fields["scale"], "exponent") if kind != "conv" else [0]
+        if kind == "quantize" and self._value(fields["output_dtype"], "text") != "int8":
+            self._fail("quantize to another type than int8")
+        self._last = fields["name"]
+        self._operations.append(Operation(self._line, self._last, kind, weight, exponent[0]))
+        return "int8 activation" if kind == "quantize" else "fp16 activation"
+
+    def _convolution_weight(self, fields: dict[str, str]) -> Weight:
+        """Return the weight of a convolution, if its shape and the convolution's settings are those of the program."""
+        weight: Weight = self._value(fields["weight"], "weight")
+        first = self._operations[0].weight if self._operations else None
+        kernel, channels = (first or weight).shape[-1], self._shape[1]
+        if kernel not in KERNELS or weight.shape != [channels, channels, kernel, kernel]:
+            self._fail(f"weights of shape {weight.shape} for {channels} channels and a kernel of {kernel}")
+        for name, (kind, value) in convolution_settings(kernel).items():
+            found = self._value(fields[name], kind)
+            if found != value:
+                self._fail(f"{name} is {found}; expected {value}")
+        return weight
+
+    def _value(self, name: str, kind: str) -> Any:
+        """Return the value of a name that is defined before this line, as the given kind."""
+        found, value = self._values.get(name, ("not defined", None))
+        if found != kind:
+            self._fail(f"{name}: {found}; expected {kind}")
+        return value
 
 
-def _fits(type_: Type, literal: Any) -> bool:
-    """Whether an untyped literal can be a value of a type."""
-    if type_.name in ("tensor", "list"):
-        return _fits_shape(type_.parameters[0], type_.shape or (), literal)
-    if type_.name == "tuple":
-        return (isinstance(literal, tuple) and len(literal) == len(type_.parameters)
-                and all(map(_fits, type_.parameters, literal)))
-    if type_.name == "dict":
-        return (isinstance(literal, Pairs) and len(type_.parameters) == 2
-                and all(all(map(_fits, type_.parameters, pair)) for pair in literal))
-    integer = _INTEGER_TYPE.fullmatch(type_.name)
-    if integer:
-        bits, signed = int(integer[2]), not integer[1]
-        least = -(1 << bits - 1) if signed else 0
-        return type(literal) is int and least <= literal < least + (1 << bits)
-    return type(literal) is _PYTHON_TYPES.get(type_.name)
-
-
-def _fits_shape(element: Type, shape: Sequence[Optional[int]], literal: Any) -> bool:
-    if not shape:
-        return _fits(element, literal)
-    return (isinstance(literal, list) and shape[0] in (None, len(literal))
-            and all(_fits_shape(element, shape[1:], item) for item in literal))
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(", ")]
 
 
 class Program(NamedTuple):
-    """What the engine is given for one configuration and variant: MIL text and weight file.
+    """A configuration in a variant, as an engine takes it: MIL text and the bytes of the weight file.
 
-    `layout` is the weight file's (`standard` or `original`), `dialect` the text's (`1.3` or `1.0`).
+    `layout` is the form of the weight file (LAYOUTS), `dialect` that of the text (DIALECTS).
     """
 
     config: Config
@@ -961,353 +1035,496 @@ class Program(NamedTuple):
     layout: str
     dialect: str
 
+    def write(self, directory: str) -> None:
+        """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is missing.
+
+        Directories are private (0700), and so are files (0600). Raises OSError; a symbolic link in the place of a
+        directory or file is refused.
+        """
+        for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
+            path = os.path.join(directory, name)
+            parent = os.path.dirname(path)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(parent, 0o700)
+            if os.path.islink(parent):
+                raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link; expected a directory", parent)
+            _write_file(path, content)
+
+
+def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
+    """Write a private file, in as many parts as the system takes: over 2 GiB it takes several."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    view = memoryview(content)
+    try:
+        with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+            while view:
+                view = view[file.write(view):]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
 
 def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
                   dialect: str = "1.3") -> Program:
-    """The program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+    """Return the program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. Weights are orthogonal_weights of the seed (0 or
-    more). `original` gives the original's text, records, scales and ranges instead, and sets blob and dialect itself.
-    Raises UsageError for a variant, layout or dialect that does not exist.
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The weights are drawn by the seed, from 0 to 2**53
+    - 1 (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
+    ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
     """
-    if variant not in VARIANTS:
-        raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if blob not in ("standard", "original") or dialect not in DIALECTS:
-        raise UsageError(f"blob {blob!r}, dialect {dialect!r}: expected standard or original, {' or '.join(DIALECTS)}")
+    _check_choices(config, variant, seed, original, blob, dialect)
     kind = VARIANTS[variant]
     if original:
         blob, dialect = "original", "1.3"
-        weights = original_weights(config.channels, config.depth, seed, kind.weights)
+        weights = original_weights(config, seed, kind.weights)
     else:
-        weights = orthogonal_weights(config.channels, config.depth, seed)
-    size = config.channels ** 2 * DATA_TYPES[kind.weights].size
+        weights = chain_weights(config, seed)
+    size = config.weights // config.depth * DATA_TYPES[kind.weights].size
     data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
     text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
                      ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
     return Program(config, kind, text, data, blob, dialect)
 
 
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
-    """The text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names are the
-    original's."""
-    stream = io.StringIO()
-    writer = MilWriter(stream, dialect)
-    activation = [1, config.channels, config.spatial, config.spatial]
-    writer.begin("ios18" if dialect == "1.3" else variant.opset, activation)
-    _write_settings(writer, variant, activation_exponent)
-    previous = "x"
-    for layer in range(config.depth):
-        shape, offset = [config.channels, config.channels, 1, 1], ALIGNMENT + layer * stride
-        if variant.weights == "int8":
-            writer.affine_weight(f"W{layer}", shape, offset, 2.0 ** -exponent)
-        else:
-            writer.weight(f"W{layer}", shape, offset)
-        writer.operation("fp16", activation, f"c{layer}", "conv", dilations="c_dilations", groups="c_groups", pad="c_pad",
-                         pad_type="c_pad_type", strides="c_strides", weight=f"W{layer}", x=previous)
-        previous = f"c{layer}"
-        if variant.activations == "int8" and layer < config.depth - 1:
-            writer.operation("int8", activation, f"q{layer}", "quantize", input=previous, output_dtype="q_dtype", scale="q_scale")
-            writer.operation("fp16", activation, f"dq{layer}", "dequantize", input=f"q{layer}", scale="dq_scale")
-            previous = f"dq{layer}"
-    writer.end(previous)
-    return stream.getvalue()
-
-
-def _write_settings(writer: MilWriter, variant: Variant, activation_exponent: int) -> None:
-    """The constants that all layers name."""
-    writer.constant("c_pad_type", "string", '"valid"')
-    writer.integers("c_strides", [1, 1])
-    writer.integers("c_pad", [0, 0, 0, 0])
-    writer.integers("c_dilations", [1, 1])
-    writer.constant("c_groups", "int32", "1")
-    if variant.activations == "int8":
-        scale = hexadecimal(2.0 ** -activation_exponent)
-        writer.constant("q_scale", "fp16", scale)
-        writer.constant("q_dtype", "string", '"int8"')
-        writer.constant("dq_scale", "fp16", scale)
-
-
-def write_program(directory: str, mil: Union[bytes, bytearray], blob: Union[bytes, bytearray]) -> None:
-    """A program's two files in a private directory, made where it is missing. Raises OSError; a directory that is a
-    symbolic link is refused."""
-    for name, content in ((MIL_FILE, mil), (WEIGHT_FILE, blob)):
-        path = os.path.join(directory, name)
-        parent = os.path.dirname(path)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(parent, 0o700)
-        if os.path.islink(parent):
-            raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link, and a directory was expected", parent)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
-                _write_all(file, content)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
-
-
-def _write_all(file: io.FileIO, content: Union[bytes, bytearray]) -> None:
-    """A raw file may take less than it is given: at 2 GiB, or where the disk is nearly full."""
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view):]
+def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: Any, dialect: Any) -> None:
+    """Raise UsageError for arguments that build_program does not take."""
+    if not isinstance(config, Config):
+        raise UsageError(f"{config!r}: expected a Config")
+    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
+    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS), ("dialect", dialect, DIALECTS),
+                                 ("original", original, (False, True))):
+        if type(value) is not type(choices[0]) or value not in choices:
+            raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
+    if original and config.kernel != 1:
+        raise UsageError(f"{config.name}: the original has 1x1 convolutions only")
 
 
 # ======================================================================================================================
 # 5. Reference
+#
+# Used below: Events, Executable, Engine, Arithmetic, Reference, ReferenceEngine.
 # ======================================================================================================================
 
+class Events(typing.Protocol):
+    """The worker's side of the events that reach the parent, and from there whoever watches."""
+
+    current: str
+    """The stage that was announced last."""
+
+    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+        """Announce a stage and wait until the parent has noted it. `limit`: seconds it may take beyond --timeout."""
+
+    def directory(self, path: str) -> None:
+        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
+
+    def warn(self, code: str, message: str) -> None:
+        """Send a warning."""
+
+    def rest(self, variant: str) -> None:
+        """Wait until the compile service has recovered from a refused compile."""
+
+    def refused(self) -> None:
+        """Note that a compile was refused."""
+
+    def round(self, variants: str, limit: float, number: int, of: int) -> None:
+        """Announce a round without waiting."""
+
+    def turn(self, variant: str) -> None:
+        """Note which variant is at work."""
+
+
+class Executable(typing.Protocol):
+    """A loaded program with its input and output."""
+
+    facts: dict[str, Any]
+    """Facts of the cell: compile_ms, load_ms, compiled_before; those that are known."""
+
+    def write_input(self, data: bytes) -> None:
+        """Write the whole fp16 input."""
+
+    def evaluate(self) -> bool:
+        """Compute the output from the input; return whether that worked."""
+
+    def failure(self) -> str:
+        """Return why the last evaluate failed. Call it before the pool drains."""
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Write NaN into all channels of these output pixels."""
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of these output pixels."""
+
+
+class Engine(typing.Protocol):
+    """A way to run programs. `now` is its clock; a tick of it is `tick_ns` nanoseconds."""
+
+    now: Callable[[], int]
+    tick_ns: float
+
+    def pool(self) -> typing.ContextManager[None]:
+        """Return the context in which evaluates run."""
+
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Load a program, to be unloaded when `owner` closes; evaluates run at `qos`. Raises StageError if refused."""
+
+
 class Arithmetic(NamedTuple):
-    """What a program leaves open: how a convolution's result is stored (`fp16` or `fp32`; the last is always fp16), and
-    whether quantize rounds halves to `even` or `away` from zero. Sums are exact."""
+    """The choices that a program leaves to an engine; sums are exact in all of them.
 
+    Results of convolutions are stored between layers in fp16 or fp32 (`store`), the last in fp16. `rounding` of halves,
+    in these stores and in quantize, is `away` from zero (M4 and later) or to `even` (M1). Without `quantizes`, quantize
+    and dequantize pass their input on: no right engine computes so, the check needs it.
+    """
+
+    rounding: str = "away"
     store: str = "fp16"
-    rounding: str = "even"
+    quantizes: bool = True
+
+    @property
+    def name(self) -> str:
+        """Return the text of the record, such as `halves away, fp16 stores`."""
+        halves = "away" if self.rounding == "away" else "to even"
+        return f"halves {halves}, {self.store} stores" + ("" if self.quantizes else ", not quantized")
+
+    @property
+    def nudge(self) -> float:
+        """Return a factor by which rounding to even becomes this rounding.
+
+        To round away, it moves each half away from zero and no other value past one. That is exact for values of at most
+        50 significant bits.
+        """
+        return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
 
-REFERENCE_ARITHMETIC = Arithmetic()
-Lanes = tuple[list[int], int]
+DEFAULT_ARITHMETIC = Arithmetic()
+
+
+def store(values: Vector, arithmetic: Arithmetic, letter: str = "") -> Vector:
+    """Return values rounded to the store's type, or to that of a `struct` letter; too large ones become infinite."""
+    letter = letter or ("e" if arithmetic.store == "fp16" else "f")
+    nudge, form = arithmetic.nudge, f"<{len(values)}{letter}"
+    try:
+        return struct.unpack(form, struct.pack(form, *[value * nudge for value in values]))
+    except OverflowError:  # fp16 ends at 65504, and 65520 rounds to infinity; so in fp32
+        limit = 65520.0 if letter == "e" else float.fromhex("0x1.ffffffp+127")
+        return store([math.copysign(math.inf, value) if abs(value) >= limit else value for value in values],
+                     arithmetic, letter)
+
+
+def quantize(values: Vector, exponent: int, arithmetic: Arithmetic) -> Vector:
+    """Return the int8 steps of 2**exponent that are nearest to values, clipped to -128 to 127."""
+    factor = 2.0 ** -exponent * arithmetic.nudge
+    return [round(max(-128.0, min(127.0, value * factor))) for value in values]
 
 
 class Matrix:
-    """The weights of a 1x1 convolution, rows x columns, and their product with a vector.
+    """The weights of a convolution, [output][input and place in the kernel], and their product with a vector.
 
-    Where each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big
-    integer per input channel holds a lane per output channel, and a multiplication is one for all lanes. It is exact.
+    If each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big integer
+    for each column holds a lane for each row, and one multiplication serves all lanes. It is exact.
     """
 
-    def __init__(self, rows: int, columns: int, integers: Optional[bytes], exponent: int, values: Callable[[], Vector]) -> None:
-        self._rows, self.columns = rows, columns
-        self._integers, self._exponent = integers, exponent
-        self._values = values
-        self._packed: dict[int, Lanes] = {}
-        self._unpacked: list[Vector] = []
+    def __init__(self, integers: Optional[bytes], exponent: int, rows: int, values: Vector = ()) -> None:
+        self.integers, self.exponent, self.rows = integers, exponent, rows
+        self._values = values  # in the place of integers
+        self._packed: dict[int, list[int]] = {}
+
+    @classmethod
+    def read(cls, weight: Weight, blob: memoryview) -> "Matrix":
+        """Return the weights that a text names, or raise BlobError if the file does not hold them."""
+        count = math.prod(weight.shape)
+        data = weight_data(blob, weight.offset, weight.data_type, count * DATA_TYPES[weight.data_type].size)
+        if weight.data_type == "int8":
+            return cls(bytes(data), weight.exponent, weight.shape[0])
+        integers, exponent = halves_as_integers(data)
+        values = () if integers else struct.unpack(f"<{count}e", data)
+        return cls(integers, exponent, weight.shape[0], values)
 
     def product(self, vector: Vector) -> Vector:
-        """The sums, exact before they become floats; NaN and infinities as in IEEE 754."""
-        integers = self._integers and _common_integers(vector)
-        if integers:
-            multipliers, exponent = integers
-            largest = max(map(abs, multipliers)) * 255 * self.columns
-            width = next((width for width in (4, 8) if largest < 1 << 8 * width - 1), None)
-            if width:
-                scale = 2.0 ** -(exponent + self._exponent)
-                return [total * scale for total in self._packed_product(multipliers, width)]
-        self._unpacked = self._unpacked or _rows_of(self._values(), self.columns)
-        return [_float_sum(map(mul, row, vector)) for row in self._unpacked]
+        """Return the sums, exact before they become floats; NaN and infinities as in IEEE 754."""
+        common = common_integers(vector) if self.integers else None
+        if common is None:
+            return self._float_product(vector)
+        multipliers, exponent = common
+        scale = 2.0 ** (exponent + self.exponent)
+        return [total * scale for total in self._integer_product(multipliers)]
 
-    def _packed_product(self, multipliers: list[int], width: int) -> list[int]:
+    def _integer_product(self, multipliers: Sequence[int]) -> list[int]:
+        """Return exact sums. The weights are biased by 128, so that no lane is negative; half a lane is added, so that
+        no sum is."""
+        bits = (max(map(abs, multipliers)) * 255 * len(multipliers)).bit_length() + 1
+        width = next((width for width in (4, 8) if bits <= 8 * width), bits // 8 + 1)
         if width not in self._packed:
-            self._packed[width] = self._pack(width)
-        columns, middle = self._packed[width]
-        total = sum(map(mul, columns, multipliers), middle)
-        lanes = struct.unpack(f"<{self._rows}{'I' if width == 4 else 'Q'}", total.to_bytes(self._rows * width, "little"))
-        bias = 128 * sum(multipliers) + (1 << 8 * width - 1)
-        return [lane - bias for lane in lanes]
+            self._packed[width] = self._pack(width, len(multipliers))
+        half = 1 << 8 * width - 1
+        halves = int.from_bytes(half.to_bytes(width, "little") * self.rows, "little")
+        total = sum(map(mul, self._packed[width], multipliers), halves).to_bytes(self.rows * width, "little")
+        bias = 128 * sum(multipliers) + half
+        if width in (4, 8):
+            return [lane - bias for lane in struct.unpack(f"<{self.rows}{'I' if width == 4 else 'Q'}", total)]
+        return [int.from_bytes(total[lane:lane + width], "little") - bias for lane in range(0, len(total), width)]
 
-    def _pack(self, width: int) -> Lanes:
-        """A big integer per column, weights biased by 128 so that no lane is negative; and one with half a lane in
-        each, which keeps the sums from being so."""
-        biased = (self._integers or b"").translate(_BIASED)
-        columns = []
-        for column in range(self.columns):
-            lanes = bytearray(self._rows * width)
-            lanes[::width] = biased[column::self.columns]
-            columns.append(int.from_bytes(lanes, "little"))
-        return columns, int.from_bytes((b"\0" * (width - 1) + b"\x80") * self._rows, "little")
+    def _pack(self, width: int, columns: int) -> list[int]:
+        """Return a big integer for each column: the lane of a row, `width` bytes, is its weight plus 128."""
+        assert self.integers is not None
+        biased = self.integers.translate(BIASED)
+        packed = []
+        for column in range(columns):
+            lanes = bytearray(self.rows * width)
+            lanes[::width] = biased[column::columns]
+            packed.append(int.from_bytes(lanes, "little"))
+        return packed
 
-
-_BIASED = bytes((index + 128) % 256 for index in range(256))
-
-
-def _common_integers(vector: Vector) -> Optional[Lanes]:
-    """Integers and an exponent, each float an integer times 2**-exponent exactly; None where one is not finite."""
-    if not all(map(math.isfinite, vector)):
-        return None
-    ratios = [value.as_integer_ratio() for value in vector]
-    common = max(denominator for _, denominator in ratios)
-    return [numerator * (common // denominator) for numerator, denominator in ratios], common.bit_length() - 1
+    def _float_product(self, vector: Vector) -> Vector:
+        if self.integers:
+            self._values = [SIGNED[level] * 2.0 ** self.exponent for level in self.integers]
+        columns = len(vector)
+        rows = [self._values[start:start + columns] for start in range(0, len(self._values), columns)]
+        return [float_sum(map(mul, row, vector)) for row in rows]
 
 
-def _rows_of(values: Vector, columns: int) -> list[Vector]:
-    return [values[start:start + columns] for start in range(0, len(values), columns)]
+# Of a byte that is an int8: its value, and the byte that is its value plus 128.
+SIGNED = [byte - 256 * (byte > 127) for byte in range(256)]
+BIASED = bytes(value + 128 for value in SIGNED)
 
 
-def _float_sum(products: Iterable[float]) -> float:
-    """The sum rounded once; NaN where infinities of both signs meet."""
+def common_integers(vector: Vector) -> Optional[tuple[list[int], int]]:
+    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite.
+
+    The exponents tried are those of the input and of quantized values, of fp16, and then down to fp32's least.
+    """
+    for bits in (INPUT_EXPONENT, 24, 32, 36, 40, 44, 48, 64, 149):
+        scaled = [value * 2.0 ** bits for value in vector]
+        if all(map(float.is_integer, scaled)):
+            return list(map(int, scaled)), -bits
+    return None
+
+
+def float_sum(products: Iterable[float]) -> float:
+    """Return the sum rounded once, or NaN if infinities of both signs meet."""
     try:
         return math.fsum(products)
     except (ValueError, OverflowError):
         return math.nan
 
 
-@functools.cache
-def _level_map(exponent: int) -> Any:
-    """For codecs.charmap_encode: from each fp16 of an 8-bit integer times 2**-exponent, as a character, to that byte."""
-    halves = struct.pack("<256e", *[(level - 256 * (level > 127)) * 2.0 ** -exponent for level in range(256)])
-    return codecs.charmap_build("".join(map(chr, struct.unpack("<256H", halves))))
+def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
+    """Return fp16 values as int8 bytes times 2**exponent, or None if they are not all such.
 
-
-def _fp16_integers(data: memoryview) -> tuple[Optional[bytes], int]:
-    """fp16 weights as int8 bytes and an exponent, where they are such; a codec does in C what a loop would take long for."""
-    try:
+    A codec does in C what would take a loop seconds: characters of 16 bits to bytes.
+    """
+    with contextlib.suppress(UnicodeDecodeError):
         characters = codecs.utf_16_le_decode(data)[0]
-    except UnicodeDecodeError:
-        return None, 0
-    for exponent in range(24, -1, -1):
-        with contextlib.suppress(UnicodeEncodeError):
-            return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
+        for exponent in range(-24, 1):
+            with contextlib.suppress(UnicodeEncodeError):
+                codecs.charmap_encode(characters[:256], "strict", _level_map(exponent))  # a failure scans all that follows
+                return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
 
-def round_to(letter: str, values: Vector) -> Vector:
-    """Floats rounded to fp16 (`e`) or fp32 (`f`), half to even; what is too large becomes infinite."""
-    form = f"<{len(values)}{letter}"
-    try:
-        return struct.unpack(form, struct.pack(form, *values))
-    except OverflowError:
-        limit = {"e": 65520.0, "f": float.fromhex("0x1.ffffffp+127")}[letter]
-        return round_to(letter, [math.copysign(math.inf, value) if abs(value) >= limit else value for value in values])
+@functools.lru_cache(maxsize=None)
+def _level_map(exponent: int) -> Any:
+    """Return the codec's map from each fp16 of an int8 times 2**exponent, taken as a character, to that int8."""
+    halves = struct.pack("<256e", *[value * 2.0 ** exponent for value in SIGNED])
+    return codecs.charmap_build("".join(map(chr, struct.unpack("<256H", halves))))
 
 
-def quantized(values: Vector, scale: float, zero_point: int, rounding: str) -> Vector:
-    """int8 of each value: clip(round(value / scale) + zero_point, -128, 127)."""
-    clipped = [max(-1e4, min(1e4, value / scale)) for value in values]
-    steps = map(round, clipped) if rounding == "even" else (int(math.copysign(abs(value) + 0.5, value)) for value in clipped)
-    return [max(-128, min(127, step + zero_point)) for step in steps]
+# For the factors of a 3x3 kernel: bytes of multiples of 16, and maps from these to a sixteenth and to its negative.
+MULTIPLES = bytes(byte for byte in range(256) if byte % PATTERN_MIDDLE == 0)
+SIXTEENTHS = {sign: bytes(sign * value // PATTERN_MIDDLE % 256 for value in SIGNED) for sign in (1, -1)}
 
 
-# The 1x1 convolutions that the reference computes.
-CONVOLUTION_SETTINGS = (("strides", [1, 1]), ("dilations", [1, 1]), ("pad", [0, 0, 0, 0]), ("groups", 1), ("pad_type", "valid"))
+def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
+    """Return the factors of 3x3 weights, or None if they have none: a pattern of middle 1, and its matrix of channels.
+
+    The nine planes of the kernels are slices of the file with a stride of nine. Each must be a sixteenth of the middle
+    plane or its negative.
+    """
+    integers = matrix.integers or b""
+    middle = integers[4::9]
+    if not middle or middle.translate(None, MULTIPLES):
+        return None
+    pattern = [1.0] * 9
+    for place in (0, 1, 2, 3, 5, 6, 7, 8):
+        signs = [sign for sign, table in SIXTEENTHS.items() if integers[place::9] == middle.translate(table)]
+        if not signs:
+            return None
+        pattern[place] = signs[0] / PATTERN_MIDDLE
+    return pattern, Matrix(middle, matrix.exponent, matrix.rows)
+
+
+def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
+    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
+
+    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border of zeros.
+    """
+    width = side + 2
+    row, column = divmod(pixel, side)
+    inside = ([0.0] * width + [0.0, *[1.0] * side, 0.0] * side + [0.0] * width)
+    weights = [0.0] * len(inside)
+    weights[(row + 1) * width + column + 1] = 1.0
+    margin = [0.0] * (width + 1)
+    for pattern in reversed(patterns):
+        padded = [*margin, *weights, *margin]
+        starts = [len(margin) - (dy - 1) * width - (dx - 1) for dy in range(3) for dx in range(3)]
+        neighbours = zip(*[padded[start:start + len(weights)] for start in starts])
+        weights = [sum(map(mul, pattern, values)) for values in neighbours]
+        weights = list(map(mul, weights, inside))
+    return [weights[start + place] for start in range(width + 1, width * (side + 1), width) for place in range(side)]
+
+
+def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
+    """Yield for each pixel its 3x3 neighbours' values, [channel][row][column]; outside of the image they are zero."""
+    zeros, width = (0.0,) * len(image[0]), side + 2
+    padded = [zeros] * (width * width)
+    for row in range(side):
+        padded[(row + 1) * width + 1:(row + 1) * width + 1 + side] = image[row * side:(row + 1) * side]
+    for row, column in itertools.product(range(side), range(side)):
+        nine = [padded[(row + dy) * width + column + dx] for dy in range(3) for dx in range(3)]
+        yield list(itertools.chain.from_iterable(zip(*nine)))
+
+
+# Fraction bits of what passes between the layers of a factored chain: errors stay below 1e-10.
+FACTORED_BITS = 40
 
 
 class Reference:
-    """Computes a program's function for any pixels: every operation acts on a pixel by itself.
+    """Computes what a program means, from its text and the bytes of its weight file alone.
 
-    Takes programs of const, constexpr_affine_dequantize, 1x1 conv, quantize and dequantize, with scalar scales, one
-    input and one output; raises MilError naming the line for others, BlobError where the weight file does not hold the
-    weights. `keep` holds on to the packed weights between calls: fast, and large.
+    Raises MilError for a text that parse_mil refuses, BlobError if the weight file does not hold the weights. `keep`
+    holds on to the packed weights between calls: fast, and large.
     """
 
     def __init__(self, mil: str, blob: Union[bytes, bytearray], keep: bool = False) -> None:
-        program = parse_mil(mil)
+        self._program = parse_mil(mil)
+        self._config = self._program.config
         self._blob = memoryview(blob)
         self._keep = keep
         self._matrices: dict[str, Matrix] = {}
-        if len(program.functions) != 1 or len(program.functions[0].inputs) != 1 or len(program.functions[0].outputs) != 1:
-            raise MilError(1, "the reference takes one function of one input and one output")
-        self._function = program.functions[0]
-        self._statements = {name: statement for statement in self._function.statements for _, name in statement.results}
 
-    def compute(self, pixels: Sequence[Vector], arithmetics: Sequence[Arithmetic] = (REFERENCE_ARITHMETIC,)) -> list[list[Vector]]:
-        """The output channels of each input pixel (its channels), for each arithmetic in turn: [arithmetic][pixel][channel]."""
-        states = [arithmetic for arithmetic in arithmetics for _ in pixels]
-        values: dict[str, list[Vector]] = {self._function.inputs[0][1]: list(pixels) * len(arithmetics)}
-        for statement in self._function.statements:
-            rule = _RULES.get(statement.operation)
-            if rule is None:
-                raise MilError(statement.line, f"the reference does not compute {statement.operation}")
-            rule(self, statement, states, values)
-        output = self._function.outputs[0]
-        if output not in values:
-            raise MilError(1, f"the output {output} does not depend on the input")
-        rounded = [round_to("e", vector) for vector in values[output]]
-        return [rounded[start:start + len(pixels)] for start in range(0, len(rounded), len(pixels))]
+    def compute(self, data: bytes, pixels: Sequence[int],
+                arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
+        """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
-    def _constant(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        """Constants are read where they are used."""
+        A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
+        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises MilError
+        if its weights have no factors.
+        """
+        if self._config.kernel == 3:
+            return [self._factored(data, pixels)]
+        return self._chain([pixel_of(data, self._config, index) for index in pixels], arithmetics)
 
-    def _convolve(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        for argument, allowed in CONVOLUTION_SETTINGS:
-            if self._literal(statement, argument) != allowed:
-                raise MilError(statement.line, f"the reference computes conv with {argument} {allowed} only")
-        matrix, vectors = self._matrix(statement), self._vectors(statement, "x", values)
-        if any(len(vector) != matrix.columns for vector in vectors):
-            raise MilError(statement.line, f"weights for {matrix.columns} channels; expected {len(vectors[0])}")
-        stored = [matrix.product(vector) for vector in vectors]
-        values[statement.results[0][1]] = [round_to("e" if arithmetic.store == "fp16" else "f", vector)
-                                           for arithmetic, vector in zip(states, stored)]
+    def evaluate(self, data: bytes, arithmetic: Arithmetic = DEFAULT_ARITHMETIC) -> list[Vector]:
+        """Return the output channels of all pixels, layer by layer as the program says, with either kernel."""
+        pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
+        return self._chain(pixels, [arithmetic])[0]
 
-    def _quantize(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        scale, zero_point = self._scale(statement)
-        values[statement.results[0][1]] = [quantized(vector, scale, zero_point, arithmetic.rounding) for arithmetic, vector
-                                           in zip(states, self._vectors(statement, "input", values))]
+    def _chain(self, inputs: list[Vector], arithmetics: Sequence[Arithmetic]) -> list[list[Vector]]:
+        """Return the outputs for each arithmetic; a layer's weights are read and packed once for all."""
+        states = [arithmetic for arithmetic in arithmetics for _ in inputs]
+        values = list(inputs) * len(arithmetics)
+        apply = {"conv": self._convolve, "quantize": self._quantize, "dequantize": self._dequantize}
+        for operation in self._program.operations:
+            values = apply[operation.kind](operation, values, states)
+        return [values[start:start + len(inputs)] for start in range(0, len(values), len(inputs))]
 
-    def _dequantize(self, statement: Statement, states: list[Arithmetic], values: dict[str, list[Vector]]) -> None:
-        scale, zero_point = self._scale(statement)
-        values[statement.results[0][1]] = [round_to("e", [scale * (step - zero_point) for step in vector])
-                                           for vector in self._vectors(statement, "input", values)]
+    def _convolve(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
+        matrix = self._matrix(operation)
+        letter = "e" if operation is self._program.operations[-1] else ""
+        vectors = values if self._config.kernel == 1 else neighbourhoods(values, self._config.spatial)
+        return [store(matrix.product(vector), arithmetic, letter) for vector, arithmetic in zip(vectors, states)]
 
-    def _vectors(self, statement: Statement, argument: str, values: dict[str, list[Vector]]) -> list[Vector]:
-        name = statement.arguments.get(argument)
-        if not isinstance(name, Name) or name not in values:
-            raise MilError(statement.line, f"{argument} of {statement.operation} should name an activation")
-        return values[name]
+    def _quantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
+        return [quantize(vector, operation.exponent, arithmetic) if arithmetic.quantizes else vector
+                for vector, arithmetic in zip(values, states)]
 
-    def _scale(self, statement: Statement) -> tuple[float, int]:
-        scale = self._literal(statement, "scale")
-        zero_point = self._literal(statement, "zero_point") if "zero_point" in statement.arguments else 0
-        if not isinstance(scale, float) or not 0 < scale < math.inf or not isinstance(zero_point, int):
-            raise MilError(statement.line, f"{statement.operation} takes a positive scale and a whole zero_point")
-        return scale, zero_point
+    def _dequantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
+        scale = 2.0 ** operation.exponent
+        return [[step * scale for step in vector] if arithmetic.quantizes else vector
+                for vector, arithmetic in zip(values, states)]
 
-    def _literal(self, statement: Statement, argument: str) -> Any:
-        """The literal of an argument, given in place or by the name of a const."""
-        value = statement.arguments.get(argument)
-        if isinstance(value, Name) and value in self._statements:
-            value = self._statements[value].attributes.get("val")
-        if not isinstance(value, Value):
-            raise MilError(statement.line, f"{statement.operation} has no constant {argument}")
-        return value.literal
-
-    def _matrix(self, statement: Statement) -> Matrix:
-        name = statement.arguments.get("weight")
-        if not isinstance(name, Name) or name not in self._statements:
-            raise MilError(statement.line, "the weight of conv should name a constant")
-        if name in self._matrices:
-            return self._matrices[name]
-        source = self._statements[name]
-        matrix = self._affine_matrix(source) if source.operation == "constexpr_affine_dequantize" else self._fp16_matrix(source)
+    def _matrix(self, operation: Operation) -> Matrix:
+        assert operation.weight is not None
+        matrix = self._matrices.get(operation.name) or Matrix.read(operation.weight, self._blob)
         if self._keep:
-            self._matrices[name] = matrix
+            self._matrices[operation.name] = matrix
         return matrix
 
-    def _fp16_matrix(self, source: Statement) -> Matrix:
-        rows, columns, data = self._tensor(source, source.attributes.get("val"), "fp16")
-        integers, exponent = _fp16_integers(data)
-        return Matrix(rows, columns, integers, exponent, lambda: struct.unpack(f"<{rows * columns}e", data))
-
-    def _affine_matrix(self, source: Statement) -> Matrix:
-        rows, columns, data = self._tensor(source, source.attributes.get("quantized_data"), "int8")
-        scale, zero_point = (getattr(source.attributes.get(name), "literal", None) for name in ("scale", "zero_point"))
-        if not isinstance(scale, float) or not isinstance(zero_point, int):
-            raise MilError(source.line, "constexpr_affine_dequantize takes a scalar scale and zero_point as attributes")
-        levels = round_to("e", [scale * ((level - 256 * (level > 127)) - zero_point) for level in range(256)])
-        mantissa, exponent = math.frexp(scale)
-        exact = zero_point == 0 and mantissa == 0.5 and -23 <= exponent <= 8
-        return Matrix(rows, columns, bytes(data) if exact else None, 1 - exponent, lambda: [levels[level] for level in data])
-
-    def _tensor(self, source: Statement, value: Optional[Value], data_type: str) -> tuple[int, int, memoryview]:
-        """Rows, columns and bytes of a weight in the file."""
-        if value is None or not isinstance(value.literal, BlobFile) or value.type.element != data_type:
-            raise MilError(source.line, f"the reference takes {data_type} weights from the weight file only")
-        shape = value.type.shape or ()
-        if len(shape) != 4 or shape[2:] != (1, 1) or not shape[0] or not shape[1]:
-            raise MilError(source.line, f"weights of shape {list(shape)}; expected [outputs, inputs, 1, 1]")
-        size = shape[0] * shape[1] * DATA_TYPES[data_type].size
-        return shape[0], shape[1], weight_data(self._blob, value.literal.offset, data_type, size)
+    def _factored(self, data: bytes, pixels: Sequence[int]) -> list[Vector]:
+        """Return the outputs of a 3x3 chain: its patterns mix the pixels of each channel, then its matrices the channels."""
+        patterns, matrices = [], []
+        for operation in self._program.operations:
+            if operation.kind == "conv":
+                found = factors(self._matrix(operation))
+                if found is None:
+                    raise MilError(operation.line, "3x3 weights without factors: a program that the reference does not compute")
+                patterns.append(found[0])
+                matrices.append(found[1])
+        rows = [pixel_weights(patterns, self._config.spatial, pixel) for pixel in pixels]
+        size = 2 * self._config.pixels
+        images = (struct.unpack(f"<{size // 2}e", data[start:start + size]) for start in range(0, len(data), size))
+        mixed = [[float_sum(map(mul, row, image)) for row in rows] for image in images]
+        outputs = [list(vector) for vector in zip(*mixed)]
+        for matrix in matrices:
+            outputs = [list(matrix.product([round(value * 2 ** FACTORED_BITS) / 2 ** FACTORED_BITS for value in vector]))
+                       for vector in outputs]
+        return list(outputs)
 
 
-_RULES: dict[str, Callable[[Reference, Statement, list[Arithmetic], dict[str, list[Vector]]], None]] = {
-    "const": Reference._constant,
-    "constexpr_affine_dequantize": Reference._constant,
-    "conv": Reference._convolve,
-    "quantize": Reference._quantize,
-    "dequantize": Reference._dequantize,
-}
+class ReferenceEngine:
+    """The reference as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+
+    def __init__(self) -> None:
+        self.now: Callable[[], int] = time.perf_counter_ns
+        self.tick_ns = 1.0
+
+    def pool(self) -> typing.ContextManager[None]:
+        """Return an empty context."""
+        return contextlib.nullcontext()
+
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Read the program; nothing is compiled."""
+        events.stage("load", program.variant.name)
+        return ReferenceExecutable(program)
+
+
+class ReferenceExecutable:
+    """A program that the reference computes, in its default arithmetic. Both kernels are computed by the plain definition."""
+
+    def __init__(self, program: Program) -> None:
+        self.facts: dict[str, Any] = {}
+        self._reference = Reference(program.mil, program.blob, keep=True)
+        self._unwritten = [math.nan] * program.config.channels
+        self._input = bytes(program.config.tensor_bytes)
+        self._output: list[Vector] = [self._unwritten] * program.config.pixels
+
+    def write_input(self, data: bytes) -> None:
+        """Keep the input."""
+        self._input = data
+
+    def evaluate(self) -> bool:
+        """Compute every pixel of the output; this does not fail."""
+        self._output = self._reference.evaluate(self._input)
+        return True
+
+    def failure(self) -> str:
+        """Return why an evaluate failed, which does not happen."""
+        return "the reference does not fail"
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Make the channels of these output pixels NaN."""
+        for pixel in pixels:
+            self._output[pixel] = self._unwritten
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of these output pixels."""
+        return [self._output[pixel] for pixel in pixels]
 
 
 # ======================================================================================================================
 # 6. Objective-C runtime
+#
+# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -1568,54 +1785,9 @@ def _pointers(items: Sequence[Pointer]) -> Any:
 
 # ======================================================================================================================
 # 7. Neural Engine
+#
+# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory, NeuralEngine.
 # ======================================================================================================================
-
-class Events(typing.Protocol):
-    """The worker's side of the one vocabulary of events."""
-
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Announce a stage; wait until the parent has noted it. It may take `limit` seconds beyond --timeout."""
-
-    def directory(self, path: str) -> None:
-        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
-
-    def warn(self, code: str, message: str) -> None:
-        """Report something that readers of the figures should know."""
-
-
-class Executable(typing.Protocol):
-    """A loaded program. `facts` (compile_ms, load_ms, compiled_before) become facts of its cell."""
-
-    facts: dict[str, Any]
-
-    def write_input(self, data: bytes) -> None:
-        """Write the whole fp16 input."""
-
-    def evaluate(self) -> bool:
-        """Run the program once; return False if the engine reports a failure."""
-
-    def failure(self) -> str:
-        """Return why the last evaluate failed. Call it before the pool drains."""
-
-    def poison(self, pixels: Sequence[int]) -> None:
-        """Write NaN into all channels of these output pixels."""
-
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """Return the channels of each of these output pixels."""
-
-
-class Engine(typing.Protocol):
-    """Runs programs, and has the clock `now` that they are timed by; `tick_ns` is one tick of it in ns."""
-
-    now: Callable[[], int]
-    tick_ns: float
-
-    def pool(self) -> contextlib.AbstractContextManager[None]:
-        """Hold whatever evaluates need around them."""
-
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Return a program ready to evaluate; its owner undoes it. Raise StageError naming the stage that failed."""
-
 
 # Evaluate fails with status 0x1d on smaller surfaces; reports of the least size differ: 16, 48, 64 KiB.
 SURFACE_GRANULE = 1 << 16
@@ -1926,7 +2098,7 @@ class _LoadedModel:
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
         try:
-            write_program(path, self._engine.pinned_buffers[-2], program.blob)
+            program.write(path)
         except OSError as error:
             remove_model_directory(path, existed, temporary)  # now, since the disk may be full
             raise StageError(self._stage, f"{error.filename or path}: {error.strerror}") from None
@@ -2029,19 +2201,33 @@ class _LoadedModel:
 
 # ======================================================================================================================
 # 8. Measurement
+#
+# Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
+# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
+# geometric_mean, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
-class Protocol(NamedTuple):
-    """How a configuration is measured.
+def without_paths(text: str) -> str:
+    """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
+    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+                 os.path.dirname(sys.executable), os.path.expanduser("~")):
+        if len(path) > 1:
+            for name in (os.path.realpath(path), path):
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names: /tmp is not in /tmpfs
+    return text
 
-    `iters` timed evaluates per variant in `rounds`, after `warmup`; `input` random or zeros; `verify` pixels compared;
-    `blob` and `dialect` auto or a fixed one; `timeout` seconds without progress; `original` does as the original does,
-    one variant after the other.
+
+class Settings(NamedTuple):
+    """How a configuration is measured. In a record they are the `protocol`.
+
+    `iters` timed evaluates of each variant, in `rounds`, after `warmup` evaluates (None: until times are steady);
+    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; `timeout` seconds
+    without progress; `original` measures as the original does, one variant after the other.
     """
 
     iters: int = 50
     rounds: int = 10
-    warmup: int = 10
+    warmup: Optional[int] = None
     qos: int = 21
     seed: int = 0
     input: str = "random"
@@ -2051,241 +2237,382 @@ class Protocol(NamedTuple):
     original: bool = False
     timeout: float = 120.0
 
-    def check(self) -> "Protocol":
-        """Itself; raises UsageError where it cannot be followed."""
-        for name, least in (("iters", 1), ("rounds", 1), ("warmup", 0), ("seed", 0), ("qos", 0), ("verify", 0)):
+    def check(self) -> "Settings":
+        """Return self; raise UsageError if a setting is invalid."""
+        for name, (least, most) in SETTING_RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} {value!r}: expected a whole number from {least}")
+            if name == "warmup" and value is None:
+                continue
+            types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
+            if type(value) not in types or not least <= value <= most:
+                raise UsageError(f"{name} {value!r}: expected {types[-1].__name__} from {least} to {most}")
         if self.iters % self.rounds:
-            raise UsageError(f"iters {self.iters}: expected a multiple of rounds {self.rounds}")
-        if self.qos >= 1 << 32 or not 0 < self.timeout < 1e6:
-            raise UsageError(f"qos {self.qos}, timeout {self.timeout}: expected a 32-bit number, and seconds above 0")
-        for name, choices in PROTOCOL_CHOICES.items():
+            raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
+        for name, choices in SETTING_CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(choices)}")
+                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         return self
 
+    @property
+    def verifies(self) -> bool:
+        """Return whether outputs are compared with the reference: zeros give zeros and prove nothing."""
+        return self.verify > 0 and self.input != "zeros"
 
-DEFAULT_PROTOCOL = Protocol()
-PROTOCOL_CHOICES = {"input": ("random", "zeros"), "blob": ("auto", "standard", "original"), "dialect": ("auto", *DIALECTS)}
 
-# What the original fixes: QoS 0, zeros, one sequence of 50 after 10.
-ORIGINAL_PROTOCOL = Protocol(rounds=1, qos=0, input="zeros", verify=0, blob="original", dialect="1.3", original=True)
+# A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
+MOST_ITERS, MOST_SAMPLES = 1_000_000, 4_000_000
+SETTING_RANGES: dict[str, tuple[float, float]] = {
+    "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
+    "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
+SETTING_CHOICES: dict[str, tuple[Any, ...]] = {
+    "input": ("random", "zeros"), "blob": ("auto", *LAYOUTS), "dialect": ("auto", *DIALECTS), "original": (False, True)}
 
-# In this order a refused program is tried again: long-form scalars for systems that do not take short ones, the
-# original's records last.
-ATTEMPTS = (("standard", "1.3"), ("standard", "1.0"), ("original", "1.3"))
+# The original's own: QoS 0, zeros, one sequence of 50 evaluates after 10.
+ORIGINAL_SETTINGS = Settings(rounds=1, warmup=10, qos=0, input="zeros", verify=0, blob="original", dialect="1.3",
+                             original=True)
+
+# The order in which a refused program is tried again (DESIGN.md, "Fallbacks"): the original's layout comes last, since
+# macOS 15 enforces the sizes that it states wrongly.
+ATTEMPTS = (("standard", "1.3"), ("standard", "1.0"), ("standard", "1.3-long"), ("original", "1.3"))
 REFUSALS = ("descriptor", "model", "compile", "load")
 
-# Of an evaluate whose pace is not known yet; and how much slower than its pace one may be before it counts as hanging.
-UNKNOWN_PACE = 0.1
-SLOWEST = 10
+# The engine's clock takes up to 0.8 s of work to rise, and falls within 100 ms of idling (facts of M4 and M6 by
+# 751K/Apple-Neural-Engine-Microarchitecture-Study-M6): all variants are warmed up in turn, in slices.
+SLICE_S, SHORTEST_WARMUP_S, LONGEST_WARMUP_S = 0.125, 0.5, 3.0
+STEADY = 0.005
+
+# The time of an evaluate before one was timed, and how much slower than its pace one may be before it counts as hung.
+DEFAULT_PACE_S = 0.1
+HANG_FACTOR = 10
 
 # The most that generating a weight, or computing with it for one pixel, may take in plain Python.
 SECONDS_PER_WEIGHT = 1e-6
 
 
-class ReferenceEngine:
-    """Section 5 as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+class Cell:
+    """One configuration in one variant: the facts that were measured, and the figures worked out from them.
 
-    def __init__(self) -> None:
-        self.now = time.perf_counter_ns
-        self.tick_ns = 1.0
+    `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell
+    names its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio
+    divides by.
+    """
 
-    def load(self, program: Program, qos: int, session: Events, owner: contextlib.ExitStack) -> Executable:
-        """Reads the program; nothing is compiled."""
-        session.stage("load", program.variant.name)
-        return _ReferenceExecutable(program)
+    # The facts, with their types in JSON (see matches_form).
+    FORM: dict[str, Any] = {
+        "status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
+        "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "measured_again?": bool,
+        "turns?": [int], "samples_ns?": [[float]],
+        "verified?": {"pixels": int, "ok": bool, "arithmetic?": str, "equal?": float, "cosine?": float,
+                      "relative_l2?": float, "slope?": float, "max_error?": float,
+                      "from_fp16?": {"cosine": float, "relative_l2": float}}}
 
-    def pool(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing is needed."""
-        return contextlib.nullcontext()
+    def __init__(self, config: Config, variant: str, settings: Settings, tick_ns: float = 0, **facts: Any) -> None:
+        self.config, self.variant, self.settings, self.tick_ns = config, variant, settings, tick_ns
+        self.baseline: Optional[Cell] = None
+        self.status = "ok"
+        self.stage: Optional[str] = None
+        self.error: Optional[str] = None
+        self.samples_ns: list[list[float]] = []
+        self.turns: list[int] = []
+        self.compile_ms: Optional[float] = None
+        self.load_ms: Optional[float] = None
+        self.first_ms: Optional[float] = None
+        self.compiled_before: Optional[bool] = None
+        self.blob: Optional[str] = None
+        self.dialect: Optional[str] = None
+        self.refused: list[str] = []
+        self.verified: dict[str, Any] = {}
+        self.measured_again: Optional[bool] = None
+        self.note(**facts)
 
+    def note(self, **facts: Any) -> None:
+        """Add facts that are named in FORM; ignore others."""
+        for name in self.FORM:
+            if name.rstrip("?") in facts:
+                setattr(self, name.rstrip("?"), facts[name.rstrip("?")])
 
-class _ReferenceExecutable:
-    def __init__(self, program: Program) -> None:
-        self.facts: dict[str, Any] = {}
-        self._config = program.config
-        self._reference = Reference(program.mil, program.blob, keep=True)
-        self._pixels: list[Vector] = []
-        self._output = b""
+    def fail(self, stage: str, error: str) -> None:
+        """Make the cell a failed one. Its samples stay if all were taken."""
+        self.note(status="failed", stage=stage, error=without_paths(error))
+        if len(self.samples_ns) < self.settings.rounds:
+            self.samples_ns, self.turns = [], []
 
-    def write_input(self, data: bytes) -> None:
-        """Keeps the channels of each pixel."""
-        self._pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
+    def facts(self) -> dict[str, Any]:
+        """Return the known facts as JSON: the form in which a worker sends a cell, and a record holds it."""
+        found = {name.rstrip("?"): getattr(self, name.rstrip("?")) for name in self.FORM}
+        return {name: value for name, value in found.items() if value is not None and value not in ([], {})}
 
-    def poison(self, pixels: Sequence[int]) -> None:
-        """NaN everywhere."""
-        self._output = UNWRITTEN * (self._config.tensor_bytes // 2)
+    @property
+    def name(self) -> str:
+        """Return the name in tables and messages, such as `W8A8 128x conv 512ch 64x64`."""
+        return f"{VARIANTS[self.variant].label} {self.config.label()}"
 
-    def evaluate(self) -> bool:
-        """Computes every pixel; never fails."""
-        pixels, = self._reference.compute(self._pixels)
-        channels = [channel for values in zip(*pixels) for channel in values]
-        self._output = struct.pack(f"<{len(channels)}e", *channels)
-        return True
+    @property
+    def ok(self) -> bool:
+        """Return whether the cell was measured, and verified if that was asked."""
+        return self.status == "ok"
 
+    @property
     def failure(self) -> str:
-        """There is none."""
-        return "the reference does not fail"
+        """Return why the cell failed; empty if it did not."""
+        return "" if self.ok else f"failed in stage {self.stage}: {self.error}"
 
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """What the last evaluate left."""
-        return [pixel_of(self._output, self._config, index) for index in pixels]
+    @property
+    def check(self) -> str:
+        """Return the result of the verification: ok, WRONG, or empty if there was none."""
+        return "" if not self.verified else "ok" if self.verified["ok"] else "WRONG"
 
-
-class Cell(NamedTuple):
-    """What was measured of one configuration and variant; times in ns, per round. A failed one names stage and error,
-    and has samples only where it was timed before it failed its verification."""
-
-    variant: str
-    status: str = "ok"
-    stage: Optional[str] = None
-    error: Optional[str] = None
-    samples_ns: Sequence[Sequence[float]] = ()
-    compile_ms: Optional[float] = None
-    load_ms: Optional[float] = None
-    first_ms: Optional[float] = None
-    compiled_before: Optional[bool] = None
-    blob: Optional[str] = None
-    dialect: Optional[str] = None
-    refused: Optional[Sequence[str]] = None
-    verified: Optional[dict[str, Any]] = None
+    @property
+    def weights_mib(self) -> float:
+        """Return the size of the weights in MiB, records and header not counted."""
+        return VARIANTS[self.variant].weights_mib(self.config)
 
     @property
     def samples(self) -> list[float]:
-        """All timed evaluates in ns, in the order in which they were made."""
+        """Return all timed evaluates in ns, in the order in which they were made."""
         return [sample for samples in self.samples_ns for sample in samples]
 
+    @functools.cached_property
+    def ms(self) -> dict[str, Any]:
+        """Return the figures of the times in ms: median, mean, min, p95, mad, and ci95 of the median if there is an
+        interval. Empty without samples."""
+        samples = [sample / 1e6 for sample in self.samples]
+        if not samples:
+            return {}
+        median = statistics.median(samples)
+        figures: dict[str, Any] = {
+            "median": median, "mean": statistics.fmean(samples), "min": min(samples),
+            "p95": statistics.quantiles([*samples, *samples[len(samples):2]], n=20, method="inclusive")[-1],
+            "mad": statistics.median([abs(sample - median) for sample in samples])}
+        interval = median_interval(self.samples_ns, self.tick_ns)
+        return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
 
-class Job(NamedTuple):
-    """One configuration to be measured: by which engine (`standin` names a library), in which variants. The layout and
-    dialect that are `preferred` for a variant are tried first."""
+    @property
+    def milliseconds(self) -> Optional[float]:
+        """Return the time that is shown: the median, or the original's mean."""
+        return self.ms.get("mean" if self.settings.original else "median")
 
-    engine: str
-    standin: Optional[str]
-    config: Config
-    variants: Sequence[str]
-    protocol: Protocol
-    preferred: Mapping[str, Sequence[str]] = {}
+    @property
+    def tops(self) -> Optional[float]:
+        """Return the rate in 10**12 operations a second; None without samples."""
+        return self.config.gop / self.milliseconds if self.milliseconds else None
+
+    @functools.cached_property
+    def ratio(self) -> dict[str, Any]:
+        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval. Empty
+        unless both cells are right."""
+        base = self.baseline
+        if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
+            return {}
+        average = statistics.fmean if self.settings.original else statistics.median
+        classes: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]
+        classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
+        return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured."""
+    """A variant while it is measured: its cell, the program that the engine has loaded, pixels of its outputs."""
 
-    def __init__(self, variant: str) -> None:
-        self.cell = Cell(variant)
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
         self.program: Optional[Program] = None
         self.executable: Optional[Executable] = None
-        self.pace = UNKNOWN_PACE
-        self.outputs: list[Vector] = []
-
-    def note(self, **facts: Any) -> None:
-        """Adds to what is known of the cell."""
-        self.cell = self.cell._replace(**facts)
+        self.pace_s = DEFAULT_PACE_S
+        self.outputs: list[list[Vector]] = []
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """A failure within is this variant's alone."""
+    def guarded(self, events: Events) -> Iterator[None]:
+        """Let a failure within be a failure of this variant alone."""
         try:
             yield
         except StageError as error:
-            self.note(status="failed", stage=error.stage, error=str(error), samples_ns=())
-
-
-def prepare(engine: Engine, job: Job, trial: Trial, session: Events, owner: contextlib.ExitStack) -> None:
-    """Loads a variant's program by the first attempt that is not refused, and writes its input."""
-    config, protocol = job.config, job.protocol
-    refused = []
-    preferred = list(job.preferred.get(trial.cell.variant, ()))
-    for blob, dialect in sorted(attempts(protocol), key=lambda attempt: list(attempt) != preferred):
-        session.stage("generate", trial.cell.variant, SECONDS_PER_WEIGHT * config.weights)
-        program = build_program(config, trial.cell.variant, seed=protocol.seed, original=protocol.original,
-                                blob=blob, dialect=dialect)
-        try:
-            executable = engine.load(program, protocol.qos, session, owner)
-        except StageError as error:
-            refused.append(f"{blob}/{dialect}: {error}")
-            if error.stage not in REFUSALS:
+            self.cell.fail(error.stage, str(error))
+        except (AneBenchError, MemoryError, OSError, ArithmeticError, ValueError, TypeError, LookupError) as error:
+            if isinstance(error, Unavailable):
                 raise
-            stage = error.stage
-            continue
-        trial.note(blob=blob, dialect=dialect, refused=refused or None, **executable.facts)
-        if not protocol.original:
-            zeros = protocol.input == "zeros"
-            executable.write_input(bytes(config.tensor_bytes) if zeros else random_input(config, protocol.seed))
-            executable.poison(range(config.pixels))
+            self.cell.fail(events.current, f"{type(error).__name__}: {error}")
+
+
+def attempts(settings: Settings) -> list[tuple[str, str]]:
+    """Return the weight-file layouts and dialects to try, in order."""
+    layouts = LAYOUTS if settings.blob == "auto" else (settings.blob,)
+    dialects = DIALECTS if settings.dialect == "auto" else (settings.dialect,)
+    every = [(layout, dialect) for layout in layouts for dialect in dialects]
+    return list(ATTEMPTS) if len(layouts) > 1 and len(dialects) > 1 else every
+
+
+def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
+                 owner: contextlib.ExitStack) -> None:
+    """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
+    cell, settings = trial.cell, trial.cell.settings
+    refused: list[str] = []
+    for layout, dialect in forms:
+        events.stage("generate", cell.variant, SECONDS_PER_WEIGHT * cell.config.weights)
+        program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
+                                blob=layout, dialect=dialect)
+        try:
+            events.rest(cell.variant)
+            executable = engine.load(program, settings.qos, events, owner)
+        except StageError as error:
+            refused.append(without_paths(f"{layout}/{dialect}: {error}"))
+            if error.stage == "compile":
+                events.refused()
+            if error.stage in REFUSALS and len(refused) < len(forms):
+                continue
+            cell.refused = refused[:-1]
+            text = "; ".join(refused) if cell.refused else str(error)
+            advice = advice_for(text)
+            raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
+        cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
         return
-    text = "; ".join(refused) if len(refused) > 1 else refused[0].split(": ", 1)[1]
-    raise StageError(stage, "; ".join(filter(None, (text, advice_for(text)))))
 
 
-def attempts(protocol: Protocol) -> list[tuple[str, str]]:
-    """The weight-file layouts and dialects to try, in order."""
-    blobs = ("standard", "original") if protocol.blob == "auto" else (protocol.blob,)
-    dialects = DIALECTS if protocol.dialect == "auto" else (protocol.dialect,)
-    every = [(blob, dialect) for blob in blobs for dialect in dialects]
-    return list(ATTEMPTS) if len(every) > 2 else every
+def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
+    """Warm all loaded programs up, then time them in rounds of changing order.
+
+    `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
+    """
+    settings = trials[0].cell.settings
+    warm_up(engine, trials, events)
+    poisoned = poisoned_rounds(settings) if pixels else ()
+    with collector_off():
+        for number in range(settings.rounds):
+            running = [trial for trial in trials if trial.executable and trial.cell.ok]
+            if not running:
+                return
+            seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
+            names = ",".join(trial.cell.variant for trial in running)
+            events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
+            turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
+            for turn, trial in enumerate(turns):
+                events.turn(trial.cell.variant)
+                with trial.guarded(events):
+                    measure_round(engine, trial, pixels if number in poisoned else ())
+                    trial.cell.turns.append(turn)
 
 
-def run_rounds(engine: Engine, trials: Sequence[Trial], protocol: Protocol, session: Any) -> None:
-    """Warms each variant up, then times all of them in rounds whose order alternates."""
-    for trial in trials:
-        if trial.executable:
-            with trial.guarded(), collector_off():
-                warm_up(engine, trial, protocol.warmup, session)
-    per_round = protocol.iters // protocol.rounds
-    uncounted = 0 if protocol.original else 1
-    for number in range(protocol.rounds):
-        running = [trial for trial in trials if trial.cell.status == "ok"]
-        if not running:
-            return
-        seconds = sum(trial.pace for trial in running) * (per_round + uncounted)
-        session.stage("evaluate", ",".join(trial.cell.variant for trial in running), SLOWEST * seconds,
-                      number=number + 1, of=protocol.rounds)
-        with collector_off():
-            for trial in running if number % 2 == 0 else reversed(running):
-                with trial.guarded():
-                    if number and number == protocol.rounds - 1 and protocol.verify and trial.executable and trial.program:
-                        trial.executable.poison(chosen_pixels(trial.program.config, protocol))  # what is verified is what the last round computed
-                    samples = timed_evaluates(engine, trial, "evaluate", per_round, uncounted)
-                    trial.note(samples_ns=[*trial.cell.samples_ns, samples])
-
-
-def warm_up(engine: Engine, trial: Trial, count: int, session: Events) -> None:
-    """Evaluates that are not counted; the first by itself, since it tells how long the others may take."""
-    stage = "warm-up"
-    session.stage(stage, trial.cell.variant)
-    if count:
-        trial.pace = timed_evaluates(engine, trial, stage, 1)[0] / 1e9
-        trial.note(first_ms=trial.pace * 1e3)
-        session.stage(stage, trial.cell.variant, SLOWEST * trial.pace * count)
-        trial.pace = max(timed_evaluates(engine, trial, stage, count - 1), default=trial.pace * 1e9) / 1e9
-
-
-def timed_evaluates(engine: Engine, trial: Trial, stage: str, count: int, uncounted: int = 0) -> list[float]:
-    """ns of each of `count` evaluates, back to back in one pool, after `uncounted`; raises StageError where one fails."""
-    assert trial.executable
-    evaluate, now = trial.executable.evaluate, engine.now
+def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
+    """Time one round of one variant: an uncounted evaluate, which takes the switch, then the timed ones."""
+    settings, executable = trial.cell.settings, trial.executable
+    assert executable
     with engine.pool():
-        for _ in range(uncounted):
-            if not evaluate():
-                raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
-        marks = [now()]
-        for _ in range(count):
-            if not evaluate():
-                raise StageError(stage, f"evaluate said NO: {trial.executable.failure()}")
-            marks.append(now())
-    if any(start == end for start, end in zip(marks, marks[1:])):
-        raise StageError(stage, "the clock stood still during an evaluate, which did nothing")
-    return [(end - start) * engine.tick_ns for start, end in zip(marks, marks[1:])]
+        if not settings.original:
+            evaluate(executable, "evaluate")
+        if pixels:
+            executable.poison(pixels)
+        trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
+    if pixels:
+        trial.outputs.append(executable.read_pixels(pixels))
+
+
+def poisoned_rounds(settings: Settings) -> Sequence[int]:
+    """Return the rounds whose outputs are verified: the last, and one before it, drawn by the seed."""
+    last = settings.rounds - 1
+    return sorted({last, int(random.Random(settings.seed).random() * max(last, 1))})
+
+
+def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
+    """Evaluate uncounted, each variant in turn: `warmup` times, or until the times of all are steady."""
+    count = trials[0].cell.settings.warmup
+    running = [trial for trial in trials if trial.executable and trial.cell.ok and count != 0]
+    for trial in running:  # the first by itself: it tells how long the others may take
+        events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
+        with trial.guarded(events):
+            warm_up_slice(engine, trial, 1)
+            trial.cell.note(first_ms=trial.pace_s * 1e3)
+    names = ",".join(trial.cell.variant for trial in running)
+    paces = sum(trial.pace_s for trial in running)
+    if count is not None:
+        events.stage("warm-up", names, HANG_FACTOR * paces * count)
+        for trial in running:
+            events.turn(trial.cell.variant)
+            with trial.guarded(events):
+                warm_up_slice(engine, trial, count - 1)
+        return
+    if running:
+        events.stage("warm-up", names, LONGEST_WARMUP_S + HANG_FACTOR * 2 * paces)
+        warm_up_until_steady(engine, running, events)
+
+
+def warm_up_until_steady(engine: Engine, running: Sequence[Trial], events: Events) -> None:
+    """Evaluate in slices until for each variant the medians of its last two differ by less than half a percent."""
+    started, spent_ns, previous = time.monotonic(), 0.0, [math.inf] * len(running)
+    while True:
+        latest = []
+        for trial in running:
+            events.turn(trial.cell.variant)
+            samples = [math.inf]
+            if trial.cell.ok:
+                with trial.guarded(events):
+                    samples = warm_up_slice(engine, trial, None)
+            latest.append(statistics.median(samples))
+            spent_ns += sum(samples)
+        steady = all(abs(new - old) < STEADY * new or not trial.cell.ok
+                     for old, new, trial in zip(previous, latest, running))
+        elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
+        if elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
+            return
+        previous = latest
+
+
+def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[float]:
+    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns."""
+    assert trial.executable
+    samples: list[float] = []
+    spent_ns, until = 0.0, time.monotonic() + SLICE_S
+    with engine.pool(), collector_off():
+        if count is not None:
+            samples = timed_evaluates(engine, trial.executable, "warm-up", count)
+        while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
+            samples += timed_evaluates(engine, trial.executable, "warm-up", 2)
+            spent_ns += samples[-1] + samples[-2]
+    trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
+    return samples
+
+
+def evaluate(executable: Executable, stage: str) -> None:
+    """Evaluate once; raise StageError if the engine answers NO."""
+    if not executable.evaluate():
+        raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
+
+
+def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
+    """Evaluate `count` times back to back and return the ns of each.
+
+    If the clock is so coarse that it stands still over one of them, they share the time of all. Raise StageError if an
+    evaluate fails, if the clock runs backwards, or if it stands still over all of them.
+    """
+    run_once, now = executable.evaluate, engine.now
+    marks = [now()]
+    for _ in range(count):
+        if not run_once():
+            raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
+        marks.append(now())
+    ticks = [end - start for start, end in zip(marks, marks[1:])]
+    if any(tick < 0 for tick in ticks):
+        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
+    if not all(ticks) and count > 1:
+        ticks = [sum(ticks) / count] * count
+    if not all(ticks):
+        raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
+    return [tick * engine.tick_ns for tick in ticks]
+
+
+def observed_tick_ns(engine: Engine) -> float:
+    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
+    steps, last, until = [], engine.now(), time.monotonic() + 0.1
+    while len(steps) < 5 and time.monotonic() < until:
+        mark = engine.now()
+        if mark > last:
+            steps.append(mark - last)
+        last = mark
+    return min(steps, default=1) * engine.tick_ns
 
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Python's garbage collector off, and as it was afterwards."""
+    """Switch Python's garbage collector off, and back afterwards."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -2300,13 +2627,59 @@ def flat(vectors: Iterable[Vector]) -> list[float]:
     return [value for vector in vectors for value in vector]
 
 
-# Statistics. A run of few rounds cannot tell how much they vary.
+# Statistics
+#
+# Evaluates of one round are alike, so intervals come from rounds, and fewer than five rounds cannot tell how much they
+# vary. "95 %" means that simulated intervals cover the truth in 92.5 to 97 % of runs (tests/test_statistics.py) if rounds
+# are independent; neighbours that resemble each other widen them. A coarse clock reads a time as its number of ticks, rounded
+# either way, so a median of readings is wrong by less than one tick: both ends are moved outwards by a tick.
+
 FEWEST_ROUNDS = 5
-RESAMPLES = 2000
+STRONGEST_CORRELATION = 0.9  # a correlation above this is not told from few rounds: no interval is widened more than 4.4 times
+LEAST_FACTOR = 1.05  # patterns below 5 % matter less than what differs from run to run
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Estimate":
+        """Return the estimate in other units; factor is positive."""
+        return Estimate(*(factor * value for value in self))
+
+    def less(self, other: "Estimate") -> "Estimate":
+        """Return the difference of two independent estimates. The distances to each end add up as squares: Zou and Donner,
+        "Construction of confidence limits about effect measures" (2008), so that a skewed interval stays skewed."""
+        value = self.value - other.value
+        return Estimate(value, value - math.hypot(self.value - self.low, other.high - other.value),
+                        value + math.hypot(self.high - self.value, other.value - other.low))
+
+
+class RoundPattern(NamedTuple):
+    """The `first` evaluates of each round take `factor` times as long as its others."""
+
+    first: int
+    factor: float
+
+
+class TwoLevels(NamedTuple):
+    """Times on two levels: the median of each, and the share of samples on the lower one."""
+
+    low: float
+    high: float
+    share: float
+
+
+def turn_order(number: int, count: int) -> list[int]:
+    """Return the order of `count` variants in round `number`: each stands in each place once in `count` rounds."""
+    return [(number + place) % count for place in range(count)]
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:
-    """A quantile by linear interpolation."""
+    """Return a quantile by linear interpolation."""
     ordered = sorted(values)
     place = fraction * (len(ordered) - 1)
     low = math.floor(place)
@@ -2314,64 +2687,235 @@ def quantile(values: Sequence[float], fraction: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def resampled_medians(rounds: Sequence[Sequence[float]], seed: int) -> list[float]:
-    """Medians of all values, of whole rounds drawn with replacement: the evaluates of one round are alike, so they say less
-    than as many of different rounds would. None below 5 rounds."""
+@functools.lru_cache(maxsize=None)
+def student_quantile(confidence: float, freedom: int) -> float:
+    """Return t so that a Student's t of `freedom` degrees lies within ±t with this confidence: Abramowitz and Stegun, 26.7.3 and
+    26.7.4, solved by bisection. More than 200 degrees count as 200, whose t is too large by less than 1 %."""
+    freedom = min(freedom, 200)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        term = math.cos(angle) if freedom % 2 else 1.0
+        total = 0.0
+        for power in range(1 + freedom % 2, freedom, 2):
+            total += term
+            term *= math.cos(angle) ** 2 * power / (power + 1)
+        within = math.sin(angle) * total
+        if freedom % 2:
+            within = (angle + within) * 2 / math.pi
+        low, high = (angle, high) if within < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+@functools.lru_cache(maxsize=None)
+def sign_interval(count: int) -> tuple[int, float]:
+    """Return depth and share: the 95 % interval for a median of `count` values ends between the values of rank depth and
+    depth + 1 from below and from above, after this share of the way. Hettmansperger and Sheather, "Confidence intervals based
+    on interpolated order statistics" (1986). Five values reach 93.75 %, with their extremes."""
+    if count > 1000:  # the binomial's normal limit
+        rank = (count + 1) / 2 - 0.98 * math.sqrt(count)
+        return int(rank), rank % 1
+    depth, outside, term, total = 1, 1, count, 2 ** count  # a binomial's tail, in units of 2**-count
+    while 40 * (outside + term) <= total:
+        outside += term
+        term = term * (count - depth) // (depth + 1)
+        depth += 1
+    if 40 * outside > total:
+        return depth, 0.0
+    part = (total / 40 - outside) / term  # how far the level of 95 % lies between those of the two ranks
+    return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
+
+
+def centred_ranks(values: Sequence[float]) -> list[int]:
+    """Return twice the rank of each value, less the mean; equal values share one."""
+    ordered = sorted(values)
+    return [bisect.bisect_left(ordered, value) + bisect.bisect_right(ordered, value) - len(ordered) for value in values]
+
+
+def widening(values: Sequence[float], classes: int = 1) -> float:
+    """Return how many times wider an interval must be because neighbouring rounds resemble each other: as in a first-order
+    autoregression, by the lag-1 correlation of ranks without its bias in short series (Kendall 1954: -(1 + 4r) / n). `classes`
+    is the number of means that were subtracted from the values."""
+    count, ranks = len(values), centred_ranks(values)
+    correlation = sum(map(mul, ranks, ranks[1:])) / (sum(map(mul, ranks, ranks)) or 1)
+    if correlation <= 0.6 / math.sqrt(count - classes):  # less is chance
+        return 1.0
+    correlation = min((count * correlation + 1) / (count - 4), STRONGEST_CORRELATION)
+    return math.sqrt((1 + correlation) / (1 - correlation))
+
+
+def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[Estimate]:
+    """Return the median of all samples with its 95 % interval from the medians of rounds; None below FEWEST_ROUNDS."""
     if len(rounds) < FEWEST_ROUNDS:
-        return []
-    draw = random.Random(seed).random
-    count = len(rounds)
-    return [statistics.median(flat([rounds[int(draw() * count)] for _ in range(count)])) for _ in range(RESAMPLES)]
+        return None
+    median = statistics.median(flat(rounds))
+    middles = [statistics.median(samples) for samples in rounds]
+    ordered, wider = sorted(middles), widening(middles)
+    depth, share = sign_interval(len(rounds))
+    low = ordered[depth - 1] + share * (ordered[depth] - ordered[depth - 1])
+    high = ordered[-depth] + share * (ordered[-depth - 1] - ordered[-depth])
+    return Estimate(median, max(0.0, median - wider * max(0.0, median - low) - tick),
+                    median + wider * max(0.0, high - median) + tick)
 
 
-def bootstrap(rounds: Sequence[Sequence[float]], seed: int) -> Optional[list[float]]:
-    """A 95 % interval for the median of all values, seeded; None below 5 rounds."""
-    return list(_interval(tuple(map(tuple, rounds)), seed)) or None
+def median_interval(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[list[float]]:
+    """Return the 95 % interval [low, high] for the median of all samples, in the unit of samples and tick; None below
+    FEWEST_ROUNDS."""
+    estimate = median_estimate(rounds, tick)
+    return [estimate.low, estimate.high] if estimate else None
 
 
-@functools.lru_cache(maxsize=4096)
-def _interval(rounds: tuple[tuple[float, ...], ...], seed: int) -> Sequence[float]:
-    """Kept, since after each configuration the record of all before it is made anew."""
-    medians = resampled_medians(rounds, seed)
-    return (quantile(medians, 0.025), quantile(medians, 0.975)) if medians else ()
+def ratio_estimate(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]], classes: Sequence[Any],
+                   average: Callable[[Sequence[float]], float] = statistics.median, tick: float = 0) -> dict[str, Any]:
+    """Return {"value", "ci95"}: how many times faster than the baseline. The logarithms of each round's quotient are averaged for
+    each class of rounds (the order of variants in it) apart, then over classes, so what an order adds cancels out. Exchanging
+    the variants gives the inverse. Without ci95 below FEWEST_ROUNDS; empty if an average is less than a tick."""
+    pairs = [(average(base), average(own)) for base, own in zip(baseline, rounds)]
+    if not pairs or min(map(min, pairs)) <= tick:
+        return {}
+    groups: dict[Any, list[float]] = {}
+    for (base, own), group in zip(pairs, classes):
+        groups.setdefault(group, []).append(math.log(base) - math.log(own))
+    means = {group: statistics.fmean(quotients) for group, quotients in groups.items()}
+    centre = statistics.fmean(means.values())
+    freedom = len(pairs) - len(groups)
+    if len(pairs) < FEWEST_ROUNDS or freedom < 1:
+        return {"value": math.exp(centre)}
+    rest = [math.log(base) - math.log(own) - means[group] for (base, own), group in zip(pairs, classes)]
+    spread = math.sqrt(sum(value * value for value in rest) / freedom)
+    error = spread * math.sqrt(sum(1 / len(quotients) for quotients in groups.values())) / len(groups)
+    unread = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)  # what ticks may hide
+    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + unread
+    return {"value": math.exp(centre), "ci95": [math.exp(centre - half), math.exp(centre + half)]}
 
 
-def times_ms(cell: Cell, seed: int) -> dict[str, Any]:
-    """The figures of a cell's times in ms: median, mean, min, p95, MAD, and the median's interval where there is one."""
-    samples = [sample / 1e6 for sample in cell.samples]
-    median = statistics.median(samples)
-    figures: dict[str, Any] = {
-        "median": median, "mean": statistics.fmean(samples), "min": min(samples), "p95": quantile(samples, 0.95),
-        "mad": statistics.median([abs(sample - median) for sample in samples])}
-    interval = bootstrap([[sample / 1e6 for sample in samples] for samples in cell.samples_ns], seed)
-    return {**figures, "ci95": interval} if interval else figures
+def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]],
+                   tick: float = 0) -> tuple[float, Optional[list[float]]]:
+    """Return how many times faster the new one of two independent runs is, and the 95 % interval [low, high] of that: None if either has
+    too few rounds or is too short for its clock."""
+    value = statistics.median(flat(base)) / statistics.median(flat(new))
+    estimates = [median_estimate(rounds, tick) for rounds in (base, new)]
+    logarithms = [Estimate(*map(math.log, estimate)) for estimate in estimates if estimate and estimate.low > 0]
+    if len(logarithms) < 2:
+        return value, None
+    quotient = logarithms[0].less(logarithms[1])
+    return value, [math.exp(quotient.low), math.exp(quotient.high)]
 
 
-def ratio(baseline: Cell, cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    """How many times faster than the baseline: the median over rounds of one round's median by the other's in the same
-    round, so that what changes slowly cancels out; with its interval where there is one. The original's is of means."""
-    average = statistics.fmean if protocol.original else statistics.median
-    middles = [[average(samples) for samples in one.samples_ns] for one in (baseline, cell)]
-    quotients = [base / own for base, own in zip(*middles)]
-    interval = bootstrap([[quotient] for quotient in quotients], protocol.seed)
-    value = {"value": statistics.median(quotients)}
-    return {**value, "ci95": interval} if interval else value
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the mean on a logarithmic scale."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+class Marginal(NamedTuple):
+    """The rate of what a deeper program computes more, in TOPS, and the time in ms that an evaluate takes whatever it computes;
+    each with its 95 % interval, None if it cannot be told."""
+
+    tops: float
+    tops_interval: Optional[list[float]]
+    fixed_ms: float
+    fixed_interval: Optional[list[float]]
+
+
+def marginal(shallow: Sequence[Sequence[float]], deep: Sequence[Sequence[float]], shallow_gop: float, deep_gop: float,
+             tick: float = 0) -> Optional[Marginal]:
+    """Return rate and fixed cost from two depths measured independently, in nanoseconds, as if each takes fixed + GOP / rate; None
+    if the deeper is not the slower one."""
+    more = deep_gop - shallow_gop
+    times = [statistics.median(flat(rounds)) / 1e6 for rounds in (shallow, deep)]
+    if times[1] <= times[0]:
+        return None
+    tops, fixed_ms = more / (times[1] - times[0]), (deep_gop * times[0] - shallow_gop * times[1]) / more
+    one, other = median_estimate(shallow, tick), median_estimate(deep, tick)
+    if not one or not other:
+        return Marginal(tops, None, fixed_ms, None)
+    time = other.times(1e-6).less(one.times(1e-6))
+    fixed = one.times(1e-6 * deep_gop / more).less(other.times(1e-6 * shallow_gop / more))
+    return Marginal(tops, [more / time.high, more / time.low] if time.low > 0 else None, fixed_ms, [fixed.low, fixed.high])
+
+
+def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[RoundPattern]:
+    """Return how the first evaluates of rounds differ from the others, or None. Ranks within rounds must tell that it is not
+    chance, and the factor must be the same in all rounds and exceed how rounds differ from each other, so that neither drift nor
+    correlated noise counts as a pattern."""
+    count, length = len(rounds), min(map(len, rounds), default=0)
+    if count < FEWEST_ROUNDS or length < 2:
+        return None
+    sums = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
+    scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
+              for first, total in zip(range(1, length), sums)]
+    first = 1 + scores.index(max(scores))
+    begins, ends = ([statistics.median(part) for part in parts]
+                    for parts in ([samples[:first] for samples in rounds], [samples[first:] for samples in rounds]))
+    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(*begins, *ends) <= tick:
+        return None
+    steps = [math.log(begin / end) for begin, end in zip(begins, ends)]
+    step = statistics.fmean(steps)
+    error = student_quantile(0.99, count - 1) * statistics.stdev(steps) / math.sqrt(count)
+    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR))
+    differ = statistics.median(abs(begin - end) for begin, end in zip(begins, ends)) > 1.5 * tick
+    return RoundPattern(first, math.exp(step)) if abs(step) > least and differ else None
+
+
+def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]:
+    """Return the two levels that samples lie on, or None: each holds a fifth of them or more, and they lie six times as far
+    apart, on a logarithmic scale, as the samples of either scatter. One peak, a long tail, a drift reach five."""
+    ordered = sorted(samples)
+    if len(ordered) < 20 or ordered[0] <= tick:
+        return None
+    middle = statistics.median(ordered)
+    values = [math.log(sample / middle) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
+    count = len(values)
+    sums, squares = ([0.0, *itertools.accumulate(terms)] for terms in (values, [value * value for value in values]))
+
+    def scatter(begin: int, end: int) -> float:
+        return max(0.0, squares[end] - squares[begin] - (sums[end] - sums[begin]) ** 2 / (end - begin))
+
+    split = min(range(math.ceil(count / 5), count - math.ceil(count / 5) + 1),
+                key=lambda place: scatter(0, place) + scatter(place, count))
+    distance = (sums[count] - sums[split]) / (count - split) - sums[split] / split
+    deviation = math.sqrt((scatter(0, split) / (split - 1) + scatter(split, count) / (count - split - 1)) / 2)
+    low, high = statistics.median(ordered[:split]), statistics.median(ordered[split:])
+    found = distance > 6 * deviation and high > LEAST_FACTOR * low and high - low > 1.5 * tick
+    return TwoLevels(low, high, split / len(ordered)) if found else None
 
 
 # ======================================================================================================================
 # 9. Verification
+#
+# Used below: Verdict, distance_from_fp16, chosen_pixels, verify.
 # ======================================================================================================================
 
-# Verification. Limits are what the arithmetics of tests/test_verification.py reach, times 1.3 or more: relative L2 and
-# slope per square root of the depth, by what passes between layers. fp16 sums lose more where there are more terms.
-LIMITS = {"fp16": (0.0055, 0.0012), "int8": (0.020, 0.007)}
-WIDEST_LIMIT = 1.2
-UNRELATED = 0.5  # a cosine below this: not the rounding, but what is computed, differs
+# Limits are 1.3 times what right engines of any arithmetic reach in the simulations of tests/test_verification.py, or
+# more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
+# with as many channels. Sums in fp16 lose more if they have more terms. Clipped activations, which the reference of 3x3
+# chains does not know, count more if there are few channels.
+LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.025, 0.010, 512)}
+MAX_RELATIVE_L2 = 1.2
+MOST_CLIPPED = 7
+UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
+
+# The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
+# 0.0005; with bf16 stores it would be 0.0010 or more.
+KNOWN_LIMITS = {"fp16": 0.0007, "int8": 0.02}
+
+# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an average is.
+# The distance from an output without quantization, if 1 is what quantization usually causes: right engines stay above
+# 1 - 2.7 / sqrt(n) and below 1.2 + 2.7 / sqrt(n); with 3x3, for which the usual is estimated, above 0.34.
+NOISE_LIMITS = {1: ((1.0, -4.0), (1.3, 4.0)), 3: ((0.2, 0.0), (math.inf, 0.0))}
+QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
+
+# The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / sqrt(n).
+ERROR_LIMITS = {"fp16": ((1, 7.0), (3, 4.5)), "int8": ((1, 5.5), (3, 3.5))}
+FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
 
 
 class Comparison(NamedTuple):
-    """How an output differs from what it should be, over all values compared. Where these are smaller than the input's
-    variance of 1, `floor` is what lessens a relative figure to what it would be of values of that size."""
+    """How an output differs from the expected values.
+
+    `floor` is their rms, but at most 1. Times it, a relative error is relative to values as large as the input's.
+    """
 
     cosine: float
     relative_l2: float
@@ -2380,173 +2924,294 @@ class Comparison(NamedTuple):
     floor: float
 
 
+class Verdict(NamedTuple):
+    """The fields of a cell's `verified`, the reason why the output is wrong (or None), warnings as (code, text)."""
+
+    verified: dict[str, Any]
+    problem: Optional[str]
+    warnings: list[tuple[str, str]]
+
+
 def compare_vectors(values: Vector, expected: Vector) -> Comparison:
-    """Compares finite values with expected ones."""
-    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in ((values, expected), (values, values), (expected, expected)))
-    differences = [value - should for value, should in zip(values, expected)]
-    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, differences, differences)) / power), dot / power,
-                      max(map(abs, differences)), min(1.0, math.sqrt(power / len(expected))))
+    """Return how finite values differ from the expected ones."""
+    pairs = ((values, expected), (values, values), (expected, expected))
+    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in pairs)
+    errors = list(map(sub, values, expected))
+    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, errors, errors)) / power), dot / power,
+                      max(map(abs, errors)), min(1.0, math.sqrt(power / len(expected))))
 
 
-def chosen_pixels(config: Config, protocol: Protocol) -> list[int]:
-    """Which pixels are verified: `verify` of them, drawn by the seed."""
-    draw = random.Random(protocol.seed).random
+def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict[str, float]:
+    """Return cosine and relative L2 of an output, [pixel][channel], against the FP16 variant's output."""
+    found = compare_vectors(flat(output), flat(fp16))
+    return {"cosine": found.cosine, "relative_l2": found.relative_l2}
+
+
+def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
+    """Return the indices of the pixels to verify, drawn by the seed.
+
+    With a kernel of 3 the first lies on an edge, where the padding shows, but not in a corner; the second lies inside.
+    """
+    draw = random.Random(seed).random
+    last = config.spatial - 1
     chosen: dict[int, None] = {}
-    while len(chosen) < min(protocol.verify, config.pixels):
-        chosen[int(draw() * config.pixels)] = None
+    while len(chosen) < min(count, config.pixels):
+        index = int(draw() * config.pixels)
+        edges = sum(place in (0, last) for place in divmod(index, config.spatial))
+        if config.kernel == 1 or last < 2 or len(chosen) >= 2 or edges == (1, 0)[len(chosen)]:
+            chosen[index] = None
     return list(chosen)
 
 
-def verify_outputs(job: Job, trials: Sequence[Trial], session: Events) -> None:
-    """Compares pixels of each output with the reference; what differs too much becomes a failed cell that keeps its
-    samples. Says of each variant also how far it is from what FP16 gave."""
-    chosen = chosen_pixels(job.config, job.protocol)
-    data = random_input(job.config, job.protocol.seed)
-    inputs = [pixel_of(data, job.config, index) for index in chosen]
-    for trial in trials:
-        if trial.cell.status == "ok" and trial.executable:
-            session.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * job.config.weights * len(chosen))
-            with trial.guarded():
-                trial.outputs = trial.executable.read_pixels(chosen)
-                verify(trial, inputs)
-    base = next((flat(trial.outputs) for trial in trials if trial.cell.variant == "fp16" and trial.cell.status == "ok"), None)
-    for trial in trials:
-        if base and trial.cell.variant != "fp16" and trial.cell.status == "ok" and trial.cell.verified:
-            price = compare_vectors(flat(trial.outputs), base)
-            trial.note(verified={**trial.cell.verified, "from_fp16": {"cosine": price.cosine, "relative_l2": price.relative_l2}})
+def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
+           known: bool) -> Verdict:
+    """Compare the outputs of every verified round with the reference; return the verdict on the worst round.
+
+    data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
+    known. Raises MilError or BlobError if the reference cannot compute the program.
+    """
+    arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
+    unquantized = Arithmetic(quantizes=False)
+    quantizes = program.variant.activations == "int8" and program.config.depth > 1
+    if program.config.kernel == 3:  # the reference does not round between such layers
+        arithmetics = [unquantized]
+    elif quantizes:
+        arithmetics.append(unquantized)
+    reference = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
+    references = {arithmetic: flat(vectors) for arithmetic, vectors in zip(arithmetics, reference)}
+    verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
+    wrong = [verdict for verdict in verdicts if verdict.problem]
+    worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
+    problem = worst.problem
+    if problem and len(wrong) < len(outputs):
+        problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
+    warnings = {code: (code, text) for verdict in verdicts for code, text in verdict.warnings}
+    verified = {"pixels": len(pixels) * len(outputs), **worst.verified, "ok": problem is None}
+    return Verdict(verified, problem, list(warnings.values()))
 
 
-def verify(trial: Trial, inputs: Sequence[Vector]) -> None:
-    """Notes how a trial's outputs compare with the reference, and whether that is a failure."""
-    assert trial.program
-    int8 = trial.program.variant.activations == "int8"
-    roundings = ("even", "away") if int8 else ("even",)
-    arithmetics = [Arithmetic(store, rounding) for rounding in roundings for store in ("fp16", "fp32")]
-    references = Reference(trial.program.mil, trial.program.blob).compute(inputs, arithmetics)
-    verified: dict[str, Any] = {"pixels": len(inputs)}
-    values, expected = flat(trial.outputs), flat(references[0])
-    problem = useless(values, expected)
-    if problem is None:
-        found = compare_vectors(values, expected)
-        verified.update(found._asdict())
-        del verified["floor"]
-        problem = judge(found, len(values), trial.program.config, trial.program.variant)
-    verified["ok"] = problem is None
-    for arithmetic, reference in zip(arithmetics, references):
-        if trial.outputs == reference and "matches" not in verified:
-            verified["matches"] = f"{arithmetic.store} stores" + (f", halves {arithmetic.rounding}" if int8 else "")
-    trial.note(verified=verified)
+def judge(config: Config, activations: str, output: Sequence[Vector], references: Mapping[Arithmetic, Vector],
+          known: bool) -> Verdict:
+    """Return the verdict on one round: its output, [pixel][channel], against the flat references of these pixels."""
+    values = flat(output)
+    rounded = {arithmetic: vector for arithmetic, vector in references.items() if arithmetic.quantizes} or references
+    problem = output_defect(values, next(iter(rounded.values())))
     if problem:
-        trial.note(status="failed", stage="verify", error=problem)
+        return Verdict({}, problem, [])
+    compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
+    nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
+    found, expected = compared[nearest], rounded[nearest]
+    verified: dict[str, Any] = {}
+    if others:
+        equal = sum(map(eq, values, expected)) / len(values)
+        clear = equal > 0.5 or found.relative_l2 <= compared[others[0]].relative_l2 / 2
+        verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
+    verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
+    problem = (explain_mismatch(found, len(values), config, activations)
+               or explain_large_errors(output, expected, config, activations))
+    warnings = []
+    unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
+    if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
+        noise = explain_noise(values, list(rounded.values()), unquantized, config)
+        if noise and known:
+            problem = problem or noise
+        elif noise:
+            warnings.append(("quantization", noise))
+    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
+    if known and others and not problem and found.relative_l2 * found.floor > limit:
+        warnings.append(("unknown-rounding", (
+            f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic "
+            f"stays within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: "
+            "compare more pixels with --verify 16, and send the output of doctor")))
+    return Verdict(verified, problem, warnings)
 
 
-def useless(values: Vector, expected: Vector) -> Optional[str]:
-    """What is wrong with an output that need not be compared, and what that usually means; None where it must be."""
+def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+    """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
+    unwritten = sum(map(math.isnan, values))
+    if unwritten:
+        part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+                "--dialect")
     if not all(map(math.isfinite, values)):
-        if all(map(math.isnan, values)):
-            return "the output is NaN, as it was before: evaluate said YES and did nothing; try --qos 0, or another --dialect"
-        return "the output holds NaN or infinities: weights or scales were read wrongly; try another --blob"
+        return "the output holds infinities: weights or scales were misread; try another --blob"
     if not any(values) and any(expected):
-        return "the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another --dialect"
+        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
+                "--dialect")
     if min(values) == max(values) and min(expected) != max(expected):
-        return f"the output is {values[0]} everywhere: weights were not read; try another --blob"
+        return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
     return None
 
 
-def verification_limits(count: int, config: Config, variant: Variant) -> tuple[float, float]:
-    """The largest relative L2, and the largest distance of the slope from 1, that rounding explains over `count` values."""
-    relative, slope = LIMITS[variant.activations]
-    depth, width = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / 512))
-    return min(WIDEST_LIMIT, relative * depth * (1 + 4 / count) * width), slope * depth * (1 + 16 / count)
+def verification_limits(count: int, config: Config, activations: str) -> tuple[float, float]:
+    """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
+    relative, slope, channels = LIMITS[activations, config.kernel]
+    depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
+    clipped = 1.0
+    if (activations, config.kernel) == ("int8", 3):
+        clipped = min(MOST_CLIPPED, max(1.0, channels / config.channels))
+    return (min(MAX_RELATIVE_L2, relative * depth * (1 + 4 / count) * terms * clipped),
+            slope * depth * (1 + 16 / count) * clipped ** 1.5)
 
 
-def judge(found: Comparison, count: int, config: Config, variant: Variant) -> Optional[str]:
-    """What is wrong with an output, from how it compares over `count` values; None where rounding explains it."""
-    limit, slope_limit = verification_limits(count, config, variant)
+def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
+    """Return what is wrong with an output that differs so over `count` values; None if rounding explains it."""
+    limit, slope_limit = verification_limits(count, config, activations)
     figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
                f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
-    floor = found.floor if variant.activations == "int8" else 1.0  # what fp16 loses is relative, whatever the size
-    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # what of the difference is no scale
+    floor = found.floor if activations == "int8" else 1.0  # the error of fp16 is relative, whatever the size
+    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # the part of the difference that is not a scale
     misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
     if found.relative_l2 * floor <= limit and not misscaled:
         return None
     if found.cosine < UNRELATED:
-        return f"the output is not what was asked for ({figures}): often weights of the wrong layer; try another --blob"
+        return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
-        return f"the output has the wrong scale ({figures}): often a scale that is misread; try another --dialect"
+        return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
-def measure(engine: Engine, job: Job, session: Events, report: Callable[[Cell], None]) -> None:
-    """Measures a configuration in each variant and reports a cell for each, before anything is unloaded."""
-    groups = [[variant] for variant in job.variants] if job.protocol.original else [list(job.variants)]
-    for group in groups:
-        trials = [Trial(variant) for variant in group]
-        with contextlib.ExitStack() as owner:
-            for trial in trials:
-                with trial.guarded():
-                    prepare(engine, job, trial, session, owner)
-            run_rounds(engine, trials, job.protocol, session)
-            if job.protocol.verify and job.protocol.input != "zeros":
-                verify_outputs(job, trials, session)
-            for trial in trials:
-                report(trial.cell)
+def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Config, activations: str) -> Optional[str]:
+    """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
+
+    The usual error of a pixel is estimated from the median, and a part of the limit is added since that may be zero.
+    Large values may differ more.
+    """
+    if config.channels < FEWEST_CHANNELS:
+        return None
+    limit, _ = verification_limits(len(expected), config, activations)
+    powers = [0.0] * config.channels
+    for index, values in enumerate(output):
+        should = expected[index * config.channels:(index + 1) * config.channels]
+        size = math.sqrt(sum(map(mul, should, should)) / config.channels) or 1.0
+        errors = list(map(abs, map(sub, values, should)))
+        usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
+        powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
+                  for power, error, value in zip(powers, errors, should)]
+    largest = sorted((math.sqrt(power / len(output)) for power in powers), reverse=True)
+    for rank, excess in ERROR_LIMITS[activations]:
+        most = 1 + excess / math.sqrt(len(output))
+        if largest[rank - 1] > most:
+            return (f"{rank} of {config.channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
+                    f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
+    return None
+
+
+def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vector, config: Config) -> Optional[str]:
+    """Return what is wrong if quantizing activations changed the output too little or too much; None otherwise."""
+    usual = QUANTIZATION_NOISE * math.sqrt((config.depth - 1) * len(values))
+    if config.kernel == 1:
+        usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references) / len(references))
+    noise = math.dist(values, unquantized) / usual
+    least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS[config.kernel])
+    figures = f"quantizing activations changed the output {noise:.2f} times as much as it should"
+    if noise < least:
+        return (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so this is not W8A8; "
+                "its figures are those of --variants w8a16")
+    if noise > most:
+        return (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut off instead of "
+                "rounded; try another --dialect")
+    return None
 
 
 # ======================================================================================================================
 # 10. Machine and warnings
+#
+# Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
+# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine, check_platform.
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
 SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
-    "chip": ("machdep.cpu.brand_string", None),
-    "model": ("hw.model", None),
-    "macos": ("kern.osproductversion", None),
-    "build": ("kern.osversion", None),
-    "memory_bytes": ("hw.memsize", ctypes.c_uint64),
-}
-
+    "chip": ("machdep.cpu.brand_string", None), "model": ("hw.model", None), "macos": ("kern.osproductversion", None),
+    "build": ("kern.osversion", None), "memory_bytes": ("hw.memsize", ctypes.c_uint64)}
 # Class methods of _ANEDeviceInfo, which came with different releases.
-DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_count": "numANEs", "ane_cores": "numANECores"}
+DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_architecture": "aneArchitectureType", "ane_count": "numANEs",
+                 "ane_cores": "numANECores"}
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
+# The facts that are figures, in JSON; the others are shown as they are.
+SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
+# The framework guesses the cores of a sub-type that it does not know (decompile of the framework of macOS 26.1).
+KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
+
+
+class Chip(NamedTuple):
+    """Facts of a chip: ms below which no evaluate was ever seen, rated TOPS, layers that its compiler bears."""
+
+    dispatch_ms: float
+    rated_tops: float = math.inf
+    known_arithmetic: bool = False
+    deepest: int = LARGEST_DIMENSION
+
+
+# Dispatch floors from hardware (sbryngelson/ane-guide: M1, M5; 751K's M6 study: M4, M6), ratings from Apple's
+# announcements (M4: INT8; none for M5 and M6). Arithmetic: 751K's M6 study for M4 and M6, which are identical;
+# cadamcat/llms-on-apple-neural-engine for M5, whose 128 layers are within a relative L2 of 0.0001. 387 layers crash the
+# compiler of M6 (751K's M6 study).
+CHIPS = {"M1": Chip(0.19, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.09, 38, True),
+         "M5": Chip(0.06, known_arithmetic=True), "M6": Chip(0.16, known_arithmetic=True, deepest=384)}
+UNKNOWN_CHIP = Chip(0.05)
+
 BUSY = 0.5  # load per processor
+OVER_RATED = 1.15
+DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
+OUTLIER, MANY_OUTLIERS = 1.5, 0.05
+FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
+
+NOTE_CODES = {"first", "cached"}  # observations that ask for nothing: notes in the record, not printed as warnings
+
+
+def chip_of(system: Mapping[str, Any]) -> Chip:
+    """Return the facts of a machine's chip, such as those of M4 for an `Apple M4 Pro`."""
+    return next((CHIPS[word] for word in str(system.get("chip", "")).split() if word in CHIPS), UNKNOWN_CHIP)
 
 
 def describe_machine(engine: Engine) -> dict[str, Any]:
-    """The record's facts of this machine, each absent where unknown."""
-    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count(),
-                             "load_average": os.getloadavg()[0]}
+    """Return the record's facts of this machine, each absent if unknown."""
+    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
+    with contextlib.suppress(OSError, AttributeError):
+        facts["load_average"] = os.getloadavg()[0]
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
         facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
         facts.update({name: device_value(engine, selector) for name, selector in DEVICE_VALUES.items()})
         facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
                      low_power_mode=process_value(engine, "isLowPowerModeEnabled"))
+        if not KNOWN_SUBTYPE.fullmatch(str(facts["ane_subtype"])):
+            del facts["ane_cores"]
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
+def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
+    facts = dict(latest)
+    first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
+    changing = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
+    return {**facts, **first, **system, **changing}
+
+
+def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
+    """Return a number from NSProcessInfo; None if this macOS lacks it."""
+    process = engine.send_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
+    value = engine.send_optional(process, "NSProcessInfo", selector)
+    return bool(value) if value is not None and selector.startswith("is") else value
+
+
 def thermal_state(engine: Engine) -> Optional[str]:
-    """How hot the machine says it is; None where it does not say."""
+    """Return how hot the machine says it is; None if it does not say."""
     state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
 
-def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
-    """A number from NSProcessInfo; None where this macOS lacks it."""
-    info = engine.send_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
-    value = engine.send_optional(info, "NSProcessInfo", selector)
-    return bool(value) if value is not None and selector.startswith("is") else value
-
-
 def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
-    """Text or number from a class method of _ANEDeviceInfo; None where this macOS lacks it. Its encoding says which: to
-    take a number for an object would end the process."""
+    """Return text or a number from a class method of _ANEDeviceInfo; None if this macOS lacks it. The method's encoding
+    tells which: to take a number for an object would end the process."""
     value = engine.send_optional(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
     return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def power_source(runtime: Runtime) -> Optional[str]:
-    """`AC Power` or `Battery Power`; None where IOKit does not say."""
+    """Return `AC Power` or `Battery Power`; None if IOKit does not say."""
     try:
         # CFTypeRef IOPSCopyPowerSourcesInfo(void); CFStringRef IOPSGetProvidingPowerSourceType(CFTypeRef snapshot)
         snapshot = runtime.libraries.function("IOKit", "IOPSCopyPowerSourcesInfo", Pointer)()
@@ -2562,96 +3227,125 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
-def examine_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Warnings about what, in the record's facts of a machine, may change the figures."""
+def room_bytes(config: Config, variants: Iterable[str]) -> int:
+    """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
+    return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
+
+
+# Warnings. Each yields a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+
+def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about facts of a machine that may change the figures."""
     if system.get("power_source") == "Battery Power":
         yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
-    if system.get("low_power_mode"):
+    if system.get("low_power_mode") is True:
         yield "low-power", "low-power mode is on, which slows the engine; switch it off in System Settings, Battery"
     for moment in ("before", "after"):
-        state = system.get(f"thermal_state_{moment}")
-        if state not in (None, "nominal"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is slower; "
-                                     "let it cool, and measure fewer configurations at a time")
+        state = system.get(f"thermal_state_{moment}", "unknown")
+        if state not in ("nominal", "unknown"):
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
+                                     "slower; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
-        yield "busy", (f"other programs kept this machine busy (load {system['load_average']:.1f}), which makes times longer; "
-                       "close them")
+        yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
+                       "longer; close them")
 
 
-class Chip(NamedTuple):
-    """What is known of a chip: ms below which no evaluate was ever seen, and Apple's rated TOPS where there are any."""
-
-    dispatch_ms: float
-    rated_tops: Optional[float]
-
-
-# Dispatch floors reported from hardware; ratings of Apple's announcements (M4: INT8; none was given for M5).
-CHIPS = {"M1": Chip(0.23, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.095, 38), "M5": Chip(0.06, None)}
-UNKNOWN_CHIP = Chip(0.05, None)
-OVER_RATED = 1.15
-DRIFT, SPREAD, SLOW_FIRST = 0.05, 0.03, 10
-OUTLIER, MANY_OUTLIERS = 1.5, 0.05
+def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about a configuration that is about to be compiled."""
+    deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
+    if config.depth > deepest:
+        yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
+                        f"the compile service; try --depth {deepest}")
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(foundation_directory()).free
+        if free < needed:
+            yield "room", (f"{config.label()}: compiling may take {needed >> 20} MiB of temporary files, and "
+                           f"{free >> 20} MiB are free; free some space, or choose a smaller --config")
 
 
-def examine(run: "Run", result: "Result") -> list[dict[str, str]]:
-    """Warnings about a configuration that is done: what was seen, why that may be, what to do. Each about the machine once."""
-    known = {warning["code"] for warning in run.warnings}
-    found = [(code, text) for code, text in examine_machine({**run.system, **run.latest}) if code not in known]
-    if result.config.spatial % 32 and run.engine != "reference":
-        found.append(("spatial", f"{result.config.name}: spatial is no multiple of 32, where some engines give zeros; choose one"))
-    for cell in result.cells.values():
-        about = f"{cell.variant} at {result.config.name}: "
-        if cell.refused and cell.blob:
-            found.append(("fallback", f"{about}refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}, which "
-                                      f"--blob {cell.blob} --dialect {cell.dialect} asks for at once"))
-        found.extend((code, about + text) for code, text in [*examine_cell(cell), *examine_rate(run, result.config, cell)])
-    return [{"code": code, "message": message} for code, message in found]
+def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about a cell that is done, without its name."""
+    if cell.config.spatial % 32 and cell.samples and engine != "reference":
+        yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
+    if cell.refused and cell.blob:
+        yield "fallback", (f"refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; --blob {cell.blob} "
+                           f"--dialect {cell.dialect} asks for that at once")
+    if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
+        yield "one-layer", ("a chain of one layer quantizes nothing between layers, so w8a16 is really measured; ask for "
+                            "a --depth of 2 or more")
+    if len(cell.samples) >= 3:
+        yield from warnings_about_times(cell, engine)
+    if cell.samples and engine != "reference":
+        yield from warnings_about_rate(cell, system)
 
 
-def examine_cell(cell: Cell) -> Iterator[tuple[str, str]]:
-    """What about a cell's own times may make them less than sure."""
+def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
+    """Yield warnings about anything in a cell's own times that makes them less certain."""
+    samples, median = cell.samples, statistics.median(cell.samples)
+    more = "" if cell.settings.original else ", or try more --iters"
     if cell.compiled_before:
-        yield "cached", "the compiled program was in the system's cache, so compile_ms is no time of compiling; try another --seed"
-    samples = cell.samples
-    if len(samples) < 3:
-        return
-    median = statistics.median(samples)
+        yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        yield "drift", (f"times changed by {drift:+.0%} from the first third to the last: heat, or the engine's clock; let the Mac "
-                        "cool, or try more --warmup; the ratio, taken round by round, suffers least")
+        cause = "other work" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
         yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         "close other programs, or try more --iters")
+                         f"close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came between; "
-                           "the median ignores them, the mean does not; close other programs")
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
+                           "between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        yield "first", (f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median: work that load put off; "
-                        "it is not counted, and needs no act unless --warmup is 0")
+        cause = "" if engine == "reference" else ": the engine's wake-up (50 to 260 ms), most likely"
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{cause}; not counted"
+    if not cell.settings.original:
+        yield from warnings_about_rounds(cell)
 
 
-def examine_rate(run: "Run", config: Config, cell: Cell) -> Iterator[tuple[str, str]]:
-    """Times and rates that no engine of this chip can have. Unknown chips are held to the least floor."""
-    if run.engine == "reference" or not cell.samples:
-        return
-    words = str(run.system.get("chip", "")).split()
-    chip = next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
-    ms = statistics.median(cell.samples) / 1e6
+def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
+    """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
+    pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
+    if pattern:
+        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as "
+                         "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
+    levels = bimodality(cell.samples, cell.tick_ns)
+    if levels:
+        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others "
+                          f"near {levels.high / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
+                          "--rounds average it")
+    low, high = cell.ms.get("ci95", (1, 1))
+    if (high - low) / 2 > WIDE * cell.ms["median"]:
+        yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
+                        "differences; close other programs, or try more --rounds and --iters")
+    base = cell.baseline
+    if base and "ci95" in cell.ratio and "ci95" in base.ms:
+        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
+        if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
+            yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
+                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, which "
+                            "is taken round by round, or try more --rounds")
+
+
+def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
+    chip, ms, tops = chip_of(system), cell.ms["median"], float(cell.tops or 0)
+    look = "look at its check, and try --verify 4" if cell.settings.verifies else "measure it with --verify 4 and random input"
     if ms < chip.dispatch_ms:
-        yield "floor", (f"{ms:.3f} ms is less than a mere dispatch takes ({chip.dispatch_ms} ms): evaluate may do nothing; "
-                        "look at its check, or try a larger --config")
-    if chip.rated_tops and config.gop / ms > OVER_RATED * chip.rated_tops * (2 if "Ultra" in words else 1):
-        yield "rate", (f"{config.gop / ms:.1f} TOPS is more than {' '.join(words)} is rated for: evaluate may do less than it "
-                       "should; look at its check, and try --verify 4")
+        yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
+    rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
+    if cell.config.kernel == 1 and tops > OVER_RATED * rated:
+        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do less "
+                       f"than it should; {look}")
 
+
+# Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
 
 class Finding(NamedTuple):
-    """What a check found: `state` ok, FAIL, or note where something is absent or amiss that a run can do without; the
-    value seen; and, where not ok, what to do."""
+    """The result of a check, and advice if it is not ok. `state` is ok, FAIL, note (a run can do without it) or skip
+    (another check makes it useless)."""
 
     state: str
     value: str
@@ -2659,34 +3353,31 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """What checks look through: the libraries, and over them the engine, made when one first needs it."""
+    """The libraries that checks look at, and over them the engine, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
-        self.libraries = Libraries(standin)
+
+    @functools.cached_property
+    def libraries(self) -> Libraries:
+        """Return the libraries. Raise Unavailable if this Python has no ctypes."""
+        return Libraries(self.standin)
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
-        """Raises Unavailable where a library, or a function or constant of one, is missing."""
+        """Return the engine. Raise Unavailable if a library, or a function or constant of one, is missing."""
         engine = NeuralEngine(self.libraries)
         engine.surface_keys()
         return engine
 
     @functools.cached_property
     def system(self) -> dict[str, Any]:
-        """See describe_machine."""
-        facts = describe_machine(self.engine)
-        return {**facts, "thermal_state_before": facts.get("thermal_state")}
-
-    @contextlib.contextmanager
-    def pool(self) -> Iterator[None]:
-        """An autorelease pool, once there is an engine."""
-        with self.engine.pool() if "engine" in vars(self) else contextlib.nullcontext():
-            yield
+        """Return the facts of the machine; see describe_machine."""
+        return merged_facts({}, describe_machine(self.engine))
 
 
 class Check(NamedTuple):
-    """One thing to look at. Without one that is `needed` there is no run; without a `first` one nothing else is looked at."""
+    """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -2694,60 +3385,73 @@ class Check(NamedTuple):
     first: bool = False
 
     def finding(self, probe: Probe) -> Finding:
-        """What it finds; a part that is missing is a failure that names it."""
+        """Return the result; a part that is missing is a failure that names it."""
         try:
-            with probe.pool():
+            with probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext():
                 return self.look(probe)
         except Unavailable as error:
             return Finding("FAIL", str(error), MISSING_ADVICE)
 
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
-
-# Of doctor's room for files and memory: the largest default program in all its variants, twice, since the system keeps copies.
-ROOM_BYTES = 2 * 3 * (64 << 20)
+NOT_NEEDED = "a run can do without it"
 
 
 def checks() -> list[Check]:
-    """All checks, in the order in which they build on one another."""
-    classes = dict.fromkeys(method.class_name for method in METHODS if method.needed)
-    facts = ("macos", "build", "python", "chip", "model", *DEVICE_VALUES)
+    """Return all checks, in the order in which they build on one another."""
+    classes: dict[str, bool] = {}
+    for method in METHODS:
+        classes[method.class_name] = method.needed or classes.get(method.class_name, False)
     return [
+        Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
         Check("Rosetta", check_rosetta, needed=True, first=True),
         Check("architecture", check_architecture, needed=True, first=True),
-        *(Check(f"library {name}", functools.partial(check_library, name), needed=name != "IOKit") for name in LIBRARIES),
+        *(Check(f"library {name}", functools.partial(check_library, name), name != "IOKit") for name in LIBRARIES),
         Check("functions", check_functions, needed=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name), needed=True) for name in classes),
-        *(Check(method.name, functools.partial(check_method, method), needed=method.needed) for method in METHODS),
+        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed) for name, needed in classes.items()),
+        *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in facts),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *SYSTEM_VALUES, *DEVICE_VALUES)),
         Check("temporary directory", check_temporary_directory),
         Check("memory", check_memory),
-        Check("power", functools.partial(check_condition, "power_source", ("battery", "low-power"))),
-        Check("heat", functools.partial(check_condition, "thermal_state", ("heat-before",))),
-        Check("load", functools.partial(check_condition, "load_average", ("busy",))),
+        *(Check(name, functools.partial(check_condition, fact, codes)) for name, fact, codes in (
+            ("power", "power_source", ("battery", "low-power")), ("heat", "thermal_state_before", ("heat-before",)),
+            ("load", "load_average", ("busy",)))),
     ]
 
 
 def require_engine(probe: Probe) -> None:
-    """Raises Unavailable with the first reason why no run can be made here."""
+    """Raise Unavailable with the first reason why a run is not possible here."""
     for check in checks():
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
             raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
+def check_standin(probe: Probe) -> Finding:
+    """Check that this Python has ctypes, and that a library that the environment names can be opened."""
+    if not probe.standin:
+        return Finding("ok", "none: Apple's libraries are used" if probe.libraries else "")
+    try:
+        probe.libraries.open("libobjc")
+    except Unavailable as error:
+        return Finding("FAIL", f"{STANDIN_VARIABLE} names {probe.standin}, which cannot be opened ({error})",
+                       f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
+    return Finding("ok", probe.standin)
+
+
 def check_platform(probe: Probe) -> Finding:
-    """Only macOS has the engine's libraries."""
+    """Check for macOS, which alone has the engine's libraries."""
     if probe.standin or sys.platform == "darwin":
         return Finding("ok", "stand-in library" if probe.standin else "macOS")
-    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only",
+                   "use a Mac with Apple silicon")
 
 
 def check_rosetta(probe: Probe) -> Finding:
-    """A translated Python finds the libraries, and no engine."""
+    """Check that this Python is not translated: it would find the libraries, and no engine."""
     if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
         return Finding("ok", "not translated")
     return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
@@ -2755,72 +3459,76 @@ def check_rosetta(probe: Probe) -> Finding:
 
 
 def check_architecture(probe: Probe) -> Finding:
-    """Only Apple silicon has the engine."""
+    """Check for Apple silicon, which alone has the engine."""
     machine = os.uname().machine
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
     return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine",
-                   "use a Mac of 2020 or later")
+                   "use a Mac with Apple silicon")
 
 
 def check_library(name: str, probe: Probe) -> Finding:
-    """A library opens."""
+    """Check that a library opens."""
     try:
         probe.libraries.open(name)
     except Unavailable as error:
-        return Finding("note" if name == "IOKit" else "FAIL", str(error), MISSING_ADVICE)
+        return Finding("note", str(error), NOT_NEEDED) if name == "IOKit" else Finding("FAIL", str(error), MISSING_ADVICE)
     return Finding("ok", probe.standin or LIBRARIES[name])
 
 
 def check_functions(probe: Probe) -> Finding:
-    """The libraries have every C function and constant that a run needs."""
+    """Check that the libraries have every C function and constant that a run needs."""
     assert probe.engine
     return Finding("ok", "all C functions and constants found")
 
 
 def check_virtual_machine(probe: Probe) -> Finding:
-    """Guests have no engine, and compile has been seen to hang in one."""
+    """Check that this is not a guest: guests have no engine, and compile has been seen to hang in one."""
     guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
     if guest or device_value(probe.engine, "isVirtualMachine"):
         return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
-    return Finding("ok", "none")
+    return Finding("ok", "not one")
 
 
-def check_class(name: str, probe: Probe) -> Finding:
-    """A class exists."""
-    probe.engine.runtime.get_class(name)
-    return Finding("ok", "found")
+def check_class(name: str, needed: bool, probe: Probe) -> Finding:
+    """Check that a class exists."""
+    if probe.engine.runtime.find_class(name):
+        return Finding("ok", "found")
+    value = f"{probe.engine.runtime.macos_version()} has no class {name}"
+    return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
-    """A method exists, and takes and gives the kinds of values that calls here are made for."""
+    """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
     runtime = probe.engine.runtime
-    known = runtime.find_class(method.class_name) or method.needed
-    encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class) if known else None
+    if not runtime.find_class(method.class_name):
+        return Finding("skip", f"class {method.class_name} is missing")
+    encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
     if encoding and method.matches(encoding):
         return Finding("ok", encoding)
     kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
-    value = f"{method.name} is {f'of type {encoding}' if encoding else 'absent'}; expected {kinds}"
-    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, "a run can do without it")
+    value = f"{method.name} {f'has type {encoding}' if encoding else 'is absent'}; expected {kinds}"
+    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, NOT_NEEDED)
 
 
 def check_engine(probe: Probe) -> Finding:
-    """The framework says that there is an engine."""
+    """Check that the framework says that there is an engine."""
     found = device_value(probe.engine, "hasANE")
     if found is None:
-        return Finding("note", "the framework does not say whether there is one", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that there is no Neural Engine",
-                                                          "use a Mac with Apple silicon")
+        return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
+    if found:
+        return Finding("ok", "present")
+    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", "use a Mac with Apple silicon")
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
-    """A fact that the record holds where it is known."""
+    """Look up a fact that the record holds if it is known."""
     value = probe.system.get(name)
     return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def check_temporary_directory(probe: Probe) -> Finding:
-    """Programs can be written where the framework looks for them."""
+    """Check that programs can be written to the directory in which the framework looks for them."""
     path = probe.engine.temporary_directory()
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
@@ -2828,49 +3536,236 @@ def check_temporary_directory(probe: Probe) -> Finding:
         os.rmdir(aside)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        return Finding("FAIL", f"{path}: {error.strerror}", "set TMPDIR to a directory that can be written")
-    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {ROOM_BYTES >> 20}"
-    return Finding("ok", value) if free >= ROOM_BYTES else Finding("FAIL", value, "free some space, or set TMPDIR to another disk")
+        other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
+        return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
+    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
+    return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
 
 def check_memory(probe: Probe) -> Finding:
-    """Memory enough for programs and their copies."""
-    size = probe.system.get("memory_bytes")
-    if not size:
-        return Finding("note", "unknown", "the record goes without it")
-    enough = size >= 4 * ROOM_BYTES
-    advice = "" if enough else "measure smaller programs: --config 256x64x64"
-    return Finding("ok" if enough else "note", f"{size >> 20} MiB", advice)
+    """Check that the memory is enough for programs and their copies."""
+    size = probe.system.get("memory_bytes", 0)
+    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    if size >= needed:
+        return Finding("ok", f"{size >> 20} MiB")
+    return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
-    """What may change the figures, as a run would warn of it."""
-    value = str(probe.system.get(name, "unknown"))
-    warnings = [message for code, message in examine_machine(probe.system) if code in codes]
-    return Finding("note", value, "; ".join(warnings)) if warnings else Finding("ok", value)
+    """Look at a fact that may change the figures, as a run would warn of it."""
+    value = probe.system.get(name, "unknown")
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    warnings = [message for code, message in warnings_about_machine(probe.system) if code in codes]
+    return Finding("note", text, "; ".join(warnings)) if warnings else Finding("ok", text)
 
 
 # ======================================================================================================================
 # 11. Record
+#
+# Used below: LARGEST_RECORD, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
+# matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
 SCHEMA = "ane-bench/1"
+
+# Bounds of what is read: a record of the largest run that Settings allow stays within them.
+LARGEST_RECORD, MOST_VALUES = 1 << 28, 12_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
-SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate; what is worked out from others would be no figures of a record
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
+
+# The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
+RECORD_FORM: dict[str, Any] = {
+    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
+    "protocol": {"iters": int, "rounds": int, "seed": int, "original": bool, "qos?": int, "verify?": int, "input?": str,
+                 "blob?": str, "dialect?": str, "timeout?": float, "data?": int, "tick_ns?": float},
+    "asked?": {"configs": [str], "variants": [str]}, "complete?": bool, "condensed?": bool,
+    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int}, "variants": {str: Cell.FORM}}],
+    "warnings": [{"code": str, "message": str}], "notes?": [{"code": str, "message": str}],
+}
+
+# Section 14 fills in the reports of a run by their formats.
+REPORTS: dict[str, Callable[["Run"], str]] = {}
 
 
-def conforms(value: Any, form: Any) -> bool:
-    """Whether a JSON value is of a form: a type; [form], a list; {str: form}, an object of any names; {"name": form}, an
-    object with these names and maybe others, where `name?` may be missing. float is any finite number, and true is none."""
+class Run:
+    """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
+
+    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. `asked` is None
+    in records that do not say it, and so is `complete`; the first variant is the baseline of Ratio.
+    """
+
+    def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
+        self.engine, self.settings = engine, settings
+        self.configs, self.variants = list(configs), list(variants)
+        self.asked = True
+        self.complete: Optional[bool] = False
+        self.version = __version__
+        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.command: list[str] = []
+        self.system: dict[str, Any] = {}
+        self.data: int = DATA_REVISION
+        self.tick_ns: float = 0
+        self.condensed = False
+        self.cells: list[Cell] = []
+        self.warnings: list[dict[str, str]] = []
+        self.notes: list[dict[str, str]] = []
+
+    def warn(self, code: str, message: str) -> None:
+        """Add a warning."""
+        self.warnings.append({"code": code, "message": without_paths(message)})
+
+    def note(self, code: str, message: str) -> None:
+        """Add a note: an observation that asks for nothing."""
+        self.notes.append({"code": code, "message": without_paths(message)})
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Add the cells of one configuration."""
+        for cell in cells:
+            cell.baseline = next((other for other in cells if other.variant == self.variants[0]), None)
+        self.cells += cells
+
+    @property
+    def results(self) -> list[tuple[Config, list[Cell]]]:
+        """Return the configurations that were measured, each with its cells."""
+        found: dict[Config, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.config, []).append(cell)
+        return list(found.items())
+
+    def cell(self, config: Union[Config, str], variant: str) -> Cell:
+        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if it was not measured."""
+        config = Config.parse(config) if isinstance(config, str) else config
+        for cell in self.cells:
+            if (cell.config, cell.variant) == (config, variant):
+                return cell
+        raise KeyError(f"{variant} at {config.name}")
+
+    @property
+    def ok(self) -> bool:
+        """Return whether every cell was measured, and verified if that was asked."""
+        return all(cell.ok for cell in self.cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record, schema ane-bench/1: samples, and beside them the unrounded figures worked out from them."""
+        record: dict[str, Any] = {
+            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine, "command": self.command,
+            "system": self.system,
+            "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
+            "results": [{"config": config_record(config), "gop": config.gop,
+                         "variants": {cell.variant: cell_record(cell) for cell in cells},
+                         "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}}
+                        for config, cells in self.results],
+            "warnings": self.warnings, "notes": self.notes,
+        }
+        if self.asked:
+            record["asked"] = {"configs": [config.name for config in self.configs], "variants": self.variants}
+        if self.complete is not None:
+            record["complete"] = self.complete
+        if self.condensed:
+            record["condensed"] = True
+        return record
+
+    def save(self, path: str) -> None:
+        """Write the record to a file, whole or not at all. Raise OutputError if it cannot be written."""
+        write_file(path, record_text(self))
+
+    def table(self) -> str:
+        """Return the run as the table that the command line prints."""
+        return REPORTS["table"](self)
+
+
+def config_record(config: Config) -> dict[str, int]:
+    """Return a configuration's part of the record; a kernel of 1 is not named."""
+    return {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
+
+
+def cell_record(cell: Cell) -> dict[str, Any]:
+    """Return a cell's part of the record: its facts and figures."""
+    figures = {"ms": cell.ms, "tops": cell.tops} if cell.samples else {}
+    return {**cell.facts(), "weights_mib": cell.weights_mib, **figures}
+
+
+def record_text(run: Run) -> str:
+    """Return the record as JSON."""
+    return json.dumps(run.to_dict(), indent=1, allow_nan=False) + "\n"
+
+
+def read_record(path: str) -> Run:
+    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not a record of this schema."""
+    return parse_record(read_bounded(path), printable(str(path)))
+
+
+def read_bounded(path: str) -> bytes:
+    """Return the bytes of a file that may hold records. Raise UsageError if it cannot be read, or is too large."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_RECORD + 1)
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(printable(f"{path}: cannot be read: {reason}")) from None
+    if len(data) > LARGEST_RECORD:
+        raise UsageError(printable(f"{path}: over {LARGEST_RECORD >> 20} MiB, and no record is that large"))
+    return data
+
+
+def parse_record(data: bytes, origin: str) -> Run:
+    """Return the run of a record's text; `origin` names it in errors. Raise UsageError if it is not a record."""
+    with contextlib.suppress(ValueError, MemoryError, UsageError):
+        if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise UsageError("more values than any run gives")
+        record = plain(parse_json(data))
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema == SCHEMA and matches_form(record, RECORD_FORM):
+            return run_of(record)
+        if isinstance(schema, str) and schema != SCHEMA:
+            origin = f"{origin} has schema {schema[:40]!r}"
+    raise UsageError(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}")
+
+
+def run_of(record: Mapping[str, Any]) -> Run:
+    """Return the run of a record of the right form. Raise UsageError if its contents make no sense."""
+    protocol, asked, results = record["protocol"], record.get("asked"), record["results"]
+    settings = Settings(**{name: protocol[name] for name in Settings._fields if name in protocol})
+    configs = list(dict.fromkeys(Config(**{name: result["config"][name] for name in Config._fields if name in result["config"]})
+                                 for result in results))
+    variants = asked["variants"] if asked else list(dict.fromkeys(name for result in results for name in result["variants"]))
+    run = Run(record["engine"], settings, list(map(Config.parse, asked["configs"])) if asked else configs, variants)
+    run.asked, run.complete, run.data = bool(asked), record.get("complete"), protocol.get("data", 1)
+    run.version, run.started, run.command = record["version"], record["started"], record["command"]
+    run.tick_ns, run.condensed = protocol.get("tick_ns", 0), record.get("condensed", False)
+    run.system = {name: value for name, value in record["system"].items() if isinstance(value, (str, int, float))}
+    run.warnings, run.notes = record["warnings"], record.get("notes", [])
+    if len(configs) < len(results) or not set(configs) <= set(run.configs) or len(set(variants)) < len(variants):
+        raise UsageError("a configuration or a variant stands there twice, or was not asked for")
+    for config, result in zip(configs, results):
+        if not set(result["variants"]) <= set(variants) & set(VARIANTS):
+            raise UsageError("a variant was not asked for")
+        run.add([read_cell(Cell(config, variant, settings, run.tick_ns, **facts)) for variant, facts in result["variants"].items()])
+    return run
+
+
+def read_cell(cell: Cell) -> Cell:
+    """Return a cell made from facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    if cell.status not in ("ok", "failed") or not (cell.ok or cell.error) or cell.ok and not cell.samples_ns:
+        raise UsageError(f"{cell.name}: neither measured nor failed")
+    if not all(cell.samples_ns) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
+        raise UsageError(f"{cell.name}: no evaluate takes the times that are stated")
+    return cell
+
+
+def matches_form(value: Any, form: Any) -> bool:
+    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name": form},
+    an object with these names and maybe others, where `name?` may be missing. float is any finite number, never true."""
     if isinstance(form, list):
-        return isinstance(value, list) and all(conforms(item, form[0]) for item in value)
+        return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
         if not isinstance(value, dict):
             return False
         if str in form:
-            return all(conforms(item, form[str]) for item in value.values())
-        return all(conforms(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
+            return all(matches_form(item, form[str]) for item in value.values())
+        return all(matches_form(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
                    for name, inner in form.items())
     if form is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST_NUMBER < value < LARGEST_NUMBER
@@ -2878,7 +3773,7 @@ def conforms(value: Any, form: Any) -> bool:
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
-    """A JSON value; raises ValueError for anything else, and for numbers that no honest writer writes."""
+    """Return a JSON value. Raise ValueError if it is not one, or holds numbers outside any plausible range."""
     try:
         return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_parse_float)
     except RecursionError:
@@ -2898,13 +3793,8 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def printable(text: str) -> str:
-    """Text as one line that any terminal and file takes: control characters, and halves of characters, become `?`."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
-    """A JSON value, its texts printable; raises ValueError where it is nested so deeply that what is made of it could fail."""
+    """Return a JSON value with its texts printable. Raise ValueError if it is nested too deeply to work on."""
     if isinstance(value, str):
         return printable(value)
     if not isinstance(value, (dict, list)):
@@ -2916,277 +3806,200 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
     return {printable(name): plain(item, levels - 1) for name, item in value.items()}
 
 
-VERIFIED_FORM = {"pixels": int, "ok": bool, "cosine?": float, "relative_l2?": float, "slope?": float, "max_error?": float,
-                 "matches?": str, "from_fp16?": {"cosine": float, "relative_l2": float}}
-
-# What a cell has as a child sends it, and in a record.
-CELL_FORM = {"status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
-             "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "verified?": VERIFIED_FORM}
-
-# The facts of a machine that are figures; the others are shown as they are.
-SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
-
-
-class Result(NamedTuple):
-    """The cells of one configuration, by variant."""
-
-    config: Config
-    cells: dict[str, Cell]
-
-
-class Run:
-    """Everything that a run found, and what it was."""
-
-    def __init__(self, engine: str, protocol: Protocol, configs: Sequence[Config], variants: Sequence[str]) -> None:
-        self.engine = engine
-        self.protocol = protocol
-        self.configs = configs
-        self.variants = variants
-        self.command: Sequence[str] = ()
-        self.started = datetime.datetime.now(datetime.timezone.utc)
-        self.system: dict[str, Any] = {}
-        self.latest: dict[str, Any] = {}  # facts of the machine as the last child found it
-        self.results: list[Result] = []
-        self.warnings: list[dict[str, str]] = []
-
-    def warn(self, code: str, message: str) -> None:
-        """Adds a warning."""
-        self.warnings.append({"code": code, "message": message})
-
-    @property
-    def ok(self) -> bool:
-        """Whether every cell was measured, and verified where that was asked."""
-        return all(cell.status == "ok" for result in self.results for cell in result.cells.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record, schema ane-bench/1: figures unrounded, beside the samples that each can be worked out from."""
-        return {
-            "schema": SCHEMA,
-            "version": __version__,
-            "started": self.started.isoformat(timespec="seconds"),
-            "engine": self.engine,
-            "command": list(self.command),
-            "system": {name: value for name, value in self.system.items() if value is not None},
-            "protocol": self.protocol._asdict(),
-            "results": [result_record(result, self.protocol) for result in self.results],
-            "warnings": [{name: without_paths(text) for name, text in warning.items()} for warning in self.warnings],
-        }
-
-
-def without_paths(text: str) -> str:
-    """A text without the directories that may name a user: of the temporary files, of this file, of Python, and the home."""
-    for path in (lock_directory(), os.path.dirname(os.path.abspath(__file__)), os.path.dirname(sys.executable),
-                 os.path.expanduser("~")):
-        if len(path) > 1:
-            for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names only: /tmp is not in /tmpfs
-    return text
-
-
-def lock_directory() -> str:
-    """Python's directory of temporary files; where it finds none that can be written, as when every disk is full, the usual."""
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return "/tmp"
-
-
-def result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
-    """A configuration's part of the record."""
-    cells = list(result.cells.values())
-    ratios = {cell.variant: ratio(cells[0], cell, protocol) for cell in cells[1:] if cell.samples and cells[0].samples}
-    return {"config": result.config._asdict(), "gop": result.config.gop,
-            "variants": {cell.variant: cell_record(result.config, cell, protocol) for cell in cells}, "ratio": ratios}
-
-
-def cell_record(config: Config, cell: Cell, protocol: Protocol) -> dict[str, Any]:
-    """A cell's part of the record. TOPS go by the median; the original's by the mean."""
-    record = {name: value for name, value in cell._asdict().items() if value is not None and name not in ("variant", "samples_ns")}
-    record.update({name: without_paths(record[name]) for name in ("stage", "error") if name in record})
-    if "refused" in record:
-        record["refused"] = list(map(without_paths, record["refused"]))
-    record["weights_mib"] = VARIANTS[cell.variant].weights_mib(config)
-    if cell.samples:
-        ms = times_ms(cell, protocol.seed)
-        record.update(ms=ms, tops=config.gop / ms["mean" if protocol.original else "median"], samples_ns=cell.samples_ns)
-    return record
-
-
-LARGEST_RECORD = 1 << 28
-SMALLEST_FIGURE, LARGEST_FIGURE = 1e-18, 1e18  # of times, rates and ratios; no machine gives others
-
-# What is read of a record; more may stand there.
-RECORD_FORM = {
-    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
-    "protocol": {"iters": int, "rounds": int, "warmup": int, "seed": int, "original": bool, "blob?": str, "dialect?": str},
-    "results": [{"config": {"channels": int, "spatial": int, "depth": int}, "gop": float,
-                 "variants": {str: {**CELL_FORM, "weights_mib": float, "samples_ns?": [[float]], "tops?": float, "ms?": {
-                     "median": float, "mean": float, "min": float, "p95": float, "mad": float, "ci95?": [float]}}},
-                 "ratio": {str: {"value": float, "ci95?": [float]}}}],
-    "warnings": [{"code": str, "message": str}],
-}
-
-
-def read_record(path: str) -> dict[str, Any]:
-    """A saved record of this schema; raises UsageError where the file cannot be read, or holds something else."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST_RECORD + 1)
-        record = plain(parse_json(text)) if len(text) <= LARGEST_RECORD else None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        record = None
-    if isinstance(record, dict):
-        schema = record.get("schema")
-        if isinstance(schema, str) and schema != SCHEMA:
-            raise UsageError(f"{path}: is of schema {schema[:40]!r}; expected {SCHEMA}")
-        if conforms(record, RECORD_FORM) and all(map(_is_whole, record["results"])):
-            return record
-    raise UsageError(f"{path}: expected a record as --save writes it")
-
-
-def _is_whole(result: Mapping[str, Any]) -> bool:
-    """Whether a result of the right form also makes sense: variants that exist, figures and samples together, each cell measured
-    or failed, nothing that overflows."""
-    with contextlib.suppress(UsageError):
-        Config(**{name: result["config"][name] for name in Config._fields})
-        cells = result["variants"].values()
-        intervals = [figures["ci95"] for figures in (*(cell.get("ms", {}) for cell in cells), *result["ratio"].values())
-                     if "ci95" in figures]
-        return (set(result["variants"]) <= set(VARIANTS) and set(result["ratio"]) <= set(VARIANTS)
-                and all(("ms" in cell) == ("tops" in cell) == bool(cell.get("samples_ns")) for cell in cells)
-                and all(cell["status"] == "failed" or cell["status"] == "ok" and "ms" in cell for cell in cells)
-                and all(len(interval) == 2 for interval in intervals)
-                and all(samples for cell in cells for samples in cell.get("samples_ns", ()))
-                and all(SMALLEST_FIGURE < figure < LARGEST_FIGURE for figure in [*_figures(result), *flat(intervals)]))
-    return False
-
-
-def _figures(result: Mapping[str, Any]) -> Iterator[float]:
-    """All figures of a result that are divided by, or set beside one another."""
-    yield result["gop"]
-    for cell in result["variants"].values():
-        if "ms" in cell:
-            yield from (cell["tops"], cell["ms"]["median"], cell["ms"]["mean"], *flat(cell["samples_ns"]))
-    yield from (figures["value"] for figures in result["ratio"].values())
-
-
 def write_file(path: str, text: str) -> None:
-    """Writes a text aside and renames it, so that there is never half a file. Raises OutputError."""
-    path = os.path.realpath(path)  # a link stays one
-    with _aside(path) as (file, aside):
+    """Write a text beside the file and rename it, so that a file is never half-written. Raise OutputError."""
+    path = os.path.realpath(path)  # a link stays a link
+    with _file_beside(path) as (file, beside):
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
         file.close()
-        os.replace(aside, path)
+        os.replace(beside, path)
 
 
 def check_writable(path: str) -> None:
-    """Raises UsageError where a file cannot be written, before the work that is to fill it."""
+    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
     try:
         if os.path.isdir(path):
             raise OutputError(f"{path}: cannot be written: it is a directory")
         if os.path.exists(path) and not os.path.isfile(path):
-            raise OutputError(f"{path}: cannot be written: it is no regular file")  # and would be replaced by one
-        with _aside(os.path.realpath(path)):
+            raise OutputError(f"{path}: cannot be written: it is not a regular file")  # and a regular one would replace it
+        with _file_beside(os.path.realpath(path)):
             pass
-    except OutputError as error:
-        raise UsageError(str(error)) from None
+    except (OutputError, ValueError) as error:
+        raise UsageError(printable(str(error))) from None
+    except OSError as error:
+        raise UsageError(printable(f"{path}: cannot be written: {error.strerror}")) from None
 
 
 @contextlib.contextmanager
-def _aside(path: str) -> Iterator[tuple[TextIO, str]]:
-    """A private file beside the one meant, gone afterwards unless it was renamed."""
-    aside = f"{path}.{os.getpid()}.partial"
+def _file_beside(path: str) -> Iterator[tuple[TextIO, str]]:
+    """Open a new file beside the one meant, with its permissions; remove it unless it was renamed."""
+    beside = f"{path}.{os.getpid()}.partial"
     try:
         try:
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                yield file, aside
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(beside, os.stat(path).st_mode & 0o7777)
+                yield file, beside
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(aside)
+                os.unlink(beside)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise OutputError(printable(f"{path}: cannot be written: {error.strerror}")) from None
 
 
 # ======================================================================================================================
 # 12. Worker
+#
+# Used below: WORKER_ARGUMENT, ENGINES, Message, work, Worker, plan_run, standin_library, measured.
 # ======================================================================================================================
 
-# Private: the argument that makes a run of this file a child.
-WORKER_ARGUMENT = "--measure-one-configuration"
+WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
 ENGINES = ("ane", "reference")
+REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused compile, for a stand-in
 
-# A message is a line of JSON of this size at most; the longest carries the samples.
-LONGEST_MESSAGE = 1 << 26
-KILL_SECONDS = 10.0  # what is stuck in the kernel cannot be killed, and must not be waited for
+LONGEST_MESSAGE = 1 << 26  # bytes of a line of JSON; the longest carries the samples
 KEPT_ERROR_OUTPUT = 1 << 14
-LONGEST_SLEEP = 3600.0  # a system takes no more than some weeks; a time limit may be longer
+TICK_S = 0.5  # so often the parent looks up while it waits for a worker
+REPORT_EVERY_S = 0.25  # so often at most a worker reports its rounds
+STOP_S = 2.0  # within which a worker that was asked to end unloads and purges its programs
+KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
+# After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile fails or hangs
+# (sbryngelson/ane-guide; ANEForge rests as long).
+REST_S = 15.0
+MOST_HANGS = 2
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
+                  "restart the Mac")
 
-# What each kind of message holds.
+Message = dict[str, Any]
+# The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
+# `configuration` (a configuration begins), `wait` (another run holds the lock) and `tick` (time passes).
 MESSAGES: dict[str, dict[str, Any]] = {
-    "machine": {"machine": {**SYSTEM_FORM, "python": str}},
+    "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
+    "refused": {"until": float},
     "directory": {"path": str},
     "warning": {"code": str, "message": str},
-    "cell": {"cell": {**CELL_FORM, "variant": str, "samples_ns": [[float]]}, "thermal_state?": str},
+    "cell": {"variant": str, "cell": Cell.FORM, "thermal_state?": str},
     "check": {"name": str, "state": str, "value": str, "advice": str},
     "unavailable": {"reason": str},
 }
 
 
-def read_message(line: bytes) -> dict[str, Any]:
-    """A child's message; raises StageError where it is none."""
+class Job(NamedTuple):
+    """One configuration to be measured: by which engine (`standin` names a library), in which variants.
+
+    `forms` holds the (layout, dialect) pairs to try for each variant. No compile begins before `rest_until`, on the
+    monotonic clock, which all processes share, nor within `rest_s` seconds of a refused one.
+    """
+
+    engine: str
+    standin: Optional[str]
+    config: Config
+    variants: Sequence[str]
+    settings: Settings
+    forms: Mapping[str, Sequence[tuple[str, str]]]
+    rest_s: float = 0
+    rest_until: float = 0
+
+
+def read_message(line: bytes) -> Message:
+    """Return a worker's message. Raise StageError if it is invalid."""
     with contextlib.suppress(ValueError):
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
-        if isinstance(kind, str) and kind in MESSAGES and conforms(message, MESSAGES[kind]):
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays what it is
-    raise StageError("message", f"the child sent what is no message: {line[:60]!r}")
+        if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
+            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays as it is
+    raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
-class _Link:
-    """A child's side: a message is sent as a line, and answered by one byte when the parent has dealt with it, so that
-    the parent is never at work during a timed round."""
+class Link:
+    """The worker's side of the pipes to its parent: sends events as lines of JSON."""
 
-    def __init__(self, source: io.FileIO, sink: int) -> None:
-        self._source, self._sink = source, sink
+    def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
+        self.current = "start"
+        self.rest_s = self.rest_until = 0.0
+        self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
-        self._directories: dict[str, bool] = {}
+        self._directories: list[tuple[str, bool]] = []
+        self._reported_at = 0.0
+        self._closing = False
+        signal.signal(signal.SIGTERM, self._stop)
         threading.Thread(target=self._watch, daemon=True).start()
 
+    def _stop(self, number: int, frame: Any) -> None:
+        """Unwind the main thread, between two evaluates at the latest, so that programs are unloaded and purged."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._closing = True
+        raise Terminated(number)
+
     def _watch(self) -> None:
-        """Ends the child when the parent is gone, whatever the child is doing."""
+        """Take the answers; end the worker when the parent is gone, whatever the worker is doing."""
         while self._source.read(1):
             self._answers.release()
-        for path, existed in self._directories.items():
+        self._closing = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_S)
+        for path, existed in self._directories:
             remove_model_directory(path, existed, foundation_directory())
         os._exit(1)
 
-    def send(self, kind: str, **content: Any) -> None:
-        """Sends a message and waits for its answer."""
-        line = json.dumps({"kind": kind, **content}).encode() + b"\n"
+    def send(self, kind: str, wait: bool = True, **content: Any) -> None:
+        """Send a message. Wait until the parent has dealt with it, unless told otherwise."""
+        if self._closing:
+            return
+        line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
         while line:
             line = line[os.write(self._sink, line):]
-        self._answers.acquire()
+        if wait:
+            self._answers.acquire()
 
-    def stage(self, name: str, variant: str, limit: float = 0, **details: Any) -> None:
-        """Says it, and waits until the parent has dealt with that."""
-        self.send("stage", stage=name, variant=variant, limit=limit, **details)
+    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+        """Report that a stage begins, and wait for the acknowledgement: the parent then knows which stage hangs."""
+        self.current = name
+        self.send("stage", stage=name, variant=variant, limit=limit)
+
+    def round(self, variants: str, limit: float, number: int, of: int) -> None:
+        """Report a round, now and then, without waiting: nothing may come between rounds."""
+        self.current = "evaluate"
+        now = time.monotonic()
+        if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            self.send("stage", wait=False, stage="evaluate", variant=variants, limit=limit + REPORT_EVERY_S,
+                      number=number, of=of)
+
+    def turn(self, variant: str) -> None:
+        """Note which variant is at work, in a file that outlives a crash; it takes 2 µs."""
+        if self._turn_file is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._turn_file, f"{variant:<8}".encode(), 0)
 
     def directory(self, path: str) -> None:
-        """Known to the parent, and to the watching thread, before it exists."""
-        self._directories.setdefault(path, os.path.lexists(path))
+        """Report a model's directory before it exists, so that whoever survives removes it."""
+        self._directories.append((path, os.path.lexists(path)))
         self.send("directory", path=path)
 
     def warn(self, code: str, message: str) -> None:
-        """Says it."""
+        """Report a warning."""
         self.send("warning", code=code, message=message)
+
+    def rest(self, variant: str) -> None:
+        """Wait until the compile service has recovered from a refused compile."""
+        seconds = self.rest_until - time.monotonic()
+        if seconds > 0:
+            self.stage("rest", variant, seconds)
+            time.sleep(seconds)
+
+    def refused(self) -> None:
+        """Note that a compile was refused; the next one waits, in the next worker too."""
+        self.rest_until = time.monotonic() + self.rest_s
+        self.send("refused", until=self.rest_until)
 
 
 def work() -> int:
-    """The child: reads its task, does it, sends what it finds. What a terminal sends to both, Ctrl-C and its own end, is the
-    parent's to answer: the child must live to clean up."""
+    """Run as a worker: read a task, do it, send what comes of it. Ignore terminal signals: the parent handles them, and
+    the worker must survive to clean up."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
@@ -3195,34 +4008,88 @@ def work() -> int:
     task = source.readline()
     if not task:
         return 1  # the parent was gone before it could say what to do
-    name, *arguments = json.loads(task)
-    TASKS[name](_Link(source, sink), *arguments)
+    name, turn_file, *arguments = json.loads(task)
+    try:
+        TASKS[name](Link(source, sink, turn_file), *arguments)
+    except Terminated as stop:
+        return 128 + stop.signal
     return 0
 
 
-def measure_task(link: _Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
-                 protocol: Sequence[Any], preferred: Mapping[str, Sequence[str]]) -> None:
-    """Measures one configuration; the arguments are those of a Job."""
-    job = Job(engine, standin, Config(*config), variants, Protocol(*protocol), preferred)
+def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
+                 settings: Sequence[Any], forms: Mapping[str, Sequence[tuple[str, str]]], *rest: float) -> None:
+    """Measure one configuration; the arguments are those of a Job."""
+    job = Job(engine, standin, Config(*config), variants, Settings(*settings), forms, *rest)
+    link.rest_s, link.rest_until = job.rest_s, job.rest_until
     try:
         if engine == "ane":
             require_engine(Probe(standin))
-        found = ReferenceEngine() if engine == "reference" else NeuralEngine(Libraries(standin), original=job.protocol.original)
-        with found.pool():
-            link.send("machine", machine=describe_machine(found))
-            measure(found, job, link, functools.partial(_send_cell, link, found))
+        reference = engine == "reference"
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
+        with chosen.pool(), contextlib.ExitStack() as owner:
+            if isinstance(chosen, NeuralEngine):
+                chosen.keep_awake(owner)
+            system = describe_machine(chosen)
+            link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
+            for code, text in warnings_before(job.config, variants, system) if not reference else ():
+                link.warn(code, text)
+            measure(chosen, job, chip_of(system).known_arithmetic, link)
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
 
-def _send_cell(link: _Link, engine: Engine, cell: Cell) -> None:
+def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
+    """Measure a configuration in each variant, and report a cell for each before anything is unloaded.
+
+    `known` tells that the chip's arithmetic is. The original has one variant loaded at a time, writes no input and
+    reads no output.
+    """
+    settings = job.settings
+    data = random_input(job.config, settings.seed) if settings.input == "random" else bytes(job.config.tensor_bytes)
+    pixels = chosen_pixels(job.config, settings.seed, settings.verify) if settings.verifies else ()
+    for group in [[variant] for variant in job.variants] if settings.original else [job.variants]:
+        trials = [Trial(Cell(job.config, variant, settings)) for variant in group]
+        with contextlib.ExitStack() as owner:
+            for trial in trials:
+                with trial.guarded(link):
+                    load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
+                    if trial.executable and not settings.original:
+                        trial.executable.write_input(data)
+            measure_rounds(engine, trials, pixels, link)
+            send_cells(link, engine, trials)
+            if pixels:
+                verify_trials(trials, data, pixels, known, link)
+                send_cells(link, engine, trials)
+
+
+def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], known: bool, link: Link) -> None:
+    """Compare pixels of each output with the reference; an output that differs too much fails its cell."""
+    base = next((trial.outputs[-1] for trial in trials if trial.cell.variant == "fp16" and trial.cell.ok), None)
+    for trial in trials:
+        if not trial.cell.ok or trial.program is None:
+            continue
+        link.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * trial.cell.config.weights * len(pixels))
+        with trial.guarded(link):
+            verdict = verify(trial.program, data, pixels, trial.outputs, known)
+            trial.cell.note(verified=verdict.verified)
+            for code, text in verdict.warnings:
+                link.warn(code, f"{trial.cell.name}: {text}")
+            if verdict.problem:
+                raise StageError("verify", verdict.problem)
+            if base and trial.cell.variant != "fp16":
+                trial.cell.verified["from_fp16"] = distance_from_fp16(trial.outputs[-1], base)
+
+
+def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
+    """Send the cells as they are now: what was measured survives what fails afterwards."""
     state = thermal_state(engine)
-    facts = {name: value for name, value in cell._asdict().items() if value is not None}
-    link.send("cell", cell=facts, **({"thermal_state": state} if state else {}))
+    known: dict[str, Any] = {"thermal_state": state} if state else {}
+    for trial in trials:
+        link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **known)
 
 
-def examine_task(link: _Link, standin: Optional[str], first: int) -> None:
-    """Makes the checks from the first on, until one fails without which there is nothing to look at."""
+def examine_task(link: Link, standin: Optional[str], first: int) -> None:
+    """Run the checks from the first on, until one fails without which nothing can be looked at."""
     probe = Probe(standin)
     for check in checks()[first:]:
         link.stage(check.name, "")
@@ -3236,290 +4103,478 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": exa
 
 
 def own_command() -> list[str]:
-    """What starts a child: this very file, wherever it is and whatever its name. Neither PYTHON* variables nor modules that
-    lie beside it (-I) nor installed packages (-S) change what the child runs; the options for finding faults in Python
-    programs go along."""
+    """Return the command of a worker: this very file, wherever it is and whatever its name.
+
+    Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
+    options for finding faults in Python programs are passed on. Raise UsageError if the module does not come from a file.
+    """
     path = os.path.abspath(globals().get("__file__", ""))
     if not os.path.isfile(path) or not sys.executable:
-        raise UsageError(f"{path}: expected to run from a file, which each measuring process runs again")
+        raise UsageError(f"{path}: not a file, and each worker must run {PROGRAM_NAME} from its file again")
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
     return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
 
 
+def worker_environment() -> dict[str, str]:
+    """Return the environment of a worker: nothing that changes its Python, and what makes macOS tell its true version
+    to a Python built with an older SDK (SYSTEM_VERSION_COMPAT; XNU source, python/cpython issue 135675)."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+    return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts off Ctrl-C and SIGTERM, so that cleaning up is done whole."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Put off signals, so that cleaning up is done whole."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Child:
-    """A child process with one task: its messages come out, and on leaving it is gone and so is what it left behind."""
+class Worker:
+    """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
-    def __init__(self, task: Sequence[Any], timeout: float) -> None:
-        self._timeout = timeout
-        self._directories: dict[str, bool] = {}
-        self.stage = "start"
+    `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
+    `hung` that the compile service made no progress; it rests until `rest_until`. `unpurged` lists the variants that
+    the worker left in the system's cache.
+    """
+
+    def __init__(self, task: Sequence[Any], timeout: float, rest_until: float = 0) -> None:
+        self.stage, self.problem, self.hung, self.rest_until = "start", "", False, rest_until
+        self.at_work = ""
+        self.unpurged: list[str] = []
         self.error_output = b""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        command = own_command()
-        try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                             bufsize=0, env=environment)
-        except OSError as error:
-            raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
-        self._write(json.dumps(task).encode() + b"\n")
+        self._variant = ""
+        self._task, self._timeout = task, timeout
+        self._directories: list[tuple[str, bool]] = []
+        self._pending = bytearray()
+        self._owner = contextlib.ExitStack()
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> "Worker":
+        command = own_command()
+        self._turn_file: Optional[BinaryIO] = None
+        with contextlib.suppress(OSError):
+            self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+        shared = [self._turn_file.fileno()] if self._turn_file else []
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE, bufsize=0, env=worker_environment(), pass_fds=shared)
+        except OSError as error:
+            self._owner.close()
+            raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            self._owner.enter_context(stream)
+        self._selector = self._owner.enter_context(selectors.DefaultSelector())
+        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_output)
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_error_output)
+        name, *arguments = self._task
+        self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with uninterrupted():
-            self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(KILL_SECONDS)
-            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-                assert stream
-                stream.close()
-            for path, existed in self._directories.items():
+        with uninterrupted(), self._owner:
+            self.at_work = self._variant_at_work()
+            self._process.poll()
+            if self._process.returncode is None:
+                self._process.terminate()  # it unloads and purges its programs, if it still can
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_S)
+            if self._process.returncode is None:
+                self._process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(KILL_S)
+            if self._process.returncode in (0, 128 + signal.SIGTERM):
+                self.unpurged = []
+            for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
+    def messages(self) -> Iterator[Message]:
+        """Yield the messages, each answered after it was dealt with, and a tick every half second.
+
+        Raise StageError if the worker makes no progress within the time limit, or ends badly. Time that this process
+        did not run itself, asleep or stopped, does not count.
+        """
+        limit, spent = self._timeout, 0.0
+        while True:
+            began = time.monotonic()
+            line = self._line(max(0.0, min(TICK_S, limit - spent)))
+            spent += min(time.monotonic() - began, 2 * TICK_S)
+            if line is None:
+                if spent >= limit:
+                    self.hung = self.stage in ("compile", "load")
+                    raise StageError(self.stage, f"no progress for {limit:.0f} s, so the worker was killed; if this "
+                                                 "stage needs longer, raise --timeout")
+                yield {"kind": "tick"}
+                continue
+            if not line:
+                return self._check_end()
+            message = read_message(line)
+            spent = 0.0
+            limit = self._timeout + max(0.0, message.get("limit", 0.0))
+            self._note(message)
+            yield message
+            if message["wait"]:
+                self._write(b"\n")
+
+    def _note(self, message: Message) -> None:
+        """Keep what is needed to tell what the worker was doing, and to clean up after it."""
+        if message["kind"] == "directory":
+            self._directories.append((message["path"], os.path.lexists(message["path"])))
+        elif message["kind"] == "refused":
+            self.rest_until = message["until"]
+        elif message["kind"] == "stage":
+            self.stage, self._variant = message["stage"], message["variant"]
+            if self.stage == "compile":
+                self.unpurged.append(self._variant)
+            elif self.stage == "purge" and self._variant in self.unpurged:
+                self.unpurged.remove(self._variant)
+
+    def _variant_at_work(self) -> str:
+        """Return the variant that the worker was last at; within rounds the turn file names it."""
+        named = b""
+        if self.stage in ("evaluate", "warm-up") and self._turn_file:
+            named = os.pread(self._turn_file.fileno(), 8, 0)
+        return named.decode(errors="replace").strip() or self._variant
+
     def _write(self, data: bytes) -> None:
-        """A child that is gone is noticed when its messages end."""
+        """Write to the worker. One that is gone is noticed when its messages end."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the child sends, each answered after it was dealt with. Raises StageError where it sends nothing for too
-        long, or ends badly."""
-        limit = self._timeout
-        lines = self._lines()
-        while True:
-            line = lines(limit)
-            if not line:
-                break
-            message = read_message(line)
-            limit = self._timeout
-            if message["kind"] == "stage":
-                limit, self.stage = limit + max(0.0, message["limit"]), message["stage"]
-            elif message["kind"] == "directory":
-                self._directories.setdefault(message["path"], os.path.lexists(message["path"]))
-            yield message
-            self._write(b"\n")
-        self._check_end()
-
-    def _lines(self) -> Callable[[float], bytes]:
-        """A function that reads a line, empty at the end, and meanwhile keeps what the child writes to standard error."""
-        assert self._process.stdout and self._process.stderr
-        output, errors = self._process.stdout.fileno(), self._process.stderr.fileno()
-        selector = selectors.DefaultSelector()
-        for descriptor in (output, errors):
-            selector.register(descriptor, selectors.EVENT_READ)
-        pending = bytearray()
-
-        def line(limit: float) -> bytes:
-            deadline = time.monotonic() + limit
-            while b"\n" not in pending and len(pending) < LONGEST_MESSAGE:
-                ready = selector.select(max(0.0, min(deadline - time.monotonic(), LONGEST_SLEEP)))
-                if not ready and time.monotonic() >= deadline:
-                    raise StageError(self.stage, f"the child said nothing for {limit:.0f} s in this stage and was stopped; if "
-                                                 "this takes as long, try a longer --timeout")
-                for key, _ in ready:
-                    data = os.read(key.fd, 1 << 16)
-                    if key.fd == errors:
-                        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
-                    elif data:
-                        pending.extend(data)
-                    if not data:
-                        selector.unregister(key.fd)
-                if not selector.get_map():
-                    break
-            end = pending.find(b"\n") + 1 or len(pending)
-            found = bytes(pending[:end])
-            del pending[:end]
-            return found
-
+    def _line(self, seconds: float) -> Optional[bytes]:
+        """Return a line, empty at the end of all; None if none was complete within some seconds."""
+        end = self._pending.find(b"\n") + 1
+        if not end and self._selector.get_map():
+            for key, _ in self._selector.select(seconds):
+                data = os.read(key.fd, 1 << 20)
+                key.data(data)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+            end = self._pending.find(b"\n") + 1
+        if len(self._pending) >= LONGEST_MESSAGE or not self._selector.get_map():
+            end = end or len(self._pending)
+        elif not end:
+            return None
+        line = bytes(self._pending[:end])
+        del self._pending[:end]
         return line
 
+    def _take_output(self, data: bytes) -> None:
+        self._pending += data
+
+    def _take_error_output(self, data: bytes) -> None:
+        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
+
     def _check_end(self) -> None:
-        """Raises StageError where the child did not end by itself and well."""
+        """Raise StageError if the worker did not exit by itself and well."""
         try:
             code = self._process.wait(self._timeout)
         except subprocess.TimeoutExpired:
-            raise StageError(self.stage, "the child did not end") from None
+            raise StageError(self.stage, "the worker did not exit") from None
         if code:
-            raise StageError(self.stage, self.last_words(code))
+            names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+            how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
+            raise StageError(self.stage, f"the worker {how}: {self.last_line()}")
 
     def last_line(self) -> str:
-        """The last line that the child wrote to standard error, or the one with an uncaught exception's reason: a Mac writes
-        the stack below it."""
+        """Return the last line that the worker wrote to standard error, or the one with the reason of an uncaught
+        exception: a Mac writes the stack below it."""
         lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
         last = lines[-1] if lines else "it wrote nothing to standard error"
         return printable(next((line for line in lines if "reason:" in line), last))
 
-    def last_words(self, code: int) -> str:
-        """How a child ended, and its last line."""
-        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
-        how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
-        return f"the child {how}: {self.last_line()}"
 
+def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = "ane",
+        on_event: Optional[Callable[[Message], None]] = None, **settings: Any) -> Run:
+    """Measure configurations in variants, one worker process for each configuration.
 
-class Watcher:
-    """Is told how a run goes; whoever wants to know overrides what it wants to hear."""
-
-    def start(self, run: "Run") -> None:
-        """The run begins."""
-
-    def wait(self, run: "Run", path: str) -> None:
-        """Another run holds the lock on that directory, and this one waits."""
-
-    def message(self, run: "Run", message: dict[str, Any]) -> None:
-        """A child said something."""
-
-    def result(self, run: "Run", result: Result) -> None:
-        """A configuration is done."""
-
-
-def run(configs: Sequence[Config] = DEFAULT_CONFIGS, variants: Sequence[str] = DEFAULT_VARIANTS,
-        protocol: Protocol = DEFAULT_PROTOCOL, *, engine: str = "ane", watcher: Optional[Watcher] = None) -> Run:
-    """Measures configurations in variants (names in VARIANTS; the first is the baseline), one child process each.
-
-    Where ANE_BENCH_STANDIN names a library in the environment, that takes the place of Apple's. Raises UsageError for
-    what cannot be asked, Unavailable where there is no usable Neural Engine. A configuration that fails is a failed cell.
+    `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
+    ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the
+    names of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
+    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it
+    takes the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request
+    and Unavailable if there is no usable Neural Engine.
     """
-    protocol.check()
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise UsageError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
-    standin = standin_library() if engine == "ane" else None
-    if engine == "ane":
-        Libraries(standin)  # raises Unavailable if this Python cannot call any
-    watcher = watcher or Watcher()
-    found = Run("stand-in" if standin else engine, protocol, configs, variants)
-    watcher.start(found)
-    preferred: dict[str, Sequence[str]] = {}
-    if standin is None and engine == "ane":
-        require_platform()
-    with alone(lambda path: watcher.wait(found, path)) if engine == "ane" else contextlib.nullcontext():
-        for config in configs:
-            cells = measure_in_child(Job(engine, standin, config, variants, protocol, preferred), found, watcher)
-            preferred.update({name: (cell.blob, cell.dialect) for name, cell in cells.items() if cell.blob and cell.dialect})
-            found.results.append(Result(config, cells))
-            found.warnings.extend(examine(found, found.results[-1]))
-            watcher.result(found, found.results[-1])
+    found = plan_run(configs, variants, engine, settings)
+    for _ in measured(found, on_event or (lambda message: None)):
+        pass
     return found
 
 
+def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
+    """Return a run of what is asked for, with nothing measured yet. Raise UsageError if it is invalid."""
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    unknown = [name for name in settings if name not in Settings._fields]
+    if unknown:
+        raise UsageError(f"unknown setting {unknown[0]!r}: expected one of {', '.join(Settings._fields)}")
+    chosen = settings_of(settings)
+    if engine == "reference" and chosen.original:
+        raise UsageError("original and the reference engine conflict: the original's programs are too large for it")
+    planned = Run("stand-in" if engine == "ane" and standin_library() else engine, chosen,
+                  configs_of(configs, engine), variants_of(variants))
+    unique = list(dict.fromkeys(planned.configs))
+    if len(unique) < len(planned.configs):
+        planned.note("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
+        planned.configs = unique
+    if chosen.original and any(config.kernel != 1 for config in unique):
+        raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
+    count = chosen.iters * len(unique) * len(planned.variants)
+    if count > MOST_SAMPLES:
+        raise UsageError(f"{count} timed evaluates in all: expected at most {MOST_SAMPLES}; lower --iters")
+    return planned
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that are given, or with `original` its own. Raise UsageError for a conflict."""
+    if given.get("original") is not True:
+        return Settings(**given).check()
+    for name in given:
+        if name not in ("original", "seed", "timeout"):
+            raise UsageError(f"--{name} cannot be combined with --original (always {getattr(ORIGINAL_SETTINGS, name)})")
+    return ORIGINAL_SETTINGS._replace(**given).check()
+
+
+def configs_of(given: Any, engine: str) -> list[Config]:
+    """Return configurations as Configs; those of the engine's defaults if none are given."""
+    if given is None:
+        return list(DEFAULT_CONFIGS[engine, 1])
+    try:
+        items = [given] if isinstance(given, (str, Config)) else list(given)
+        found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
+    except TypeError:
+        text = printable(repr(given))[:60]
+        raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
+    if not found:
+        raise UsageError("no configurations: expected at least one")
+    return found
+
+
+def variants_of(given: Any) -> list[str]:
+    """Return variants as a list of names, each once."""
+    names = given.split(",") if isinstance(given, str) else given
+    if isinstance(names, (set, frozenset)) or not isinstance(names, Iterable):
+        raise UsageError(f"variants {given!r}: expected a list, whose first item is the baseline")
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str) or name not in VARIANTS or names.count(name) > 1:
+            raise UsageError(f"variant {name!r}: expected some of {', '.join(VARIANTS)}, each once")
+    if not names:
+        raise UsageError(f"no variants: expected some of {', '.join(VARIANTS)}")
+    return names
+
+
 def standin_library() -> Optional[str]:
-    """The library that takes the place of Apple's, where the environment names one."""
+    """Return the library that takes the place of Apple's, if the environment names one."""
     return os.environ.get(STANDIN_VARIABLE) or None
 
 
+def rest_seconds(standin: Optional[str]) -> float:
+    """Return how long the compile service rests after a refused compile: not at all with a stand-in, unless told."""
+    try:
+        return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
+    except ValueError:
+        raise UsageError(f"{REST_VARIABLE}={os.environ[REST_VARIABLE]}: expected seconds") from None
+
+
+def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
+    """Measure a planned run: yield the cells of each configuration, once they and their warnings are in the run.
+
+    Raise Unavailable if the first worker finds no usable engine.
+    """
+    standin = standin_library() if run.engine == "stand-in" else None
+    if run.engine == "ane":
+        require_platform()
+    every = attempts(run.settings)
+    forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
+    engine = "reference" if run.engine == "reference" else "ane"
+    job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
+    hangs = 0
+    with crashes_visible(), machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
+        for number, config in enumerate(run.configs):
+            notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
+            job = job._replace(config=config)
+            if hangs < MOST_HANGS:
+                cells, worker = measure_configuration(run, job, notify)
+                job = job._replace(rest_until=worker.rest_until)
+                hangs += worker.hung
+            else:
+                cells = [Cell(config, variant, run.settings, run.tick_ns) for variant in run.variants]
+                for cell in cells:
+                    cell.fail("start", f"not measured, since the compile service hung {hangs} times; {SERVICE_ADVICE}")
+            forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
+            run.add(cells)
+            note_warnings(run, cells)
+            run.complete = number + 1 == len(run.configs)
+            yield cells
+
+
+def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
+    """Add what there is to say about a configuration that is done; about the machine each thing once."""
+    known = {remark["code"] for remark in run.warnings}
+    found = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
+    for cell in cells:
+        found += [(code, f"{cell.name}: {text}") for code, text in warnings_about_cell(cell, run.engine, run.system)]
+    for code, text in found:
+        (run.note if code in NOTE_CODES else run.warn)(code, text)
+
+
+def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
+               tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Return the forms to try next: first the one that worked; the first alone if all were refused."""
+    if cell.blob and cell.dialect:
+        worked = (cell.blob, cell.dialect)
+        return sorted(every, key=lambda form: form != worked)
+    return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
+
+
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], "Worker"]:
+    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and the last worker.
+
+    If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
+    compile service hangs.
+    """
+    cells: dict[str, Cell] = {}
+    left = list(job.variants)
+    while True:
+        worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
+        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
+        left = [variant for variant in left if variant not in cells or awaits_verification(cells[variant])]
+        if worker.unpurged:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
+        if not left and problem:
+            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: {problem}")
+        culprits = [worker.at_work] if worker.at_work in left and not worker.hung else left
+        for variant in culprits:
+            cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns)).fail(worker.stage, problem)
+        left = [variant for variant in left if variant not in culprits]
+        if not left:
+            return [cells[variant] for variant in job.variants], worker
+        job = job._replace(rest_until=worker.rest_until)
+
+
+def awaits_verification(cell: Cell) -> bool:
+    """Return whether a cell was measured and is still to be verified."""
+    return cell.ok and cell.settings.verifies and not cell.verified
+
+
+def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
+    """Run one worker, take the cells that it sends, and return it.
+
+    Raise Unavailable if it finds no usable engine, and UsageError if this very file is gone, before anything was
+    measured.
+    """
+    again = {"measured_again": True} if cells else {}
+    worker = Worker(["measure", *job], job.settings.timeout, job.rest_until)
+    try:
+        with worker:
+            for message in worker.messages():
+                if message["kind"] == "cell":
+                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
+                elif message["kind"] == "machine":
+                    run.tick_ns = message["tick_ns"]
+                    run.system = merged_facts(run.system, message["system"])
+                elif message["kind"] == "warning":
+                    run.warn(message["code"], message["message"])
+                elif message["kind"] == "unavailable":
+                    raise Unavailable(message["reason"])
+                notify(message)
+            if len(cells) < len(job.variants):
+                worker.problem = f"the worker ended without a result: {worker.last_line()}"
+    except StageError as error:
+        worker.stage, worker.problem = error.stage, str(error)
+    except (Unavailable, UsageError) as error:
+        if not run.cells and not cells:
+            raise
+        worker.problem = str(error)
+    return worker
+
+
+def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cell:
+    """Return a cell that a worker sent. Raise StageError if it is not one of this job's, or lacks samples."""
+    cell = Cell(job.config, variant, run.settings, run.tick_ns, **facts)
+    each = run.settings.iters // run.settings.rounds
+    whole = [len(samples) for samples in cell.samples_ns] == [each] * run.settings.rounds
+    with contextlib.suppress(UsageError):
+        if variant in job.variants and (whole or not cell.samples_ns) and read_cell(cell):
+            return cell
+    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {cell.status[:20]!r}")
+
+
+@contextlib.contextmanager
+def crashes_visible() -> Iterator[None]:
+    """Let the system keep a worker's exit code: where SIGCHLD is ignored, a crash would look like a good end."""
+    main = threading.current_thread() is threading.main_thread()
+    ignored = main and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
 def require_platform() -> None:
-    """Raises Unavailable where no child needs to look further."""
+    """Raise Unavailable if no worker needs to look further."""
     finding = check_platform(Probe(None))
     if finding.state == "FAIL":
         raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
 @contextlib.contextmanager
-def alone(wait: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock that keeps runs from disturbing each other's figures: an advisory one on the temporary directory itself,
-    so that nothing is left behind. Says first that it waits, where it must; goes on without one where there can be none."""
-    directory = lock_directory()
+def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
+    """Hold the lock that keeps runs from disturbing each other's figures.
+
+    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if it must
+    be waited for; go on without it if there can be none.
+    """
+    directory = foundation_directory()
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
-            import fcntl  # not on every system that can read and write programs
+            import fcntl  # missing on systems that can still read records and write programs
 
             descriptor = os.open(directory, os.O_RDONLY)
             owner.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                wait(directory)
+                notify({"kind": "wait", "path": directory})
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
-def measure_in_child(job: Job, run: Run, watcher: Watcher) -> dict[str, Cell]:
-    """The cells of one configuration, measured by a child; whatever becomes of the child, there is one for each variant.
-
-    Raises Unavailable where the child finds no usable engine before anything was measured.
-    """
-    cells: dict[str, Cell] = {}
-    problem = "the child ended without a result"
-    stage = "start"
-    try:
-        with Child(["measure", *job], job.protocol.timeout) as child:
-            for message in child.messages():
-                receive(message, job, run, cells)
-                watcher.message(run, message)
-            stage, problem = child.stage, f"{problem}: {child.last_line()}"
-    except StageError as error:
-        stage, problem = error.stage, str(error)
-        if len(cells) == len(job.variants):
-            run.warn("unload", f"{job.config.name}: after its figures were taken, in stage {stage}: {problem}")
-    except (Unavailable, UsageError) as error:  # the latter where this very file went away
-        if not run.results:
-            raise
-        problem = str(error)
-    return {variant: cells.get(variant, Cell(variant, "failed", stage, problem)) for variant in job.variants}
-
-
-def receive(message: dict[str, Any], job: Job, run: Run, cells: dict[str, Cell]) -> None:
-    """Puts what a child said where it belongs."""
-    if message["kind"] == "machine":
-        facts = dict(message["machine"])
-        run.latest = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-        run.system = {"thermal_state_before": facts.pop("thermal_state", None), **facts, **run.system}
-    elif message["kind"] == "warning":
-        run.warn(message["code"], message["message"])
-    elif message["kind"] == "cell":
-        cell = read_cell(message["cell"], job)
-        cells[cell.variant] = cell
-        run.system["thermal_state_after"] = message.get("thermal_state")
-    elif message["kind"] == "unavailable":
-        raise Unavailable(message["reason"])
-
-
-def read_cell(facts: Mapping[str, Any], job: Job) -> Cell:
-    """A cell as a child sent it; raises StageError where it is none of this job's, or lacks samples."""
-    cell = Cell(**{name: facts[name] for name in Cell._fields if name in facts})
-    protocol = job.protocol
-    whole = [len(samples) for samples in cell.samples_ns] == [protocol.iters // protocol.rounds] * protocol.rounds
-    timed = whole and all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples)
-    known = cell.variant in job.variants and cell.status in ("ok", "failed")
-    if not known or not (timed or cell.status == "failed" and not cell.samples_ns):
-        raise StageError("message", f"the child sent a cell that cannot be: {cell.variant[:20]!r}, {cell.status[:20]!r}")
-    return cell
-
-
 # ======================================================================================================================
 # 13. Doctor
+#
+# Used below: REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
-# Seconds that a check may take, and what doctor measures at the end.
-CHECK_SECONDS = 30.0
+CHECK_S = 30.0  # seconds that a check may take
 TEST_CONFIG = Config(64, 64, 2)
-TEST_PROTOCOL = Protocol(iters=5, rounds=1, warmup=1, verify=4)
+TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
+REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
 
 
-def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = CHECK_SECONDS) -> bool:
-    """Makes every check, each told with its finding as soon as it is made, and at the end a small program; whether all went
-    well. A check that ends its child is a failure of that check alone: another child goes on with the next."""
-    standin, count, failures = standin_library(), 0, 0
-    every = checks()
-    Libraries(standin)  # raises Unavailable if this Python cannot call any
+def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
+    """Run every check, tell each result as soon as it is there, and at the end measure a small program. Return whether
+    all went well.
+
+    A check that ends its worker is a failure of that check alone: another worker goes on with the next. `begin` is
+    called before work that may take long.
+    """
+    standin, every = standin_library(), checks()
+    count, failures = 0, 0
     while count < len(every):
         try:
-            with Child(["examine", standin, count], seconds) as child:
-                for message in child.messages():
+            with Worker(["examine", standin, count], min(CHECK_S, seconds)) as worker:
+                for message in worker.messages():
                     if message["kind"] == "check" and count < len(every):
                         finding = Finding(message["state"], message["value"], message["advice"])
                         tell(every[count].name, finding)
@@ -3528,250 +4583,332 @@ def examine_in_children(tell: Callable[[str, Finding], None], seconds: float = C
             break
         except StageError as error:
             name = every[count].name if count < len(every) else "end of the checks"
-            tell(name, Finding("FAIL", str(error), "please report this with all lines above"))
-            if error.stage == "start":
-                return False
+            tell(name, Finding("FAIL", str(error), REPORT_ADVICE))
             failures += 1
-            count = min(count + 1, len(every))
-    return test_programs(standin, tell) and not failures if count == len(every) else False
+            count = len(every) if error.stage == "start" else min(count + 1, len(every))
+    if failures and count < len(every) or any(check.needed for check in every[count:]):
+        skipped = [*(check.name for check in every[count:]), "program"]
+        names = f"{', '.join(skipped[:4])} and {max(0, len(skipped) - 4)} more"
+        tell("left out", Finding("skip", f"{names}: a check above must pass first"))
+        return False
+    begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
+    return test_programs(standin, tell, seconds) and not failures
 
 
-def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None]) -> bool:
-    """Compiles, loads, evaluates and verifies a small program in each variant of the default; whether all went well."""
-    run = Run("stand-in" if standin else "ane", TEST_PROTOCOL, (TEST_CONFIG,), DEFAULT_VARIANTS)
+def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
+    """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
+    settings = TEST_SETTINGS._replace(timeout=seconds)
+    run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
+
+    def waiting(message: Message) -> None:
+        if message["kind"] == "wait":
+            tell("lock", Finding("note", f"another run holds {message['path']}", "waiting for it to end"))
+
     try:
-        with alone(lambda path: tell("lock", Finding("note", f"another run holds {path}", "waiting for it to end"))):
-            cells = measure_in_child(Job("ane", standin, TEST_CONFIG, DEFAULT_VARIANTS, TEST_PROTOCOL), run, Watcher())
-    except Unavailable:
-        return False  # one of the checks has said why
-    for variant, cell in cells.items():
-        name = f"program {variant} {TEST_CONFIG.name}"
-        if cell.status == "ok":
-            tell(name, Finding("ok", f"{statistics.median(cell.samples) / 1e6:.3f} ms, verified, {cell.blob}/{cell.dialect}"))
-        else:
-            tell(name, Finding("FAIL", f"in stage {cell.stage}: {cell.error}", "please report this with all lines above"))
-    return all(cell.status == "ok" for cell in cells.values())
+        for _ in measured(run, waiting):
+            pass
+    except Unavailable as error:
+        tell("program", Finding("FAIL", str(error), REPORT_ADVICE))
+    for cell in run.cells:
+        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else cell.failure
+        tell(f"program {cell.name}", Finding("ok", value) if cell.ok else Finding("FAIL", value, REPORT_ADVICE))
+    for warning in run.warnings:
+        if warning["code"] == "cache":
+            tell("cache", Finding("note", warning["message"], "macOS clears it in time; restarting the Mac helps"))
+    return bool(run.cells) and run.ok
 
 
 # ======================================================================================================================
 # 14. Reports
+#
+# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, table_head, table_rows, table_end, answer, footnotes,
+# grouped_warnings, markdown_table, read_records, show, comparison, check_gate, gate.
 # ======================================================================================================================
 
-class View(NamedTuple):
-    """What the rows of a record share: whether they are the original's, which dimensions vary, the machine."""
+class Field(NamedTuple):
+    """A figure of a cell: name and value for csv; if the table has it, its heading, width and text, too."""
 
-    original: bool
-    varying: Sequence[str]
-    chip: str
+    name: str
+    value: Callable[[Run, Cell], Any]
+    heading: str = ""
+    width: int = 0
+    text: Callable[[Cell], str] = str
 
 
+def figure(value: Optional[float], decimals: int, width: int) -> str:
+    """Return a figure in at most `width` characters: three significant digits if it would read 0.00, fewer decimals if
+    it would be too long; empty if there is none."""
+    if value is None:
+        return ""
+    if 0 < abs(value) < 0.5 / 10 ** decimals * 10:
+        decimals = max(decimals, 2 - math.floor(math.log10(abs(value))))
+    while decimals and len(f"{value:.{decimals}f}") > width:
+        decimals -= 1
+    text = f"{value:.{decimals}f}"
+    small_or_long = len(text) > width or value and not float(text)
+    return f"{value:.{max(0, width - 6)}e}" if small_or_long else text
+
+
+def half_width(figures: Mapping[str, Any], middle: str) -> str:
+    """Return half of an interval as a share of the figure that it belongs to, such as ±0.4%; empty without one."""
+    if "ci95" not in figures:
+        return ""
+    share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
+    return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 10 else "±>999%"
+
+
+def interval_end(figures: Mapping[str, Any], end: int) -> Optional[float]:
+    """Return an end of an interval; None without one."""
+    return figures["ci95"][end] if "ci95" in figures else None
+
+
+# Headings and their order are the original's, with intervals and the check added. With a label of 27 characters and a
+# mark a line has 80.
+FIELDS = (
+    Field("config", lambda run, cell: cell.config.name),
+    Field("variant", lambda run, cell: cell.variant),
+    *(Field(name, lambda run, cell, name=name: getattr(cell.config, name)) for name in Config._fields),  # type: ignore[misc]
+    Field("weights_mib", lambda run, cell: cell.weights_mib, "W(MB)", 6, lambda cell: figure(cell.weights_mib, 1, 5)),
+    Field("gop", lambda run, cell: cell.config.gop, "GOP", 8, lambda cell: figure(cell.config.gop, 2, 7)),
+    Field("ms", lambda run, cell: cell.milliseconds, "ms/eval", 8, lambda cell: figure(cell.milliseconds, 3, 7)),
+    Field("ms_low", lambda run, cell: interval_end(cell.ms, 0), "±95%", 6, lambda cell: half_width(cell.ms, "median")),
+    Field("ms_high", lambda run, cell: interval_end(cell.ms, 1)),
+    Field("tops", lambda run, cell: cell.tops, "TOPS", 6, lambda cell: figure(cell.tops, 2, 5)),
+    Field("ratio", lambda run, cell: cell.ratio.get("value"), "Ratio", 6, lambda cell: ratio_text(cell)),
+    Field("ratio_low", lambda run, cell: interval_end(cell.ratio, 0), "±95%", 6, lambda cell: half_width(cell.ratio, "value")),
+    Field("ratio_high", lambda run, cell: interval_end(cell.ratio, 1)),
+    *(Field(f"ms_{name}", lambda run, cell, name=name: cell.ms.get(name)) for name in ("mean", "min", "p95", "mad")),  # type: ignore[misc]
+    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in ("compile_ms", "load_ms")),  # type: ignore[misc]
+    Field("check", lambda run, cell: cell.check, "Check", 6, lambda cell: cell.check),
+    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in  # type: ignore[misc]
+      ("status", "stage", "error", "blob", "dialect")),
+    *(Field(name, lambda run, cell, name=name: marginal_figures(run, cell).get(name)) for name in  # type: ignore[misc]
+      ("marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low", "fixed_high")),
+    *(Field(name, lambda run, cell, name=name: run.system.get(name)) for name in ("chip", "macos", "model")),  # type: ignore[misc]
+    Field("engine", lambda run, cell: run.engine),
+    Field("version", lambda run, cell: run.version),
+    Field("started", lambda run, cell: run.started),
+    Field("protocol", lambda run, cell: protocol_text(run)),
+)
+TABLE_FIELDS = [field for field in FIELDS if field.heading]
 FEWEST_SWEPT = 3
+DEFAULT_COLUMNS = 80
 
 
-def view_of(record: Mapping[str, Any], configs: Optional[Sequence[Config]] = None) -> View:
-    """The view of a record; of a run that goes on, `configs` are all that it will measure."""
-    if configs is None:
-        configs = [config_of(result) for result in record["results"]]
-    original = record["protocol"]["original"]
-    return View(original, Config._fields if original else varying(configs), str(record["system"].get("chip", "")))
-
-
-def config_of(result: Mapping[str, Any]) -> Config:
-    """The configuration of a result."""
-    return Config(*(result["config"][name] for name in Config._fields))
+def ratio_text(cell: Cell) -> str:
+    """Return the ratio; a dash if there is none because a cell of the pair is not right."""
+    if cell.ratio:
+        return f"{figure(cell.ratio['value'], 2, 4)}x"
+    return "–" if cell.baseline not in (None, cell) and cell.samples else ""
 
 
 def varying(configs: Sequence[Config]) -> list[str]:
-    """The dimensions that vary in a sweep, which is three or more configurations that are the cross product of their values;
-    all dimensions of what is no sweep."""
+    """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
+    values. In other runs all dimensions count as varying, but for a kernel that all share."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
 
 
-class Row(NamedTuple):
-    """One cell of a record, with what its line needs of the others."""
-
-    config: Config
-    variant: str
-    gop: float
-    cell: Mapping[str, Any]
-    ratio: Mapping[str, Any]
-    view: View
-
-    @property
-    def times(self) -> Mapping[str, Any]:
-        """Times in ms; empty where there are none."""
-        times: Mapping[str, Any] = self.cell.get("ms", {})
-        return times
-
-    @property
-    def milliseconds(self) -> Optional[float]:
-        """The time that is shown: the median, or the original's mean."""
-        return self.times.get("mean" if self.view.original else "median")
-
-    @property
-    def interval(self) -> Sequence[Optional[float]]:
-        """The ends of the median's interval."""
-        return self.times.get("ci95") or (None, None)
-
-    @property
-    def check(self) -> str:
-        """What the verification said; empty where there was none."""
-        verified = self.cell.get("verified")
-        return "" if verified is None else "ok" if verified["ok"] else "WRONG"
-
-    @property
-    def failure(self) -> str:
-        """Why it failed; empty where it did not."""
-        return "" if self.cell["status"] == "ok" else f"failed in stage {self.cell.get('stage')}: {self.cell.get('error')}"
-
-
-class Field(NamedTuple):
-    """A figure of a row: its name and value for csv and, where the table has it, heading and text, widths and spaces included."""
-
-    name: str
-    value: Callable[[Row], Any]
-    heading: str = ""
-    text: Callable[[Row], str] = str
-
-
-def _ratio(row: Row) -> str:
-    return f"{'  ' + format(row.ratio['value'], '.2f') + 'x' if row.ratio else '':<8}"
-
-
-def _half_width(row: Row) -> str:
-    low, high = row.interval
-    return f"{'' if low is None or high is None else '±' + format((high - low) / 2 / row.times['median'], '.1%'):>8}"
-
-
-def _time(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.times.get(name)
-
-
-def _fact(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.cell.get(name)
-
-
-# The table's first six are the original's, to the character, whose figures do not end where their headings do.
-FIELDS = (
-    Field("config", lambda row: row.config.name, f"{'Config':<30}",
-          lambda row: f"{f'{VARIANTS[row.variant].label:<4} {row.config.label(row.view.varying)}':<30}"),
-    Field("variant", lambda row: row.variant),
-    Field("channels", lambda row: row.config.channels),
-    Field("spatial", lambda row: row.config.spatial),
-    Field("depth", lambda row: row.config.depth),
-    Field("weights_mib", lambda row: row.cell["weights_mib"], f" {'W(MB)':>7}", lambda row: f" {row.cell['weights_mib']:6.1f}"),
-    Field("gop", lambda row: row.gop, f" {'GOP':>7}", lambda row: f"  {row.gop:6.2f}"),
-    Field("ms", lambda row: row.milliseconds, f" {'ms/eval':>9}", lambda row: f"  {row.milliseconds:7.3f} ms"),
-    Field("tops", lambda row: row.cell.get("tops"), f" {'TOPS':>7}", lambda row: f" {row.cell['tops']:6.2f}"),
-    Field("ratio", lambda row: row.ratio.get("value"), f" {'Ratio':>7}", _ratio),
-    Field("ms_low", lambda row: row.interval[0], f" {'±95%':>7}", _half_width),
-    Field("ms_high", lambda row: row.interval[1]),
-    Field("ratio_low", lambda row: row.ratio.get("ci95", [None])[0]),
-    Field("ratio_high", lambda row: row.ratio.get("ci95", [None])[-1]),
-    *(Field(f"ms_{name}", _time(name)) for name in ("mean", "min", "p95", "mad")),
-    *(Field(name, _fact(name)) for name in ("compile_ms", "load_ms")),
-    Field("check", lambda row: row.check, f" {'Check':>6}", lambda row: f"{row.check:>7}"),
-    *(Field(name, _fact(name)) for name in ("status", "stage", "error", "blob", "dialect")),
-    Field("chip", lambda row: row.view.chip),
-)
-TABLE_FIELDS = [field for field in FIELDS if field.heading]
-ORIGINAL_FIELDS = TABLE_FIELDS[:6]
-
-
-def rows_of(result: Mapping[str, Any], view: View) -> list[Row]:
-    """The cells of a configuration's part of a record."""
-    return [Row(config_of(result), variant, result["gop"], cell, result["ratio"].get(variant, {}), view)
-            for variant, cell in result["variants"].items()]
-
-
-def all_rows(record: Mapping[str, Any]) -> list[Row]:
-    """The cells of a record."""
-    view = view_of(record)
-    return [row for result in record["results"] for row in rows_of(result, view)]
-
-
-def chip_name(system: Mapping[str, Any]) -> str:
-    """The chip as people say it, such as `M4 Max`."""
-    chip = str(system.get("chip", "unknown chip"))
+def chip_name(run: Run) -> str:
+    """Return the chip as people say it, such as `M4 Max`."""
+    chip = str(run.system.get("chip", "unknown chip"))
     return chip[len("Apple "):] if chip.startswith("Apple ") else chip
 
 
-def machine_name(record: Mapping[str, Any], macos: bool = True) -> str:
-    """Chip, engine and macOS (which the original's title lacks), or what took their place."""
-    system = record["system"]
-    if record["engine"] == "reference":
+def machine_name(run: Run, macos: bool = True) -> str:
+    """Return chip, engine and macOS (which the original's title lacks), or what took their place."""
+    if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
-    names = ["stand-in library"] if record["engine"] == "stand-in" else []
-    names += [chip_name(system), str(system.get("ane_subtype", "unknown"))]
-    if "macos" in system and macos:
-        names.append(f"macOS {system['macos']}")
+    names = ["stand-in library"] if run.engine == "stand-in" else []
+    names += [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
+    if "macos" in run.system and macos:
+        names.append(f"macOS {run.system['macos']}")
     return ", ".join(names)
 
 
-def table_head(record: Mapping[str, Any], view: View) -> str:
-    """Title, headings and rule."""
-    name = "ANE INT8 W8A8 Benchmark" if view.original else f"{PROGRAM_NAME} {record['version']}"
-    headings = "".join(field.heading for field in (ORIGINAL_FIELDS if view.original else TABLE_FIELDS))
-    machine = machine_name(record, macos=not view.original)
-    return f"=== {name} ({machine}) ===\n\n{headings}\n{'-' * max(80, len(headings))}\n"
+def coverage(run: Run) -> str:
+    """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
+    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False and run.asked else ""
 
 
-def table_rows(result: Mapping[str, Any], view: View) -> str:
-    """The lines of one configuration, and a blank one."""
-    rows = rows_of(result, view)
-    if view.original and any(row.failure for row in rows):
-        return original_failure(rows)
-    return "".join(f"{table_row(row)}\n" for row in rows) + "\n"
+def protocol_text(run: Run) -> str:
+    """Return how a run measured, in a few words."""
+    settings = run.settings
+    warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
+    how = "as the original" if settings.original else f"input {settings.input}, warm-up {warmup}, QoS {settings.qos}"
+    return f"{how}, {settings.iters} evaluates in {settings.rounds} rounds, data {run.data}"
 
 
-def table_row(row: Row) -> str:
-    """A variant's line; one that failed says why, below its figures where it has any."""
-    if not row.times:
-        return f"{FIELDS[0].text(row)} {row.failure}"
-    line = "".join(field.text(row) for field in (ORIGINAL_FIELDS if row.view.original else TABLE_FIELDS))
-    return line.rstrip() + (f"\n     {row.failure}" if row.failure else "")
+def table(run: Run) -> str:
+    """Return the whole table of a run: head, rows, and below them notes and the answer in one sentence."""
+    rows = "".join(table_rows(run, cells) for _, cells in run.results)
+    return table_head(run) + rows + table_end(run)
 
 
-# The original prints these for a stage that failed, as if they were milliseconds; all that it does not know is -5.
-ORIGINAL_CODES = {"descriptor": -1.0, "model": -2.0, "compile": -3.0, "load": -4.0}
-ORIGINAL_STAGES = {"descriptor": "desc", "model": "mdl"}
+def table_fields(run: Run, columns: int) -> list[Field]:
+    """Return the fields that have room in a terminal; the first to go are those that the configuration tells."""
+    fields = list(TABLE_FIELDS)
+    for name in ("weights_mib", "gop", "ratio_low", "ms_low"):
+        if label_width(run) + sum(field.width for field in fields) + 1 > columns:
+            fields = [field for field in fields if field.name != name]
+    return fields
 
 
-def original_failure(rows: Sequence[Row]) -> str:
-    """The original's lines where a stage failed."""
-    lines, figures = [], []
-    config = rows[0].config
-    for row in rows:
-        label, stage = VARIANTS[row.variant].label, row.cell.get("stage", "")
-        if row.failure:
-            name = f"{label} {config.depth}x conv {config.channels}ch"
-            lines.append(f"  {name}: {ORIGINAL_STAGES.get(stage, stage)} FAIL: {row.cell.get('error')}")
-        figure = ORIGINAL_CODES.get(stage, -5.0) if row.failure or row.milliseconds is None else row.milliseconds
-        figures.append(f"{'INT8' if row.variant == 'w8a8' else label}={figure:.1f}")
-    return "\n".join([*lines, f"  {config.depth}x conv {config.channels}ch: {' '.join(figures)} (FAIL)\n"])
+def table_head(run: Run, columns: int = DEFAULT_COLUMNS) -> str:
+    """Return title, headings and rule; for a sweep first what stays the same."""
+    if run.settings.original:
+        heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
+        return f"=== ANE INT8 W8A8 Benchmark ({machine_name(run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
+    constant = [name for name in Config._fields if name not in varying(run.configs)]
+    common = f"All: {run.configs[0].label(constant)}\n\n" if run.configs and constant else ""
+    heading = f"{'Config':<{label_width(run)}}" + "".join(f"{field.heading:>{field.width}}" for field in table_fields(run, columns))
+    return f"=== {PROGRAM_NAME} {run.version} ({machine_name(run)}) ===\n\n{common}{heading}\n{'-' * len(heading)}\n"
 
 
-def footnotes(record: Mapping[str, Any], view: View) -> list[str]:
-    """What stands below the table: what a sweep left the same, fallbacks in use, and what is published for this chip."""
-    rows = all_rows(record)
+def row_label(run: Run, cell: Cell) -> str:
+    """Return a row's name: the variant, and the dimensions that vary."""
+    return f"{VARIANTS[cell.variant].label:<4} {cell.config.label(varying(run.configs))}".rstrip()
+
+
+def label_width(run: Run) -> int:
+    """Return how wide the column of the rows' names is."""
+    cells = [Cell(config, variant, run.settings) for config in run.configs for variant in run.variants if variant in VARIANTS]
+    return max([26, *(len(row_label(run, cell)) for cell in cells)])
+
+
+def table_rows(run: Run, cells: Sequence[Cell], columns: int = DEFAULT_COLUMNS) -> str:
+    """Return the lines of one configuration, and a blank one."""
+    return "".join(f"{table_row(run, cell, columns)}\n" for cell in cells) + "\n"
+
+
+def table_row(run: Run, cell: Cell, columns: int) -> str:
+    """Return a cell's line. One that failed says why, below its figures if it has any; a mark shows that a warning
+    below names it."""
+    if not cell.samples:
+        return f"{row_label(run, cell)}: {cell.failure}"
+    if run.settings.original:
+        line = original_row(cell)
+    else:
+        mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
+        figures = "".join(f"{field.text(cell):>{field.width}}" for field in table_fields(run, columns))
+        line = f"{row_label(run, cell):<{label_width(run)}}{figures}{mark}".rstrip()
+    return line if cell.ok else f"{line}\n     {cell.failure}"
+
+
+def original_row(cell: Cell) -> str:
+    """Return a line as the original's printf writes it."""
+    label = f"{VARIANTS[cell.variant].label:<4} {cell.config.label()}"
+    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+    return f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
+
+
+def table_end(run: Run) -> str:
+    """Return the lines below the rows: the answer, then notes."""
+    if run.settings.original:
+        return "=== Done ===\n"
+    return "".join(f"{line}\n" for line in [*answers(run), "", *footnotes(run)]).rstrip() + "\n"
+
+
+def answers(run: Run) -> list[str]:
+    """Return what the run found, a sentence for each kernel; under `original` nothing."""
+    kernels = dict.fromkeys(cell.config.kernel for cell in run.cells)
+    sentences = [answer(run, [cell for cell in run.cells if cell.config.kernel == kernel], kernel) for kernel in kernels]
+    part = coverage(run)
+    return [*sentences, *([f"The run was broken off: {part}."] if part else [])]
+
+
+def answer(run: Run, cells: Sequence[Cell], kernel: int) -> str:
+    """Return one sentence that says what was found in the cells of one kernel."""
+    where = {"reference": "in plain Python, which says nothing about a Neural Engine",
+             "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
+    where += " with 3x3 convolutions" if kernel == 3 else ""
+    right = [cell for cell in cells if cell.ok and cell.tops]
+    if not right:
+        stages = [cell.stage for cell in cells]
+        stage = max(stages, key=stages.count)
+        reason = next(str(cell.error) for cell in cells if cell.stage == stage)
+        return (f"Nothing was measured: all {len(cells)} cells failed, most often in stage {stage} ({reason.split(';')[0]}). "
+                f"To see what this Mac has: python3 {PROGRAM_NAME}.py doctor")
+    best = max(right, key=lambda cell: cell.tops or 0)
+    most = f"at most {figure(best.tops, 1, 9)} TOPS"
+    pairs = [cell for cell in right if cell.ratio]
+    variant = next((name for name in ("w8a8", "w8a16", "fp16") if any(cell.variant == name for cell in pairs)), "")
+    if not variant:
+        return f"{VARIANTS[best.variant].label} reaches {most} {where}."
+    return ratio_sentence([cell for cell in pairs if cell.variant == variant], where, most)
+
+
+def ratio_sentence(pairs: Sequence[Cell], where: str, most: str) -> str:
+    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
+    names = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
+    first, name, base = pairs[0], names[pairs[0].variant], VARIANTS[str(pairs[0].baseline and pairs[0].baseline.variant)].label
+    values = [cell.ratio["value"] for cell in pairs]
+    faster = [cell for cell in pairs if cell.ratio.get("ci95", [0])[0] > 1]
+    slower = [cell for cell in pairs if cell.ratio.get("ci95", [math.inf])[-1] < 1]
+    ends = [*(end for cell in pairs for end in cell.ratio.get("ci95", ()))] if len(pairs) == 1 else values
+    spread = f" ({min(ends):.2f}x to {max(ends):.2f}x" if ends else " ("
+    spread += f" at {first.config.label()})" if len(pairs) == 1 else f" over {len(pairs)} configurations)"
+    if faster and slower:
+        named = [f"{cell.ratio['value']:.2f}x at {cell.config.label()}" for cell in (max(faster, key=lambda cell: cell.ratio["value"]),
+                                                                                   min(slower, key=lambda cell: cell.ratio["value"]))]
+        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {len(faster)} faster, {len(slower)} "
+                f"slower, from {' to '.join(reversed(named))}; {most}.")
+    if not faster and not slower and all("ci95" in cell.ratio for cell in pairs):
+        return f"No difference in speed between {name} and {base} was seen {where}{spread}; {most}."
+    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where}{spread}; {most}."
+
+
+def footnotes(run: Run) -> list[str]:
+    """Return the notes below a table: fallbacks in use, rates behind the fixed cost, published results for this chip."""
     notes = []
-    constant = [name for name in Config._fields if name not in view.varying]
-    if rows and constant:
-        notes.append(f"All: {rows[0].config.label(constant)}.")
-    asked = attempts(Protocol(blob=record["protocol"].get("blob", "auto"), dialect=record["protocol"].get("dialect", "auto")))[0]
+    asked = attempts(run.settings)[0]
     taken: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if {"blob", "dialect"} <= row.cell.keys():
-            taken.setdefault((row.cell["blob"], row.cell["dialect"]), {})[VARIANTS[row.variant].label] = None
-    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {blob} weight file and dialect "
-              f"{dialect}." for (blob, dialect), labels in taken.items() if (blob, dialect) != asked]
-    return notes + published_note(record["system"], rows)
+    for cell in run.cells:
+        if cell.blob and cell.dialect:
+            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
+    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file and dialect "
+              f"{dialect}." for (layout, dialect), labels in taken.items() if (layout, dialect) != asked]
+    return [*notes, *marginal_notes(run), *published_note(run)]
+
+
+def shallower(run: Run, cell: Cell) -> Optional[Cell]:
+    """Return the next shallower cell of otherwise the same configuration, if this is the deepest of them; both right."""
+    alike = sorted((other for other in run.cells if other.variant == cell.variant and other.ok and other.samples
+                    and other.config._replace(depth=1) == cell.config._replace(depth=1)), key=lambda other: other.config.depth)
+    return alike[-2] if len(alike) > 1 and alike[-1] is cell and not run.settings.original else None
+
+
+def marginal_figures(run: Run, cell: Cell) -> dict[str, float]:
+    """Return the rate between the deepest two of otherwise the same cells, and the fixed cost of an evaluate, with the
+    ends of their intervals, on the deepest cell; empty on others."""
+    other = shallower(run, cell)
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop) if other else None
+    if not found:
+        return {}
+    names = ("marginal_low", "marginal_high"), ("fixed_low", "fixed_high")
+    ends = {name: end for pair, interval in zip(names, (found.tops_interval, found.fixed_interval))
+            for name, end in zip(pair, interval or ())}
+    return {"marginal_tops": found.tops, "fixed_ms": found.fixed_ms, **ends}
+
+
+def marginal_notes(run: Run) -> list[str]:
+    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    lines: dict[tuple[Config, Config], list[str]] = {}
+    for cell in run.cells:
+        other, found = shallower(run, cell), marginal_figures(run, cell)
+        if other and "fixed_low" in found:
+            fixed = (f"{found['fixed_ms']:.2f} ms ({found['fixed_low']:.2f}-{found['fixed_high']:.2f}) for each evaluate whatever it "
+                     "computes" if found["fixed_low"] > 0 else "a fixed cost that cannot be told")
+            lines.setdefault((other.config, cell.config), []).append(
+                f"{VARIANTS[cell.variant].label} {found['marginal_tops']:.1f} TOPS ({found['marginal_low']:.1f}-"
+                f"{found['marginal_high']:.1f}) and {fixed}")
+    return [f"{deep.label([name for name in Config._fields if name != 'depth'])}, from {shallow.depth} to {deep.depth} layers: "
+            f"{'; '.join(texts)}." for (shallow, deep), texts in lines.items()]
 
 
 class Published(NamedTuple):
-    """First-hand TOPS of others, by the chip's name."""
+    """First-hand TOPS of others for one chip and configuration, and what was run."""
 
     chip: str
     config: Config
@@ -3780,12 +4917,19 @@ class Published(NamedTuple):
     source: str
 
 
-MADERIX = "maderix/ANE README"
+# All of them ran the original or its like: zeros in, one variant after the other, the mean of the times.
+MADERIX = "maderix/ANE README, macOS not stated"
 NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
+NOTES = "public notes that ran the original, Darwin 25.2"
 PUBLISHED = (
     Published("M4", Config(512, 64, 128), 18.6, 35.1, MADERIX),
     Published("M4", Config(512, 64, 64), 18.4, 34.1, MADERIX),
-    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c"),
+    Published("M4 Pro", Config(512, 64, 128), 18.51, 34.90, NOTES),
+    Published("M4 Pro", Config(512, 64, 64), 18.15, 34.05, NOTES),
+    Published("M4 Pro", Config(256, 64, 256), 16.49, 30.70, NOTES),
+    Published("M4 Pro", Config(256, 64, 128), 16.02, 29.54, NOTES),
+    Published("M4 Pro", Config(384, 64, 128), 18.24, 33.02, NOTES),
+    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
     Published("M5 Max", Config(512, 64, 128), 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
     Published("M2 Max", Config(512, 64, 128), 16.31, 16.36, NOTEBOOK),
     Published("M2 Max", Config(512, 64, 64), 16.10, 16.16, NOTEBOOK),
@@ -3795,760 +4939,1117 @@ PUBLISHED = (
 )
 
 
-def published_note(system: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """A line that puts the first row's configuration of which something is published beside that; none for other chips."""
-    for config in dict.fromkeys(row.config for row in rows):
-        own = {row.variant: row.cell["tops"] for row in rows if row.config == config and not row.failure}
+def published_note(run: Run) -> list[str]:
+    """Return a line that sets the first configuration of which a result is published beside it; none for other chips."""
+    differs = "" if run.settings.original else f"; measured there on zeros, here on {run.settings.input} input"
+    for config, cells in run.results:
+        own = {cell.variant: cell.tops for cell in cells if cell.ok and cell.variant in ("fp16", "w8a8")}
         for known in PUBLISHED:
-            if (known.chip, known.config) == (chip_name(system), config) and own.keys() & {"fp16", "w8a8"}:
-                pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {getattr(known, variant):.1f} published"
-                         for variant in ("fp16", "w8a8") if variant in own]
-                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source})."]
+            if (known.chip, known.config) == (chip_name(run), config) and own:
+                pairs = [f"{VARIANTS[variant].label} {tops:.1f} TOPS here, {getattr(known, variant):.1f} published"
+                         for variant, tops in own.items()]
+                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source}{differs})."]
     return []
 
 
-def grouped(warnings: Sequence[Mapping[str, str]]) -> list[str]:
-    """A line for each code: its first message, and of how many more cells the same was seen."""
+def grouped_warnings(run: Run) -> list[str]:
+    """Return a line for each code of warning: the first message, then the names of the other cells with the same."""
     groups: dict[str, list[str]] = {}
-    for warning in warnings:
+    for warning in run.warnings:
         groups.setdefault(warning["code"], []).append(warning["message"])
-    return [f"({code}) {found[0]}" + (f" (seen {len(found)} times)" if len(found) > 1 else "") for code, found in groups.items()]
+    lines = []
+    for code, found in groups.items():
+        others = [message.split(": ")[0] for message in found[1:]]
+        more = f", and {len(others) - 6} more" if len(others) > 6 else ""
+        lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+    return lines
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """A block to paste into an issue: machine, table, notes and warnings, the exact command."""
-    system, view = record["system"], view_of(record)
-    machine = [machine_name(record), *(str(system[name]) for name in ("model", "build", "power_source") if name in system)]
-    if "memory_bytes" in system:
-        machine.append(f"{system['memory_bytes'] / (1 << 30):.0f} GiB")
-    lines = [f"**{PROGRAM_NAME} {record['version']}**: {_markdown_text(', '.join(machine))}, {record['started']}", ""]
-    lines += ["| " + " | ".join(field.heading.strip() for field in TABLE_FIELDS) + " |",
-              "|:--" + "|--:" * (len(TABLE_FIELDS) - 1) + "|"]
-    for row in all_rows(record):
-        texts = [field.text(row).strip() for field in (TABLE_FIELDS if row.times else TABLE_FIELDS[:3])]
-        texts += [""] * (len(TABLE_FIELDS) - len(texts))
-        lines.append("| " + " | ".join(texts) + " |")
-    lines.append("")
-    failures = [f"{FIELDS[0].text(row).strip()} {row.failure}" for row in all_rows(record) if row.failure]
-    notes = [*failures, *footnotes(record, view), *(f"warning {text}" for text in grouped(record["warnings"]))]
-    lines += [f"- {_markdown_text(note)}" for note in notes] + ([""] if notes else [])
-    return "\n".join([*lines, _markdown_code(f"python3 {shlex.join(record['command'])}"), ""])
+def markdown(run: Run) -> str:
+    """Return a block to paste into an issue: answer, machine, table, notes and warnings, the exact command, the record."""
+    machine = [machine_name(run), *(str(run.system[name]) for name in ("model", "build", "power_source") if name in run.system)]
+    if "memory_bytes" in run.system:
+        machine.append(f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB")
+    lines = [f"**{PROGRAM_NAME} {run.version}**: {markdown_escaped(', '.join(machine))}, {run.started}", ""]
+    lines += [*map(markdown_escaped, answers(run)), ""] if not run.settings.original else []
+    texts = [[row_label(run, cell), *(field.text(cell) for field in (TABLE_FIELDS if cell.samples else TABLE_FIELDS[:2]))]
+             for cell in run.cells]
+    lines += [markdown_table(["Config", *(field.heading for field in TABLE_FIELDS)], texts)]
+    failures = [f"{row_label(run, cell)} {cell.failure}" for cell in run.cells if not cell.ok]
+    constant = [name for name in Config._fields if name not in varying(run.configs)]
+    common = [f"All: {run.configs[0].label(constant)}"] if run.configs and constant else []
+    notes = [*common, protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
+    lines += [*(f"- {markdown_escaped(note)}" for note in notes), ""]
+    report = "\n".join([*lines, markdown_code(f"python3 {shlex.join(run.command)}"), "", ""])
+    return report + record_block(run, LONGEST_COMMENT - len(report))
 
 
-def _markdown_text(text: str) -> str:
-    """Text that markdown does not take for its own signs."""
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a markdown table; short rows are filled up."""
+    lines = [f"| {' | '.join(headings)} |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
+    for row in rows:
+        cells = [markdown_escaped(text.strip()) for text in row] + [""] * (len(headings) - len(row))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def markdown_escaped(text: str) -> str:
+    """Return text in which markdown finds none of its own signs."""
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
-def _markdown_code(text: str) -> str:
-    """Text in a fence that is longer than any in it."""
+def markdown_code(text: str) -> str:
+    """Return text in a fence that is longer than any in it."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{text}{fence}"
 
 
-def comma_separated(record: Mapping[str, Any]) -> str:
-    """csv: a header, and a line for each cell."""
+def comma_separated(runs: Sequence[Run]) -> str:
+    """Return csv: a header, and a line for each cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in FIELDS])
-    writer.writerows([field.value(row) for field in FIELDS] for row in all_rows(record))
+    writer.writerows([field.value(run, cell) for field in FIELDS] for run in runs for cell in run.cells)
     return text.getvalue()
 
 
-def record_text(record: Mapping[str, Any]) -> str:
-    """The record as JSON."""
-    return json.dumps(record, indent=1) + "\n"
+REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
+
+# A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
+LONGEST_COMMENT = 65536  # characters; GitHub's limit
+BLOCK = re.compile(r"```ane-bench-record\n([A-Za-z0-9+/=\s>]*?)```")
 
 
-REPORTS: dict[str, Callable[[Mapping[str, Any]], str]] = {"markdown": markdown, "csv": comma_separated, "json": record_text}
+def record_block(run: Run, room: int) -> str:
+    """Return a run's record as a block of text; its samples are condensed to the medians of rounds if it does not fit."""
+    packed = base64.b64encode(zlib.compress(json.dumps(run.to_dict()).encode(), 9)).decode()
+    lines = "\n".join(packed[start:start + 76] for start in range(0, len(packed), 76))
+    block = f"<details><summary>The record, for show, compare and chart</summary>\n\n```ane-bench-record\n{lines}\n```\n\n</details>\n"
+    return block if len(block) <= room or run.condensed else record_block(condensed(run), room)
 
-# Compare. Speeds that differ by less, surely, are the same.
+
+def condensed(run: Run) -> Run:
+    """Return a copy of a run whose samples are the medians of its rounds."""
+    record = run.to_dict()
+    for result in record["results"]:
+        for cell in result["variants"].values():
+            cell["samples_ns"] = [[statistics.median(samples)] for samples in cell.get("samples_ns", ())]
+    copy = run_of(record)
+    copy.condensed = True
+    return copy
+
+
+def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
+    """Return the runs in a file: a record, or a text with blocks as markdown reports end with. Damaged blocks are named to
+    `complain` and left out. Raise UsageError if there is not a single record."""
+    data = read_bounded(path)
+    text = re.sub(r"(?m)^[ \t]*>[ \t]?", "", data.decode("utf-8", "replace")).replace("\r", "")
+    blocks = BLOCK.findall(text)
+    if not blocks or data.lstrip().startswith(b"{"):
+        return [parse_record(data, printable(str(path)))]
+    found = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            found.append(parse_record(unpacked(block), f"{printable(str(path))}, block {number}"))
+        except (ValueError, zlib.error) as error:
+            complain(f"{printable(str(path))}, block {number} of {len(blocks)} is damaged and left out: {printable(str(error))}")
+    if not found:
+        raise UsageError(f"{printable(str(path))}: all {len(blocks)} records in it are damaged")
+    return found
+
+
+def unpacked(block: str) -> bytes:
+    """Return the text of a block. Raise ValueError or zlib.error if it is damaged, or larger than any record."""
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(base64.b64decode("".join(block.split()), validate=True), LARGEST_RECORD)
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"over {LARGEST_RECORD >> 20} MiB unpacked")
+    if not unpacker.eof:
+        raise ValueError("it ends too early")
+    return data
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows)]
+    lines = ["  ".join(f"{text:{'<' if place == 0 else '>'}{width}}" for place, (text, width) in enumerate(zip(row, widths))).rstrip()
+             for row in (headings, *rows)]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], ""])
+
+
+def show(runs: Sequence[Run], form: str) -> str:
+    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column."""
+    if form == "csv":
+        return comma_separated(runs)
+    if len(runs) == 1:
+        warnings = "".join(f"{PROGRAM_NAME}: {line}\n" for line in grouped_warnings(runs[0])) if form == "table" else ""
+        return REPORTS[form](runs[0]) + warnings
+    if form == "json":
+        return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
+    groups: dict[str, list[tuple[Run, Cell]]] = {}
+    for run in sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started)):
+        for cell in run.cells:
+            kernel = ", 3x3 convolutions" if cell.config.kernel == 3 else ""
+            groups.setdefault(f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}{kernel}", []).append((run, cell))
+    headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
+    parts = []
+    for common, pairs in groups.items():
+        rows = [machine_row(run, cell) for run, cell in pairs]
+        heading = f"Common: {common}" if form == "table" else f"**{markdown_escaped(common)}**\n"
+        parts.append(f"{heading}\n" + (text_table if form == "table" else markdown_table)(headings, rows))
+    broken = [f"Broken off: {machine_name(run)}, {run.started}: {coverage(run)}.\n" for run in runs if coverage(run)]
+    return "\n".join([*parts, *broken])
+
+
+def machine_row(run: Run, cell: Cell) -> list[str]:
+    """Return a cell's line in a table of several machines."""
+    texts = {field.name: field.text(cell) for field in TABLE_FIELDS}
+    check = texts["check"] if cell.ok else f"failed: {cell.stage}"
+    return [machine_name(run), run.started[:10], cell.name,
+            *(texts[name] for name in ("ms", "ms_low", "tops", "ratio", "ratio_low")), check]
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts M2 before M10."""
+    return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
+
+
+# Compare. Speeds whose intervals lie within 2 % of 1 are the same.
 SAME = 0.02
 
 
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, with an interval where there is one, and the verdict."""
+    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict
+    (faster, slower, same, undecided)."""
 
-    base: Row
-    new: Row
+    base: Cell
+    new: Cell
     speed: float
     interval: Optional[Sequence[float]]
     verdict: str
 
 
-def differences(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """The cells that both records have figures of."""
-    others = {(row.config, row.variant): row for row in all_rows(new)}
-    pairs = [(row, others[row.config, row.variant]) for row in all_rows(base) if (row.config, row.variant) in others]
-    return [difference(*pair) for pair in pairs if all(row.times and not row.failure for row in pair)]
+def compare(base: Run, new: Run) -> list[Difference]:
+    """Return the differences between two runs, one for each cell that both have right figures of.
+
+    Intervals are those within a run; two runs of one machine may differ by more.
+    """
+    found = []
+    for cell in base.cells:
+        other = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
+        if other and cell.ok and other.ok and cell.samples and other.samples:
+            found.append(difference(cell, other))
+    return found
 
 
-def difference(base: Row, new: Row) -> Difference:
-    """Compares a cell with its like: both are resampled by rounds, and the interval is that of the quotient of medians."""
-    assert base.milliseconds and new.milliseconds
-    speed = base.milliseconds / new.milliseconds
-    medians = [resampled_medians(row.cell["samples_ns"], seed) for seed, row in enumerate((base, new))]
-    if not all(medians):
-        return Difference(base, new, speed, None, "undecided")
-    quotients = [one / other for one, other in zip(*medians)]
-    low, high = quantile(quotients, 0.025), quantile(quotients, 0.975)
-    return Difference(base, new, speed, (low, high), verdict_of(low, high))
+def difference(base: Cell, new: Cell) -> Difference:
+    """Compare the times of two cells."""
+    speed, interval = speed_estimate(base.samples_ns, new.samples_ns, max(base.tick_ns, new.tick_ns))
+    if base.settings.original or new.settings.original:
+        speed, interval = float(base.milliseconds or 0) / float(new.milliseconds or 1), None
+    return Difference(base, new, speed, interval, verdict_of(interval))
 
 
-def verdict_of(low: float, high: float) -> str:
-    """What an interval of the speed allows to say."""
+def verdict_of(interval: Optional[Sequence[float]]) -> str:
+    """Return what the interval of a speed allows to say."""
+    if not interval:
+        return "undecided"
+    low, high = interval
     if low > 1 - SAME and high < 1 + SAME:
         return "same"
     return "faster" if low > 1 else "slower" if high < 1 else "undecided"
 
 
-def differing(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What of machine, program and protocol is not the same in two records."""
+def differing(base: Run, new: Run) -> list[str]:
+    """Return lines about what is not the same in two runs, of machine, program and protocol."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
-    lines = [f"{name}: {base[name]} / {new[name]}" for name in ("engine", "version") if base[name] != new[name]]
-    for part in ("system", "protocol"):
-        names = dict.fromkeys([*base[part], *new[part]])
-        lines += [f"{name}: {base[part].get(name, 'unknown')} / {new[part].get(name, 'unknown')}" for name in names
-                  if name not in ignored and base[part].get(name) != new[part].get(name)]
-    return lines
+    pairs = [("engine", base.engine, new.engine), ("version", base.version, new.version), ("data", base.data, new.data)]
+    for one, other in ((base.system, new.system), (base.settings._asdict(), new.settings._asdict())):
+        pairs += [(name, one.get(name, "unknown"), other.get(name, "unknown")) for name in dict.fromkeys([*one, *other])
+                  if name not in ignored]
+    return [f"differs in {name}: {old} / {now}" for name, old, now in pairs if old != now]
 
 
-def comparison(base: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs in machine or protocol, then a line for each cell, those without a counterpart, and the geometric mean."""
-    found = differences(base, new)
-    lines = [f"BASE  {machine_name(base)}, {base['started']}", f"NEW   {machine_name(new)}, {new['started']}"]
-    lines += [f"differs in {line}" for line in differing(base, new)]
-    headings = f"{'Cell':<30}{'BASE ms':>10}{'NEW ms':>10}{'BASE TOPS':>11}{'NEW TOPS':>10}{'Speed':>8}  {'95%':<13} Verdict"
-    lines += ["", headings, "-" * (len(headings) + 2), *map(difference_line, found)]
-    lines += [f"{row.variant} at {row.config.name}: {reason}" for row, reason in unpaired(base, new)]
-    if len(found) > 1:
-        mean = math.exp(statistics.fmean([math.log(item.speed) for item in found]))
-        lines.append(f"geometric mean over {len(found)} cells: {mean:.3f}x")
-    return "\n".join([*lines, ""])
+def comparison(runs: Sequence[Run], form: str) -> str:
+    """Return a comparison of two runs or more, as table, markdown or json."""
+    names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
+    head = [f"{name:<5} {machine_name(run)}, {run.started}{', broken off: ' + coverage(run) if coverage(run) else ''}"
+            for name, run in zip(names, runs)]
+    for name, run in zip(names[1:], runs[1:]):
+        head += [line if len(runs) == 2 else f"{name} {line}" for line in differing(runs[0], run)]
+    headings, rows = comparison_of_two(runs[0], runs[1]) if len(runs) == 2 else comparison_of_many(names, runs)
+    tail = [line for name, run in zip(names[1:], runs[1:]) for line in comparison_notes(runs[0], run, name if len(runs) > 2 else "")]
+    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in grouped_warnings(run)]
+    tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
+    if form == "json":
+        cells = [{"config": item.base.config.name, "variant": item.base.variant, "speed": item.speed, "verdict": item.verdict,
+                  "record": number, **({"ci95": list(item.interval)} if item.interval else {})}
+                 for number, run in enumerate(runs[1:], 1) for item in compare(runs[0], run)]
+        return json.dumps({"schema": f"{PROGRAM_NAME}-compare/1", "head": head, "cells": cells, "notes": tail}, indent=1) + "\n"
+    if form == "markdown":
+        return "\n".join([*(f"- {markdown_escaped(line)}" for line in head), "", markdown_table(headings, rows),
+                          *(f"- {markdown_escaped(line)}" for line in tail), ""])
+    return "\n".join([*head, "", text_table(headings, rows), *tail, ""])
 
 
-def difference_line(item: Difference) -> str:
-    """A cell's line."""
-    base, new = item.base, item.new
-    interval = "-".join(f"{end:.3f}" for end in item.interval) if item.interval else ""
-    name = f"{VARIANTS[base.variant].label:<4} {base.config.label()}"
-    return (f"{name:<30}{base.milliseconds:10.3f}{new.milliseconds:10.3f}{base.cell['tops']:11.2f}{new.cell['tops']:10.2f}"
-            f"{item.speed:7.2f}x  {interval:<13} {item.verdict}")
+def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: times, speed and verdict of each cell, with the ratio on either side."""
+    rows = []
+    for item in compare(base, new):
+        interval = f"{item.interval[0]:.3f}-{item.interval[1]:.3f}" if item.interval else ""
+        rows.append([item.base.name, figure(item.base.milliseconds, 3, 8), figure(item.new.milliseconds, 3, 8),
+                     f"{item.speed:.2f}x", interval, item.verdict, ratio_text(item.base), ratio_text(item.new)])
+    return ["Cell", "BASE ms", "NEW ms", "Speed", "95%", "Verdict", "BASE Ratio", "NEW Ratio"], rows
 
 
-def unpaired(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[Row, str]]:
-    """The cells that have no counterpart with figures, and why."""
-    found = []
-    for side, own, other in (("BASE", base, new), ("NEW", new, base)):
-        others = {(row.config, row.variant) for row in all_rows(other)}
-        for row in all_rows(own):
-            if row.failure:
-                found.append((row, f"{row.failure} (in {side})"))
-            elif (row.config, row.variant) not in others:
-                found.append((row, f"only in {side}"))
-    return found
+def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: each cell's rate in every run and its speed against the first, and below each the ratios."""
+    speeds = [{(item.base.config, item.base.variant): item.speed for item in compare(runs[0], run)} for run in runs]
+    cells: dict[tuple[Config, str], list[Optional[Cell]]] = {}
+    for number, run in enumerate(runs):
+        for cell in run.cells:
+            cells.setdefault((cell.config, cell.variant), [None] * len(runs))[number] = cell if cell.samples and cell.ok else None
+    rows = []
+    for key, found in cells.items():
+        label = f"{VARIANTS[key[1]].label} {key[0].label()}"
+        rows.append([label, *(f"{figure(cell.tops, 2, 6)} TOPS" + (f" {speed[key]:.2f}x" if key in speed else "") if cell else "–"
+                              for cell, speed in zip(found, speeds))])
+        if any(cell and cell.ratio for cell in found):
+            rows.append([f"{label} Ratio", *(ratio_text(cell) if cell else "–" for cell in found)])
+    return ["Cell", *names], rows
 
 
-def slower_cells(base: Mapping[str, Any], new: Mapping[str, Any], percent: float) -> list[str]:
-    """The cells that beyond doubt, by all of their interval, take more than `percent` longer, or that fail only now."""
-    slower = [f"{item.new.variant} at {item.new.config.name}: takes {1 / item.speed - 1:.1%} longer"
-              for item in differences(base, new) if item.interval and 1 / item.interval[1] - 1 > percent / 100]
-    fine = {(row.config, row.variant) for row in all_rows(base) if not row.failure}
-    return slower + [f"{row.variant} at {row.config.name}: {row.failure}" for row in all_rows(new)
-                     if row.failure and (row.config, row.variant) in fine]
+def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
+    """Return lines about the cells without a counterpart, and the geometric mean of the speeds of each variant."""
+    prefix = f"{name}: " if name else ""
+    lines = []
+    for side, own, other in (("BASE", base, new), (name or "NEW", new, base)):
+        others = {(cell.config, cell.variant) for cell in other.cells}
+        for cell in own.cells:
+            if not cell.ok:
+                lines.append(f"{cell.name}: {cell.failure} (in {side})")
+            elif (cell.config, cell.variant) not in others:
+                lines.append(f"{cell.name}: only in {side}")
+    speeds: dict[str, list[float]] = {}
+    for item in compare(base, new):
+        speeds.setdefault(VARIANTS[item.base.variant].label, []).append(item.speed)
+    return lines + [f"{prefix}{label}: geometric mean over {len(found)} cells {geometric_mean(found):.3f}x"
+                    for label, found in speeds.items() if len(found) > 1]
+
+
+def check_gate(runs: Sequence[Run]) -> None:
+    """Raise UsageError if records allow no verdict; the text says what to record instead."""
+    if len(runs) != 2:
+        raise UsageError(f"{len(runs)} records: the gate (--fail-if-…) takes two, BASE and NEW")
+    base, new = runs
+    for one, other, what in ((base.engine, new.engine, "engines"), (chip_name(base), chip_name(new), "chips"),
+                             (base.settings.input, new.settings.input, "inputs"), (base.data, new.data, "revisions of data")):
+        if one != other:
+            raise UsageError(f"the records are of different {what} ({one} and {other}); record both on one machine with one version")
+    for name, run in (("BASE", base), ("NEW", new)):
+        if run.settings.original or run.settings.rounds < FEWEST_ROUNDS:
+            raise UsageError(f"{name} has no intervals; record it without --original and with --rounds {FEWEST_ROUNDS} or more")
+    if base.complete is not True:
+        raise UsageError(f"BASE is not known to be complete ({coverage(base) or 'an old record'}); record it again to its end")
+    if not any(cell.ok for cell in base.cells):
+        raise UsageError("BASE has no cell that was measured and is right; record it again")
+
+
+def gate(base: Run, new: Run, slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
+    """Return the reasons for which NEW does not pass, and lines about what stays undecided.
+
+    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
+    ratio surely dropped by more than `ratio_drops` percent.
+    """
+    failed, undecided = [], []
+    pairs = {(item.base.config, item.base.variant): item for item in compare(base, new)}
+    for cell in base.cells:
+        item = pairs.get((cell.config, cell.variant))
+        if not cell.ok:
+            continue
+        if item is None:
+            now = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
+            failed.append(f"{cell.name}: {now.failure if now else 'missing from NEW'}")
+            continue
+        checks = [("takes", "longer", slower, item.speed, item.interval)] if slower is not None else []
+        if ratio_drops is not None and cell.ratio:
+            checks.append(("has a ratio that is", "lower", ratio_drops, *ratio_change(cell, item.new)))
+        for verb, how, percent, speed, interval in checks:
+            least, most = (1 / interval[1] - 1, 1 / interval[0] - 1) if interval else (-math.inf, math.inf)
+            if how == "lower":
+                least, most = (1 - interval[1], 1 - interval[0]) if interval else (-math.inf, math.inf)
+            if least > percent / 100:
+                failed.append(f"{cell.name}: {verb} {1 / speed - 1 if how == 'longer' else 1 - speed:.1%} {how}")
+            elif most > percent / 100:
+                rounds = math.ceil(new.settings.rounds * min(1e4, ((most - least) / 2 / (percent / 100)) ** 2 * 4))
+                undecided.append(f"{cell.name}: undecided: {verb} up to {most:.1%} {how}; about --rounds {rounds} would tell")
+    return failed, undecided
+
+
+def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added on a logarithmic scale."""
+    if not new.ratio:
+        return 0.0, [0.0, 0.0]
+    change = new.ratio["value"] / base.ratio["value"]
+    if "ci95" not in base.ratio or "ci95" not in new.ratio:
+        return change, None
+    half = math.hypot(*(math.log(cell.ratio["ci95"][1] / cell.ratio["ci95"][0]) / 2 for cell in (base, new)))
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 # ======================================================================================================================
 # 15. Chart
+#
+# Used below: chart.
 # ======================================================================================================================
 
-# Chart: an SVG of this width; what is in it stands in a grid of these sizes, in pixels.
-WIDTH, MARGIN, SPACE = 700, 20, 8
-HEAD, BAR, GAP, PLOT_HEIGHT, LINE = 74, 16, 14, 300, 18
-FONT_SIZE, SMALLEST_FONT = 12, 8
-LETTER = 0.62  # what a letter is wide at most on average, in font sizes; in a browser's usual fonts it is less
-MOST_TICKS = 6
-COLORS = {"fp16": "#5b6b80", "w8a16": "#2a8f82", "w8a8": "#c8551b"}
-INK, FAINT, GROUND = "#1f2430", "#c9ced6", "#ffffff"
-SIGNS = {"failed": "× failed", "WRONG": "□ wrong output"}
+# Sizes in pixels.
+CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
+HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
+NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
+PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
+INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
+COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
+# Shapes tell variants apart without color. Their corners, in pixels from the middle.
+SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 5), (-5, 5)),
+          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0)), "failed": ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))}
+AXIS_TITLES = {"channels": "channels", "spatial": "side in pixels", "depth": "layers", "kernel": "kernel"}
+CONFIG_TITLE = "channels x side in pixels x layers"
 
-# In this order the first that makes of the largest figure no less than 0.1, and how many make one TOPS.
-UNITS = (("TOPS", 1.0), ("GOPS", 1e3), ("MOPS", 1e6))
+Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the horizontal axis
 
 
-def widest(texts: Iterable[str]) -> float:
-    """Pixels that the longest of some texts takes at most."""
-    return FONT_SIZE * LETTER * max(map(len, texts), default=0)
+def text_width(text: str) -> float:
+    """Return an upper bound for the width of a text in font sizes; DejaVu Sans is the widest of the usual fonts."""
+    return sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
+               0.8 if letter.isupper() else 0.65 for letter in text)
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """Return a text in lines of at most `width` font sizes. A word is broken only if it may be longer than a line."""
+    lines, most = [""], int(width / text_width("漢"))
+    for word in text[:LONGEST_TEXT].split():
+        for piece in (word[start:start + most] for start in range(0, len(word), most)):
+            longer = f"{lines[-1]} {piece}".lstrip()
+            lines[-1:] = [longer] if text_width(longer) <= width else [lines[-1], piece]
+    return lines
+
+
+def figure_text(value: float) -> str:
+    """Return a figure with two decimals, or with three significant digits if it is small or large."""
+    return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.3g}"
+
+
+def round_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
+    return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def rates_of(cell: Cell) -> list[float]:
+    """Return TOPS of a cell and the ends of the interval, as far as known; nothing of failures but wrong outputs."""
+    if cell.tops is None or not (cell.ok or cell.check == "WRONG"):
+        return []
+    return [cell.tops, *(cell.config.gop / end for end in cell.ms.get("ci95", ()) if end > 0)]
+
+
+def ratios_of(cell: Cell) -> list[float]:
+    """Return the ratio of a cell and the ends of its interval, if it has any."""
+    return [cell.ratio["value"], *cell.ratio.get("ci95", ())] if cell.ratio else []
+
+
+def tip_of(cell: Cell) -> str:
+    """Return name and figures of a cell, and why it failed if it did."""
+    figures = [f"{figure_text(rate)} TOPS" for rate in rates_of(cell)[:1]]
+    figures += [f"{figure_text(ratio)}x" for ratio in ratios_of(cell)[:1]]
+    return f"{cell.name}: {', '.join(filter(None, (*figures, cell.failure[:LONGEST_TEXT])))}"
 
 
 class Drawing:
-    """A list of SVG elements on a light ground, one method per kind."""
+    """SVG elements on a light ground, all of them texts and lines. Browsers show a `tip` beside a resting pointer."""
 
-    def __init__(self, title: str, subtitle: str, variants: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self._elements: list[str] = []
-        self._title = title
-        self.text(MARGIN, 26, title, size=16)
-        self.text(MARGIN, 45, subtitle, color="#4a5261")
-        for place, variant in enumerate(variants):
-            self.rectangle(MARGIN + 90 * place, 54, 11, 11, COLORS[variant])
-            self.text(MARGIN + 16 + 90 * place, 64, VARIANTS[variant].label)
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT_SIZE, color: str = INK) -> None:
-        """A text whose baseline is at y. One that begins at x gets smaller, and then shorter, where it would leave the drawing."""
-        if not text:
-            return
-        room = WIDTH - MARGIN - x if anchor == "start" else WIDTH
-        size = max(SMALLEST_FONT, min(size, math.floor(room / LETTER / len(text))))
-        ground = f'stroke="{GROUND}" stroke-width="4" paint-order="stroke"'  # else lines run through letters
-        self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" {ground}>'
-                              f"{xml_text(text[:math.floor(room / LETTER / size)])}</text>")
+    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
+             upright: bool = False) -> None:
+        """Write a line with its baseline at y; an upright one is turned to read from the bottom to the top."""
+        turn = f' transform="rotate(-90 {x:.2f} {y:.2f})"' if upright else ""
+        halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'  # keeps lines off the letters
+        self._elements.append(f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" '
+                              f"{halo}{turn}>{html.escape(printable(text))}</text>")
 
-    def line(self, points: Sequence[tuple[float, float]], color: str = INK, width: float = 1) -> None:
-        """A line through points; none where there are none."""
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        if path:
-            self._elements.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
+    def line(self, points: Iterable[tuple[float, float]], color: str, width: float = 1, fill: str = "none",
+             tip: str = "") -> None:
+        """Draw a line through points; with a fill, the shape within."""
+        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+        tag, title = "polyline" if fill == "none" else "polygon", html.escape(printable(tip))
+        self._elements.append(f'<{tag} points="{path}" fill="{fill}" stroke="{color}" stroke-width="{width}">'
+                              f"{title and f'<title>{title}</title>'}</{tag}>")
 
-    def rectangle(self, x: float, y: float, width: float, height: float, color: str, border: str = "none") -> None:
-        """A filled rectangle."""
-        self._elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}" '
-                              f'stroke="{border}"/>')
+    def box(self, left: float, top: float, right: float, bottom: float, color: str, fill: str, tip: str = "") -> None:
+        """Draw a rectangle."""
+        self.line([(left, top), (right, top), (right, bottom), (left, bottom)], color, 1, fill, tip)
 
-    def svg(self, height: float) -> str:
-        """The whole drawing."""
-        return "\n".join([
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
-            'font-family="system-ui, Helvetica, Arial, sans-serif">', f"<title>{xml_text(self._title)}</title>",
-            f'<rect width="{WIDTH}" height="{height:.0f}" fill="{GROUND}"/>', *self._elements, "</svg>", ""])
+    def mark(self, x: float, y: float, variant: str, fill: str, tip: str = "") -> None:
+        """Draw a variant's mark."""
+        self.line([(x + right, y + down) for right, down in SHAPES[variant]], COLORS[variant], 1.5, fill, tip)
+
+    def svg(self, title: str, width: float, height: float) -> str:
+        """Return the whole drawing as the text of a file."""
+        size, title = f'width="{width:.0f}" height="{height:.0f}"', html.escape(printable(title))
+        return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" {size} '
+                          'role="img" font-family="Helvetica, Arial, sans-serif">', f"<title>{title}</title>",
+                          f'<rect {size} fill="{GROUND}"/>', *self._elements, "</svg>", ""])
 
 
-def xml_text(text: str) -> str:
-    """Text as XML has it; a record's names may hold what XML cannot."""
-    return html.escape(printable(text))
+class Chart:
+    """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.drawing = run, Drawing()
+        self.results = [result for result in run.results if result[1]]
+        self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
+        self.cells = [cell for _, cells in self.results for cell in cells]
+        measured = {cell.variant for cell in self.cells}
+        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in measured]
+        failed = {cell.variant for cell in self.cells if not rates_of(cell)}
+        self.failed = [variant for variant in self.variants if variant in failed]
+        rates = [rate for cell in self.cells for rate in rates_of(cell)]
+        ratios = [ratio for cell in self.cells for ratio in ratios_of(cell)]
+        self.rate_ticks = round_ticks(0, max(rates), 6) if rates else []
+        self.ratio_ticks = round_ticks(min(1, *ratios), max(1.05, *ratios), 4) if ratios else []
+        # The dimension with the most values lies along the axis; each value of a second one has a panel.
+        self.dimensions = sorted(varying(self.configs), key=lambda name: -len(self.values(name)))
+        self.swept = len(self.dimensions) in (1, 2)
+        self.y = float(MARGIN)  # the lower end of what is drawn
+        self._measure()
+
+    def _measure(self) -> None:
+        """Work out the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
+        labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
+        labels += [VARIANTS[variant].label for variant in self.failed]
+        self.room = SPACE + FONT * max(map(text_width, labels), default=0)
+        groups, bars = max(1, len(self.results)), max(1, len(self.variants))
+        least = 0 if self.swept else groups * (bars * NARROWEST_BAR + GROUP_GAP)
+        self.width = max(CHART_WIDTH, 2 * MARGIN + self.room + least)
+        self.left, self.right = MARGIN + self.room, self.width - MARGIN
+        self.group = (self.right - self.left) / groups
+        self.bar = 0.0 if self.swept else min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
+        figures = [found[0] for cell in self.cells for found in (rates_of(cell), ratios_of(cell)) if found]
+        widest = FONT * max((text_width(figure_text(value)) for value in figures), default=0)
+        self.upright = widest > self.bar
+        self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
+
+    def values(self, dimension: str) -> list[int]:
+        """Return the values of a dimension in rising order."""
+        return sorted({getattr(config, dimension) for config in self.configs})
+
+    def svg(self) -> str:
+        """Draw everything; return the text of the file."""
+        title = f"{'' if self.run.engine == 'reference' else 'Neural Engine throughput: '}{machine_name(self.run)}"
+        self.head(title)
+        if self.results:
+            (self.panels if len(self.dimensions) == 2 else self.panel)(self.results)
+        return self.drawing.svg(title, self.width, self.y + MARGIN)
+
+    def head(self, title: str) -> None:
+        """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
+        facts = [coverage(self.run)] if coverage(self.run) else []
+        if self.swept:
+            facts.append(f"all {self.configs[0].label([name for name in AXIS_TITLES if name not in self.dimensions])}")
+        facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
+        self.paragraph(title, TITLE_FONT, INK)
+        self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
+        signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
+        wrong = [cell.variant for cell in self.cells if cell.check == "WRONG" and rates_of(cell)]
+        signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
+        x, self.y = float(MARGIN + SPACE), self.y + 3 * SPACE
+        for variant, fill, text in signs:
+            self.drawing.mark(x, self.y - 4, variant, fill)
+            self.drawing.text(x + 12, self.y, text)
+            x += 12 + FONT * text_width(text) + 2 * SPACE
+        if not self.cells:
+            self.paragraph("No configuration was measured.", FONT, INK)
+        elif not self.rate_ticks:
+            most = statistics.mode(cell.stage or "unknown" for cell in self.cells)
+            self.paragraph(f"All {len(self.cells)} cells failed, most often in stage {most}.", FONT, INK)
+
+    def paragraph(self, text: str, size: int, color: str) -> None:
+        """Write a text in as many lines as it takes."""
+        for line in wrapped(text, (self.width - 2 * MARGIN) / size):
+            self.y += size + 5
+            self.drawing.text(MARGIN, self.y, line, size=size, color=color)
+
+    def panels(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
+        """Draw a panel for each value of a sweep's second dimension that was measured, in rows."""
+        second = self.dimensions[1]
+        values = sorted({getattr(config, second) for config, _ in results})
+        abreast = min(PANELS_ABREAST, len(values))
+        width = (self.width - 2 * MARGIN + SPACE) / abreast
+        for number, value in enumerate(values):
+            if number % abreast == 0:
+                top = self.y + 4 * SPACE
+            self.y = top
+            self.left = MARGIN + number % abreast * width + self.room
+            self.right = self.left - self.room + width - SPACE
+            self.drawing.text((self.left + self.right) / 2, self.y, f"{AXIS_TITLES[second]}: {value}", "middle")
+            self.panel([result for result in results if getattr(result[0], second) == value])
+
+    def panel(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
+        """Draw rates, ratios and failures of some results above one horizontal axis."""
+        labels, points = self.places(results)
+        baseline = VARIANTS[self.run.variants[0]].label if self.ratio_ticks else ""
+        for title, figures_of, ticks, base, height in (
+                ("TOPS, more is better", rates_of, self.rate_ticks, 0, RATE_HEIGHT),
+                (f"times as fast as {baseline}", ratios_of, self.ratio_ticks, 1, RATIO_HEIGHT)):
+            if ticks:
+                place = self.frame(title, ticks, base, height)
+                for variant in self.variants:
+                    self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
+                self.y += 2 * SPACE if self.bar and base == 0 else 0  # the marks below bars
+        if self.failed:
+            self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
+        self.axis(labels)
+
+    def places(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> tuple[list[tuple[float, str]], Points]:
+        """Return labels of the horizontal axis and cells with their places; values at logarithmic distances."""
+        name, values = self.dimensions[0], self.values(self.dimensions[0])
+        labels = [(self.left + self.group * (number + 0.5), config.name) for number, (config, _) in enumerate(results)]
+        middles = [x for x, _ in labels]
+        if self.swept:
+            unit = (self.right - self.left - 2 * INSET) / math.log(values[-1] / values[0])
+            scale = {value: self.left + INSET + math.log(value / values[0]) * unit for value in values}
+            labels = [(x, str(value)) for value, x in scale.items()]
+            middles = [scale[getattr(config, name)] for config, _ in results]
+        first = (1 - len(self.variants)) / 2
+        aside = {variant: (first + number) * self.bar for number, variant in enumerate(self.variants)}
+        points = [(x + aside[cell.variant], cell) for x, (_, cells) in zip(middles, results) for cell in cells]
+        return labels, sorted(points, key=lambda point: point[0])
+
+    def frame(self, title: str, ticks: Sequence[float], base: float, height: float) -> Callable[[float], float]:
+        """Draw a vertical axis with its title, and lines for ticks and base; return a function from value to place."""
+        self.drawing.text(self.left, self.y + HEADING - 10, title, color=QUIET)
+        self.y += HEADING + self.headroom + height
+        bottom, unit = self.y, height / (ticks[-1] - ticks[0])
+
+        def place(value: float) -> float:
+            return bottom - (value - ticks[0]) * unit
+
+        for tick in ticks:
+            self.drawing.line([(self.left, place(tick)), (self.right, place(tick))], RULE)
+            self.drawing.text(self.left - SPACE, place(tick) + 4, f"{tick:g}", "end", color=QUIET)
+        self.drawing.line([(self.left, place(base)), (self.right, place(base))], QUIET, 1.5)
+        return place
+
+    def series(self, points: Points, figures_of: Callable[[Cell], list[float]], place: Callable[[float], float],
+               base: float) -> None:
+        """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
+        for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
+            run = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group] if found else []
+            if self.swept and run:
+                self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
+            for x, cell, heights in run:
+                y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
+                fill = GROUND if cell.check == "WRONG" else color
+                if self.bar and base == 0:
+                    self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
+                    y = self.y + SPACE  # the mark stands below the bar
+                if len(heights) == 3:
+                    ends = [[(x - CAP, end), (x + CAP, end), (x, end)] for end in heights[1:]]
+                    self.drawing.line(ends[0] + ends[1][::-1], INK)
+                self.drawing.mark(x, y, cell.variant, fill, tip)
+                if self.bar:
+                    self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure_text(figures_of(cell)[0]),
+                                      "start" if self.upright else "middle", upright=self.upright)
+
+    def strip(self, points: Points) -> None:
+        """Draw a cross for each failed cell, with a row for each variant that has any."""
+        self.drawing.text(self.left, self.y + HEADING - 10, "failed", color=QUIET)
+        top = self.y + HEADING
+        self.y = top + STRIP_ROW * len(self.failed)
+        self.drawing.box(self.left, top, self.right, self.y, STRIP, STRIP)
+        rows = {variant: top + (number + 0.5) * STRIP_ROW for number, variant in enumerate(self.failed)}
+        for variant, y in rows.items():
+            self.drawing.text(self.left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
+        for x, cell in points:
+            cross = [(x + right, rows[cell.variant] + down) for right, down in SHAPES["failed"]]
+            self.drawing.line(cross, COLORS[cell.variant], 2, tip=tip_of(cell))
+
+    def axis(self, labels: Sequence[tuple[float, str]]) -> None:
+        """Draw the horizontal axis with its title, and as many labels as have room."""
+        widths = [FONT * text_width(label) for _, label in labels]
+        upright = not self.swept and max(widths) > self.group - SPACE
+        free, last = 0.0, labels[-1][0] - widths[-1] / 2 - SPACE
+        for (x, label), width in zip(labels, widths):
+            self.drawing.line([(x, self.y), (x, self.y + 5)], QUIET)
+            if upright:
+                self.drawing.text(x + 4, self.y + SPACE, label, "end", upright=True)
+            elif x - width / 2 >= free and (x + width / 2 <= last or x == labels[-1][0]):
+                self.drawing.text(x, self.y + SPACE + FONT, label, "middle")
+                free = x + width / 2 + SPACE
+        self.y += SPACE + (max(widths) if upright else FONT) + 3 * SPACE
+        title = f"{AXIS_TITLES[self.dimensions[0]]}, logarithmic" if self.swept else CONFIG_TITLE
+        self.drawing.text((self.left + self.right) / 2, self.y, title, "middle", color=QUIET)
 
 
-class Axis(NamedTuple):
-    """The axis of the figures: their unit, how many make one TOPS, and round numbers from 0 to more than any of them."""
-
-    unit: str
-    per_tops: float
-    ticks: Sequence[float]
-
-    def figure(self, row: Row) -> float:
-        """What a row with figures reaches."""
-        return float(row.cell["tops"] * self.per_tops)
-
-    def interval(self, row: Row) -> list[float]:
-        """The ends of that figure's interval; empty where its time has none."""
-        return [row.gop / end * self.per_tops for end in reversed(row.interval) if end is not None]
-
-
-def axis_of(rows: Sequence[Row]) -> Axis:
-    """An axis for all figures of some rows."""
-    tops = Axis(*UNITS[0], ())
-    largest = max((max([tops.figure(row), *tops.interval(row)]) for row in rows if row.times), default=1.0)
-    unit, per_tops = next((found for found in UNITS if largest * found[1] >= 0.1), UNITS[-1])
-    return Axis(unit, per_tops, ticks(largest * per_tops))
-
-
-def ticks(largest: float) -> list[float]:
-    """Round numbers from 0 to at least `largest`, six steps at most."""
-    power = 10.0 ** math.floor(math.log10(largest / MOST_TICKS))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power * MOST_TICKS >= largest)
-    return [step * number for number in range(math.ceil(largest / step - 1e-9) + 1)]
-
-
-def chart(record: Mapping[str, Any]) -> str:
-    """An SVG: TOPS with intervals, and the ratio; bars by configuration, or lines over the one dimension that a sweep varies."""
-    rows, view = all_rows(record), view_of(record)
-    variants = [variant for variant in VARIANTS if any(row.variant == variant for row in rows)]
-    constant = [name for name in Config._fields if name not in view.varying]
-    throughout = f", {rows[0].config.label(constant)}" if rows and constant else ""
-    axis = axis_of(rows)
-    shown = ["95 % intervals"] if any(axis.interval(row) for row in rows) else []
-    shown += [f"ratio to {VARIANTS[rows[0].variant].label}"] if any(row.ratio for row in rows) else []
-    name = "" if record["engine"] == "reference" else "Neural Engine throughput: "
-    drawing = Drawing(name + machine_name(record), f"{axis.unit}, more is better{', with ' if shown else ''}{' and '.join(shown)}"
-                      f"{throughout} ({PROGRAM_NAME} {record['version']})", variants)
-    draw = draw_lines if len(view.varying) == 1 else draw_bars
-    return drawing.svg(draw(drawing, rows, axis))
-
-
-def draw_bars(drawing: Drawing, rows: Sequence[Row], axis: Axis) -> float:
-    """A group of bars for each configuration; returns the height of the whole."""
-    configs = {row.config: row.config.label(row.view.varying) for row in rows}
-    left, y = MARGIN + SPACE + widest(configs.values()), float(HEAD + GAP)
-    unit = (WIDTH - MARGIN - SPACE - left - widest(bar_text(row, axis) for row in rows if row.times)) / axis.ticks[-1]
-    bottom = y + BAR * len(rows) + GAP * len(configs)
-    told = math.ceil((widest(f"{tick:g}" for tick in axis.ticks) + SPACE) / axis.ticks[1] / unit)  # every how many have room
-    for number, tick in enumerate(axis.ticks):
-        drawing.line([(left + tick * unit, HEAD + 4), (left + tick * unit, bottom)], FAINT)
-        drawing.text(left + tick * unit, bottom + LINE, "" if number % told else f"{tick:g}", "middle")
-    for config, label in configs.items():
-        group = [row for row in rows if row.config == config]
-        drawing.text(left - SPACE, y + BAR * len(group) / 2 + 4, label, "end")
-        for row in group:
-            draw_bar(drawing, row, axis, left, y, unit)
-            y += BAR
-        y += GAP
-    return bottom + LINE + GAP
-
-
-def draw_bar(drawing: Drawing, row: Row, axis: Axis, left: float, y: float, unit: float) -> None:
-    """One bar with its interval and figures; what failed says so instead."""
-    if not row.times:
-        drawing.text(left + 4, y + BAR - 4, f"failed in stage {row.cell.get('stage')}", color=COLORS[row.variant])
-        return
-    figure, interval = axis.figure(row), axis.interval(row)
-    drawing.rectangle(left, y + 1, figure * unit, BAR - 2, COLORS[row.variant])
-    drawing.line([(left + end * unit, y + BAR / 2) for end in interval], INK, 1.5)
-    drawing.text(left + max([figure, *interval]) * unit + 5, y + BAR - 4, bar_text(row, axis))
-
-
-def bar_text(row: Row, axis: Axis) -> str:
-    """What stands beside a bar."""
-    ratio = f" ({row.ratio['value']:.2f}x)" if row.ratio else ""
-    return f"{axis.figure(row):.2f}{ratio}{' WRONG' if row.check == 'WRONG' else ''}"
-
-
-def point_text(row: Row) -> str:
-    """What stands below a point."""
-    return "failed" if not row.times else "WRONG" if row.check == "WRONG" else f"{row.ratio['value']:.2f}x" if row.ratio else ""
-
-
-def draw_lines(drawing: Drawing, rows: Sequence[Row], axis: Axis) -> float:
-    """A line for each variant over what the sweep varies, and each ratio below; returns the height of the whole."""
-    name, = rows[0].view.varying
-    values = sorted({getattr(row.config, name) for row in rows})
-    cells: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        cells.setdefault(row.variant, {})[getattr(row.config, name)] = row
-    headings = [name, *(VARIANTS[variant].label for variant in cells), *(f"{tick:g}" for tick in axis.ticks)]
-    left, bottom = MARGIN + SPACE + widest(headings), float(HEAD + GAP + PLOT_HEIGHT)
-    column = widest([*map(str, values), *map(point_text, rows)]) + SPACE
-    unit, step = PLOT_HEIGHT / axis.ticks[-1], (WIDTH - MARGIN - left - column) / (len(values) - 1)
-    places = {value: left + column / 2 + step * number for number, value in enumerate(values)}
-    for tick in axis.ticks:
-        drawing.line([(left, bottom - tick * unit), (WIDTH - MARGIN, bottom - tick * unit)], FAINT)
-        drawing.text(left - SPACE, bottom - tick * unit + 4, f"{tick:g}", "end")
-    for number, found in enumerate(cells.values()):
-        draw_points(drawing, [(places[value], found.get(value)) for value in values], axis, bottom, unit, 9 + 12 * number)
-    drawing.text(WIDTH - MARGIN, 64, ", ".join(sign for text, sign in SIGNS.items() if text in set(map(point_text, rows))), "end")
-    return draw_columns(drawing, name, cells, {value: places[value] for value in values[::math.ceil(column / step)]}, bottom)
-
-
-def draw_columns(drawing: Drawing, name: str, cells: Mapping[str, Mapping[int, Row]], places: Mapping[int, float],
-                 bottom: float) -> float:
-    """The values for which there is a place, each with what its points say below it; returns the height of the whole."""
-    lines = {name: {value: str(value) for value in places}}
-    for variant, found in cells.items():
-        lines[VARIANTS[variant].label] = {value: point_text(row) for value, row in found.items() if value in places}
-    y = bottom + 4
-    for heading, texts in lines.items():
-        if any(texts.values()):
-            y += LINE
-            drawing.text(MARGIN, y, heading)
-            for value, text in texts.items():
-                drawing.text(places[value], y, text, "middle")
-    return y + LINE
-
-
-def draw_points(drawing: Drawing, points: Sequence[tuple[float, Optional[Row]]], axis: Axis, bottom: float, unit: float,
-                above: float) -> None:
-    """The points of a variant, with a line through those that follow one another; a cross `above` the bottom where one failed."""
-    for measured, group in itertools.groupby(points, lambda point: bool(point[1] and point[1].times)):
-        run = [(x, row) for x, row in group if row]
-        if measured:
-            drawing.line([(x, bottom - axis.figure(row) * unit) for x, row in run], COLORS[run[0][1].variant], 2)
-        for x, row in run:
-            draw_point(drawing, row, axis, (x, bottom if measured else bottom - above), unit)
-
-
-def draw_point(drawing: Drawing, row: Row, axis: Axis, foot: tuple[float, float], unit: float) -> None:
-    """A measured point with its interval, hollow where the output was wrong; a cross where it failed."""
-    x, y = foot
-    color = COLORS[row.variant]
-    if not row.times:
-        for slope in (-1, 1):
-            drawing.line([(x - 4, y - 4 * slope), (x + 4, y + 4 * slope)], color, 2)
-        return
-    drawing.line([(x, y - end * unit) for end in axis.interval(row)], INK, 1.5)
-    drawing.rectangle(x - 3, y - axis.figure(row) * unit - 3, 6, 6, GROUND if row.check == "WRONG" else color, color)
+def chart(run: Run) -> str:
+    """Return the SVG of a run: rates in TOPS, failures, and ratios to the baseline, each with its 95 % interval."""
+    return Chart(run).svg()
 
 
 # ======================================================================================================================
 # 16. Command line
 # ======================================================================================================================
 
-REFERENCE_CONFIGS = (Config(32, 8, 4), Config(64, 8, 4))
-FORMATS = ("table", *REPORTS)
-WITHOUT_AN_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, compare and chart work anywhere."
-REPORT_IT = f"Should this machine have one, please report it with the output of: python3 {PROGRAM_NAME}.py doctor"
-
-# The least time between two plain lines of progress.
-PLAIN_SECONDS = 1.0
-
-
-class Terminated(BaseException):
-    """SIGTERM came (exit 143)."""
+FORMATS = ("table", "markdown", "csv", "json")
+SUFFIXES = {"table": "", "markdown": ".md", "csv": ".csv", "json": ".json"}
+WITHOUT_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work anywhere."
+REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
+             "repository that this file came from.")
+PLAIN_S = 10.0  # the least time between two plain lines of progress
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose help is this file's docstring."""
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, and whose help is this file's docstring."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError, which is one line."""
+        """Raise UsageError."""
         raise UsageError(message)
 
     def format_help(self) -> str:
-        """The manual."""
-        return f"{(__doc__ or '').strip()}\n"
+        """Return the manual, or the part of it that is about one command. Python under -OO has neither."""
+        return manual(self.prog.split()[-1]) if __doc__ else super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Help and version go where all output goes: argparse would leave it to Python's end to find that they cannot."""
-        say(message)
+        """Print help and version as all output: argparse would leave it to Python's exit to find that it cannot."""
+        write_stdout(message)
+
+
+def manual(command: str) -> str:
+    """Return the docstring, or what of it belongs to one command: its usage and its options."""
+    sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
+    usage = [line for line in (__doc__ or "").split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
+    own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
+    return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line: verbs and their options."""
-    parser = _Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    """Return the parser of the command line: verbs and their options."""
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    run_options, doctor, emit_options, compare, chart = (verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS)
-    emit_options.add_argument("directory", metavar="DIR")
-    for options in (run_options, emit_options):
-        _add_program_options(options)
+    options = {verb: verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS}
+    for name in ("run", "emit"):
+        add_program_options(options[name])
+    options["emit"].add_argument("directory", metavar="DIR")
     for name in ("iters", "rounds", "warmup", "qos", "verify"):
-        run_options.add_argument(f"--{name}", type=_value(whole_number))
-    run_options.add_argument("--input", choices=PROTOCOL_CHOICES["input"])
-    run_options.add_argument("--timeout", type=_value(positive_number))
-    run_options.add_argument("--engine", choices=ENGINES, default="ane")
-    run_options.add_argument("--format", choices=FORMATS, default="table")
-    run_options.add_argument("--save", metavar="FILE.json")
-    run_options.add_argument("--quiet", action="store_true")
-    doctor.add_argument("--format", choices=("table", "json"), default="table")
-    for name in ("base", "new"):
-        compare.add_argument(name, metavar=f"{name.upper()}.json")
-    compare.add_argument("--fail-if-slower", type=_value(positive_number), metavar="PERCENT")
-    chart.add_argument("run", metavar="RUN.json")
-    chart.add_argument("-o", dest="output", metavar="FILE.svg")
+        options["run"].add_argument(f"--{name}", type=int)
+    options["run"].add_argument("--input", choices=SETTING_CHOICES["input"])
+    options["run"].add_argument("--engine", choices=ENGINES, default="ane")
+    options["run"].add_argument("--save", metavar="FILE.json")
+    options["run"].add_argument("--quiet", action="store_true")
+    for name, formats in (("run", FORMATS), ("show", FORMATS), ("doctor", ("table", "markdown", "json")),
+                          ("compare", ("table", "markdown", "json"))):
+        options[name].add_argument("--format", choices=formats, default="table")
+    for name in ("run", "doctor"):
+        options[name].add_argument("--timeout", type=float)
+    options["show"].add_argument("records", nargs="+", metavar="RECORD.json")
+    options["compare"].add_argument("records", nargs="+", metavar="RECORD.json")
+    for name in ("slower", "ratio-drops"):
+        options["compare"].add_argument(f"--fail-if-{name}", type=float, metavar="PERCENT")
+    options["chart"].add_argument("record", metavar="RUN.json")
+    options["chart"].add_argument("-o", dest="output", metavar="FILE.svg")
     return parser
 
 
-def _add_program_options(options: argparse.ArgumentParser) -> None:
-    """What says which programs are meant."""
-    options.add_argument("--config", action="append", type=_value(Config.parse), dest="configs", metavar="CHxSPxDEPTH")
+def add_program_options(options: argparse.ArgumentParser) -> None:
+    """Add the options that say which programs are meant."""
+    options.add_argument("--config", action="append", dest="configs", metavar="CHxSPxDEPTH")
     for name in Config._fields:
-        options.add_argument(f"--{name}", type=_value(parse_dimensions))
-    options.add_argument("--variants", type=_value(parse_variants))
-    options.add_argument("--original", action="store_true")
-    options.add_argument("--seed", type=_value(whole_number))
+        options.add_argument(f"--{name}")
+    options.add_argument("--variants", default=",".join(DEFAULT_VARIANTS))
+    options.add_argument("--original", action="store_true", default=None)
+    options.add_argument("--seed", type=int)
     for name in ("blob", "dialect"):
-        options.add_argument(f"--{name}", choices=PROTOCOL_CHOICES[name])
+        options.add_argument(f"--{name}", choices=SETTING_CHOICES[name])
 
 
-def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser of values whose own error argparse prints beside the option's name."""
-    def value(text: str) -> Any:
-        try:
-            return parse(text)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return value
+def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
+    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither.
+
+    A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
+    """
+    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name) is not None}
+    if options.configs and given:
+        raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
+    if not given:
+        return [Config.parse(text) for text in options.configs] if options.configs else None
+    kernels = given.get("kernel", [1])
+    if not set(kernels) <= set(KERNELS):
+        raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
+    if set(given) == {"kernel"}:
+        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
+    found = []
+    for kernel in kernels:
+        first = DEFAULT_CONFIGS[engine, kernel][0]
+        values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
+        found += list(itertools.starmap(Config, itertools.product(*values)))
+    return found
 
 
-def whole_number(text: str) -> int:
-    """A number from 0; raises UsageError where the text is none."""
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise UsageError(f"{text!r}: expected a whole number from 0")
-    return int(text)
-
-
-def positive_number(text: str) -> float:
-    """A number above 0; raises UsageError where the text is none."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
-        raise UsageError(f"{text!r}: expected a number above 0, such as 5")
-    return float(text)
-
-
-def parse_dimensions(text: str) -> list[int]:
-    """The numbers of a list such as `256,512`, each once; raises UsageError where one is none."""
+def dimensions(name: str, text: str) -> list[int]:
+    """Return the numbers of a list such as `256,512`, each once. Raise UsageError if it is not one."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
-        raise UsageError(f"{text!r}: expected whole numbers separated by commas, such as 256,512")
+        raise UsageError(f"--{name} {text!r}: expected whole numbers separated by commas, such as 256,512")
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def parse_variants(text: str) -> list[str]:
-    """Variants in a list such as `fp16,w8a8`; raises UsageError where one does not exist or stands there twice."""
-    names = text.split(",")
-    for name in names:
-        if name not in VARIANTS or names.count(name) > 1:
-            raise UsageError(f"{name!r}: expected some of {', '.join(VARIANTS)}, each once")
-    return names
+def settings_asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the options name."""
+    return {name: getattr(options, name) for name in Settings._fields if getattr(options, name, None) is not None}
 
 
-def configs_of(options: argparse.Namespace, default: Sequence[Config]) -> Sequence[Config]:
-    """The configurations that the options ask for: given ones, a sweep's cross product, or the default ones. What a sweep
-    does not name is as in the first of those."""
-    given = {name: getattr(options, name) for name in Config._fields if getattr(options, name)}
-    if not given:
-        return options.configs or default
-    if options.configs:
-        raise UsageError(f"--config does not go with --{next(iter(given))}: ask for configurations, or for a sweep")
-    values = [given.get(name, [getattr(default[0], name)]) for name in Config._fields]
-    return list(itertools.starmap(Config, itertools.product(*values)))
-
-
-def protocol_of(options: argparse.Namespace) -> Protocol:
-    """The protocol that the options ask for; raises UsageError for one that --original fixes."""
-    given = {name: getattr(options, name) for name in Protocol._fields if getattr(options, name, None) is not None}
-    if not options.original:
-        return Protocol(**given).check()
-    for name in given:
-        if name not in ("original", "seed", "timeout"):
-            raise UsageError(f"--{name} does not go with --original, which fixes it to {getattr(ORIGINAL_PROTOCOL, name)}")
-    return ORIGINAL_PROTOCOL._replace(**given).check()
-
-
-def say(text: str) -> None:
-    """Writes to standard output. Raises OutputError where that cannot be; a reader that went away, as `head` does, raises
-    BrokenPipeError."""
+def write_stdout(text: str) -> None:
+    """Write to standard output. Raise OutputError if that is not possible, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
-        print(text, end="", flush=True)
+        write_stream(sys.stdout, fit_terminal(text, sys.stdout))
     except BrokenPipeError:
         raise
-    except OSError as error:
-        raise OutputError(f"standard output: cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def complain(text: str) -> None:
-    """Writes a line to standard error, where there is one; there is no telling anybody of what goes wrong there."""
-    if sys.stderr:  # else print takes standard output
+def print_error(text: str) -> None:
+    """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
+    if sys.stderr:
+        with contextlib.suppress(OSError, ValueError):
+            write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+
+
+def write_stream(stream: TextIO, text: str) -> None:
+    """Write a whole text past Python's buffers: a pipe that does not block may take less at a time, and what a buffer
+    still holds at the end cannot fail then. Characters that the stream's encoding lacks become question marks."""
+    stream.flush()
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    data = text.encode(encoding, "replace")
+    try:
+        descriptor = stream.fileno()
+    except (OSError, AttributeError):  # the host's own stream, such as io.StringIO
+        stream.write(data.decode(encoding))
+        return
+    while data:
         try:
-            print(f"{PROGRAM_NAME}: {text}", file=sys.stderr, flush=True)
-        except OSError:
-            give_up(sys.stderr)
+            data = data[os.write(descriptor, data):]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
 
 
-def give_up(stream: Optional[TextIO]) -> None:
-    """A stream takes no more: what Python still holds of it must not be tried again at the end, and make that exit code 120."""
-    with contextlib.suppress(OSError, AttributeError):  # it may be closed, or another's that has no descriptor
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
-        os.close(nowhere)
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a stream leads to a terminal."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return stream.isatty()
+    return False
 
 
-class Progress(Watcher):
-    """Tells how far a run is: one live line on a terminal, plain lines, at most one a second, elsewhere."""
+def terminal_columns(stream: Optional[TextIO]) -> int:
+    """Return how many columns a terminal has; 80 if the stream does not lead to one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if stream and stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
+    return DEFAULT_COLUMNS
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self._live = stream.isatty()
+
+def fit_terminal(text: str, stream: TextIO) -> str:
+    """Return text whose lines fit the terminal; as it is for other streams."""
+    if not is_terminal(stream):
+        return text
+    columns = terminal_columns(stream)
+    return "\n".join("\n".join(textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False,
+                                             drop_whitespace=True)) if len(line) > columns else line
+                     for line in text.split("\n"))
+
+
+class Progress:
+    """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
+    configuration, and at most every ten seconds."""
+
+    def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._stream, self._clock = run, stream, clock
+        self._live = stream is not None and is_terminal(stream) and os.environ.get("TERM") != "dumb"
+        self._began = self._config_began = self._stage_began = self._rounds_began = clock()
         self._printed = -math.inf
-        self._config = -1
-        self._run_start = self._config_start = self._rounds_start = 0.0
+        self._finish: Optional[float] = None
+        self._tail_s: Optional[float] = None
+        self._number, self._config, self._step, self._limit = 1, "", "start", 0.0
 
-    def message(self, run: Run, message: dict[str, Any]) -> None:
-        """A line for a stage or a round that begins."""
-        if message["kind"] != "stage":
-            return
-        now, number = self._clock(), len(run.results)
-        rounds = "number" in message and "of" in message
-        if number != self._config:
-            self._config, self._config_start = number, now
-            self._run_start = self._run_start if number else now
-        if rounds and message["number"] == 1:
-            self._rounds_start = now
-        if not self._live and now - self._printed < PLAIN_SECONDS:
-            return
-        self._printed = now
-        step = f"round {message['number']} of {message['of']}" if rounds else message["stage"]
-        seconds = self._left(len(run.configs), *((message["number"], message["of"]) if rounds else (1, 1)))
-        left = "" if seconds is None else f", about {clock_time(seconds)} left"
-        line = (f"[{number + 1}/{len(run.configs)}] {run.configs[number].name} {message['variant']}: {step}, "
-                f"{clock_time(now - self._run_start)} elapsed{left}")
-        # A line that wraps could not be cleared.
-        self._write(f"\r\x1b[K{line[:shutil.get_terminal_size().columns - 1]}" if self._live else f"{line}\n")
+    def __call__(self, message: Message) -> None:
+        now = self._clock()
+        if message["kind"] == "wait":
+            self.clear()
+            print_error(f"waiting for another run on this machine to end (it holds the lock on {message['path']})")
+        elif message["kind"] == "configuration":
+            self._learn_configuration(now)
+            self._number, self._config = message["number"], Config.parse(message["config"]).label()
+            self._config_began = self._stage_began = now
+            self._step, self._limit, self._printed = "start", self._run.settings.timeout, -math.inf
+        elif message["kind"] == "stage":
+            self._note_stage(message, now)
+        if self._stream and (self._live or now - self._printed >= PLAIN_S) and self._config:
+            self._printed = now
+            line = self._line(now)
+            self._write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
 
-    def _left(self, configs: int, number: int, of: int) -> Optional[float]:
-        """Seconds left when a round begins: this configuration's rounds at the pace of those done, the others as long as those
-        done, or as this one. None before there is anything to go by."""
-        spent, now = self._printed - self._config_start, self._printed
-        rest = (now - self._rounds_start) / (number - 1) * (of - number + 1) if number > 1 else None
-        if self._config:
-            each = (self._config_start - self._run_start) / self._config
-            rest = max(0.0, each - spent) if rest is None else rest
-        elif rest is not None:
-            each = spent + rest
-        return None if rest is None else rest + each * (configs - self._config - 1)
+    def _note_stage(self, message: Message, now: float) -> None:
+        """Note the stage; a round tells how long the others of this configuration will take."""
+        label = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
+        step = f"{label} {message['stage']}".strip()
+        if "number" in message:
+            step = f"{label} round {message['number']} of {message['of']}"
+            done = message["number"] - 1
+            if not done:
+                self._rounds_began = now
+            else:
+                tail = self._tail_s if self._tail_s is not None else self._rounds_began - self._config_began
+                rest = (now - self._rounds_began) / done * (message["of"] - done) + tail
+                each = now - self._config_began + rest
+                if self._number > 1:
+                    each = (self._config_began - self._began) / (self._number - 1)
+                self._finish = now + rest + each * (len(self._run.configs) - self._number)
+        if step != self._step:
+            self._stage_began = now
+        self._step, self._limit = step, message["limit"] + self._run.settings.timeout
 
-    def result(self, run: Run, result: Result) -> None:
-        """What comes next stands by itself."""
-        self.clear()
+    def _learn_configuration(self, now: float) -> None:
+        """Learn from a configuration that is done how long the others will take."""
+        done = self._number if self._config else 0
+        if done:
+            self._tail_s = now - self._stage_began
+            self._finish = now + (now - self._began) / done * (len(self._run.configs) - done)
+
+    def _line(self, now: float) -> str:
+        """Return the line: where the run is, how long the stage has lasted, and as the last to be cut the time left."""
+        stage_s = now - self._stage_began
+        lasting = f", {clock_time(stage_s)} of at most {clock_time(self._limit)}" if stage_s >= 2 else ""
+        place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
+        times = f", {clock_time(now - self._began)} elapsed"
+        left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
+        room = (terminal_columns(self._stream) if self._live else 200) - 1 - len(left)
+        return (place + times)[:max(0, room)] + left
 
     def clear(self) -> None:
-        """Clears the live line."""
+        """Clear the live line."""
         if self._live:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
-        """There is no telling anybody of what goes wrong here."""
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:
-            give_up(self._stream)
+        """Write to the stream. Errors here are ignored: there is nowhere to report them."""
+        with contextlib.suppress(OSError, ValueError):
+            write_stream(self._stream, text)  # type: ignore[arg-type]
 
 
 def clock_time(seconds: float) -> str:
-    """Minutes and seconds."""
+    """Return minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-class _Reporter(Watcher):
-    """What a run prints and saves while it goes on."""
-
-    def __init__(self, options: argparse.Namespace, command: Sequence[str]) -> None:
-        self._options, self._command = options, command
-        self._progress = Watcher() if options.quiet or not sys.stderr else Progress(sys.stderr)
-        self.unsaved = False
-
-    def start(self, run: Run) -> None:
-        """Names the command, which the record holds."""
-        run.command = self._command
-
-    def wait(self, run: Run, path: str) -> None:
-        """Said with --quiet too: else it would seem to hang."""
-        complain(f"waiting for another run on this machine to end (it holds the lock on {path})")
-
-    def message(self, run: Run, message: dict[str, Any]) -> None:
-        """Hands it to the progress."""
-        self._progress.message(run, message)
-
-    def result(self, run: Run, result: Result) -> None:
-        """Saves before it prints: a reader may have gone away."""
-        self._progress.result(run, result)
-        record = run.to_dict()
-        if self._options.save:
-            self._save(record)
-        if self._options.format == "table":
-            view = view_of(record, run.configs)
-            say((table_head(record, view) if len(run.results) == 1 else "") + table_rows(record["results"][-1], view))
-
-    def clear(self) -> None:
-        """The run is over, or was broken off in the middle of a line."""
-        if isinstance(self._progress, Progress):
-            self._progress.clear()
-
-    def _save(self, record: Mapping[str, Any]) -> None:
-        """What cannot be saved later than at the start costs the file, and not what is still to be measured."""
-        try:
-            write_file(self._options.save, record_text(record))
-            self.unsaved = False
-        except OutputError as error:
-            complain(str(error))
-            self.unsaved = True
-
-
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`run`: the comparison."""
-    configs = configs_of(options, REFERENCE_CONFIGS if options.engine == "reference" else DEFAULT_CONFIGS)
-    protocol = protocol_of(options)
-    if options.save:
-        check_writable(options.save)
-    reporter = _Reporter(options, command)
+    """Run the comparison: save and print each configuration as soon as it is measured."""
+    if options.original and options.kernel:
+        raise UsageError("--kernel cannot be combined with --original (always 1)")
+    found = plan_run(configs_asked(options, options.engine), options.variants, options.engine, settings_asked(options))
+    found.command = list(command)
+    if options.save is not None:
+        check_save(options.save)
+    progress = Progress(found, None if options.quiet else sys.stderr)
+    columns, unsaved = terminal_columns(sys.stdout), False
     try:
-        found = run(configs, options.variants or DEFAULT_VARIANTS, protocol, engine=options.engine, watcher=reporter)
+        for cells in measured(found, progress):
+            progress.clear()
+            unsaved = bool(options.save) and not saved(found, options.save)
+            if options.format == "table":
+                head = table_head(found, columns) if len(found.results) == 1 else ""
+                write_stdout(head + table_rows(found, cells, columns))
+    except (KeyboardInterrupt, Terminated):
+        progress.clear()
+        if found.cells:
+            finish_report(found, options)
+        if options.save and found.cells and not unsaved:
+            print_error(f"{coverage(found)} are in {options.save}")
+        raise
     finally:
-        reporter.clear()
-    record = found.to_dict()
-    notes = footnotes(record, view_of(record))
-    if options.format != "table":
-        say(REPORTS[options.format](record))
-    elif protocol.original:
-        say("=== Done ===\n")
-    elif notes:
-        say("\n".join([*notes, ""]))
+        progress.clear()
+    finish_report(found, options)
+    return 0 if found.ok and not unsaved else 1
+
+
+def finish_report(run: Run, options: argparse.Namespace) -> None:
+    """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
+    write_stdout(table_end(run) if options.format == "table" else REPORTS[options.format](run))
     if not options.quiet:
-        for line in [*(notes if protocol.original else ()), *(f"warning {text}" for text in grouped(found.warnings))]:
-            complain(line)
-    return 0 if found.ok and not reporter.unsaved else 1
+        for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
+            print_error(line)
+
+
+def saved(run: Run, path: str) -> bool:
+    """Save a run that goes on. A failure costs the file alone: the rest is still measured."""
+    try:
+        run.save(path)
+    except OutputError as error:
+        print_error(str(error))
+        return False
+    return True
+
+
+def check_save(path: str) -> None:
+    """Raise UsageError unless a record can be saved under this name, in the place of a record or of nothing."""
+    check_suffix(path, "json", "--save writes json")
+    check_writable(path)
+    if os.path.exists(path) and os.path.getsize(path):
+        try:
+            read_record(path)
+        except UsageError:
+            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another name, "
+                             "or remove it") from None
+
+
+def check_suffix(path: str, own: str, wrong: str) -> None:
+    """Raise UsageError if a file's name is empty, or promises another format than its own."""
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if not path:
+        raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
+    own_command = f"python3 {PROGRAM_NAME}.py"
+    cures = {"csv": f"{own_command} show RECORD.json --format csv > {path}",
+             "md": f"{own_command} show RECORD.json --format markdown > {path}",
+             "txt": f"{own_command} show RECORD.json > {path}",
+             "svg": f"{own_command} chart RECORD.json -o {path}",
+             "json": f"{own_command} run --save {path}",
+             "png": f"{own_command} chart RECORD.json, whose .svg a browser shows and prints"}
+    cures.update(markdown=cures["md"], pdf=cures["png"], jpg=cures["png"])
+    if suffix in cures and suffix != own:
+        raise UsageError(f"{path}: {wrong}; for that name: {cures[suffix]}")
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`doctor`: what this machine has, check by check."""
+    """Show what this machine has, check by check, and what to do about each that fails."""
     found: list[dict[str, str]] = []
+    timeout = Settings().timeout if options.timeout is None else Settings(timeout=options.timeout).check().timeout
 
     def tell(name: str, finding: Finding) -> None:
         found.append({"name": name, **finding._asdict()})
         if options.format == "table":
-            advice = f" -> {finding.advice}" if finding.advice else ""
-            say(f"{finding.state:<5} {name}: {finding.value}{advice}\n")
+            write_stdout(doctor_line(found[-1]))
+        elif name == "lock":
+            print_error(f"{finding.value}: {finding.advice}")
 
-    well = examine_in_children(tell)
+    def begin(text: str) -> None:
+        if options.format == "table":
+            write_stdout(f"      {text}\n")
+
+    well = run_checks(tell, begin, timeout)
+    failed = [check for check in found if check["state"] == "FAIL"]
     if options.format == "json":
-        say(record_text({"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}))
+        report = {"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}
+        write_stdout(json.dumps(report, indent=1) + "\n")
+    elif options.format == "markdown":
+        rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
+        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor**: {len(failed)} checks failed\n\n"
+                     + markdown_table(["State", "Check", "Found", "What to do"], rows))
+    elif well:
+        write_stdout(f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n")
     else:
-        say("\nAll is well: python3 ane_bench.py will measure.\n" if well else
-            "\nNot all is well: see the lines that begin with FAIL, and what to do after the arrow.\n")
+        count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
+        write_stdout(f"\n{count}:\n" + "".join(map(doctor_line, failed))
+                     + f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n")
     return 0 if well else 3
 
 
+def doctor_line(check: Mapping[str, str]) -> str:
+    """Return the line of a check."""
+    advice = f" -> {check['advice']}" if check["advice"] else ""
+    return f"{check['state']:<5} {check['name']}: {check['value']}{advice}\n"
+
+
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`emit`: each program's two files, below a directory."""
-    protocol = protocol_of(options)
-    blob, dialect = attempts(protocol)[0]
-    for config in configs_of(options, DEFAULT_CONFIGS):
-        for variant in options.variants or DEFAULT_VARIANTS:
-            program = build_program(config, variant, seed=protocol.seed, original=protocol.original, blob=blob, dialect=dialect)
+    """Write each program's two files below a directory."""
+    planned = plan_run(configs_asked(options, "ane"), options.variants, "ane", settings_asked(options))
+    layout, dialect = attempts(planned.settings)[0]
+    for config in planned.configs:
+        for variant in planned.variants:
+            program = build_program(config, variant, seed=planned.settings.seed, original=planned.settings.original,
+                                    blob=layout, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
-                write_program(path, program.mil.encode(), program.blob)
-            except OSError as error:
-                raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror}") from None
-            say(f"{path}\n")
+                program.write(path)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                place = getattr(error, "filename", None) or path
+                raise UsageError(printable(f"{place}: cannot be written: {reason}")) from None
+            write_stdout(f"{path}\n")
     return 0
 
 
+def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Print saved records again."""
+    write_stdout(show(records_of(options.records), options.format))
+    return 0
+
+
+def records_of(paths: Sequence[str]) -> list[Run]:
+    """Return the runs of all records in some files."""
+    return [run for path in paths for run in read_records(path, print_error)]
+
+
 def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`compare`: two records, cell by cell."""
-    base, new = read_record(options.base), read_record(options.new)
-    say(comparison(base, new))
-    if not options.fail_if_slower:
-        return 0
-    found, slower = differences(base, new), slower_cells(base, new, options.fail_if_slower)
-    if not found and not slower:
-        slower = ["no cell has figures in both records"]
-    if not all(item.interval for item in found):
-        complain(f"some cells have fewer than {FEWEST_ROUNDS} rounds: whether they are slower cannot be told")
-    for line in slower:
-        complain(line)
-    return 1 if slower else 0
+    """Compare records cell by cell; with a limit, exit with 1 if NEW does not pass."""
+    runs = records_of(options.records)
+    if len(runs) < 2:
+        raise UsageError(f"{len(runs)} record: expected BASE and NEW, two or more")
+    limits = (options.fail_if_slower, options.fail_if_ratio_drops)
+    for limit in limits:
+        if limit is not None and not 0 < limit < 1e6:
+            raise UsageError(f"{limit:g} percent: expected a number above 0, such as 5")
+    gated = limits != (None, None)
+    if gated:
+        check_gate(runs)
+    write_stdout(comparison(runs, options.format))
+    failed, undecided = gate(runs[0], runs[1], *limits) if gated else ([], [])
+    for line in [*undecided, *failed]:
+        print_error(line)
+    return 1 if failed else 0
 
 
 def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """`chart`: a record as an SVG."""
-    path = options.output or f"{os.path.splitext(options.run)[0]}.svg"
-    record = read_record(options.run)
+    """Draw a record as an SVG."""
+    path = f"{os.path.splitext(options.record)[0]}.svg" if options.output is None else options.output
+    check_suffix(path, "svg", "chart draws svg")
+    runs = records_of([options.record])
+    if len(runs) > 1:
+        raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+    if os.path.realpath(path) == os.path.realpath(options.record):
+        raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
     check_writable(path)
-    if os.path.realpath(path) == os.path.realpath(options.run):
-        raise UsageError(f"{path}: the chart would take the place of the record; name another file with -o")
-    write_file(path, chart(record))
-    say(f"{path}\n")
+    write_file(path, chart(runs[0]))
+    write_stdout(f"{path}\n")
     return 0
 
 
 VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
-    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "compare": compare_verb, "chart": chart_verb}
+    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "show": show_verb, "compare": compare_verb,
+    "chart": chart_verb}
 
 
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM become exceptions, so that cleaning up is done; the first one only, or who presses Ctrl-C twice would
-    break that off. Only the main thread may say so; a Ctrl-C that is ignored, as in the background, stays so."""
+    """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
+
+    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that
+    is ignored, as Ctrl-C is in the background, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -4558,9 +6059,9 @@ def answering_signals() -> Iterator[None]:
         nonlocal answered
         if not answered:
             answered = True
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN or number == signal.SIGTERM:
             signal.signal(number, answer)
@@ -4571,50 +6072,59 @@ def answering_signals() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Runs the command line (sys.argv where none is given) and returns the exit code; never raises, and prints no traceback
-    for what a user or a machine did."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", word) for word in (__file__, *arguments)]  # a path may name its user
+def main(argv: Optional[Sequence[Any]] = None) -> int:
+    """Run the command line (sys.argv if no arguments are given) and return the exit code.
+
+    Never raise, and print no traceback for what a user or a machine did. Leave the host's streams and signal handlers
+    as they were.
+    """
+    try:
+        if isinstance(argv, (str, bytes)):
+            raise UsageError(f"{argv!r}: expected a list of arguments")
+        arguments = [os.fsdecode(word) for word in (sys.argv[1:] if argv is None else argv)]
+    except (UsageError, TypeError) as error:
+        print_error(printable(str(error)))
+        return 2
+    # A path may name its user.
+    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (__file__, *arguments)]
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     with answering_signals():
-        return _exit_code(arguments, command)
+        return exit_code_of(arguments, command)
 
 
-def _exit_code(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """What becomes of a command; says why where it does not succeed."""
+def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Run a command and return its exit code; print why it did not succeed."""
+    unwritten = 2 if arguments[0] == "compare" else 1  # there 1 means slower or failed, and nothing else
     try:
         options = build_parser().parse_args(arguments)
         return VERBS[options.verb](options, command)
     except UsageError as error:
-        complain(str(error))
+        print_error(printable(str(error)))
         return 2
     except Unavailable as error:
-        complain(f"no usable Neural Engine: {error}.\n{WITHOUT_AN_ENGINE}\n{REPORT_IT}")
+        print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
         return 3
     except OutputError as error:
-        complain(str(error))
-        give_up(sys.stdout)
-        return 1
+        print_error(str(error))
+        return unwritten
     except BrokenPipeError:
-        give_up(sys.stdout)
-        return 1
+        return unwritten
+    except MemoryError:
+        print_error("out of memory; ask for less, or close other programs")
+        return unwritten
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
-    except Terminated:
-        complain("terminated")
-        return 143
+    except Terminated as stop:
+        print_error("terminated")
+        return 128 + stop.signal
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
 
 
 if __name__ == "__main__":
     exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in (signal.SIGINT, signal.SIGTERM):  # what comes now changes nothing, but Python would show where it was
+    for late in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what comes now changes nothing
         signal.signal(late, signal.SIG_IGN)
     sys.exit(exit_code)

@@ -1,6 +1,7 @@
-"""What several tests need: the stand-in built once, a run of the command line, optional material."""
+"""What the tests share: the stand-in, built once; commands, started, interrupted and awaited; what was left out."""
 
 import atexit
+import collections
 import contextlib
 import functools
 import importlib
@@ -8,81 +9,102 @@ import json
 import logging
 import os
 import py_compile
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
 
-import ane_bench
 from tests.standin import build as standin_build
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ane_bench.py"
 SHARED = ROOT.parent / "shared"
+# Runs the module with a first worker that differs.
+DRIVER = ROOT / "tests" / "driver.py"
 
 # A run that takes no time.
 SMALL = ("--config", "64x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
+# Seconds within which a run in a scene ends, whatever goes wrong in it.
+PATIENCE = 40
+# Several runs at a time take less time: parent and worker wait for each other.
+AT_A_TIME = (os.cpu_count() or 1) + 1
 
-# One directory for all that the tests build; removed when Python ends.
-_WORKSHOP = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")
-atexit.register(_WORKSHOP.cleanup)
+# One directory for all that the tests build; removed when Python exits.
+_holder = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")
+atexit.register(_holder.cleanup)
+WORKSHOP = Path(_holder.name)
 
 
-class Finished(NamedTuple):
-    """A command that ended."""
+# ----------------------------------------------------------------------------------------------------------------------
+# What is left out
+# ----------------------------------------------------------------------------------------------------------------------
 
-    code: int
-    output: str
-    errors: str
+# Whether the long tests run, too.
+ALL = os.environ.get("ANE_BENCH_TESTS") == "all"
+# Parts of tests that did not run, for the closing lines.
+reductions: list[str] = []
 
+long_test = unittest.skipUnless(ALL, "long; ANE_BENCH_TESTS=all runs it")
+
+
+def reduced(whole: int, part: int, what: str) -> int:
+    """Return how many of something to test: all of them with ANE_BENCH_TESTS=all, else a part, which is reported."""
+    if ALL:
+        return whole
+    reductions.append(f"{whole - part:,} of {whole:,} {what}: long; ANE_BENCH_TESTS=all runs them")
+    return part
+
+
+def closing_lines(skipped: Iterable[tuple[unittest.TestCase, str]]) -> list[str]:
+    """Return lines that say what a test run left out, and why."""
+    tests = collections.defaultdict(list)
+    for test, reason in skipped:
+        tests[reason].append(test.id())
+    lines = []
+    for reason, names in tests.items():
+        files = sorted({name.split(".")[1] if name.startswith("tests.") else name for name in names})
+        shown = [".".join(name.split(".")[-2:]) for name in names] if len(names) <= 8 else files
+        lines.append(f"{len(names)} tests: {reason} ({', '.join(shown)})")
+    lines += dict.fromkeys(reductions)
+    return ["Left out:\n", *(f"  {line}\n" for line in lines)] if lines else []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is built, found or needed
+# ----------------------------------------------------------------------------------------------------------------------
 
 def own_python() -> list[str]:
-    """This Python, with the options for finding faults that it was started with: they then hold for whatever the tests start."""
-    return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
-
-
-def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None, module: Path = MODULE,
-                **options: Any) -> Finished:
-    """Runs ane_bench.py as a user does, with no stand-in but the one that the environment here names."""
-    whole: dict[str, str] = {**os.environ, ane_bench.STANDIN_VARIABLE: "", **(environment or {})}
-    options.setdefault("timeout", 120)
-    done = subprocess.run([*own_python(), str(module), *arguments], env=whole, stdin=subprocess.DEVNULL, capture_output=True,
-                          encoding="utf-8", errors="replace", check=False, **options)
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Sets variables of this process for a while."""
-    with unittest.mock.patch.dict(os.environ, variables):
-        yield
+    """Return this Python with the options for finding faults that it was started with: commands have them, too."""
+    warnings = [f"-W{option}" for option in sys.warnoptions]
+    return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *warnings]
 
 
 @functools.cache
 def compiled_module() -> Path:
-    """The module as bytecode, which starts in half the time."""
-    target = Path(_WORKSHOP.name) / "compiled" / "ane_bench.pyc"
+    """Return the module as bytecode, which starts in half the time."""
+    target = WORKSHOP / "compiled" / "ane_bench.pyc"
     py_compile.compile(str(MODULE), str(target), doraise=True)
     return target
 
 
 @functools.cache
 def standin_library(defines: Sequence[str] = ()) -> Path:
-    """The stand-in, built on first use; the test is skipped where it cannot be."""
+    """Return the stand-in, built on first use; skip the test if it cannot be built."""
     try:
-        directory = Path(_WORKSHOP.name) / f"standin{len(list(Path(_WORKSHOP.name).iterdir()))}"
-        directory.mkdir()
-        return standin_build.build(directory, defines=defines)
+        return standin_build.build(Path(tempfile.mkdtemp(prefix="standin_", dir=WORKSHOP)), defines=defines)
     except standin_build.Unavailable as reason:
         raise unittest.SkipTest(str(reason)) from None
 
 
 def shared(*parts: str) -> Path:
-    """A file beside the repository; the test is skipped where it is not there."""
+    """Return a file beside the repository; skip the test if it is absent."""
     path = SHARED.joinpath(*parts)
     if not path.exists():
         raise unittest.SkipTest(f"{path} is not here")
@@ -90,8 +112,8 @@ def shared(*parts: str) -> Path:
 
 
 def need(module: str) -> Any:
-    """A module that need not be installed; the test is skipped where it is not."""
-    logging.disable()  # coremltools tells of the parts that exist on a Mac only
+    """Return a module that need not be installed; skip the test if it is not."""
+    logging.disable()  # coremltools warns of the parts that exist on a Mac only
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
@@ -100,37 +122,307 @@ def need(module: str) -> Any:
         logging.disable(logging.NOTSET)
 
 
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set variables of this process for a while."""
+    with unittest.mock.patch.dict(os.environ, variables):
+        yield
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Commands
+# ----------------------------------------------------------------------------------------------------------------------
+
+class Finished(NamedTuple):
+    """A command that has exited."""
+
+    code: int
+    output: str
+    errors: str
+
+
+class Process(NamedTuple):
+    """A process of this machine; its state is Z if it has exited and its parent has not asked for the exit code."""
+
+    number: int
+    parent: int
+    group: int
+    state: str
+
+
+def processes() -> list[Process]:
+    """Return all processes of this machine."""
+    found = []
+    if sys.platform == "darwin":
+        for line in subprocess.run(["ps", "-axo", "pid=,ppid=,pgid=,stat="], capture_output=True, encoding="utf-8",
+                                   check=True).stdout.splitlines():
+            number, parent, group, state = line.split()
+            found.append(Process(int(number), int(parent), int(group), state[0]))
+        return found
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent, group = path.read_text().rpartition(") ")[2].split()[:3]
+            found.append(Process(int(path.parent.name), int(parent), int(group), state))
+    return found
+
+
+class Started:
+    """A command that runs in a process group of its own. Its output is collected unless `options` send it elsewhere."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], **options: Any) -> None:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+                   "start_new_session": True, "encoding": "utf-8", "errors": "replace", **options}
+        self.process: subprocess.Popen[str] = subprocess.Popen(command, env=environment, **options)
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait until a condition holds; fail if the command exits before, or after PATIENCE."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"no {what}: {self.finish()}")
+            time.sleep(0.01)
+
+    def worker(self) -> int:
+        """Return the process that measures; wait for it."""
+        found: list[int] = []
+
+        def appeared() -> bool:
+            found[:] = [process.number for process in processes()
+                        if process.parent == self.process.pid and process.state != "Z"]
+            return bool(found)
+
+        self.wait_until(appeared, "worker")
+        return found[0]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command alone, as `kill` does."""
+        self.process.send_signal(number)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to all its processes, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Kill the command alone, and wait for its workers to exit by themselves."""
+        self.signal(signal.SIGKILL)
+        self.process.communicate(timeout=PATIENCE)
+        if not self.is_over(PATIENCE):
+            raise AssertionError("a worker outlives the killed command")
+
+    def is_over(self, seconds: float = 0) -> bool:
+        """Return whether no process of its group lives, or none will within some seconds."""
+        deadline = time.monotonic() + seconds
+        while any(process.group == self.process.pid and process.state != "Z" for process in processes()):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def end(self) -> None:
+        """Kill what is left of it, if a test failed."""
+        if self.process.returncode is None or not self.is_over():
+            with contextlib.suppress(ProcessLookupError):
+                self.signal_group(signal.SIGKILL)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+        self.process.wait(PATIENCE)
+
+    def finish(self, seconds: float = PATIENCE) -> Finished:
+        """Wait until it exits, and return what it wrote. Fail if it does not, or if it leaves a worker behind."""
+        try:
+            output, errors = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("it did not exit") from None
+        if not self.is_over():
+            raise AssertionError("a worker is left")
+        return Finished(self.process.returncode, output or "", errors or "")
+
+
+def clean_environment(standin: Union[str, Path] = "") -> dict[str, str]:
+    """Return this environment without variables for Python and the stand-in: who runs the tests may have set some that
+    hide faults, such as PYTHONUNBUFFERED."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STANDIN_", "PYTHON", "COLUMNS"))}
+    return {**kept, "ANE_BENCH_STANDIN": str(standin)}
+
+
+def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None, module: Path = MODULE,
+                **options: Any) -> Finished:
+    """Run ane_bench.py as a user does, without a stand-in unless the environment given here names one."""
+    command = [*own_python(), str(module), *arguments]
+    started = Started(command, {**clean_environment(), **(environment or {})}, **options)
+    try:
+        return started.finish(seconds=3 * PATIENCE)
+    finally:
+        started.end()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Runs against the stand-in
+# ----------------------------------------------------------------------------------------------------------------------
+
+class Scene:
+    """A directory of its own for some runs against the stand-in, and what these are given.
+
+    `settings` are the stand-in's variables without their prefix; `prefix` is a command that starts the command.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.log = directory / "log"
+        self.saved = directory / "record.json"
+        self.standin: Union[str, Path] = standin_library()
+        self.python: Sequence[str] = own_python()
+        self.module = compiled_module()
+        self.prefix: Sequence[str] = ()
+        self.settings: dict[str, Any] = {}
+        self.variables: dict[str, str] = {}
+        self.closing = contextlib.ExitStack()
+        self.finished: list[Finished] = []
+        self._driver: Sequence[str] = ()
+
+    def drive(self, afterwards: Mapping[str, str], first_command: Sequence[str] = ()) -> None:
+        """Set variables once the first worker was started; let that worker be another command if one is given."""
+        self._driver = (str(DRIVER),)
+        self.variables.update(AFTERWARDS=json.dumps(afterwards), FIRST_COMMAND=json.dumps(first_command),
+                              WORKERS_SAID=str(self.directory / "workers"))
+
+    def environment(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the environment of a run; these settings come on top of the scene's own."""
+        standin = {f"STANDIN_{name}": str(value) for name, value in {**self.settings, **settings}.items()}
+        return {**clean_environment(self.standin), "TMPDIR": str(self.temporary), "STANDIN_LOG": str(self.log),
+                **standin, **self.variables}
+
+    def start(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None, **options: Any) -> Started:
+        """Start a run."""
+        command = [*self.prefix, *self.python, *self._driver, str(self.module), *arguments]
+        started = Started(command, self.environment(settings or {}), **options)
+        self.closing.callback(started.end)
+        return started
+
+    def run(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None, **options: Any) -> Finished:
+        """Run from start to end."""
+        return self.finish(self.start(*arguments, settings=settings, **options))
+
+    def finish(self, started: Started) -> Finished:
+        """Wait until a run exits; remember what it wrote."""
+        self.finished.append(started.finish())
+        return self.finished[-1]
+
+    def await_call(self, run: Started, beginning: str, times: int = 1) -> None:
+        """Wait until the stand-in's log has that many lines that begin so."""
+        run.wait_until(lambda: sum(line.startswith(beginning) for line in self.calls()) >= times, f"call {beginning}")
+
+    def calls(self) -> list[str]:
+        """Return the stand-in's log."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def record(self) -> dict[str, Any]:
+        """Return the record that a run saved."""
+        found: dict[str, Any] = json.loads(self.saved.read_text(encoding="utf-8"))
+        return found
+
+    def models(self) -> list[Path]:
+        """Return what lies in the temporary directory: model directories while a run goes on, nothing after it."""
+        return sorted(self.temporary.iterdir()) if self.temporary.is_dir() else []
+
+    def workers_said(self) -> str:
+        """Return what the workers of a driven run wrote to standard error."""
+        path = self.directory / "workers"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+Item = TypeVar("Item")
+
+
 class StandinCase(unittest.TestCase):
-    """A temporary directory of its own for each test, which every run must leave as it was."""
+    """A test of runs against the stand-in, each of which must leave its temporary directory as it was."""
 
     def setUp(self) -> None:
+        # A shell in the background, or nohup, ignores these, and what is ignored stays so in all that is started.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                self.addCleanup(signal.signal, number, signal.signal(number, lambda *_: None))
         holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
         self.addCleanup(holder.cleanup)
         self.directory = Path(holder.name)
-        self.temporary = self.directory / "tmp"
-        self.temporary.mkdir()
-        self.log = self.directory / "log"
-        self.module = compiled_module()
+        self.scene = Scene(self.directory)
+        self.addCleanup(self.scene.closing.close)
+
+    @property
+    def module(self) -> Path:
+        """The file that runs; the module as bytecode if no test sets another."""
+        return self.scene.module
+
+    @module.setter
+    def module(self, path: Path) -> None:
+        self.scene.module = path
+
+    @property
+    def temporary(self) -> Path:
+        """The directory for temporary files."""
+        return self.scene.temporary
+
+    @property
+    def log(self) -> Path:
+        """The stand-in's log."""
+        return self.scene.log
 
     def environment(self, **settings: Any) -> dict[str, str]:
-        """The variables of a run against the stand-in."""
-        return {**{f"STANDIN_{name}": str(value) for name, value in settings.items()}, "STANDIN_LOG": str(self.log),
-                ane_bench.STANDIN_VARIABLE: str(standin_library()), "TMPDIR": str(self.temporary)}
+        """Return the variables of a run against the stand-in."""
+        return self.scene.environment(settings)
+
+    def calls(self) -> list[str]:
+        """Return the stand-in's log."""
+        return self.scene.calls()
 
     def run_standin(self, *arguments: str, **settings: Any) -> Finished:
-        """A run against the stand-in; settings are its variables without the prefix."""
-        finished = run_command(*arguments, environment=self.environment(**settings), module=self.module)
-        self.assertEqual(list(self.temporary.iterdir()), [], "something was left behind")
+        """Run against the stand-in; settings are its variables without the prefix."""
+        return self.run_in(self.scene, *arguments, **settings)
+
+    def run_in(self, scene: Scene, *arguments: str, **settings: Any) -> Finished:
+        """Run in a scene, and look for what must never be."""
+        finished = scene.run(*arguments, settings=settings)
+        self.assertEqual(scene.models(), [], "something was left behind")
         self.assertNotIn("Traceback", finished.errors)
         return finished
 
     def run_record(self, *arguments: str, code: int = 0, **settings: Any) -> dict[str, Any]:
-        """The record of a run, which must end with an exit code."""
-        finished = self.run_standin(*arguments, "--format", "json", **settings)
+        """Run, and return the record; the run must exit with a code."""
+        return self.record_in(self.scene, *arguments, code=code, **settings)
+
+    def record_in(self, scene: Scene, *arguments: str, code: int = 0, **settings: Any) -> dict[str, Any]:
+        """Run in a scene, and return the record; the run must exit with a code."""
+        finished = self.run_in(scene, *arguments, "--format", "json", **settings)
         self.assertEqual(finished.code, code, finished.errors)
         record: dict[str, Any] = json.loads(finished.output)
         return record
 
-    def calls(self) -> list[str]:
-        """The stand-in's log."""
-        return self.log.read_text().splitlines()
+    def new_scene(self) -> Scene:
+        """Return another scene."""
+        scene = Scene(Path(tempfile.mkdtemp(dir=self.directory)))
+        self.addCleanup(scene.closing.close)
+        return scene
+
+    def each(self, items: Iterable[Item], check: Callable[[Scene, Item], None], *, name: Callable[[Item], str] = str,
+             at_a_time: int = AT_A_TIME) -> None:
+        """Check all items, each in a scene of its own, several at a time."""
+        def outcome(item: Item) -> Optional[Exception]:
+            scene = self.new_scene()
+            try:
+                with scene.closing:
+                    check(scene, item)
+            except Exception as error:
+                return error
+            return None
+
+        items = list(items)
+        self.assertGreater(len(items), 0)
+        with ThreadPoolExecutor(at_a_time) as pool:
+            outcomes = list(pool.map(outcome, items))
+        for item, error in zip(items, outcomes):
+            with self.subTest(name(item)):
+                if error:
+                    raise error

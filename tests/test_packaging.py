@@ -22,7 +22,7 @@ HARD_NAME = "ein Pfad mit Lücken ✓"
 def built(kind: str) -> Path:
     """The wheel or the sdist, built once by flit_core; the test is skipped where that is not installed."""
     backend = support.need("flit_core.buildapi")
-    directory = tempfile.mkdtemp(prefix="built_", dir=support._WORKSHOP.name)
+    directory = tempfile.mkdtemp(prefix="built_", dir=support.WORKSHOP)
     before = os.getcwd()
     os.chdir(support.ROOT)
     try:

@@ -1,9 +1,14 @@
 """Section 3: weights, input, weight files."""
 
+import cmath
 import hashlib
+import math
+import random
 import struct
 import tempfile
+import time
 import unittest
+from collections.abc import Sequence
 from operator import mul
 from pathlib import Path
 
@@ -13,24 +18,38 @@ from tests import support
 
 # SHA-256 of weight files, so that every Python and every machine is held to the same bytes.
 HASHES = {
-    ("64x4x2", "fp16"): "2f31c561eae5abb9d49dce2a8d23f712bde61e2d9858f355e0b88aee711bc1ad",
-    ("64x4x2", "w8a8"): "305dd547355e8d7674c9ac954aa41203ba138531508b998eb0d6a8059e43e294",
-    ("60x4x3", "fp16"): "fb228e7165c93099bed49264f5e30de6e5e731f8c4b48c430e82a0acb51339ea",
-    ("7x4x3", "w8a16"): "98a22ea6137059c2a437c0fcc136b4778e3274a8bc4509c61a415b8417abe418",
-    ("509x4x1", "w8a8"): "4674589606097aaa45ae692c15d6e454f9c836eb875acc53a1fc2f3369cce7c4",
-    ("512x64x128", "fp16"): "de47fe0310dae1b3af455860dc1f0bd22f7ddadec55848c8a2cbf979bd4fc460",
+    ("64x4x2", "fp16"): "f73615df775b7c657baae22a6604620b99966a0cadd097e06f8dc3c5309789b9",
+    ("64x4x2", "w8a8"): "d2fadacacbd227b0deac50eed7d82d682362851839046abe3d568966c23e250f",
+    ("60x4x3", "fp16"): "b19370cbee8936c526a3ee796ecf416b36fa1be0ad38402aa15a5351055e1ec2",
+    ("7x4x3", "w8a16"): "23528f5a6eb56f43096f4607a7b04ab0bdc9a51bd114a6d0e1a2af39d4cade3d",
+    ("509x4x1", "w8a8"): "7f64c6219bc91ef84583deaae3812e992d982560303546439a27eeb2878497c9",
+    ("512x64x128", "fp16"): "763aba81b647d88991345b6e67e041c7278d6df62c2a39adefa39ac63d33f030",
+    ("64x4x2k3", "fp16"): "61cef06d0a52105baf80c2f38f8d3833accc7c68381ad801e8f57d310f37afd0",
+    ("60x4x3k3", "w8a8"): "0f153c5beaf962211c7bc65a6b0ab2e143c2c310907f566543a09cdfa2e50e16",
+    ("2x4x5k3", "w8a8"): "9d8c20cb44bfd1e073b9ac4d53d8a2ae213d8edb9bc0b1c780e5ff2d34b6a627",
+    ("256x64x32k3", "w8a8"): "6788982066616d6cf9c19ada5082bced434ff4c576df2793617c3abd582ed1c2",
 }
+INPUT_HASH = "6c8056557041a475770bcfae3cb750095feb21f5b134b99934c9b74ef95ec4c4"
 
 
-def rows(program: ane_bench.Program) -> list[list[list[float]]]:
-    """The weights of a program as numbers: [layer][output][input]."""
-    channels, letter = program.config.channels, ane_bench.DATA_TYPES[program.variant.weights].letter
-    layers = [struct.unpack(f"<{channels ** 2}{letter}", tensor.data) for tensor in read_weight_file(program.blob)]
-    return [[list(layer[start:start + channels]) for start in range(0, channels ** 2, channels)] for layer in layers]
+def integers(program: ane_bench.Program) -> list[list[int]]:
+    """Return the weights of each layer as integers, in units of the chain's scale."""
+    exponent = ane_bench.chain_weights(program.config, 0).exponent
+    if program.variant.weights == "int8":
+        return [list(struct.unpack(f"<{len(tensor.data)}b", tensor.data)) for tensor in read_weight_file(program.blob)]
+    layers = [struct.unpack(f"<{len(tensor.data) // 2}e", tensor.data) for tensor in read_weight_file(program.blob)]
+    scaled = [[value * 2 ** exponent for value in layer] for layer in layers]
+    assert all(map(float.is_integer, [value for layer in scaled for value in layer]))
+    return [list(map(int, layer)) for layer in scaled]
 
 
-class OrthogonalWeightsTest(unittest.TestCase):
-    """The weights that a default run computes with."""
+def rows(values: Sequence[int], columns: int) -> list[Sequence[int]]:
+    """Return the rows of a matrix."""
+    return [values[start:start + columns] for start in range(0, len(values), columns)]
+
+
+class ChainWeightsTest(unittest.TestCase):
+    """The weights that a default run computes with, for both kernels."""
 
     def test_same_bytes_everywhere(self) -> None:
         for (name, variant), expected in HASHES.items():
@@ -39,40 +58,149 @@ class OrthogonalWeightsTest(unittest.TestCase):
                 self.assertEqual(hashlib.sha256(blob).hexdigest(), expected)
 
     def test_the_seed_changes_them(self) -> None:
-        config = Config(16, 4, 2)
-        blobs = {bytes(build_program(config, "w8a8", seed=seed).blob) for seed in range(5)}
-        self.assertEqual(len(blobs), 5)
+        for name in ("16x4x2", "16x4x2k3"):
+            blobs = {bytes(build_program(Config.parse(name), "w8a8", seed=seed).blob) for seed in range(5)}
+            self.assertEqual(len(blobs), 5)
+
+    def test_no_weight_is_zero(self) -> None:
+        for name in ("1x4x2", "2x4x2", "3x4x3", "7x4x3", "60x4x2", "256x4x1", "512x4x1", "1x4x2k3", "2x4x4k3", "60x4x2k3",
+                     "256x4x1k3"):
+            for variant in ("fp16", "w8a8"):
+                with self.subTest(name, variant=variant):
+                    self.assertTrue(all(map(all, integers(build_program(Config.parse(name), variant)))))
+
+    def test_all_variants_have_the_same_integers(self) -> None:
+        for name in ("60x4x3", "60x4x3k3", "3x4x2k3"):
+            half, byte, mixed = (integers(build_program(Config.parse(name), variant)) for variant in ("fp16", "w8a8", "w8a16"))
+            self.assertEqual(byte, mixed)
+            self.assertEqual(half, byte)
 
     def test_rows_are_orthonormal_up_to_rounding(self) -> None:
         for channels in (1, 2, 3, 5, 12, 64, 97, 128):
             with self.subTest(channels):
-                weights = ane_bench.orthogonal_weights(channels, 2, 1)
-                for layer in rows(build_program(Config(channels, 4, 2), "w8a8", seed=1)):
-                    scaled = [[value / 2 ** weights.exponent for value in row] for row in layer]
-                    for index, row in enumerate(scaled):
-                        for other_index, other in enumerate(scaled):
+                config = Config(channels, 4, 2)
+                scale = 2 ** -ane_bench.chain_weights(config, 0).exponent
+                for layer in integers(build_program(config, "w8a8")):
+                    matrix = [[value * scale for value in row] for row in rows(layer, channels)]
+                    for index, row in enumerate(matrix):
+                        for other_index, other in enumerate(matrix):
                             self.assertAlmostEqual(sum(map(mul, row, other)), index == other_index, delta=0.06)
-
-    def test_each_layer_has_its_own_order_and_signs(self) -> None:
-        first, second = rows(build_program(Config(64, 4, 2), "w8a8"))
-        self.assertNotEqual(first, second)
-        magnitudes = [sorted(sorted(map(abs, row)) for row in layer) for layer in (first, second)]
-        self.assertEqual(*magnitudes)
-        sums = [sum(row) for row in first]
-        self.assertTrue(any(value > 0 for value in sums) and any(value < 0 for value in sums))
-
-    def test_all_variants_have_the_same_integers(self) -> None:
-        config = Config(60, 4, 3)
-        exponent = ane_bench.orthogonal_weights(60, 3, 7).exponent
-        half, byte, mixed = (rows(build_program(config, variant, seed=7)) for variant in ("fp16", "w8a8", "w8a16"))
-        self.assertEqual(byte, mixed)
-        self.assertEqual([[[value * 2 ** exponent for value in row] for row in layer] for layer in half], byte)
 
     def test_the_largest_power_of_two_is_used(self) -> None:
         for channels in (1, 2, 64, 100, 512):
             with self.subTest(channels):
-                largest = max(map(abs, ane_bench.orthogonal_weights(channels, 1, 0).pool))
+                largest = max(map(abs, ane_bench.chain_weights(Config(channels, 1, 1), 0).pool))
                 self.assertTrue(63 < largest <= 127, largest)
+
+    def test_each_layer_has_its_own_order_and_signs(self) -> None:
+        for name in ("64x4x2", "64x4x2k3"):
+            config = Config.parse(name)
+            first, second = (rows(layer, 64 * config.kernel ** 2) for layer in integers(build_program(config, "w8a8")))
+            self.assertNotEqual(first, second)
+            magnitudes = [sorted(sorted(map(abs, row)) for row in layer) for layer in (first, second)]
+            self.assertEqual(*magnitudes)
+            sums = [sum(row) for row in first]
+            self.assertTrue(any(value > 0 for value in sums) and any(value < 0 for value in sums))
+
+    def test_the_sign_of_a_rounded_zero_comes_from_the_seed(self) -> None:
+        draw = random.Random(1).random
+        signs = [1 if draw() < 0.5 else -1 for _ in range(8)]
+        for tiny in (1e-17, -1e-17, 0.0, -0.0):
+            found = ane_bench.dense_integers([tiny] * 8, 100, random.Random(1).random)
+            self.assertEqual(found, signs)
+
+
+class FactoredWeightsTest(unittest.TestCase):
+    """What only weights of 3x3 kernels have."""
+
+    def kernels(self, name: str, seed: int = 0) -> list[tuple[list[int], list[int]]]:
+        """Return the channel weights and the pattern of each layer, after a check that each kernel is their product."""
+        found = []
+        for tensor in read_weight_file(build_program(Config.parse(name), "w8a8", seed=seed).blob):
+            values = struct.unpack(f"<{len(tensor.data)}b", tensor.data)
+            channels = [value // 16 for value in values[4::9]]
+            pattern = [value // channels[0] for value in values[:9]]
+            self.assertEqual([factor * place for factor in channels for place in pattern], list(values))
+            found.append((channels, pattern))
+        return found
+
+    def test_channel_factors_fit_and_their_scale_is_a_power_of_two(self) -> None:
+        for name in ("32x4x1k3", "64x4x1k3", "97x4x1k3", "256x4x1k3"):
+            for seed in range(2):
+                with self.subTest(name, seed=seed):
+                    (channels, _), = self.kernels(name, seed)
+                    self.assertLessEqual(max(map(abs, channels)), 7)
+                    row = channels[:math.isqrt(len(channels))]
+                    exponent = ane_bench.chain_weights(Config.parse(name), seed).exponent
+                    self.assertAlmostEqual(264 * sum(map(mul, row, row)) / 4 ** exponent, 1, delta=0.001)
+
+    def test_patterns(self) -> None:
+        patterns = [pattern for _, pattern in self.kernels("4x4x60k3")]
+        for pattern in patterns:
+            self.assertEqual(pattern[4], 16)
+            self.assertEqual([-value for value in pattern[:4]], pattern[:4:-1])
+            self.assertEqual({abs(value) for value in pattern[:4]}, {1})
+            transposed = [pattern[3 * column + row] for row in range(3) for column in range(3)]
+            self.assertNotIn(transposed, patterns)
+        self.assertEqual(len(set(map(tuple, patterns))), 8)
+
+    def test_a_chain_transposed_in_space_computes_something_else(self) -> None:
+        for depth in (1, 2, 4, 7):
+            for seed in range(5):
+                config = Config(16, 8, depth, 3)
+                program = build_program(config, "fp16", seed=seed)
+                data = ane_bench.random_input(config, seed)
+                turned = bytearray(program.blob)
+                for tensor in read_weight_file(program.blob):
+                    kernels = rows(struct.unpack(f"<{len(tensor.data) // 2}H", tensor.data), 9)
+                    values = [kernel[place] for kernel in kernels for place in (0, 3, 6, 1, 4, 7, 2, 5, 8)]
+                    turned[tensor.offset + 64:tensor.offset + 64 + len(tensor.data)] = struct.pack(f"<{len(values)}H", *values)
+                right, wrong = (ane_bench.Reference(program.mil, blob).compute(data, range(0, 64, 5))[0]
+                                for blob in (program.blob, turned))
+                change = math.sqrt(distance(right, wrong) / distance(right, [[0.0] * 16] * len(right)))
+                self.assertGreater(change, 0.1, (depth, seed))
+
+    def test_nothing_grows_or_dies(self) -> None:
+        for name, seed in (("64x16x1k3", 0), ("64x16x8k3", 1), ("64x16x64k3", 2), ("128x16x16k3", 3)):
+            with self.subTest(name):
+                config = Config.parse(name)
+                program = build_program(config, "w8a8", seed=seed)
+                inside = range(70, 186, 12)
+                data = ane_bench.random_input(config, seed)
+                outputs, = ane_bench.Reference(program.mil, program.blob).compute(data, inside)
+                power = distance(outputs, [[0.0] * config.channels] * len(inside))
+                rms = math.sqrt(power / config.channels / len(inside))
+                self.assertTrue(0.75 < rms < 1.3, rms)
+
+
+def distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
+    """Return the sum of squared differences."""
+    return sum((a - b) ** 2 for first, second in zip(one, other) for a, b in zip(first, second))
+
+
+class TransformTest(unittest.TestCase):
+    """The transform behind the weights."""
+
+    def test_equals_the_plain_definition(self) -> None:
+        draw = random.Random(2).random
+        for length in (*range(1, 20), 31, 64, 97, 100):
+            values = [complex(draw() - 0.5, draw() - 0.5) for _ in range(length)]
+            for index, value in enumerate(ane_bench.inverse_transform(values)):
+                plain = sum(term * cmath.rect(1, 2 * math.pi * index * place / length) for place, term in enumerate(values))
+                self.assertAlmostEqual(abs(value - plain), 0, delta=1e-12)
+
+    def test_spectrum_is_flat(self) -> None:
+        for length in (1, 2, 3, 8, 97, 120):
+            row = ane_bench.flat_spectrum_row(length, random.Random(length).random)
+            for coefficient in ane_bench.inverse_transform([complex(value) for value in row]):
+                self.assertAlmostEqual(abs(coefficient), 1, delta=1e-12)
+
+    def test_prime_lengths_cost_no_more(self) -> None:
+        for length in (1021, 16381):
+            began = time.process_time()
+            row = ane_bench.flat_spectrum_row(length, random.Random(0).random)
+            self.assertLess(time.process_time() - began, 3)  # 0.3 s on a quiet machine; the quadratic way takes minutes
+            self.assertAlmostEqual(sum(map(mul, row, row)), 1, delta=1e-9)
 
 
 class OriginalWeightsTest(unittest.TestCase):
@@ -97,11 +225,14 @@ class InputTest(unittest.TestCase):
         self.assertAlmostEqual(sum((value - mean) ** 2 for value in values) / len(values), 1, delta=0.05)
         self.assertLessEqual(max(map(abs, values)), 3.90)
 
+    def test_multiples_of_a_128th(self) -> None:
+        values = struct.unpack(f"<{8 * 256}e", ane_bench.random_input(Config(8, 16, 1), 1))
+        self.assertTrue(all(float(value * 128).is_integer() for value in values))
+        self.assertFalse(all(float(value * 64).is_integer() for value in values))
+        self.assertEqual(ane_bench.DATA_REVISION, 2)
+
     def test_same_bytes_everywhere(self) -> None:
         self.assertEqual(hashlib.sha256(ane_bench.random_input(Config(64, 128, 1), 0)).hexdigest(), INPUT_HASH)
-
-
-INPUT_HASH = "80fe275c8123bcba8a48d216877499c37a07240309e1c82c09ebdf3d33c8224e"
 
 
 class WeightFileTest(unittest.TestCase):
@@ -134,7 +265,7 @@ class WeightFileTest(unittest.TestCase):
         storage = support.need("coremltools.libmilstoragepython")
         numpy = support.need("numpy")
         with tempfile.TemporaryDirectory() as directory:
-            for name in ("64x4x2", "60x4x3", "7x4x3", "1x4x2", "512x64x64"):
+            for name in ("64x4x2", "60x4x3", "7x4x3", "1x4x2", "512x64x16", "64x4x2k3", "7x4x3k3", "512x4x2k3"):
                 for variant in ane_bench.VARIANTS:
                     with self.subTest(name, variant=variant):
                         program = build_program(Config.parse(name), variant)
@@ -164,7 +295,9 @@ class WeightFileTest(unittest.TestCase):
 
     def test_the_layout_changes_only_the_records(self) -> None:
         for variant in ("fp16", "w8a8"):
-            standard, original = (build_program(Config(60, 4, 2), variant, blob=blob) for blob in ("standard", "original"))
-            self.assertEqual(standard.mil, original.mil)
-            for tensor in read_weight_file(standard.blob):
-                self.assertEqual(tensor.data, original.blob[tensor.offset + 64:tensor.offset + 64 + len(tensor.data)])
+            for kernel in ane_bench.KERNELS:
+                config = Config(60, 4, 2, kernel)
+                standard, original = (build_program(config, variant, blob=blob) for blob in ane_bench.LAYOUTS)
+                self.assertEqual(standard.mil, original.mil)
+                for tensor in read_weight_file(standard.blob):
+                    self.assertEqual(tensor.data, original.blob[tensor.offset + 64:tensor.offset + 64 + len(tensor.data)])

@@ -1,0 +1,627 @@
+"""Faults of the engine, the worker, the temporary directory and the machine."""
+
+import _ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional
+
+from tests import faults, support
+from tests.faults import BOTH, CALLED, CALLS, FIRST_TIMED, LAST_TIMED, FaultCase, at_stage, in_every_form
+from tests.support import PATIENCE, SMALL, Finished, Scene, Started
+
+# The stages that have another name in the record.
+RECORDED = {"localModelPath": "identifier", "surfaceobject": "request", "lock": "surface"}
+# After the figures were taken.
+LATE = ("unload", "purge")
+
+
+class Fault(NamedTuple):
+    """A fault while the first of two configurations is measured, and what must come of it.
+
+    `fault` is the stand-in's; `act` is called when the stand-in is `at` a call for the `times`-th time; `prepare` comes
+    before all. The variants that `failed` do so in a stage, for a reason (patterns). `later` is the reason for which
+    the second configuration fails, if it does; `warned` is a warning; `left` is what stays in the temporary directory.
+    With `ends_badly` the worker cannot release what it holds; with `waits` the time limit is a short one.
+    """
+
+    name: str
+    stage: str = ""
+    reason: str = ""
+    failed: Sequence[str] = BOTH
+    fault: str = ""
+    at: str = ""
+    times: int = 1
+    act: Optional[Callable[[Scene, Started], None]] = None
+    prepare: Optional[Callable[[Scene], None]] = None
+    later: str = ""
+    warned: str = ""
+    ends_badly: bool = False
+    left: str = ""
+    waits: bool = False
+
+    def check(self, test: FaultCase, scene: Scene) -> None:
+        """Run two configurations with the fault in the first."""
+        scene.drive({"STANDIN_FAULT": ""})
+        if self.prepare:
+            self.prepare(scene)
+        if self.fault:
+            scene.settings["FAULT"] = self.fault
+        limit = ("--timeout", str(faults.SHORT)) if self.waits else ()
+        run = scene.start(*faults.BOTH_CONFIGS, "--save", str(scene.saved), *limit)
+        if self.act:
+            scene.await_call(run, self.at, self.times)
+            self.act(scene, run)
+        finished = scene.finish(run)
+        self.check_cells(test, scene, finished)
+        self.check_warning(test, scene, finished)
+        if not self.ends_badly:
+            test.check_balance(scene)
+            self.check_what_workers_said(test, scene)
+        check_precious(test, scene, self.left)
+        test.check_clean(scene, finished)
+
+    def check_cells(self, test: FaultCase, scene: Scene, finished: Finished) -> None:
+        """Check which cells failed and why, by the record and by the table."""
+        results = scene.record()["results"]
+        test.assertEqual(finished.code, 1 if self.failed or self.later else 0, finished.errors)
+        test.assertEqual([result["config"]["channels"] for result in results], [64, 32])
+        first, second = results
+        self.check_result(test, finished, first, self.failed, self.stage, self.reason)
+        self.check_result(test, finished, second, BOTH if self.later else (), "files", self.later)
+        test.assertEqual(finished.output.count(faults.FAILED_IN), len(self.failed) + (2 if self.later else 0))
+        if self.fault.startswith("w8a8/evaluate:"):
+            test.assertEqual(sum(call.endswith("-> NO") for call in scene.calls()), 1, "it went on after a NO")
+
+    def check_result(self, test: FaultCase, finished: Finished, result: Mapping[str, Any], failed: Sequence[str],
+                     stage: str, reason: str) -> None:
+        """Check the cells of a configuration."""
+        test.assertEqual(tuple(result["variants"]), BOTH)
+        for variant, cell in result["variants"].items():
+            if variant in failed:
+                test.assertEqual(cell["status"], "failed")
+                test.assertRegex(cell["stage"], f"^({stage})$", cell)
+                test.assertRegex(cell["error"], reason)
+                test.assertLess(len(cell["error"]), 1000)
+                test.assertNotIn("ms", cell)
+                row = f"{faults.LABELS[variant]} 2x conv {result['config']['channels']}ch 8x8 .*"
+                told = f"{faults.FAILED_IN}{cell['stage']}: {cell['error']}"
+                test.assertRegex(finished.output, f"(?m)^{row}{re.escape(told)}$")
+            else:
+                test.assertEqual((cell["status"], cell.get("error")), ("ok", None))
+                test.assertEqual(len(cell["samples_ns"]), 2)
+        test.assertEqual(set(result["ratio"]), {"w8a8"} if not failed else set())
+
+    def check_warning(self, test: FaultCase, scene: Scene, finished: Finished) -> None:
+        """Check what was warned of."""
+        warnings = [warning["message"] for warning in scene.record()["warnings"] if warning["code"] == "unload"]
+        if self.warned:
+            test.assertRegex(warnings[0], self.warned)
+            test.assertRegex(finished.errors, rf"(?m)^ane_bench: warning \(unload\) .*{self.warned}")
+        else:
+            test.assertEqual(warnings, [])
+
+    def check_what_workers_said(self, test: FaultCase, scene: Scene) -> None:
+        """Check that workers wrote nothing to standard error, but the rubbish that one was told to write."""
+        if "rubbish" in self.name:
+            test.assertIn("this is not JSON", scene.workers_said())
+        else:
+            test.assertEqual(scene.workers_said(), "")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The engine refuses
+# ----------------------------------------------------------------------------------------------------------------------
+
+def refused(fault: str, stage: str, reason: str, **more: Any) -> Fault:
+    """Return a case in which W8A8 alone fails."""
+    return Fault(fault, stage, reason, failed=("w8a8",), fault=fault, **more)
+
+
+NIL, NO_ERROR, SAID_NO, UNICODE = f"^{faults.NIL}", faults.NO_ERROR, f"^{faults.SAID_NO}", faults.TOLD_IN_UNICODE
+REFUSALS = [
+    refused("w8a8/descriptor:nil", "descriptor", in_every_form(faults.NIL)),
+    refused("w8a8/model:nil", "model", in_every_form(faults.NIL)),
+    refused("w8a8/identifier:nil", "identifier", faults.NO_IDENTIFIER),
+    refused("w8a8/compile:no", "compile", in_every_form(r"com\.apple\.\w+\.compiler 1: .* refuse at compile")),
+    refused("w8a8/compile:silent", "compile", in_every_form(NO_ERROR)),
+    refused("w8a8/compile:unicode", "compile", UNICODE),
+    refused("w8a8/load:no", "load", in_every_form(r"com\.apple\.\w+ 8: .* refuse at load")),
+    refused("w8a8/load:silent", "load", in_every_form(NO_ERROR)),
+    refused("w8a8/load:unicode", "load", UNICODE),
+    refused("surface:nil@3", "surface", faults.NO_SURFACE),
+    refused("surface:nil@4", "surface", faults.NO_SURFACE),
+    refused("surfaceobject:nil@3", "request", NIL),
+    refused("surfaceobject:nil@4", "request", NIL),
+    refused("request:nil@2", "request", NIL),
+    refused("w8a8/evaluate:no", "warm-up", rf"{SAID_NO}com\.apple\.\w+ 8: .* refuse at evaluate$"),
+    refused("w8a8/evaluate:silent", "warm-up", f"{SAID_NO}{NO_ERROR}$"),
+    refused("w8a8/evaluate:no@2", "warm-up", f"{SAID_NO}com"),
+    refused("w8a8/evaluate:silent@2", "warm-up", SAID_NO + NO_ERROR),
+    refused("w8a8/evaluate:no@3", "evaluate", f"{SAID_NO}com"),
+    refused(f"w8a8/evaluate:no@{FIRST_TIMED}", "evaluate", f"{SAID_NO}com"),
+    refused(f"w8a8/evaluate:silent@{FIRST_TIMED}", "evaluate", SAID_NO + NO_ERROR),
+    refused(f"w8a8/evaluate:no@{LAST_TIMED}", "evaluate", f"{SAID_NO}com"),
+    refused(f"w8a8/evaluate:silent@{LAST_TIMED}", "evaluate", SAID_NO + NO_ERROR),
+    refused(f"w8a8/evaluate:unicode@{LAST_TIMED}", "evaluate", UNICODE),
+    Fault("lock:no", "surface", faults.NO_LOCK, fault="lock:no"),
+    Fault("lock:no@7", "read", faults.NO_LOCK, fault="lock:no@7"),
+    # A run can do without it: the model's directory is then made from the identifier.
+    Fault("localModelPath:nil", fault="localModelPath:nil", failed=()),
+    Fault("unload:no", fault="unload:no", failed=(), warned=r"w8a8 .*\(com\.apple.* 8: .*refuse at unload\)"),
+    Fault("unload:silent", fault="unload:silent", failed=(), warned=rf"w8a8 .*\({NO_ERROR}\)"),
+    Fault("unload:unicode", fault="unload:unicode", failed=(), warned=UNICODE),
+    Fault("purge:nil", fault="purge:nil", failed=()),
+]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The worker exits, is killed, or hangs
+# ----------------------------------------------------------------------------------------------------------------------
+
+# How a worker ends at each stage, and what is then told.
+ENDS = {"raise": f"({faults.KILLED_BY}SIGABRT|{faults.EXITED_WITH}1): .*{faults.TOLD_TO_RAISE}{{stage}}",
+        "crash": f"{faults.KILLED_BY}SIGSEGV", "exit": faults.WITHOUT_RESULT}
+
+
+def ending(stage: str, kind: str, told: str) -> Fault:
+    """Return a case in which the worker exits at a stage, or hangs there."""
+    fault = at_stage(stage, kind)
+    reason, waits = told.format(stage=stage), kind == "hang"
+    if stage in LATE:
+        warned = "" if kind == "exit" else f"64x8x2: {faults.AFTER_FIGURES}{stage}: .*{reason}"
+        return Fault(fault, fault=fault, failed=(), ends_badly=True, warned=warned, waits=waits)
+    return Fault(fault, RECORDED.get(stage, stage), reason, fault=fault, ends_badly=True, waits=waits)
+
+
+def sent(number: signal.Signals, stage: str, reason: str, waits: bool = False) -> Fault:
+    """Return a case in which somebody sends the worker a signal."""
+    return Fault(f"{stage}: {number.name} from outside", RECORDED.get(stage, stage), reason, ends_badly=True,
+                 fault=at_stage(stage, f"slow={PATIENCE}"), at=CALLS[stage], times=CALLED.get(stage, 1), waits=waits,
+                 act=lambda scene, run: os.kill(run.worker(), number))
+
+
+ENDINGS = [ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()]
+KILLS = [sent(number, stage, f"^{faults.WORKER}{faults.KILLED_BY}{number.name}")
+         for number in (signal.SIGKILL, signal.SIGTERM) for stage in ("identifier", "compile", "evaluate")]
+HANGING = [*(ending(stage, "hang", faults.HANGS) for stage in CALLS),
+           sent(signal.SIGSTOP, "compile", faults.HANGS, waits=True)]
+RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
+           for stage in ("compile", "evaluate", "unload")]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The temporary directory, and the model's place in it
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def remove_temporary(scene: Scene, run: Started) -> None:
+    shutil.rmtree(scene.temporary)
+
+
+def make_file(scene: Scene) -> None:
+    scene.temporary.rmdir()
+    scene.temporary.write_text("no directory")
+
+
+def make_missing(scene: Scene) -> None:
+    scene.temporary.rmdir()
+
+
+def make_read_only(scene: Scene) -> None:
+    faults.read_only(scene, scene.temporary)
+
+
+def make_full(scene: Scene) -> None:
+    """Too small for the first configuration's fp16 weights of 16.2 KiB; all else fits."""
+    faults.small_disk(scene, scene.temporary, 20 << 10, 16 << 10)
+
+
+# The record names the temporary directory by an ellipsis, if it was one when the run began.
+NOWHERE = "(tmp|…)/[0-9a-f_]+: No such file or directory$"
+DIRECTORIES = [
+    Fault("TMPDIR read-only", "files", "tmp/.*: (Permission denied|Read-only file system)$", prepare=make_read_only,
+          later="Permission denied|Read-only"),
+    Fault("TMPDIR full", "files", "/weights/weight.bin: (No space left on device|File too large)$", failed=("fp16",),
+          prepare=make_full),
+    Fault("TMPDIR missing", "files", NOWHERE, prepare=make_missing, later=NOWHERE),
+    Fault("TMPDIR a file", "files", "tmp/.*: Not a directory$", prepare=make_file, later="Not a directory$"),
+    Fault("TMPDIR deleted at compile", "files", NOWHERE, fault=faults.slow("fp16/compile", 1), at="compile fp16",
+          act=remove_temporary, later=NOWHERE),
+    Fault("TMPDIR deleted at load", "files", NOWHERE, failed=("w8a8",), fault=faults.slow("fp16/load", 1),
+          at="load fp16", act=remove_temporary, later=NOWHERE),
+    Fault("TMPDIR deleted at evaluate", failed=(), fault=faults.slow("fp16/evaluate", 0.1), at="evaluate fp16",
+          act=remove_temporary, later=NOWHERE),
+    refused("w8a8/compile:killdir", "compile", in_every_form(".*InvalidMILProgram")),
+    *(Fault(f"{stage}:killdir", fault=f"{stage}:killdir", failed=())
+      for stage in ("load", "evaluate", "unload", "purge")),
+]
+
+_identifiers: list[str] = []
+
+
+def identifier() -> str:
+    """Return the name of the model directory of the first configuration's W8A8."""
+    return _identifiers[-1]
+
+
+def find_identifier(scene: Scene) -> None:
+    """Learn it from a run: in the middle of one it is the only directory whose text quantizes."""
+    run = scene.start(*SMALL, settings={"FAULT": faults.slow("w8a8/load")})
+    scene.await_call(run, "load w8a8")
+    name, = (path.name for path in scene.models() if "quantize(input" in (path / "model.mil").read_text())
+    _identifiers.append(name)
+    run.signal(signal.SIGTERM)
+    scene.finish(run)
+
+
+def precious(scene: Scene, name: str = "precious") -> Path:
+    """Make a directory that is somebody's."""
+    path = scene.directory / name
+    (path / "weights").mkdir(parents=True)
+    for file in ("model.mil", "weights/weight.bin", "diary"):
+        (path / file).write_text("precious")
+    return path
+
+
+def check_precious(test: FaultCase, scene: Scene, left: str) -> None:
+    """Check that somebody's directory, and what is in a model directory's place, is as it was."""
+    if left:
+        path, = scene.models()
+        test.assertEqual((path.name, path.is_symlink()), (identifier(), left == "link"))
+        if left == "file":
+            test.assertEqual(path.read_text(), "precious")
+        path.unlink()
+    files = [path for path in (scene.directory / "precious").rglob("*") if path.is_file()]
+    test.assertEqual({path.read_text() for path in files}, {"precious"} if files else set())
+    test.assertEqual(len(files), 3 if (scene.directory / "precious").exists() else 0)
+
+
+def make_link(scene: Scene) -> None:
+    (scene.temporary / identifier()).symlink_to(precious(scene), target_is_directory=True)
+
+
+def make_dangling_link(scene: Scene) -> None:
+    (scene.temporary / identifier()).symlink_to(scene.directory / "nowhere", target_is_directory=True)
+
+
+def make_link_of_weights(scene: Scene) -> None:
+    (scene.temporary / identifier()).mkdir()
+    (scene.temporary / identifier() / "weights").symlink_to(precious(scene) / "weights", target_is_directory=True)
+
+
+def make_link_of_text(scene: Scene) -> None:
+    (scene.temporary / identifier()).mkdir()
+    (scene.temporary / identifier() / "model.mil").symlink_to(precious(scene) / "model.mil")
+
+
+def make_file_of_name(scene: Scene) -> None:
+    precious(scene)
+    (scene.temporary / identifier()).write_text("precious")
+
+
+def make_stale(scene: Scene) -> None:
+    shutil.copytree(precious(scene), scene.temporary / identifier())
+
+
+LINKED = f"/%s: ({faults.SYMBOLIC_LINK}|{os.strerror(62 if sys.platform == 'darwin' else 40)})$"
+PLACES = [
+    Fault("model directory a symbolic link", "files", LINKED % "[0-9a-f_]+", failed=("w8a8",), prepare=make_link,
+          left="link"),
+    Fault("model directory a dangling link", "files", LINKED % "[0-9a-f_]+", failed=("w8a8",),
+          prepare=make_dangling_link, left="link"),
+    Fault("its weights a symbolic link", "files", LINKED % "weights", failed=("w8a8",), prepare=make_link_of_weights),
+    Fault("its text a symbolic link", "files", LINKED % "model.mil", failed=("w8a8",), prepare=make_link_of_text),
+    Fault("model directory a file", "files", "/[0-9a-f_]+/model.mil: Not a directory$", failed=("w8a8",),
+          prepare=make_file_of_name, left="file"),
+    Fault("model directory of a run that died", failed=(), prepare=make_stale),
+]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The first worker is another program
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def sends(*lines: Any) -> Callable[[Scene], None]:
+    """Let the first worker only write these: bytes as they are, all else as JSON."""
+    data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+    return runs(f"import os, sys; sys.stdin.readline(); sys.stdout.buffer.write({data!r})")
+
+
+def runs(code: str) -> Callable[[Scene], None]:
+    """Let the first worker run this."""
+    return lambda scene: scene.drive({}, (sys.executable, "-I", "-c", code))
+
+
+def diary(scene: Scene) -> Path:
+    """Make a directory that holds no program."""
+    path = precious(scene)
+    (path / "model.mil").rename(path / "weights" / "model.mil")
+    return path
+
+
+def cell(variant: str = "fp16", samples: Any = ((1000.0, 1000.0), (1000.0, 1000.0)), **more: Any) -> dict[str, Any]:
+    """Return a worker's message of a cell."""
+    return {"kind": "cell", "cell": {"variant": variant, "status": "ok", "samples_ns": samples, **more}}
+
+
+def stage(stage: Any, variant: Any, limit: Any, **more: Any) -> dict[str, Any]:
+    """Return a worker's message of a stage."""
+    return {"kind": "stage", "stage": stage, "variant": variant, "limit": limit, **more}
+
+
+INVALID, IMPOSSIBLE, WITHOUT_RESULT = faults.INVALID_MESSAGE, faults.INVALID_CELL, faults.WITHOUT_RESULT
+MACHINE = {"python": "3", "cpus": [], "load_average": "much", "memory_bytes": {}, "chip": 5}
+MESSAGES = [
+    Fault("message: no JSON", "message", INVALID, prepare=sends(b"{ this is not JSON\n")),
+    Fault("message: no text", "message", INVALID, prepare=sends(b"\xff\xfe\x80\n")),
+    Fault("message: empty", "message", INVALID, prepare=sends(b"\n")),
+    Fault("message: half a line", "message", INVALID, prepare=sends(b'{"kind": "stage", "stage": "co')),
+    Fault("message: no object", "message", INVALID, prepare=sends(["stage"])),
+    Fault("message: of no kind", "message", INVALID, prepare=sends({"kind": "gossip"})),
+    Fault("message: without its parts", "message", INVALID, prepare=sends({"kind": "stage", "stage": "compile"})),
+    Fault("message: of other types", "message", INVALID, prepare=sends(stage(1, [], "x"))),
+    Fault("message: a limit without end", "message|compile", f"{INVALID}|{WITHOUT_RESULT}",
+          prepare=sends(stage("compile", "fp16", 1e299))),
+    Fault("message: round 1 of 0", "message|evaluate", f"{INVALID}|{WITHOUT_RESULT}",
+          prepare=sends(stage("evaluate", "fp16", 0, number=1, of=0))),
+    Fault("message: a machine of other types", "message", INVALID,
+          prepare=sends({"kind": "machine", "machine": MACHINE})),
+    Fault("message: a machine without its parts", "message", INVALID,
+          prepare=sends({"kind": "machine", "machine": {}})),
+    Fault("message: a directory that is somebody's", "start", WITHOUT_RESULT,
+          prepare=lambda scene: sends({"kind": "directory", "path": str(diary(scene))})(scene)),
+    Fault("message: nested deeply", "message", INVALID, prepare=sends(b"[" * 100000 + b"\n")),
+    Fault("message: 5000 digits", "message", INVALID,
+          prepare=sends(b'{"kind": "stage", "limit": ' + b"9" * 5000 + b"}\n")),
+    Fault("cell: of another variant", "message", f"{IMPOSSIBLE}: 'w8a16', 'ok'", prepare=sends(cell("w8a16"))),
+    Fault("cell: of no variant", "message", f"{IMPOSSIBLE}: 'fp17', 'ok'", prepare=sends(cell("fp17"))),
+    Fault("cell: without samples", "message", IMPOSSIBLE, prepare=sends(cell(samples=[]))),
+    Fault("cell: with too few", "message", IMPOSSIBLE, prepare=sends(cell(samples=[[1000.0, 1000.0]]))),
+    Fault("cell: with none above 0", "message", IMPOSSIBLE, prepare=sends(cell(samples=[[0.0, 1.0], [1.0, -1.0]]))),
+    Fault("cell: with times that cannot be", "message", f"{IMPOSSIBLE}|{INVALID}",
+          prepare=sends(cell(samples=[[1e-320, 1.0], [1.0, 1e299]]))),
+    Fault("cell: with NaN", "message", INVALID, prepare=sends(cell(samples=[[float("nan"), 1.0], [1.0, 1.0]]))),
+    Fault("cell: with infinity", "message", INVALID, prepare=sends(cell(samples=[[float("inf"), 1.0], [1.0, 1.0]]))),
+    Fault("cell: failed, with a number for its stage", "message", INVALID,
+          prepare=sends(cell(samples=[], status="failed", stage=5))),
+    Fault("cell: one of two", "start", WITHOUT_RESULT, failed=("w8a8",), prepare=sends(cell())),
+    Fault("worker: says nothing and exits", "start", f"^{faults.WORKER}{WITHOUT_RESULT}: {faults.WROTE_NOTHING}$",
+          prepare=runs("")),
+    Fault("worker: exits with a code", "start", f"^{faults.WORKER}{faults.EXITED_WITH}5: last words$", ends_badly=True,
+          prepare=runs("import sys; print('first words\\nlast words\\n', file=sys.stderr); sys.exit(5)")),
+    Fault("worker: writes much to standard error", "start", f"^{faults.WORKER}{faults.EXITED_WITH}1: the end$",
+          ends_badly=True, prepare=runs("import sys; sys.stderr.write('x' * 10000000 + '\\nthe end'); sys.exit(1)")),
+    Fault("worker: a line that never ends", "message", f"{INVALID}'xxx",
+          prepare=runs("import os\nfor _ in range(70 << 4): os.write(1, b'x' * (1 << 16))")),
+    Fault("worker: closes its output and stays", "start", faults.NOT_ENDED, ends_badly=True, waits=True,
+          prepare=runs(f"import os, time; os.close(1); os.close(2); time.sleep({PATIENCE})")),
+    Fault("worker: cannot be started", "start", "/python[^/]*: No such file or directory",
+          prepare=lambda scene: scene.drive({}, ("/nowhere/python",))),
+]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The machine lacks something
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Method(NamedTuple):
+    """A method that the module calls: codes of its result and its arguments, and whether a run can do without it."""
+
+    sign: str
+    class_name: str
+    selector: str
+    codes: str
+    needed: bool
+
+    @property
+    def name(self) -> str:
+        """The name, as in Objective-C."""
+        return f"{self.sign}[{self.class_name} {self.selector}]"
+
+
+NEEDED = """
++NSString stringWithUTF8String: @*
+-NSString UTF8String *
++NSNumber numberWithUnsignedLongLong: @Q
++NSArray arrayWithObjects:count: @^Q
+-NSArray objectAtIndex: @Q
++NSDictionary dictionaryWithObjects:forKeys:count: @^^Q
+-NSDictionary allKeys @
++NSData dataWithBytesNoCopy:length:freeWhenDone: @^QB
+-NSError domain @
+-NSError code q
+-NSError localizedDescription @
++_ANEInMemoryModelDescriptor modelWithMILText:weights:optionsPlist: @@@@
++_ANEInMemoryModel inMemoryModelWithDescriptor: @@
+-_ANEInMemoryModel hexStringIdentifier @
+-_ANEInMemoryModel compileWithQoS:options:error: BI@^
+-_ANEInMemoryModel loadWithQoS:options:error: BI@^
+-_ANEInMemoryModel evaluateWithQoS:options:request:error: BI@@^
+-_ANEInMemoryModel unloadWithQoS:error: BI^
++_ANEIOSurfaceObject objectWithIOSurface: @^
++_ANERequest requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex: @@@@@@@@
+"""
+OPTIONAL = """
+-_ANEInMemoryModel localModelPath @
+-_ANEInMemoryModel compiledModelExists B
+-_ANEInMemoryModel purgeCompiledModel v
++_ANEDeviceInfo hasANE B
++_ANEDeviceInfo isVirtualMachine B
++_ANEDeviceInfo aneSubType @
++_ANEDeviceInfo numANEs I
++_ANEDeviceInfo numANECores I
++NSProcessInfo processInfo @
+-NSProcessInfo thermalState q
+-NSProcessInfo isLowPowerModeEnabled B
+"""
+METHODS = [Method(line[0], *line[1:].split(), needed=text is NEEDED)  # type: ignore[misc,arg-type]
+           for text in (NEEDED, OPTIONAL) for line in text.strip().splitlines()]
+NEEDED_CLASSES = tuple(dict.fromkeys(method.class_name for method in METHODS if method.needed))
+OTHER_CLASSES = tuple(dict.fromkeys(method.class_name for method in METHODS if method.class_name not in NEEDED_CLASSES))
+# GNUstep looks for these by the function that hides them here, and does not get as far as to say so.
+GNUSTEPS_OWN = () if sys.platform == "darwin" else ("NSString", "NSData")
+
+# What of a run's calls and its record shows that a method was used. For the two that are never recorded the stand-in
+# gives the answer with which there would be no run.
+TRACES = {"localModelPath": "localModelPath", "compiledModelExists": "compiled", "purgeCompiledModel": "purge",
+          "aneSubType": "ane_subtype", "numANEs": "ane_count", "numANECores": "ane_cores",
+          "processInfo": "thermal_state", "thermalState": "thermal_state", "isLowPowerModeEnabled": "low_power_mode",
+          "_ANEDeviceInfo": "ane_subtype", "NSProcessInfo": "low_power_mode"}
+UNASKED = {"hasANE": {"DEVICE": "hasANE=0"}, "isVirtualMachine": {"DEVICE": "isVirtualMachine=1"}}
+
+
+class Lack(NamedTuple):
+    """A machine that lacks something.
+
+    If `told` (a pattern) is given, the run exits with 3 and tells that; else it goes on, and neither its calls nor its
+    record have the word `lost`, which they have if nothing is missing. `library` takes the stand-in's place.
+    """
+
+    name: str
+    settings: Mapping[str, str]
+    told: str = ""
+    lost: str = ""
+    library: str = ""
+
+    def check(self, test: FaultCase, scene: Scene) -> None:
+        """Run on that machine."""
+        scene.settings.update(self.settings)
+        if self.library:
+            scene.standin = self.library
+        finished = scene.run(*SMALL, "--save", str(scene.saved))
+        test.check_clean(scene, finished)
+        if self.told and self.settings.get("MISSING") in GNUSTEPS_OWN:
+            test.assertEqual(finished.code, 1)
+            test.assertRegex(finished.output, f"{faults.FAILED_IN}start: {faults.WORKER}{faults.KILLED_BY}SIGABRT")
+        elif self.told:
+            test.assertEqual((finished.code, finished.output), (3, ""), finished.errors)
+            first, *others = finished.errors.splitlines()
+            test.assertRegex(first, f"{faults.NO_ENGINE}.*{self.told}")
+            test.assertRegex("\n".join(others), faults.NO_ENGINE_ADVICE)
+            test.assertFalse(scene.saved.exists())
+            test.assertFalse([call for call in scene.calls() if call.startswith(("descriptor", "compile"))])
+        else:
+            test.assertEqual(finished.code, 0, finished.errors)
+            cells = scene.record()["results"][0]["variants"].values()
+            test.assertEqual([cell["status"] for cell in cells], ["ok", "ok"])
+            test.check_balance(scene)
+            if self.lost:
+                test.assertNotIn(self.lost, json.dumps(scene.record()) + "".join(scene.calls()))
+
+
+def encoded(codes: str) -> str:
+    """Return an encoding with codes of the result and the arguments, with offsets."""
+    result, *arguments = [code + ("v" if code == "^" else "") for code in codes]
+    places = "".join(f"{code}{16 + 8 * index}" for index, code in enumerate(arguments))
+    return f"{result}{16 + 8 * len(arguments)}@0:8{places}"
+
+
+def other_encodings(method: Method) -> Iterator[tuple[str, str]]:
+    """Yield a method's encoding with another result, and with another or an additional argument."""
+    result, arguments = method.codes[0], method.codes[1:]
+    yield "another result", encoded(("@" if result != "@" else "Q") + arguments)
+    if arguments:
+        yield "another argument", encoded(result + arguments[:-1] + "i")
+    else:
+        yield "an argument", encoded(result + "@")
+
+
+def spellings() -> dict[str, dict[str, str]]:
+    """Return the encodings of every private method in other spellings."""
+    found: dict[str, Callable[[str], str]] = {
+        f"BOOL as {code}": lambda codes, code=code: encoded(codes.replace("B", code)) for code in "BcC"}  # type: ignore[misc]
+    found["no offsets"] = lambda codes: re.sub("[0-9]", "", encoded(codes))
+    found["other offsets"] = lambda codes: re.sub("[0-9]+", lambda number: str(2 * int(number[0]) + 1), encoded(codes))
+    found["qualifiers"] = lambda codes: "V" + re.sub(r"\^v", "r^{Name={Inner=^i[4c]}@?}", encoded(codes))
+    found["class names"] = lambda codes: re.sub("@(?!0)", '@"NSDictionary"', encoded(codes))
+    return {name: {method.selector: spell(method.codes) for method in METHODS if method.class_name.startswith("_")}
+            for name, spell in found.items()}
+
+
+def listed(encodings: Mapping[str, str]) -> dict[str, str]:
+    """Return the stand-in's setting of these encodings."""
+    return {"ENCODING": " ".join(f"{selector}={encoding}" for selector, encoding in encodings.items())}
+
+
+NO_SYSCTL = ("machdep.cpu.brand_string=;hw.model=;kern.osproductversion=;kern.osversion=;hw.memsize=;"
+             "sysctl.proc_translated=;kern.hv_vmm_present=")
+LACKS = [
+    Lack("library missing", {}, told="cannot be opened: .*nowhere", library="/nowhere/library.so"),
+    Lack("library a text file", {}, told=r"cannot be opened: .*\.py", library=__file__),
+    Lack("library without the functions", {}, told="has no function (sysctlbyname|objc_getClass) here",
+         library=_ctypes.__file__),
+    *(Lack(f"class {name} missing", {"MISSING": name}, told=f"{faults.NO_CLASS}{name};") for name in NEEDED_CLASSES),
+    *(Lack(f"class {name} missing", {"MISSING": name}, lost=TRACES[name]) for name in OTHER_CLASSES),
+    *(Lack(f"{method.name} missing", {"MISSING": method.selector}, told=re.escape(method.name) + faults.ABSENT)
+      for method in METHODS if method.needed),
+    *(Lack(f"{method.name} missing", {"MISSING": method.selector, **UNASKED.get(method.selector, {})},
+           lost=TRACES.get(method.selector, "")) for method in METHODS if not method.needed),
+    *(Lack(f"{method.name} with {what}", listed({method.selector: encoding}),
+           told=f"{re.escape(method.name)}{faults.OF_TYPE}{re.escape(encoding)}; expected ")
+      for method in METHODS if method.needed and method.class_name.startswith("_")
+      for what, encoding in other_encodings(method)),
+    *(Lack(f"{method.name} with {what}", {**listed({method.selector: encoding}), **UNASKED.get(method.selector, {})},
+           lost=TRACES.get(method.selector, ""))
+      for method in METHODS if not method.needed for what, encoding in list(other_encodings(method))[:1]),
+    *(Lack(f"encodings with {name}", listed(encodings)) for name, encodings in spellings().items()),
+    Lack("no engine", {"DEVICE": "hasANE=0"}, told="the framework says that there is no Neural Engine"),
+    Lack("a virtual machine, says the framework", {"DEVICE": "isVirtualMachine=1"}, told="this is a virtual machine"),
+    Lack("a virtual machine, says the kernel", {"SYSCTL": "kern.hv_vmm_present=1"}, told="this is a virtual machine"),
+    Lack("Rosetta", {"SYSCTL": "sysctl.proc_translated=1"},
+         told="translated by Rosetta.*run the arm64 one: arch -arm64 /usr/bin/python3"),
+    Lack("no sysctl", {"SYSCTL": NO_SYSCTL}, lost='"chip"'),
+    Lack("no power source", {"POWER": ""}, lost="power_source"),
+]
+
+
+class EngineFaultTest(FaultCase):
+    """All of these tables."""
+
+    def test_refusals(self) -> None:
+        self.check_table(REFUSALS)
+
+    def test_endings(self) -> None:
+        # Those that hang leave the machine idle.
+        self.check_table([*HANGING, *ENDINGS], len(HANGING) + support.AT_A_TIME)
+
+    def test_kills(self) -> None:
+        self.check_table(KILLS)
+
+    def test_rubbish(self) -> None:
+        self.check_table(RUBBISH)
+
+    def test_directories(self) -> None:
+        self.check_table(DIRECTORIES)
+
+    def test_places(self) -> None:
+        find_identifier(self.scene)
+        self.check_table(PLACES)
+
+    def test_messages(self) -> None:
+        self.check_table(MESSAGES)
+
+    def test_lacks(self) -> None:
+        self.check_table(LACKS)
+
+    def test_what_lacks_take_away_is_there(self) -> None:
+        """Otherwise its absence would mean nothing."""
+        self.assertEqual(self.scene.run(*SMALL, "--save", str(self.scene.saved)).code, 0)
+        text = json.dumps(self.scene.record()) + "".join(self.scene.calls())
+        for word in {lack.lost for lack in LACKS} | set(TRACES.values()):
+            self.assertIn(word, text)
+        optional = {method.selector for method in METHODS if not method.needed}
+        self.assertEqual(optional, {*TRACES, *UNASKED} - {*OTHER_CLASSES})
+
+    def test_the_methods_are_those_that_doctor_looks_for(self) -> None:
+        report = json.loads(self.scene.run("doctor", "--format", "json").output)
+        names = [check["name"] for check in report["checks"]]
+        self.assertEqual([name for name in names if name[0] in "+-"], [method.name for method in METHODS])
+
+
+@support.long_test
+class SecondPassTest(faults.SecondPass, EngineFaultTest):
+    """The same under `-X dev -W error`."""
