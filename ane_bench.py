@@ -2165,8 +2165,8 @@ class _LoadedModel:
         given, found = (runtime.array(self._retained(runtime.create("_ANEIOSurfaceObject", _SURFACE_OBJECT, surface)))
                         for surface in (self._input, self._output))
         zero = runtime.number(0)
-        first = runtime.array(zero)
-        return self._retained(runtime.create("_ANERequest", _REQUEST, given, first, found, first, None, None, zero))
+        indices = runtime.array(zero)
+        return self._retained(runtime.create("_ANERequest", _REQUEST, given, indices, found, indices, None, None, zero))
 
     def write_input(self, data: bytes) -> None:
         """Write the fp16 input, [channels][pixels], of exactly the tensor's size."""

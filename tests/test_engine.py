@@ -89,15 +89,17 @@ class LoadedTest(EngineCase):
     """A loaded program: its stages, its input and output, its end."""
 
     def test_stages_in_order_and_undone_in_reverse(self) -> None:
-        events = Recorder()
+        engine, events = NeuralEngine(self.libraries), Recorder()
         with contextlib.ExitStack() as owner:
-            executable = NeuralEngine(self.libraries).load(self.program, 21, events, owner)
+            executable = engine.load(self.program, 21, events, owner)
             self.assertEqual(events.stages, ["descriptor", "model", "identifier", "files", "announced", "compile",
                                              "load", "surface", "surface", "request"])
             self.assertEqual({name: type(value) for name, value in executable.facts.items()},
                              {"compiled_before": bool, "compile_ms": float, "load_ms": float})
             self.assertEqual(list(map(str, self.temporary.iterdir())), events.directories)
         self.assertEqual(events.stages[10:], ["unload", "purge"])
+        buffers = [self.program.mil.encode(), self.program.blob]
+        self.assertEqual(engine.pinned_buffers, buffers, "a model may read them until the process exits")
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_only_the_pixels_that_were_named_are_poisoned(self) -> None:
@@ -338,7 +340,38 @@ class ErrorTest(EngineCase):
 
 
 class DirectoryTest(EngineCase):
-    """Where a program is written, and what is removed."""
+    """Where a program is written, and what is removed.
+
+    Broken code must not be able to harm the machine: programs are written below the test's own directory only, which is
+    the working directory too, and whatever else is refused is only asked about.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        os.chdir(self.directory)
+        self.addCleanup(os.chdir, support.ROOT)
+
+    def test_paths_of_model_directories(self) -> None:
+        temporary, name = str(self.temporary), "0f_1-A"
+        (self.directory / "home").mkdir()
+        (self.temporary / "link").symlink_to(self.directory / "home")
+        (self.directory / "other").symlink_to(self.temporary)
+        for path, below in ((f"{temporary}/{name}", temporary), (f"{temporary}/{name}", f"{temporary}/"),
+                            (f"{temporary}//{name}", temporary), (f"{self.directory}/other/{name}", temporary),
+                            (f"{temporary}/{name}", f"{self.directory}/other")):
+            with self.subTest(path):
+                self.assertTrue(ane_bench.is_model_directory(path, below))
+        for path, below in (("/", temporary), ("", temporary), (".", temporary), (name, temporary),
+                            (temporary, temporary), (f"/{name}", temporary), (f"{temporary}/{name}/", temporary),
+                            (f"tmp/{name}", "tmp"),
+                            (f"{temporary}/{name}", ""), (f"{self.directory}/{name}", ""),
+                            (f"{temporary}/link", temporary), (f"{temporary}/..", temporary),
+                            (f"{temporary}/home/../{name}", temporary),
+                            (f"{temporary}/not a name", temporary), (f"{temporary}/model.mil", temporary),
+                            (f"{temporary}/{'a' * 256}", temporary), (f"{temporary}/link/{name}", temporary),
+                            (f"{temporary}/ü", temporary), (f"{temporary}/{name}\n", temporary)):
+            with self.subTest(path):
+                self.assertFalse(ane_bench.is_model_directory(path, below))
 
     def test_foundations_directory(self) -> None:
         own = str(self.temporary)
@@ -365,10 +398,8 @@ class DirectoryTest(EngineCase):
         (self.temporary / "other").mkdir()
         (self.temporary / "other" / "model.mil").write_text("another's")
         (self.temporary / "link").symlink_to(home)
-        os.chdir(self.temporary)
-        self.addCleanup(os.chdir, support.ROOT)
         temporary = str(self.temporary)
-        places = [str(home), str(home / name), ".", f"./{name}", name, temporary, f"{temporary}/", "/", f"/{name}"]
+        places = [str(home), str(home / name), ".", f"./{name}", name, f"tmp/{name}", temporary, f"{temporary}/"]
         places += [f"{temporary}/{place}" for place in (
             "other", f"other/{name}", f"link/{name}", f"{name}/..", f"../{self.temporary.name}/{name}",
             f"other/../{name}", f"{name}x", f"{name}/{name}", f"missing/{name}", name[:-1])]
@@ -464,19 +495,33 @@ class DirectoryTest(EngineCase):
                 self.assertEqual(self.files(), before)
         self.run_record(*SMALL, MODEL_PATH=f"{self.temporary}/%")  # nothing is left
 
-    def test_paths_that_cannot_be_a_models_directory_are_left_alone(self) -> None:
+    def test_other_paths_are_left_alone(self) -> None:
         home = self.directory / "home"
         home.mkdir()
         (home / "model.mil").write_text("the user's own")
+        (self.temporary / "model.mil").mkdir()
         (self.temporary / "link").symlink_to(home)
-        before = self.files()
-        temporary = str(self.temporary)
-        for path in (str(home), ".", "", "/", temporary, f"{temporary}/link", f"{temporary}/no such name", "\0",
-                     "\udc80", "a" * 5000, f"{temporary}/\0", f"{temporary}/x/../../home"):
+        before, temporary = self.files(), str(self.temporary)
+        for path in (str(home), "home", ".", temporary, f"{temporary}/link", f"{temporary}/model.mil",
+                     f"{temporary}/x/../../home", f"{temporary}\0/home", f"{temporary}\ud800/home", f"{temporary}/\0"):
             for existed in (False, True):
-                ane_bench.remove_model_directory(path, existed, temporary)
-                ane_bench.remove_model_directory(path, existed, "")
-        self.assertEqual(self.files(), before)
+                with self.subTest(path, existed=existed):
+                    ane_bench.remove_model_directory(path, existed, temporary)
+                    self.assertEqual(self.files(), before)
+
+    def test_a_program_that_cannot_be_written_is_removed_at_once(self) -> None:
+        class Hindering(Recorder):
+            """Puts a file where the weights' directory goes."""
+
+            def directory(self, path: str) -> None:
+                super().directory(path)
+                os.mkdir(path)
+                (Path(path) / "weights").write_text("in the way")
+
+        with contextlib.ExitStack() as owner:
+            with self.assertRaisesRegex(StageError, "weight.bin: Not a directory"):
+                NeuralEngine(self.libraries).load(self.program, 21, Hindering(), owner)
+            self.assertEqual(list(self.temporary.iterdir()), [])
 
 
 class QualityOfServiceTest(support.StandinCase):
