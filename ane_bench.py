@@ -278,7 +278,7 @@ class Config(_Shape):
         return config
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> "Config":
+    def _make(cls, iterable: Iterable[Any]) -> "Config":  # type: ignore[override]
         """Return a configuration of these numbers; `_replace` calls this, so it is checked too."""
         return cls(*iterable)
 
@@ -428,7 +428,7 @@ class Weights(NamedTuple):
     pool: Sequence[float]
     exponent: int
     starts: Sequence[Sequence[int]]
-    patterns: Sequence[Sequence[int]]
+    patterns: Sequence[tuple[int, ...]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
         """Yield the bytes of each layer, [output][input][row][column], as `fp16` or `int8` (then without the scale)."""
@@ -460,7 +460,7 @@ def chain_weights(config: Config, seed: int) -> Weights:
         signs = [draw() for _ in range(config.channels)]
         order = sorted(range(config.channels), key=keys.__getitem__)
         starts.append([turn if sign < 0.5 else turn + 2 * config.channels for turn, sign in zip(order, signs)])
-    patterns = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
+    patterns: list[tuple[int, ...]] = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
     return Weights(2 * row + [-value for value in 2 * row], exponent, starts, patterns)
 
 
@@ -486,14 +486,13 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
     """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
 
     That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
-    amplitude is searched for it, and rows are drawn until it is met within 0.5 %. Few channels may never meet it: then
-    the nearest is returned.
+    amplitude is searched, and rows are drawn, until it is within 0.1 %. With few channels the nearest must do.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
         row = flat_spectrum_row(length, draw)
         largest = LARGEST_FACTOR / max(map(abs, row))
-        for step in range(201, 100, -1):  # an odd number of steps: no value of 1 or 2 channels is halfway between integers
+        for step in range(201, 100, -1):  # of an odd number: no value of 1 or 2 channels is halfway between integers
             integers = dense_integers(row, largest * step / 201, draw)
             power = PATTERN_POWER * sum(map(mul, integers, integers))
             exponent = round(math.log(power, 4))
@@ -503,12 +502,12 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
     return best[1:]
 
 
-def draw_patterns(depth: int, draw: Callable[[], float]) -> list[Sequence[int]]:
+def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat. Their signs are drawn for each layer, so that the image does
-    not drift. Patterns commute, so a layer alone does not show a transposed kernel. The sign across the anti-diagonal is
-    the product of the horizontal and the vertical sign: no pattern is the transpose of another, and the signs stay
+    Antisymmetric neighbours leave the spectrum nearly flat. Signs are drawn for each layer, so that the image does not
+    drift. Patterns commute, so a transposed chain must differ as a whole. Therefore the sign across the anti-diagonal
+    is the product of the horizontal and the vertical sign: no pattern is the transpose of another, and signs stay
     pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
     """
     while True:
@@ -574,8 +573,8 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 def random_input(config: Config, seed: int) -> bytes:
     """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
 
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel begins
-    at its own place of one pool of such values.
+    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel
+    begins at its own place of one pool of such values.
     """
     draw = random.Random(seed).random
     period, one = 8191, 1 << 16
@@ -616,8 +615,8 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
                       aligned: bool = True) -> bytearray:
     """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
-    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count 1,
-    type 1, its one size, data offset 0 (the data follow the record). The original does not align either: `aligned` False.
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
+    1, type 1, its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
     """
     stride = tensor_stride(size, aligned)
     blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
@@ -644,8 +643,8 @@ class Tensor(NamedTuple):
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
     """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
 
-    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero, bytes
-    after the last tensor.
+    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero,
+    bytes after the last tensor.
     """
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
@@ -668,7 +667,7 @@ def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`. Raises BlobError if the record does not describe data in the file."""
+    """Return the tensor whose record is at `offset`, or raise BlobError if that does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -687,7 +686,7 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
     """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
 
-    The data of the original's records follow them. Raises BlobError if the file does not hold `size` bytes of that type.
+    The original's records are followed by their data. Raises BlobError if the file does not hold `size` such bytes.
     """
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
@@ -712,136 +711,129 @@ DIALECTS = ("1.3", "1.0", "1.3-long")
 LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
 # Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
-# types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
+# types in the form of the dialect. buildInfo is the original's; nothing is known to read it.
 HEAD_LINES = (
     "program({version})",
-    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
-    '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, '
+    '{{"coremlc-version", "3505.4.1"}}, {{"coremltools-component-milinternal", ""}}, '
+    '{{"coremltools-version", "9.0"}}}})]',
     "{{",
-    "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{",
+    "    func main<{opset}>(tensor<fp16, [1, {channels}, {side}, {side}]> x) {{",
 )
-END_LINES = ("    }} -> ({output});", "}}")
+SETTINGS = (
+    '{string} c_pad_type = const()[name = {string}("c_pad_type"), val = {string}("{pad_type}")];',
+    'tensor<int32, [2]> c_strides = const()[name = {string}("c_strides"), val = tensor<int32, [2]>([1, 1])];',
+    'tensor<int32, [4]> c_pad = const()[name = {string}("c_pad"), '
+    "val = tensor<int32, [4]>([{pad}, {pad}, {pad}, {pad}])];",
+    'tensor<int32, [2]> c_dilations = const()[name = {string}("c_dilations"), val = tensor<int32, [2]>([1, 1])];',
+    '{int32} c_groups = const()[name = {string}("c_groups"), val = {int32}(1)];',
+)
+SCALES = (
+    '{fp16} q_scale = const()[name = {string}("q_scale"), val = {fp16}(0x1p{exponent})];',
+    '{string} q_dtype = const()[name = {string}("q_dtype"), val = {string}("int8")];',
+    '{fp16} dq_scale = const()[name = {string}("dq_scale"), val = {fp16}(0x1p{exponent})];',
+)
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
-CONSTANTS = {
-    "text": '{string} {name} = const()[name = {string}("{name}"), val = {string}("{text}")];',
-    "integer": '{int32} {name} = const()[name = {string}("{name}"), val = {int32}({integer})];',
-    "integers": 'tensor<int32, [{count}]> {name} = const()[name = {string}("{name}"), '
-                "val = tensor<int32, [{count}]>([{integers}])];",
-    "exponent": '{fp16} {name} = const()[name = {string}("{name}"), val = {fp16}(0x1p{exponent})];',
-}
 WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
-    "fp16": 'tensor<fp16, [{shape}]> {name} = const()[name = {string}("{name}"), '
-            f"val = tensor<fp16, [{{shape}}]>({BLOB_FILE})];",
-    "int8": 'tensor<fp16, [{shape}]> {name} = constexpr_affine_dequantize()[axis = {int32}(0), name = {string}("{name}"), '
-            f"quantized_data = tensor<int8, [{{shape}}]>({BLOB_FILE}), scale = {{fp16}}(0x1p{{exponent}}), "
-            "zero_point = {int8}(0)];",
+    "fp16": 'tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = const()[name = {string}("{name}"), '
+            f"val = tensor<fp16, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE})];",
+    "int8": "tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = constexpr_affine_dequantize()["
+            'axis = {int32}(0), name = {string}("{name}"), '
+            f"quantized_data = tensor<int8, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE}), "
+            "scale = {fp16}(0x1p{exponent}), zero_point = {int8}(0)];",
 }
-OPERATIONS = {
-    "conv": "tensor<fp16, [{shape}]> {name} = conv(dilations = {dilations}, groups = {groups}, pad = {pad}, "
-            'pad_type = {pad_type}, strides = {strides}, weight = {weight}, x = {x})[name = {string}("{name}")];',
-    "quantize": "tensor<int8, [{shape}]> {name} = quantize(input = {x}, output_dtype = {output_dtype}, scale = {scale})"
-                '[name = {string}("{name}")];',
-    "dequantize": 'tensor<fp16, [{shape}]> {name} = dequantize(input = {x}, scale = {scale})[name = {string}("{name}")];',
-}
-STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
-INDENT = " " * 8
+CONVOLUTION = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, "
+               "groups = c_groups, pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
+               '[name = {string}("{name}")];')
+QUANTIZE = ("tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
+            'scale = q_scale)[name = {string}("{name}")];')
+DEQUANTIZE = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
+              '[name = {string}("{name}")];')
+END_LINES = ("    }} -> ({x});", "}}")
 
-# The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
-FIELD_FORMS = {
-    "opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "offset": "[0-9]{1,20}", "count": "[24]",
-    "text": "[a-z0-9]+", "integer": "[0-9]", "integers": "[0-9](?:, [0-9]){1,3}",
-    "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]",
-}
-NAME = "[A-Za-z_][A-Za-z0-9_]*"
+# The forms of fields, for the reader; all others are names. Scales are powers of two of which fp16 holds 128.
+FIELD_FORMS = {"opset": "ios1[678]", "channels": "[1-9][0-9]{0,8}", "side": "[1-9][0-9]{0,8}", "offset": "[0-9]{1,20}",
+               "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
+NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
-def fixed_fields(dialect: str) -> dict[str, str]:
-    """Return the fields that a dialect decides: its version, and scalar types as `fp16` or long as `tensor<fp16, []>`."""
+def indented(form: str) -> str:
+    """Return the form of a line with its indentation; those of head and end have their own."""
+    return form if form in HEAD_LINES + END_LINES else " " * 8 + form
+
+
+def fixed_fields(dialect: str, kernel: int) -> dict[str, str]:
+    """Return the fields that dialect and kernel decide; scalar types are such as `fp16`, or long `tensor<fp16, []>`."""
     form = "{}" if dialect == "1.3" else "tensor<{}, []>"
     scalars = {name: form.format(name) for name in ("string", "fp16", "int32", "int8", "uint64")}
-    return {"version": dialect[:3], **scalars}
+    padding = {"pad_type": "valid" if kernel == 1 else "custom", "pad": str(kernel // 2)}
+    return {"version": dialect[:3], "kernel": str(kernel), **padding, **scalars}
 
 
 class MilWriter:
-    """Write a program of one function to a stream, one method for each kind of statement."""
+    """Write the program of a configuration to a stream, one method for each kind of statement."""
 
-    def __init__(self, stream: TextIO, dialect: str = "1.3") -> None:
+    def __init__(self, stream: TextIO, dialect: str, config: Config) -> None:
         self._stream = stream
-        self._fixed = fixed_fields(dialect)
+        self._fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial}
 
-    def begin(self, opset: str, shape: Sequence[int]) -> None:
-        """Write the program's head, and that of `main` with one fp16 input, `x`."""
-        for line in HEAD_LINES:
-            self._line(line, opset=opset, shape=shape)
+    def begin(self, opset: str) -> None:
+        """Write the program's head, that of `main` with one fp16 input, `x`, and the settings of convolutions."""
+        for form in (*HEAD_LINES, *SETTINGS):
+            self._line(form, opset=opset)
 
-    def end(self, output: str) -> None:
-        """Write the function's output and the end of the program."""
-        for line in END_LINES:
-            self._line(line, output=output)
+    def scales(self, exponent: int) -> None:
+        """Write the constants of quantize and dequantize, with a scale of 2**exponent."""
+        for form in SCALES:
+            self._line(form, exponent=f"{exponent:+d}")
 
-    def constant(self, kind: str, name: str, value: Any) -> None:
-        """Write a named `text`, `integer`, vector of `integers`, or fp16 of value 2**`exponent`."""
-        count = len(value) if kind == "integers" else 1
-        self._statement(kind, name, count=count, **{kind: f"{value:+d}" if kind == "exponent" else value})
-
-    def weight(self, name: str, data_type: str, shape: Sequence[int], offset: int, exponent: int) -> None:
+    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
         """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
-        self._statement(data_type, name, shape=shape, offset=offset, exponent=f"{exponent:+d}")
+        self._line(WEIGHTS[data_type], name=name, offset=offset, exponent=f"{exponent:+d}")
 
-    def convolution(self, name: str, shape: Sequence[int], weight: str, x: str, settings: Iterable[str]) -> None:
-        """Write a convolution; each setting names the constant `c_` and its own name."""
-        self._statement("conv", name, shape=shape, weight=weight, x=x, **{key: f"c_{key}" for key in settings})
+    def convolution(self, name: str, weight: str, x: str) -> None:
+        """Write a convolution."""
+        self._line(CONVOLUTION, name=name, weight=weight, x=x)
 
-    def quantize(self, name: str, shape: Sequence[int], x: str) -> None:
+    def quantize(self, name: str, x: str) -> None:
         """Write a quantization to int8."""
-        self._statement("quantize", name, shape=shape, x=x, output_dtype="q_dtype", scale="q_scale")
+        self._line(QUANTIZE, name=name, x=x)
 
-    def dequantize(self, name: str, shape: Sequence[int], x: str) -> None:
+    def dequantize(self, name: str, x: str) -> None:
         """Write a dequantization to fp16."""
-        self._statement("dequantize", name, shape=shape, x=x, scale="dq_scale")
+        self._line(DEQUANTIZE, name=name, x=x)
 
-    def _statement(self, kind: str, name: str, **fields: Any) -> None:
-        self._line(INDENT + STATEMENTS[kind], name=name, **fields)
+    def end(self, x: str) -> None:
+        """Write the function's output and the end of the program."""
+        for form in END_LINES:
+            self._line(form, x=x)
 
-    def _line(self, template: str, **fields: Any) -> None:
-        lists = {key: ", ".join(map(str, value)) for key, value in fields.items() if isinstance(value, list)}
-        self._stream.write(template.format(**self._fixed, **{**fields, **lists}) + "\n")
+    def _line(self, form: str, **fields: Any) -> None:
+        self._stream.write(indented(form).format(**self._fixed, **fields) + "\n")
 
 
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
+              activation_exponent: int) -> str:
     """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
 
     All names are the original's.
     """
     stream = io.StringIO()
-    writer = MilWriter(stream, dialect)
-    shape = [1, config.channels, config.spatial, config.spatial]
-    weight_shape = [config.channels, config.channels, config.kernel, config.kernel]
-    settings = convolution_settings(config.kernel)
-    writer.begin(opset_of(dialect, variant), shape)
-    for name, (kind, value) in settings.items():
-        writer.constant(kind, f"c_{name}", value)
+    writer = MilWriter(stream, dialect, config)
+    writer.begin(opset_of(dialect, variant))
     if variant.activations == "int8":
-        writer.constant("exponent", "q_scale", -activation_exponent)
-        writer.constant("text", "q_dtype", "int8")
-        writer.constant("exponent", "dq_scale", -activation_exponent)
+        writer.scales(-activation_exponent)
     previous = "x"
     for layer in range(config.depth):
-        writer.weight(f"W{layer}", variant.weights, weight_shape, HEADER.size + layer * stride, -exponent)
-        writer.convolution(f"c{layer}", shape, f"W{layer}", previous, settings)
+        writer.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, -exponent)
+        writer.convolution(f"c{layer}", f"W{layer}", previous)
         previous = f"c{layer}"
         if variant.activations == "int8" and layer < config.depth - 1:
-            writer.quantize(f"q{layer}", shape, previous)
-            writer.dequantize(f"dq{layer}", shape, f"q{layer}")
+            writer.quantize(f"q{layer}", previous)
+            writer.dequantize(f"dq{layer}", f"q{layer}")
             previous = f"dq{layer}"
     writer.end(previous)
     return stream.getvalue()
-
-
-def convolution_settings(kernel: int) -> dict[str, tuple[str, Any]]:
-    """Return the kind and value of each constant that all convolutions name, in the original's order."""
-    return {"pad_type": ("text", "valid" if kernel == 1 else "custom"), "strides": ("integers", [1, 1]),
-            "pad": ("integers", [kernel // 2] * 4), "dilations": ("integers", [1, 1]), "groups": ("integer", [1])}
 
 
 def opset_of(dialect: str, variant: Variant) -> str:
@@ -849,177 +841,138 @@ def opset_of(dialect: str, variant: Variant) -> str:
     return "ios18" if dialect == "1.3" else variant.opset
 
 
-class Weight(NamedTuple):
-    """Weights that a text names: their type and place in the weight file; those in int8 are times 2**exponent."""
+class Layer(NamedTuple):
+    """A convolution: its line, and its weights' offset in the weight file; those in int8 are times 2**exponent."""
 
     line: int
-    data_type: str
-    shape: Sequence[int]
     offset: int
     exponent: int
 
 
-class Operation(NamedTuple):
-    """An operation on the activation before it: `conv` with a weight, `quantize` or `dequantize` with 2**exponent."""
-
-    line: int
-    name: str
-    kind: str
-    weight: Optional[Weight]
-    exponent: int
-
-
 class MilProgram(NamedTuple):
-    """A program as its text has it: dialect, configuration, and the chain of operations from `x` to the output."""
+    """A program as its text has it. In W8A8, activations between layers are quantized and dequantized.
+
+    `scales` are the exponents of the scales of quantize and dequantize, which are powers of two; otherwise none.
+    """
 
     dialect: str
     config: Config
-    operations: Sequence[Operation]
+    variant: Variant
+    layers: Sequence[Layer]
+    scales: Sequence[int]
 
 
 def parse_mil(text: str) -> MilProgram:
     """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
 
-    Names, offsets and scales may differ from those of write_mil. Raises MilError with the line of anything else: another
-    form, a name that is undefined or defined twice, a literal or a shape that does not fit the chain, a text that is cut
-    off or goes on.
+    Names of weights and activations, offsets, and scales may differ from those of write_mil. Raises MilError with the
+    line of anything else: another form, a name that is undefined or defined twice, a literal or a shape that does not
+    fit the chain, a text that is cut off or goes on.
     """
     return _MilReader(text).program()
 
 
-@functools.lru_cache(maxsize=None)
-def _pattern(template: str, dialect: str) -> "re.Pattern[str]":
-    """Return the expression of a line of the writer's; a field that stands twice must be the same twice."""
-    fixed, pattern, seen = fixed_fields(dialect), "", set()
-    for literal, field, _, _ in Formatter().parse(template):
+@functools.lru_cache(maxsize=100)
+def _pattern(form: str, fixed: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
+    """Return the expression of a line. Some fields are fixed; another that stands twice must be the same twice."""
+    pattern, known = "", {name: re.escape(value) for name, value in fixed}
+    for literal, field, _, _ in Formatter().parse(indented(form)):
         pattern += re.escape(literal)
-        if field in fixed:
-            pattern += re.escape(fixed[field])
-        elif field in seen:
-            pattern += f"(?P={field})"
-        elif field:
+        if field and field not in known:
             pattern += f"(?P<{field}>{FIELD_FORMS.get(field, NAME)})"
-            seen.add(field)
+            known[field] = f"(?P={field})"
+        elif field:
+            pattern += known[field]
     return re.compile(pattern)
 
 
 class _MilReader:
-    """Read a program line by line; keep each name with the kind of its value, and with the value of a constant."""
+    """Read a program line by line, as the writer writes it."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.split("\n")
         self._line = 1
-        self._dialect = max(DIALECTS, key=lambda dialect: sum(
-            bool(_pattern(form, dialect).fullmatch(line)) for form, line in zip(HEAD_LINES[:2], self._lines)))
-        self._values: dict[str, tuple[str, Any]] = {"x": ("fp16 activation", None)}
-        self._last = "x"
-        self._operations: list[Operation] = []
+        kernel = 3 if '"custom"' in text else 1
+        self._dialect = max(DIALECTS, key=lambda dialect: self._head_matches(fixed_fields(dialect, kernel)))
+        self._fixed = fixed_fields(self._dialect, kernel)
+        self._names = {"x", "c_pad_type", "c_strides", "c_pad", "c_dilations", "c_groups", "q_scale", "q_dtype",
+                       "dq_scale"}
 
     def program(self) -> MilProgram:
         """Return the program of the whole text."""
         for form in HEAD_LINES:
-            head = self._take(form)
-        self._shape = _integers(head["shape"])
-        end = self._found(END_LINES[0])
-        while end is None:
-            self._statement()
-            end = self._found(END_LINES[0])
-        if end["output"] != self._last or not self._operations or self._operations[-1].kind != "conv":
-            self._fail(f"the output is {end['output']}; expected the last convolution's")
-        self._line += 1
+            self._fixed.update(self._take(form))
+        for form in SETTINGS:
+            self._take(form)
+        scales = [self._take(form).get("exponent") for form in SCALES] if self._found(SCALES[0]) else []
+        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHTS["int8"]) else "fp16"]
+        layers: list[Layer] = []
+        x = "x"
+        while not layers or self._found(END_LINES[0]) is None:
+            if layers and scales:
+                x = self._operation(DEQUANTIZE, self._operation(QUANTIZE, x))
+            layer, weight = self._weight(WEIGHTS[variant.weights])
+            layers.append(layer)
+            x = self._operation(CONVOLUTION, x, weight)
+        self._end(x)
+        exponents = [int(scale) for scale in scales if scale]
+        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
+
+    def _weight(self, form: str) -> tuple[Layer, str]:
+        """Take a line of weights; return the layer, whose line is that of the convolution after it, and the name."""
+        fields = self._take(form)
+        return Layer(self._line, int(fields["offset"]), int(fields.get("exponent", 0))), fields["name"]
+
+    def _operation(self, form: str, x: str, weight: str = "") -> str:
+        """Take a line of an operation on `x`; return its name."""
+        return self._take(form, x=x, **({"weight": weight} if weight else {}))["name"]
+
+    def _end(self, x: str) -> None:
+        """Take the function's output, which is `x`, and the end of the text."""
+        self._take(END_LINES[0], x=x)
         self._take(END_LINES[1])
         if self._lines[self._line - 1:] != [""]:
             self._fail("expected a newline and the end of the text")
-        return MilProgram(self._dialect, self._config(head["opset"]), self._operations)
 
-    def _config(self, opset: str) -> Config:
-        """Return the configuration, if the head's shape and opset are those of a program of ours."""
-        batch, channels, height, width = self._shape
-        kernels = [operation.weight.shape[-1] for operation in self._operations if operation.weight]
-        is_w8a8 = any(kind == "exponent" for kind, _ in self._values.values())
+    def _config(self, variant: Variant, depth: int) -> Config:
+        """Return the configuration, if it is valid and the opset is that of the program."""
         self._line = len(HEAD_LINES)
-        if batch != 1 or height != width or opset != opset_of(self._dialect, VARIANTS["w8a8" if is_w8a8 else "w8a16"]):
-            self._fail(f"{opset}, input of shape {self._shape}; expected one square image, and the opset of its operations")
+        if self._fixed["opset"] != opset_of(self._dialect, variant):
+            self._fail(f"{self._fixed['opset']}; expected {opset_of(self._dialect, variant)}")
         try:
-            return Config(channels, height, len(kernels), kernels[0])
+            return Config(int(self._fixed["channels"]), int(self._fixed["side"]), depth, int(self._fixed["kernel"]))
         except UsageError as error:
             return self._fail(str(error))
 
-    def _fail(self, message: str) -> NoReturn:
-        raise MilError(min(self._line, len(self._lines)), message)
+    def _head_matches(self, fixed: dict[str, str]) -> int:
+        """Return how many of the first two lines, which tell the dialect, have the form of a dialect's fields."""
+        lines = zip(HEAD_LINES[:2], self._lines)
+        return sum(bool(_pattern(form, tuple(fixed.items())).fullmatch(line)) for form, line in lines)
 
     def _found(self, form: str) -> Optional[dict[str, str]]:
         """Return the fields of the present line, or None if it has another form."""
         line = self._lines[self._line - 1] if self._line <= len(self._lines) else ""
-        match = _pattern(form, self._dialect).fullmatch(line)
+        match = _pattern(form, tuple(self._fixed.items())).fullmatch(line)
         return match and match.groupdict()
 
-    def _take(self, form: str) -> dict[str, str]:
-        """Return the fields of the present line, which must have a form, and go on to the next."""
+    def _take(self, form: str, **expected: str) -> dict[str, str]:
+        """Return the fields of the present line, which must have a form and the expected names, and go on."""
         fields = self._found(form)
         if fields is None:
-            self._fail(f"expected a line such as {form.strip()[:40]!r}")
+            found = "".join(self._lines[self._line - 1:self._line]).strip()
+            self._fail(f"found {found[:60]!r}; expected the form {form[:60]!r}")
+        for field, name in expected.items():
+            if fields[field] != name:
+                known = "" if fields[field] in self._names else ", which is not defined"
+                self._fail(f"{field} is {fields[field]}{known}; expected {name}")
+        if fields.get("name") in self._names:
+            self._fail(f"{fields['name']} is defined twice")
+        self._names.add(fields.get("name", "x"))
         self._line += 1
         return fields
 
-    def _statement(self) -> None:
-        """Read one statement and define its name."""
-        kinds = ((kind, self._found(INDENT + form)) for kind, form in STATEMENTS.items())
-        kind, fields = next(((kind, fields) for kind, fields in kinds if fields), ("", {}))
-        if not fields:
-            self._fail("expected a statement of ane_bench's, or the end of the function")
-        if fields["name"] in self._values:
-            self._fail(f"{fields['name']} is defined twice")
-        if kind in CONSTANTS:
-            value = kind, fields["text"] if kind == "text" else _integers(fields[kind])
-        elif kind in WEIGHTS:
-            value = "weight", Weight(self._line, kind, _integers(fields["shape"]), int(fields["offset"]),
-                                     int(fields.get("exponent", 0)))
-        else:
-            value = self._operation(kind, fields), None
-        if kind == "integers" and len(value[1]) != int(fields["count"]):
-            self._fail(f"{len(value[1])} integers; the type says {fields['count']}")
-        self._values[fields["name"]] = value
-        self._line += 1
-
-    def _operation(self, kind: str, fields: dict[str, str]) -> str:
-        """Add an operation to the chain and return the kind of its result."""
-        self._value(fields["x"], "int8 activation" if kind == "dequantize" else "fp16 activation")
-        if fields["x"] != self._last:
-            self._fail(f"{kind} of {fields['x']}; expected the activation before it, {self._last}")
-        if _integers(fields["shape"]) != self._shape:
-            self._fail(f"a result of shape [{fields['shape']}]; expected {self._shape}")
-        weight = self._convolution_weight(fields) if kind == "conv" else None
-        exponent = self._value(fields["scale"], "exponent") if kind != "conv" else [0]
-        if kind == "quantize" and self._value(fields["output_dtype"], "text") != "int8":
-            self._fail("quantize to another type than int8")
-        self._last = fields["name"]
-        self._operations.append(Operation(self._line, self._last, kind, weight, exponent[0]))
-        return "int8 activation" if kind == "quantize" else "fp16 activation"
-
-    def _convolution_weight(self, fields: dict[str, str]) -> Weight:
-        """Return the weight of a convolution, if its shape and the convolution's settings are those of the program."""
-        weight: Weight = self._value(fields["weight"], "weight")
-        first = self._operations[0].weight if self._operations else None
-        kernel, channels = (first or weight).shape[-1], self._shape[1]
-        if kernel not in KERNELS or weight.shape != [channels, channels, kernel, kernel]:
-            self._fail(f"weights of shape {weight.shape} for {channels} channels and a kernel of {kernel}")
-        for name, (kind, value) in convolution_settings(kernel).items():
-            found = self._value(fields[name], kind)
-            if found != value:
-                self._fail(f"{name} is {found}; expected {value}")
-        return weight
-
-    def _value(self, name: str, kind: str) -> Any:
-        """Return the value of a name that is defined before this line, as the given kind."""
-        found, value = self._values.get(name, ("not defined", None))
-        if found != kind:
-            self._fail(f"{name}: {found}; expected {kind}")
-        return value
-
-
-def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(", ")]
+    def _fail(self, message: str) -> NoReturn:
+        raise MilError(min(self._line, len(self._lines)), message)
 
 
 class Program(NamedTuple):
@@ -1065,10 +1018,10 @@ def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
 
 def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
                   dialect: str = "1.3") -> Program:
-    """Return the program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The weights are drawn by the seed, from 0 to 2**53
-    - 1 (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights
+    (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
     ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
     """
     _check_choices(config, variant, seed, original, blob, dialect)
@@ -1079,7 +1032,8 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
     else:
         weights = chain_weights(config, seed)
     size = config.weights // config.depth * DATA_TYPES[kind.weights].size
-    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
+    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob,
+                             not original)
     text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
                      ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
     return Program(config, kind, text, data, blob, dialect)
@@ -1091,7 +1045,8 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
-    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS), ("dialect", dialect, DIALECTS),
+    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS),
+                                 ("dialect", dialect, DIALECTS),
                                  ("original", original, (False, True))):
         if type(value) is not type(choices[0]) or value not in choices:
             raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
@@ -1190,8 +1145,8 @@ class Arithmetic(NamedTuple):
     def nudge(self) -> float:
         """Return a factor by which rounding to even becomes this rounding.
 
-        To round away, it moves each half away from zero and no other value past one. That is exact for values of at most
-        50 significant bits.
+        To round away, it moves each half away from zero, and no other value past one. That is exact for values of at
+        most 50 significant bits.
         """
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
@@ -1230,15 +1185,16 @@ class Matrix:
         self._packed: dict[int, list[int]] = {}
 
     @classmethod
-    def read(cls, weight: Weight, blob: memoryview) -> "Matrix":
-        """Return the weights that a text names, or raise BlobError if the file does not hold them."""
-        count = math.prod(weight.shape)
-        data = weight_data(blob, weight.offset, weight.data_type, count * DATA_TYPES[weight.data_type].size)
-        if weight.data_type == "int8":
-            return cls(bytes(data), weight.exponent, weight.shape[0])
+    def read(cls, layer: Layer, program: MilProgram, blob: memoryview) -> "Matrix":
+        """Return a layer's weights, or raise BlobError if the file does not hold them."""
+        config, data_type = program.config, program.variant.weights
+        count = config.weights // config.depth
+        data = weight_data(blob, layer.offset, data_type, count * DATA_TYPES[data_type].size)
+        if data_type == "int8":
+            return cls(bytes(data), layer.exponent, config.channels)
         integers, exponent = halves_as_integers(data)
         values = () if integers else struct.unpack(f"<{count}e", data)
-        return cls(integers, exponent, weight.shape[0], values)
+        return cls(integers, exponent, config.channels, values)
 
     def product(self, vector: Vector) -> Vector:
         """Return the sums, exact before they become floats; NaN and infinities as in IEEE 754."""
@@ -1317,12 +1273,13 @@ def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
         characters = codecs.utf_16_le_decode(data)[0]
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
-                codecs.charmap_encode(characters[:256], "strict", _level_map(exponent))  # a failure scans all that follows
+                codecs.charmap_encode(characters[:256], "strict",
+                                      _level_map(exponent))  # a failure scans all that follows
                 return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _level_map(exponent: int) -> Any:
     """Return the codec's map from each fp16 of an int8 times 2**exponent, taken as a character, to that int8."""
     halves = struct.pack("<256e", *[value * 2.0 ** exponent for value in SIGNED])
@@ -1356,7 +1313,7 @@ def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
 def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
     """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
 
-    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border of zeros.
+    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border.
     """
     width = side + 2
     row, column = divmod(pixel, side)
@@ -1375,8 +1332,8 @@ def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
 
 def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
     """Yield for each pixel its 3x3 neighbours' values, [channel][row][column]; outside of the image they are zero."""
-    zeros, width = (0.0,) * len(image[0]), side + 2
-    padded = [zeros] * (width * width)
+    width = side + 2
+    padded: list[Vector] = [(0.0,) * len(image[0])] * (width * width)
     for row in range(side):
         padded[(row + 1) * width + 1:(row + 1) * width + 1 + side] = image[row * side:(row + 1) * side]
     for row, column in itertools.product(range(side), range(side)):
@@ -1384,8 +1341,8 @@ def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
         yield list(itertools.chain.from_iterable(zip(*nine)))
 
 
-# Fraction bits of what passes between the layers of a factored chain: errors stay below 1e-10.
-FACTORED_BITS = 40
+# Steps of 1 in which values pass between the layers of a factored chain: errors stay below 1e-10.
+FACTORED_STEPS = 2.0 ** 40
 
 
 class Reference:
@@ -1400,15 +1357,15 @@ class Reference:
         self._config = self._program.config
         self._blob = memoryview(blob)
         self._keep = keep
-        self._matrices: dict[str, Matrix] = {}
+        self._matrices: dict[int, Matrix] = {}
 
     def compute(self, data: bytes, pixels: Sequence[int],
                 arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
         """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
         A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
-        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises MilError
-        if its weights have no factors.
+        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises
+        MilError if its weights have no factors.
         """
         if self._config.kernel == 3:
             return [self._factored(data, pixels)]
@@ -1422,53 +1379,50 @@ class Reference:
     def _chain(self, inputs: list[Vector], arithmetics: Sequence[Arithmetic]) -> list[list[Vector]]:
         """Return the outputs for each arithmetic; a layer's weights are read and packed once for all."""
         states = [arithmetic for arithmetic in arithmetics for _ in inputs]
-        values = list(inputs) * len(arithmetics)
-        apply = {"conv": self._convolve, "quantize": self._quantize, "dequantize": self._dequantize}
-        for operation in self._program.operations:
-            values = apply[operation.kind](operation, values, states)
-        return [values[start:start + len(inputs)] for start in range(0, len(values), len(inputs))]
+        values: Iterable[Vector] = list(inputs) * len(arithmetics)
+        for index in range(self._config.depth):
+            matrix, last = self._matrix(index), index == self._config.depth - 1
+            if self._config.kernel == 3:
+                values = neighbourhoods(list(values), self._config.spatial)
+            values = [store(matrix.product(vector), arithmetic, "e" if last else "")
+                      for vector, arithmetic in zip(values, states)]
+            if self._program.scales and not last:
+                values = [self._requantized(vector, arithmetic) for vector, arithmetic in zip(values, states)]
+        outputs = list(values)
+        return [outputs[start:start + len(inputs)] for start in range(0, len(outputs), len(inputs))]
 
-    def _convolve(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        matrix = self._matrix(operation)
-        letter = "e" if operation is self._program.operations[-1] else ""
-        vectors = values if self._config.kernel == 1 else neighbourhoods(values, self._config.spatial)
-        return [store(matrix.product(vector), arithmetic, letter) for vector, arithmetic in zip(vectors, states)]
+    def _requantized(self, vector: Vector, arithmetic: Arithmetic) -> Vector:
+        """Return values after quantize and dequantize."""
+        if not arithmetic.quantizes:
+            return vector
+        quantizing, dequantizing = self._program.scales
+        return [step * 2.0 ** dequantizing for step in quantize(vector, quantizing, arithmetic)]
 
-    def _quantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        return [quantize(vector, operation.exponent, arithmetic) if arithmetic.quantizes else vector
-                for vector, arithmetic in zip(values, states)]
-
-    def _dequantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        scale = 2.0 ** operation.exponent
-        return [[step * scale for step in vector] if arithmetic.quantizes else vector
-                for vector, arithmetic in zip(values, states)]
-
-    def _matrix(self, operation: Operation) -> Matrix:
-        assert operation.weight is not None
-        matrix = self._matrices.get(operation.name) or Matrix.read(operation.weight, self._blob)
+    def _matrix(self, index: int) -> Matrix:
+        """Return the weights of a layer."""
+        matrix = self._matrices.get(index) or Matrix.read(self._program.layers[index], self._program, self._blob)
         if self._keep:
-            self._matrices[operation.name] = matrix
+            self._matrices[index] = matrix
         return matrix
 
     def _factored(self, data: bytes, pixels: Sequence[int]) -> list[Vector]:
-        """Return the outputs of a 3x3 chain: its patterns mix the pixels of each channel, then its matrices the channels."""
+        """Return the outputs of a 3x3 chain: the patterns mix a channel's pixels, then the matrices the channels."""
         patterns, matrices = [], []
-        for operation in self._program.operations:
-            if operation.kind == "conv":
-                found = factors(self._matrix(operation))
-                if found is None:
-                    raise MilError(operation.line, "3x3 weights without factors: a program that the reference does not compute")
-                patterns.append(found[0])
-                matrices.append(found[1])
+        for index, layer in enumerate(self._program.layers):
+            found = factors(self._matrix(index))
+            if found is None:
+                raise MilError(layer.line, "3x3 weights without factors: a program that the reference does not compute")
+            patterns.append(found[0])
+            matrices.append(found[1])
         rows = [pixel_weights(patterns, self._config.spatial, pixel) for pixel in pixels]
         size = 2 * self._config.pixels
         images = (struct.unpack(f"<{size // 2}e", data[start:start + size]) for start in range(0, len(data), size))
         mixed = [[float_sum(map(mul, row, image)) for row in rows] for image in images]
-        outputs = [list(vector) for vector in zip(*mixed)]
+        outputs: list[Vector] = list(zip(*mixed))
         for matrix in matrices:
-            outputs = [list(matrix.product([round(value * 2 ** FACTORED_BITS) / 2 ** FACTORED_BITS for value in vector]))
-                       for vector in outputs]
-        return list(outputs)
+            fixed_point = [[round(value * FACTORED_STEPS) / FACTORED_STEPS for value in vector] for vector in outputs]
+            outputs = [matrix.product(vector) for vector in fixed_point]
+        return outputs
 
 
 class ReferenceEngine:
@@ -1489,7 +1443,7 @@ class ReferenceEngine:
 
 
 class ReferenceExecutable:
-    """A program that the reference computes, in its default arithmetic. Both kernels are computed by the plain definition."""
+    """A program that the reference computes in its default arithmetic, with either kernel by the plain definition."""
 
     def __init__(self, program: Program) -> None:
         self.facts: dict[str, Any] = {}
