@@ -702,7 +702,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, Weight, Operation, parse_mil, Program, build_program.
+# Used below: DIALECTS, Layer, MilProgram, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
