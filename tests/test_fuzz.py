@@ -21,20 +21,22 @@ import re
 import signal
 import struct
 import sys
+import threading
 import traceback
 import unittest
 import unittest.mock
 import xml.etree.ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple
 
 import ane_bench
-from ane_bench import Arithmetic, BlobError, Cell, Config, Job, MilError, Protocol, Result, Run, StageError, Unavailable, UsageError
+from ane_bench import Arithmetic, BlobError, Cell, Config, MilError, Run, Unavailable, UsageError
+from tests import support
 from tests.test_mil import check_by_oracle
 
 SEED = os.environ.get("ANE_BENCH_FUZZ_SEED", "1")
-COUNT = 10_000
+COUNT = support.reduced(10_000, 1_000, "damaged inputs of each kind")
 SECONDS = 20.0  # for one input; the usual one takes a millisecond, where nothing else runs
 MEMORY = 1 << 30  # that all may take in addition to what Python has when they begin
 FEWEST = COUNT // 200  # of each verdict, or the inputs are no test of it
@@ -517,9 +519,10 @@ def draw_record(draw: random.Random, changes: list[str]) -> bytes:
 
 
 def read_back(text: bytes) -> dict[str, Any]:
-    """The record that a file with this content holds. No disk is used: it could take most of the time."""
-    with unittest.mock.patch.object(ane_bench, "open", lambda path, mode: io.BytesIO(text), create=True):
-        return ane_bench.read_record("record.json")
+    """Return the record that a file with this content holds."""
+    path = support.WORKSHOP / "record.json"
+    path.write_bytes(text)
+    return ane_bench.read_record(str(path))
 
 
 def judge_record(text: bytes) -> str:
@@ -563,34 +566,69 @@ def strict_json(text: str) -> Any:
 # Messages
 # ----------------------------------------------------------------------------------------------------------------------
 
-class Heard(ane_bench.Child):
-    """A child that has no process: it says one line and ends well."""
+class Worker:
+    """A process that wrote all that it ever will, and exited."""
 
-    def __init__(self, line: bytes) -> None:
-        self._timeout = 1.0
-        self._directories: list[str] = []
-        self.stage = "start"
-        self.line = line
+    def __init__(self, output: bytes, errors: bytes, code: int) -> None:
+        self.stdin, self.stdout, self.stderr = io.BytesIO(), readable(output), readable(errors)
+        self.returncode = code
 
-    def _write(self, data: bytes) -> None:
-        pass
+    def kill(self) -> None:
+        """Do nothing: it has exited."""
 
-    def _lines(self) -> Callable[[float], bytes]:
-        lines = [b"", self.line]
+    def poll(self) -> int:
+        """Return the exit code."""
+        return self.returncode
 
-        def line(limit: float) -> bytes:
-            assert 0 < limit < math.inf, f"a time limit of {limit} s"
-            return lines.pop()
-
-        return line
-
-    def _check_end(self) -> None:
-        pass
+    def wait(self, timeout: float) -> int:
+        """Return the exit code."""
+        assert 0 < timeout < math.inf, f"a time limit of {timeout} s"
+        return self.returncode
 
 
-JOBS = [Job("ane", None, Config(64, 8, 2), ("fp16", "w8a8"), Protocol(iters=4, rounds=2)),
-        Job("ane", None, Config(512, 64, 128), ("fp16", "w8a8"), Protocol(iters=5, rounds=5)),
-        Job("ane", None, Config(64, 8, 2), ("w8a8", "fp16"), Protocol(iters=3, rounds=1, original=True))]
+def readable(data: bytes) -> BinaryIO:
+    """Return a pipe that holds some data and then ends."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError), open(writing, "wb", buffering=0) as stream:
+            stream.write(data)
+
+    if len(data) < 1 << 14:  # as much as every pipe takes at once
+        write()
+    else:
+        threading.Thread(target=write).start()
+    return open(reading, "rb", buffering=0)
+
+
+class Job(NamedTuple):
+    """What a run was asked for when a worker said something."""
+
+    config: Config
+    variants: Sequence[str]
+    protocol: Protocol
+
+    def run(self, output: bytes, errors: bytes = b"", code: int = 0) -> Run:
+        """Return the run in which the first worker writes this and exits; if there is another, it says nothing."""
+        workers = itertools.chain([Worker(output, errors, code)], iter(lambda: Worker(b"", b"", 0), None))
+        with unittest.mock.patch("subprocess.Popen", lambda *_, **__: next(workers)):
+            # No lock is needed for the reference engine, and no Neural Engine.
+            return ane_bench.run([self.config], self.variants, self.protocol, engine="reference", watcher=Listening())
+
+
+class Listening(ane_bench.Watcher):
+    """Shows the progress of a run, as the command line does."""
+
+    def __init__(self) -> None:
+        self.progress = ane_bench.Progress(io.StringIO(), itertools.count().__next__)
+
+    def message(self, run: Run, message: dict[str, Any]) -> None:
+        self.progress.message(run, message)
+
+
+JOBS = [Job(Config(64, 8, 2), ("fp16", "w8a8"), Protocol(iters=4, rounds=2)),
+        Job(Config(512, 64, 128), ("fp16", "w8a8"), Protocol(iters=5, rounds=5)),
+        Job(Config(64, 8, 2), ("w8a8", "fp16"), Protocol(iters=3, rounds=1, original=True))]
 
 
 class Line(NamedTuple):
@@ -635,29 +673,18 @@ def draw_message(draw: random.Random, changes: list[str]) -> Line:
 
 
 def judge_message(subject: Line) -> str:
-    """What a run makes of a message; and what is made of that run, whatever the message was."""
-    job = subject.job
-    run, cells = Run("ane", job.protocol, (job.config,), job.variants), dict[str, Cell]()
-    verdict, problem = "taken", "nothing more"
-    progress = ane_bench.Progress(io.StringIO(), itertools.count().__next__)
+    """Run with the message; make everything of the run that can be made, whatever the message was."""
     try:
-        for message in Heard(subject.line).messages():
-            ane_bench.receive(message, job, run, cells)
-            progress.message(run, message)
-            if message["kind"] == "directory" and not os.path.lexists(message["path"]):
-                ane_bench.remove_directory(message["path"])
-    except (StageError, Unavailable) as error:
+        run = subject.job.run(subject.line)
+    except Unavailable as error:
         assert str(error).isprintable(), error
-        verdict, problem = "refused" if isinstance(error, StageError) else "unavailable", str(error)
-    result = Result(job.config, {name: cells.get(name, Cell(name, "failed", "start", problem)) for name in job.variants})
-    run.results.append(result)
-    run.warnings.extend(ane_bench.examine(run, result))
-    record = run.to_dict()
-    if verdict != "refused":
-        text = ane_bench.record_text(record)
-        assert read_back(text.encode()) == strict_json(text)
-        make_reports(record)
-    return verdict
+        return "unavailable"
+    text = ane_bench.record_text(run.to_dict())
+    assert read_back(text.encode()) == strict_json(text)
+    make_reports(run.to_dict())
+    cells = run.to_dict()["results"][0]["variants"].values()
+    assert {"ok", "failed"} >= {cell["status"] for cell in cells} and len(cells) == len(subject.job.variants), cells
+    return "refused" if "message" in {cell.get("stage") for cell in cells} else "taken"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -717,15 +744,14 @@ class FuzzTest(unittest.TestCase):
 
 
 class LastWordsTest(unittest.TestCase):
-    """What a child that dies leaves, whatever it is, is one line of printable text."""
+    """The last words of a worker that dies are one line of printable text."""
 
     def test_signals_and_control_characters(self) -> None:
-        child = Heard(b"")
-        for output, code, words in ((b"", -11, "was killed by SIGSEGV: it wrote nothing to standard error"),
+        for errors, code, words in ((b"", -11, "was killed by SIGSEGV: it wrote nothing to standard error"),
                                     (b"\x1b[2Jno\x07 \xff\n", 3, "ended with exit code 3: ?[2Jno? \ufffd"),
                                     (b"Aborted", -200, "was killed by signal 200: Aborted")):
-            child.error_output = output
-            self.assertEqual(child.last_words(code), f"the child {words}")
+            cells = JOBS[0].run(b"", errors, code).to_dict()["results"][0]["variants"]
+            self.assertEqual({cell["error"] for cell in cells.values()}, {f"the child {words}"})
 
 
 def described(kind: str, number: int, error: BaseException, changes: Sequence[str], damaged: Any) -> str:
