@@ -162,7 +162,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, mul, sub
+from operator import add, eq, mul, sub
 from string import Formatter
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -713,11 +713,13 @@ LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
 # Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
 # types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
-HEAD_LINES = ("program({version})",
-        '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
-        '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
-        "{{",
-        "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{")
+HEAD_LINES = (
+    "program({version})",
+    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
+    '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+    "{{",
+    "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{",
+)
 END_LINES = ("    }} -> ({output});", "}}")
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
 CONSTANTS = {
@@ -745,9 +747,11 @@ STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
 INDENT = " " * 8
 
 # The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
-FIELD_FORMS = {"opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "count": "[24]", "text": "[a-z0-9]+",
-          "integers": "[0-9](?:, [0-9]){1,3}", "integer": "[0-9]", "offset": "[0-9]{1,20}",
-          "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
+FIELD_FORMS = {
+    "opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "offset": "[0-9]{1,20}", "count": "[24]",
+    "text": "[a-z0-9]+", "integer": "[0-9]", "integers": "[0-9](?:, [0-9]){1,3}",
+    "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]",
+}
 NAME = "[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -2199,8 +2203,8 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, FEWEST_ROUNDS, speed_estimate, geometric_mean,
-# marginal, within_rounds_pattern, bimodality.
+# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
+# geometric_mean, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2879,49 +2883,235 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]
 # ======================================================================================================================
 # 9. Verification
 #
-# Used below: Verdict, chosen_pixels, verify, distance_from_fp16.
+# Used below: Verdict, distance_from_fp16, chosen_pixels, verify.
 # ======================================================================================================================
 
-# TEMPORARY: the real section is being built beside.
+# Limits are 1.3 times what right engines of any arithmetic reach in the simulations of tests/test_verification.py, or
+# more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
+# with as many channels. Sums in fp16 lose more if they have more terms. Clipped activations, which the reference of 3x3
+# chains does not know, count more if there are few channels.
+LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.025, 0.010, 512)}
+MAX_RELATIVE_L2 = 1.2
+MOST_CLIPPED = 7
+UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
+
+# The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
+# 0.0005; with bf16 stores it would be 0.0010 or more.
+KNOWN_LIMITS = {"fp16": 0.0007, "int8": 0.02}
+
+# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an average is.
+# The distance from an output without quantization, if 1 is what quantization usually causes: right engines stay above
+# 1 - 2.7 / sqrt(n) and below 1.2 + 2.7 / sqrt(n); with 3x3, for which the usual is estimated, above 0.34.
+NOISE_LIMITS = {1: ((1.0, -4.0), (1.3, 4.0)), 3: ((0.2, 0.0), (math.inf, 0.0))}
+QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
+
+# The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / sqrt(n).
+ERROR_LIMITS = {"fp16": ((1, 7.0), (3, 4.5)), "int8": ((1, 5.5), (3, 3.5))}
+FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
+
+
+class Comparison(NamedTuple):
+    """How an output differs from the expected values.
+
+    `floor` is their rms, but at most 1. Times it, a relative error is relative to values as large as the input's.
+    """
+
+    cosine: float
+    relative_l2: float
+    slope: float
+    max_error: float
+    floor: float
+
+
 class Verdict(NamedTuple):
-    """A verification's outcome."""
+    """The fields of a cell's `verified`, the reason why the output is wrong (or None), warnings as (code, text)."""
 
     verified: dict[str, Any]
     problem: Optional[str]
     warnings: list[tuple[str, str]]
 
 
+def compare_vectors(values: Vector, expected: Vector) -> Comparison:
+    """Return how finite values differ from the expected ones."""
+    pairs = ((values, expected), (values, values), (expected, expected))
+    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in pairs)
+    errors = list(map(sub, values, expected))
+    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, errors, errors)) / power), dot / power,
+                      max(map(abs, errors)), min(1.0, math.sqrt(power / len(expected))))
+
+
+def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict[str, float]:
+    """Return cosine and relative L2 of an output, [pixel][channel], against the FP16 variant's output."""
+    found = compare_vectors(flat(output), flat(fp16))
+    return {"cosine": found.cosine, "relative_l2": found.relative_l2}
+
+
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
-    """Return drawn pixels."""
+    """Return the indices of the pixels to verify, drawn by the seed.
+
+    With a kernel of 3 the first lies on an edge, where the padding shows, but not in a corner; the second lies inside.
+    """
     draw = random.Random(seed).random
+    last = config.spatial - 1
     chosen: dict[int, None] = {}
     while len(chosen) < min(count, config.pixels):
-        chosen[int(draw() * config.pixels)] = None
+        index = int(draw() * config.pixels)
+        edges = sum(place in (0, last) for place in divmod(index, config.spatial))
+        if config.kernel == 1 or last < 2 or len(chosen) >= 2 or edges == (1, 0)[len(chosen)]:
+            chosen[index] = None
     return list(chosen)
 
 
-def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]], known: bool) -> Verdict:
-    """Compare outputs."""
+def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
+           known: bool) -> Verdict:
+    """Compare the outputs of every verified round with the reference; return the verdict on the worst round.
+
+    data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
+    known. Raises MilError or BlobError if the reference cannot compute the program.
+    """
     arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
-    references = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
-    values = [value for output in outputs for vector in output for value in vector]
-    best = None
-    for arithmetic, reference in zip(arithmetics, references):
-        expected = [value for _ in outputs for vector in reference for value in vector]
-        power = sum(value * value for value in expected) or 1e-12
-        error = math.sqrt(sum((one - other) ** 2 for one, other in zip(values, expected)) / power)
-        if best is None or not error >= best[0]:
-            equal = sum(one == other for one, other in zip(values, expected)) / len(values)
-            best = error, arithmetic.name, equal
-    assert best
-    ok = best[0] < 0.3
-    return Verdict({"pixels": len(pixels) * len(outputs), "ok": ok, "arithmetic": best[1], "equal": best[2], "relative_l2": best[0]},
-                   None if ok else "the output differs", [])
+    unquantized = Arithmetic(quantizes=False)
+    quantizes = program.variant.activations == "int8" and program.config.depth > 1
+    if program.config.kernel == 3:  # the reference does not round between such layers
+        arithmetics = [unquantized]
+    elif quantizes:
+        arithmetics.append(unquantized)
+    reference = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
+    references = {arithmetic: flat(vectors) for arithmetic, vectors in zip(arithmetics, reference)}
+    verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
+    wrong = [verdict for verdict in verdicts if verdict.problem]
+    worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
+    problem = worst.problem
+    if problem and len(wrong) < len(outputs):
+        problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
+    warnings = {code: (code, text) for verdict in verdicts for code, text in verdict.warnings}
+    verified = {"pixels": len(pixels) * len(outputs), **worst.verified, "ok": problem is None}
+    return Verdict(verified, problem, list(warnings.values()))
 
 
-def distance_from_fp16(values: Sequence[Vector], base: Sequence[Vector]) -> dict[str, float]:
-    """Return the distance."""
-    return {"cosine": 1.0, "relative_l2": 0.0}
+def judge(config: Config, activations: str, output: Sequence[Vector], references: Mapping[Arithmetic, Vector],
+          known: bool) -> Verdict:
+    """Return the verdict on one round: its output, [pixel][channel], against the flat references of these pixels."""
+    values = flat(output)
+    rounded = {arithmetic: vector for arithmetic, vector in references.items() if arithmetic.quantizes} or references
+    problem = output_defect(values, next(iter(rounded.values())))
+    if problem:
+        return Verdict({}, problem, [])
+    compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
+    nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
+    found, expected = compared[nearest], rounded[nearest]
+    verified: dict[str, Any] = {}
+    if others:
+        equal = sum(map(eq, values, expected)) / len(values)
+        clear = equal > 0.5 or found.relative_l2 <= compared[others[0]].relative_l2 / 2
+        verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
+    verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
+    problem = (explain_mismatch(found, len(values), config, activations)
+               or explain_large_errors(output, expected, config, activations))
+    warnings = []
+    unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
+    if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
+        noise = explain_noise(values, list(rounded.values()), unquantized, config)
+        if noise and known:
+            problem = problem or noise
+        elif noise:
+            warnings.append(("quantization", noise))
+    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
+    if known and others and not problem and found.relative_l2 * found.floor > limit:
+        warnings.append(("unknown-rounding", (
+            f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic "
+            f"stays within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: "
+            "compare more pixels with --verify 16, and send the output of doctor")))
+    return Verdict(verified, problem, warnings)
+
+
+def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+    """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
+    unwritten = sum(map(math.isnan, values))
+    if unwritten:
+        part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+                "--dialect")
+    if not all(map(math.isfinite, values)):
+        return "the output holds infinities: weights or scales were misread; try another --blob"
+    if not any(values) and any(expected):
+        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
+                "--dialect")
+    if min(values) == max(values) and min(expected) != max(expected):
+        return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
+    return None
+
+
+def verification_limits(count: int, config: Config, activations: str) -> tuple[float, float]:
+    """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
+    relative, slope, channels = LIMITS[activations, config.kernel]
+    depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
+    clipped = 1.0
+    if (activations, config.kernel) == ("int8", 3):
+        clipped = min(MOST_CLIPPED, max(1.0, channels / config.channels))
+    return (min(MAX_RELATIVE_L2, relative * depth * (1 + 4 / count) * terms * clipped),
+            slope * depth * (1 + 16 / count) * clipped ** 1.5)
+
+
+def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
+    """Return what is wrong with an output that differs so over `count` values; None if rounding explains it."""
+    limit, slope_limit = verification_limits(count, config, activations)
+    figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
+               f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
+    floor = found.floor if activations == "int8" else 1.0  # the error of fp16 is relative, whatever the size
+    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # the part of the difference that is not a scale
+    misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
+    if found.relative_l2 * floor <= limit and not misscaled:
+        return None
+    if found.cosine < UNRELATED:
+        return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
+    if misscaled and turned <= limit:
+        return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+
+
+def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Config, activations: str) -> Optional[str]:
+    """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
+
+    The usual error of a pixel is estimated from the median, and a part of the limit is added since that may be zero.
+    Large values may differ more.
+    """
+    if config.channels < FEWEST_CHANNELS:
+        return None
+    limit, _ = verification_limits(len(expected), config, activations)
+    powers = [0.0] * config.channels
+    for index, values in enumerate(output):
+        should = expected[index * config.channels:(index + 1) * config.channels]
+        size = math.sqrt(sum(map(mul, should, should)) / config.channels) or 1.0
+        errors = list(map(abs, map(sub, values, should)))
+        usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
+        powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
+                  for power, error, value in zip(powers, errors, should)]
+    largest = sorted((math.sqrt(power / len(output)) for power in powers), reverse=True)
+    for rank, excess in ERROR_LIMITS[activations]:
+        most = 1 + excess / math.sqrt(len(output))
+        if largest[rank - 1] > most:
+            return (f"{rank} of {config.channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
+                    f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
+    return None
+
+
+def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vector, config: Config) -> Optional[str]:
+    """Return what is wrong if quantizing activations changed the output too little or too much; None otherwise."""
+    usual = QUANTIZATION_NOISE * math.sqrt((config.depth - 1) * len(values))
+    if config.kernel == 1:
+        usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references) / len(references))
+    noise = math.dist(values, unquantized) / usual
+    least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS[config.kernel])
+    figures = f"quantizing activations changed the output {noise:.2f} times as much as it should"
+    if noise < least:
+        return (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so this is not W8A8; "
+                "its figures are those of --variants w8a16")
+    if noise > most:
+        return (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut off instead of "
+                "rounded; try another --dialect")
+    return None
 
 
 # ======================================================================================================================
@@ -5114,19 +5304,16 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
 
 # Sizes in pixels.
 CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
-HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 34, 230, 84, 17
+HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST = 3
-LONGEST_TEXT = 1000  # letters; a record may hold a chip's name of any length
-
+PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
 # Shapes tell variants apart without color. Their corners, in pixels from the middle.
-SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 4), (-5, 4)),
-          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0))}
-CROSS = ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))
-AXIS_TITLES = {"channels": "channels", "spatial": "pixels along each side", "depth": "layers", "kernel": "kernel"}
-CONFIG_TITLE = "channels x pixels along each side x layers"
+SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 5), (-5, 5)),
+          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0)), "failed": ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))}
+AXIS_TITLES = {"channels": "channels", "spatial": "side in pixels", "depth": "layers", "kernel": "kernel"}
+CONFIG_TITLE = "channels x side in pixels x layers"
 
 Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the horizontal axis
 
@@ -5148,12 +5335,12 @@ def wrapped(text: str, width: float) -> list[str]:
 
 
 def figure_text(value: float) -> str:
-    """Return a figure with two decimals, or with three significant digits if they would read 0.00 or be very long."""
-    return f"{value:.2f}" if 0.005 <= value < 1e5 else f"{value:.3g}"
+    """Return a figure with two decimals, or with three significant digits if it is small or large."""
+    return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.3g}"
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -5171,7 +5358,7 @@ def ratios_of(cell: Cell) -> list[float]:
     return [cell.ratio["value"], *cell.ratio.get("ci95", ())] if cell.ratio else []
 
 
-def cell_tip(cell: Cell) -> str:
+def tip_of(cell: Cell) -> str:
     """Return name and figures of a cell, and why it failed if it did."""
     figures = [f"{figure_text(rate)} TOPS" for rate in rates_of(cell)[:1]]
     figures += [f"{figure_text(ratio)}x" for ratio in ratios_of(cell)[:1]]
@@ -5220,8 +5407,7 @@ class Chart:
     """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        self.drawing = Drawing()
+        self.run, self.drawing = run, Drawing()
         self.results = [result for result in run.results if result[1]]
         self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
         self.cells = [cell for _, cells in self.results for cell in cells]
@@ -5251,7 +5437,7 @@ class Chart:
         self.group = (self.right - self.left) / groups
         self.bar = 0.0 if self.swept else min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
         figures = [found[0] for cell in self.cells for found in (rates_of(cell), ratios_of(cell)) if found]
-        widest = FONT * max((text_width(figure_text(figure)) for figure in figures), default=0)
+        widest = FONT * max((text_width(figure_text(value)) for value in figures), default=0)
         self.upright = widest > self.bar
         self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
 
@@ -5269,14 +5455,15 @@ class Chart:
 
     def head(self, title: str) -> None:
         """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
-        facts = [] if self.run.complete else [f"{len(dict(self.results))} of {len(self.configs)} configurations"]
+        facts = [coverage(self.run)] if coverage(self.run) else []
         if self.swept:
             facts.append(f"all {self.configs[0].label([name for name in AXIS_TITLES if name not in self.dimensions])}")
         facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
         self.paragraph(title, TITLE_FONT, INK)
         self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
         signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
-        signs += [(cell.variant, GROUND, "hollow: wrong output") for cell in self.cells if cell.check == "WRONG"][:1]
+        wrong = [cell.variant for cell in self.cells if cell.check == "WRONG" and rates_of(cell)]
+        signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
         x, self.y = float(MARGIN + SPACE), self.y + 3 * SPACE
         for variant, fill, text in signs:
             self.drawing.mark(x, self.y - 4, variant, fill)
@@ -5290,7 +5477,7 @@ class Chart:
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""
-        for line in wrapped(printable(text), (self.width - 2 * MARGIN) / size):
+        for line in wrapped(text, (self.width - 2 * MARGIN) / size):
             self.y += size + 5
             self.drawing.text(MARGIN, self.y, line, size=size, color=color)
 
@@ -5320,6 +5507,7 @@ class Chart:
                 place = self.frame(title, ticks, base, height)
                 for variant in self.variants:
                     self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
+                self.y += 2 * SPACE if self.bar and base == 0 else 0  # the marks below bars
         if self.failed:
             self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
         self.axis(labels)
@@ -5341,7 +5529,7 @@ class Chart:
 
     def frame(self, title: str, ticks: Sequence[float], base: float, height: float) -> Callable[[float], float]:
         """Draw a vertical axis with its title, and lines for ticks and base; return a function from value to place."""
-        self.drawing.text(self.left, self.y + HEADING - 7, title, color=QUIET)
+        self.drawing.text(self.left, self.y + HEADING - 10, title, color=QUIET)
         self.y += HEADING + self.headroom + height
         bottom, unit = self.y, height / (ticks[-1] - ticks[0])
 
@@ -5358,11 +5546,11 @@ class Chart:
                base: float) -> None:
         """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
         for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
-            run = [(x, cell, [place(figure) for figure in figures_of(cell)]) for x, cell in group] if found else []
+            run = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group] if found else []
             if self.swept and run:
                 self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
             for x, cell, heights in run:
-                y, tip, color = heights[0], cell_tip(cell), COLORS[cell.variant]
+                y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
                 if self.bar and base == 0:
                     self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
@@ -5377,7 +5565,7 @@ class Chart:
 
     def strip(self, points: Points) -> None:
         """Draw a cross for each failed cell, with a row for each variant that has any."""
-        self.drawing.text(self.left, self.y + HEADING - 7, "failed", color=QUIET)
+        self.drawing.text(self.left, self.y + HEADING - 10, "failed", color=QUIET)
         top = self.y + HEADING
         self.y = top + STRIP_ROW * len(self.failed)
         self.drawing.box(self.left, top, self.right, self.y, STRIP, STRIP)
@@ -5385,8 +5573,8 @@ class Chart:
         for variant, y in rows.items():
             self.drawing.text(self.left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
         for x, cell in points:
-            cross = [(x + right, rows[cell.variant] + down) for right, down in CROSS]
-            self.drawing.line(cross, COLORS[cell.variant], 2, tip=cell_tip(cell))
+            cross = [(x + right, rows[cell.variant] + down) for right, down in SHAPES["failed"]]
+            self.drawing.line(cross, COLORS[cell.variant], 2, tip=tip_of(cell))
 
     def axis(self, labels: Sequence[tuple[float, str]]) -> None:
         """Draw the horizontal axis with its title, and as many labels as have room."""

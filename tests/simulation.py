@@ -1,134 +1,292 @@
-"""Simulates with numpy what an engine may legitimately compute, and what a broken one would, for the verification's limits."""
+"""Simulate with numpy what an engine may legitimately compute, and what a broken engine would compute.
+
+The limits of the verification come from here. A chain is a list of layers, read from the weight file of a program.
+Activations are arrays [channel][pixel] for 1x1 convolutions and [channel][row][column] for 3x3 convolutions.
+"""
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import ane_bench
 from tests import support
 
 np = support.need("numpy")
 
+STEPS = 32  # quantized activations are multiples of 1/32
+
 
 class Engine(NamedTuple):
-    """One arithmetic: whether activations between layers are int8, how sums are taken (`exact`, `fp32` or `fp16`), how results
-    are stored, how halves are rounded where there are int8 activations."""
+    """An arithmetic.
+
+    sums: exact; fp32; fp16 (each addition rounded); groups (four products added, then rounded to fp16, as an M1 does);
+    fixed (products rounded to multiples of 2**-16, as an M4 does); winograd (a 3x3 convolution by F(2x2, 3x3), every
+    intermediate in fp16); winograd32 (the same with sums in fp32).
+    store: how activations are stored between layers: fp16, fp32 or bf16.
+    rounding: of stores and of quantize: even, away, floor or zero; the last two only of quantize.
+    steps: quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out.
+    border: of an image: of zeros (constant), or its outermost pixels again (edge).
+    """
 
     int8: bool
     sums: str = "exact"
     store: str = "fp16"
     rounding: str = "even"
+    steps: int = STEPS
+    border: str = "constant"
 
 
-LEGITIMATE = [engine for engine in itertools.starmap(Engine, itertools.product(
-    (False, True), ("exact", "fp32", "fp16"), ("fp16", "fp32"), ("even", "away"))) if engine.int8 or engine.rounding == "even"]
+class Layer(NamedTuple):
+    """The weights of a convolution: [output][input], times a 3x3 pattern if there is one."""
 
-Layers = list[Any]
-
-
-def layers_of(config: ane_bench.Config, seed: int) -> Layers:
-    """The float64 weights of each layer, [output][input]."""
-    weights = ane_bench.orthogonal_weights(config.channels, config.depth, seed)
-    return [np.frombuffer(data, dtype=np.int8).reshape(config.channels, config.channels) * 2.0 ** -weights.exponent
-            for data in weights.layers(config.channels, "int8")]
+    matrix: Any
+    pattern: Optional[Any] = None
 
 
-def pixels_of(config: ane_bench.Config, seed: int, indices: Sequence[int]) -> Any:
-    """The input, [channel][pixel]."""
-    data = np.frombuffer(ane_bench.random_input(config, seed), dtype=np.float16).reshape(config.channels, config.pixels)
-    return data[:, list(indices)].astype(np.float64)
+Layers = Sequence[Layer]
 
 
-def product(weights: Any, values: Any, sums: str) -> Any:
-    """The sums of one layer."""
+def engines(int8: bool, sums: Sequence[str]) -> list[Engine]:
+    """Return every combination of sums, store and rounding."""
+    return [Engine(int8, *rest) for rest in itertools.product(sums, ("fp16", "fp32"), ("even", "away"))]
+
+
+def legitimate(int8: bool, kernel: int = 1) -> list[Engine]:
+    """Return every arithmetic that a right engine may have."""
+    return engines(int8, ("exact", "fp32", "fp16", "groups", "fixed") if kernel == 1 else ("exact", "fp16", "winograd"))
+
+
+def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
+    """Return the layers as the weight file of the FP16 program has them; the other variants have the same numbers."""
+    shape = (config.channels, config.channels, config.kernel, config.kernel)
+    layers = []
+    for tensor in ane_bench.read_weight_file(ane_bench.build_program(config, "fp16", seed=seed).blob):
+        weights = np.frombuffer(tensor.data, dtype=np.float16).astype(np.float64).reshape(shape)
+        if config.kernel == 1:
+            layers.append(Layer(weights[:, :, 0, 0]))
+        else:
+            pattern = np.rint(weights[0, 0] / weights[0, 0, 1, 1] * 16)
+            layers.append(Layer(weights[:, :, 1, 1] / 16, pattern))
+            assert np.array_equal(np.multiply.outer(layers[-1].matrix, pattern), weights)
+    return layers
+
+
+def input_of(config: ane_bench.Config, seed: int, pixels: Optional[Sequence[int]] = None) -> Any:
+    """Return the input: the given pixels, or all of them as an image."""
+    data = np.frombuffer(ane_bench.random_input(config, seed), dtype=np.float16).astype(np.float64)
+    if pixels is None:
+        return data.reshape(config.channels, config.spatial, config.spatial)
+    return data.reshape(config.channels, config.pixels)[:, list(pixels)]
+
+
+def rounded(values: Any, rounding: str) -> Any:
+    """Return whole numbers."""
+    if rounding == "even":
+        return np.rint(values)
+    if rounding == "away":
+        return np.trunc(values + np.copysign(0.5, values))
+    return np.floor(values) if rounding == "floor" else np.trunc(values)
+
+
+# Bits of the significand and the least exponent of a normal number.
+FORMATS = {"fp16": (11, -14), "bf16": (8, -126)}
+
+
+def stored(values: Any, store: str, rounding: str = "even") -> Any:
+    """Return float64 values rounded to a format, and kept as float64."""
+    if store == "fp32":
+        return values.astype(np.float32).astype(np.float64)
+    if store == "fp16" and rounding != "away":
+        return values.astype(np.float16).astype(np.float64)
+    bits, least = FORMATS[store]
+    exponent = np.maximum(np.frexp(values)[1] - 1, least)
+    step = np.ldexp(1.0, exponent - bits + 1)
+    return rounded(values / step, "away" if rounding == "away" else "even") * step
+
+
+def spread(values: Any, pattern: Any, border: str) -> Any:
+    """Return the sum of an image's neighbours times a 3x3 pattern."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
+    rows, columns = values.shape[1:]
+    return sum(pattern[y, x] * padded[:, y:y + rows, x:x + columns] for y in range(3) for x in range(3))
+
+
+def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> Any:
+    """Return the sums of a convolution."""
+    if sums.startswith("winograd"):
+        return winograd(layer, values, sums == "winograd")
+    flat = values.reshape(values.shape[0], -1)
+    if sums in ("exact", "fp32") and layer.pattern is not None:
+        flat = spread(values, layer.pattern, border).reshape(flat.shape)
+        return (layer.matrix @ flat).reshape(values.shape)
     if sums == "exact":
-        return weights @ values
+        return layer.matrix @ flat
     if sums == "fp32":
-        return (weights.astype(np.float32) @ values.astype(np.float32)).astype(np.float64)
-    total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32)
-    halves, columns = values.astype(np.float16).astype(np.float32), weights.T.astype(np.float32, order="C")
-    for column, row in zip(columns, halves):
-        total = eleven_bits(total + half(np.multiply.outer(column, row)))  # what is less than normal adds up exactly
+        return (layer.matrix.astype(np.float32) @ flat.astype(np.float32)).astype(np.float64)
+    if layer.pattern is None:
+        return one_by_one(layer.matrix, flat, sums)
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+    rows, columns = values.shape[1:]
+    neighbours = np.concatenate([padded[:, y:y + rows, x:x + columns] for y in range(3) for x in range(3)])
+    weights = np.hstack([layer.matrix * layer.pattern[y, x] for y in range(3) for x in range(3)])
+    return one_by_one(weights, neighbours.reshape(len(neighbours), -1), sums).reshape(values.shape)
+
+
+def one_by_one(weights: Any, values: Any, sums: str) -> Any:
+    """Return sums that depend on the order of the additions or on each product."""
+    pairs = zip(weights.T.astype(np.float32, order="C"), values.astype(np.float32))
+    total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32 if sums == "fp16" else np.float64)
+    for first, (column, row) in enumerate(pairs):
+        product = np.multiply.outer(column, row)
+        if sums == "fp16":
+            total = eleven_bits(total + half(product))  # a sum less than normal is exact
+        elif sums == "groups":
+            group = product if first % 4 == 0 else group + product
+            if first % 4 == 3 or first == weights.shape[1] - 1:
+                total += half(group)
+        else:
+            kept = np.add.outer(np.frexp(column)[1], np.frexp(row)[1]) > -17 + 2  # frexp's exponents are 1 larger
+            total += rounded(product * np.float32(65536), "away") * kept / 65536
     return total.astype(np.float64)
 
 
-# Of float32's bits: those that fp16 has no place for, and half of the last that it has, less one.
+# Of float32's bits: those that fp16 lacks, and half of the last that it has, less one.
 PLACES, LESS_THAN_HALF, KEPT = np.uint32(13), np.uint32(0xfff), np.uint32(0xffffe000)
 LEAST_NORMAL = np.float32(2 ** -14)
 SAME_STEP = np.float32(0.75)  # float32's step here is fp16's least
 
 
 def eleven_bits(values: Any) -> Any:
-    """float32 rounded to as many bits as a normal fp16 has, half to even, and kept as float32."""
+    """Return float32 rounded to as many bits as a normal fp16 has, half to even, and kept as float32."""
     bits = values.view(np.uint32)
-    rounded = bits >> PLACES
-    rounded &= np.uint32(1)
-    rounded += bits
-    rounded += LESS_THAN_HALF
-    rounded &= KEPT
-    return rounded.view(np.float32)
+    result = bits >> PLACES
+    result &= np.uint32(1)
+    result += bits
+    result += LESS_THAN_HALF
+    result &= KEPT
+    return result.view(np.float32)
 
 
 def half(values: Any) -> Any:
-    """float32 rounded to fp16 and kept as float32: what numpy's own float16 gives, in a fraction of the time."""
-    rounded = eleven_bits(values)
+    """Return float32 rounded to fp16 and kept as float32, as by numpy's own float16, but faster."""
+    result = eleven_bits(values)
     small = np.abs(values) < LEAST_NORMAL
     if small.any():
-        rounded[small] = (values[small] + SAME_STEP) - SAME_STEP
-    return rounded
+        result[small] = (values[small] + SAME_STEP) - SAME_STEP
+    return result
 
 
-def chain(layers: Layers, pixels: Any, engine: Engine) -> Any:
-    """The output, [channel][pixel]."""
-    return chains(layers, pixels, [engine])[engine]
+# Winograd's F(2x2, 3x3): the transforms of input, weights and output.
+INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], dtype=np.float64)
+WEIGHT = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]])
+OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], dtype=np.float64)
 
 
-def chains(layers: Layers, pixels: Any, engines: Sequence[Engine]) -> dict[Engine, Any]:
-    """The output of each engine. Those that take sums alike do so together, which takes less time."""
+def winograd(layer: Layer, values: Any, fp16: bool) -> Any:
+    """Return the sums by F(2x2, 3x3) for an even image; with fp16 each transform and each sum is rounded to it."""
+    keep = (lambda array: array.astype(np.float16).astype(np.float64)) if fp16 else (lambda array: array)
+    channels, rows, columns = values.shape
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+    tiles = np.stack([np.stack([padded[:, y:y + rows - 1:2, x:x + columns - 1:2] for x in range(4)]) for y in range(4)])
+    inputs = keep(np.einsum("ay,yxcrk->axcrk", INPUT, tiles))
+    inputs = stored(np.einsum("bx,axcrk->abcrk", INPUT, inputs), "fp16")
+    weights = WEIGHT @ layer.pattern @ WEIGHT.T  # times the matrix, exact in fp16
+    sums = keep(np.matmul(layer.matrix, inputs.reshape(4, 4, channels, -1)) * weights[:, :, None, None])
+    sums = keep(np.einsum("ya,abcp->ybcp", OUTPUT, sums))
+    tiles = np.einsum("xb,ybcp->yxcp", OUTPUT, sums).reshape(2, 2, channels, rows // 2, columns // 2)
+    return tiles.transpose(2, 3, 0, 4, 1).reshape(channels, rows, columns)
+
+
+def chain(layers: Layers, values: Any, engine: Engine) -> Any:
+    """Return the output."""
+    return chains(layers, values, [engine])[engine]
+
+
+def chains(layers: Layers, values: Any, engines: Sequence[Engine]) -> dict[Engine, Any]:
+    """Return the output of each engine. Engines that add alike do so together, which takes less time."""
     outputs: dict[Engine, Any] = {}
     for sums in dict.fromkeys(engine.sums for engine in engines):
         alike = [engine for engine in engines if engine.sums == sums]
-        values = [pixels] * len(alike)
-        for index, weights in enumerate(layers):
-            totals = np.split(product(weights, np.hstack(values), sums), len(alike), axis=1)
-            values = [passed_on(total, engine, index == len(layers) - 1) for total, engine in zip(totals, alike)]
-        outputs.update(zip(alike, values))
+        states = [values] * len(alike)
+        for index, layer in enumerate(layers):
+            if values.ndim == 2:
+                parts = np.split(totals(layer, np.hstack(states), sums), len(alike), axis=1)
+            else:
+                parts = [totals(layer, state, sums, engine.border) for state, engine in zip(states, alike)]
+            states = [passed_on(part, engine, index == len(layers) - 1) for part, engine in zip(parts, alike)]
+        outputs.update(zip(alike, states))
     return outputs
 
 
-def passed_on(totals: Any, engine: Engine, last: bool) -> Any:
-    """What the next layer gets of a layer's sums."""
-    values = totals.astype(np.float16 if last or engine.store == "fp16" else np.float32).astype(np.float64)
-    if not engine.int8 or last:
+def passed_on(sums: Any, engine: Engine, last: bool) -> Any:
+    """Return the next layer's input, or the output, from a layer's sums."""
+    values = stored(sums, "fp16" if last and engine.store == "fp32" else engine.store, engine.rounding)
+    if not engine.int8 or last or not engine.steps:
         return values
-    steps = values * 32
-    steps = np.rint(steps) if engine.rounding == "even" else np.trunc(steps + np.copysign(0.5, steps))
-    return np.clip(steps, -128, 127) / 32
+    scale = engine.steps
+    return np.clip(rounded(values * scale, engine.rounding), -128, 127) / scale
 
 
-def aliased(layers: Layers) -> Layers:
-    """Every layer has the first one's weights."""
+def unrounded(layers: Layers, values: Any) -> Any:
+    """Return the output without any rounding."""
+    for layer in layers:
+        values = totals(layer, values, "exact")
+    return values
+
+
+def aliased(layers: Layers) -> list[Layer]:
+    """Return a chain whose layers all have the first layer's weights."""
     return [layers[0]] * len(layers)
 
 
-def swapped(layers: Layers) -> Layers:
-    """Two middle layers in the other's place."""
+def swapped(layers: Layers) -> list[Layer]:
+    """Return a chain with two middle layers in each other's place."""
     middle = len(layers) // 2
     return [*layers[:middle - 1], layers[middle], layers[middle - 1], *layers[middle + 1:]]
 
 
-def scaled(layers: Layers) -> Layers:
-    """The middle layer ten percent too large."""
+def replaced(layers: Layers, change: Callable[[Layer], Layer]) -> list[Layer]:
+    """Return a chain with its middle layer changed."""
     middle = len(layers) // 2
-    return [*layers[:middle], layers[middle] * 1.1, *layers[middle + 1:]]
+    return [*layers[:middle], change(layers[middle]), *layers[middle + 1:]]
 
 
-def dropped(layers: Layers, channel: int = 0) -> Layers:
-    """One input channel of the middle layer ignored."""
-    middle = len(layers) // 2
-    changed = layers[middle].copy()
-    changed[:, channel] = 0
-    return [*layers[:middle], changed, *layers[middle + 1:]]
+def scaled(layers: Layers, factor: float = 1.1) -> list[Layer]:
+    """Return a chain whose middle layer is ten percent too large."""
+    return replaced(layers, lambda layer: layer._replace(matrix=layer.matrix * factor))
 
 
-DEFECTS: dict[str, Callable[[Layers], Layers]] = {"aliased": aliased, "swapped": swapped, "scaled": scaled, "dropped": dropped}
+def dropped(layers: Layers, channel: int) -> list[Layer]:
+    """Return a chain whose middle layer ignores an input channel."""
+    return replaced(layers, lambda layer: layer._replace(
+        matrix=layer.matrix * (np.arange(layer.matrix.shape[1]) != channel)))
+
+
+def transposed(layers: Layers) -> list[Layer]:
+    """Return a chain whose 3x3 kernels have rows and columns exchanged."""
+    return [layer._replace(pattern=layer.pattern.T) for layer in layers]
+
+
+# What a broken engine may do to the layers, to its arithmetic, and to the channels of its output.
+LAYER_DEFECTS: dict[str, Callable[[Layers], list[Layer]]] = {
+    "aliased": aliased, "swapped": swapped, "scaled": scaled, "shrunk": lambda layers: scaled(layers, 0.9),
+    "transposed": transposed, "one transposed": lambda layers: replaced(
+        layers, lambda layer: layer._replace(pattern=layer.pattern.T))}
+ENGINE_DEFECTS: dict[str, dict[str, Any]] = {
+    "unquantized": {"steps": 0}, "coarse": {"steps": STEPS // 2}, "floor": {"rounding": "floor"},
+    "bf16": {"store": "bf16"}, "border": {"border": "edge"}}
+CHANNEL_DEFECTS: dict[str, int] = {"dropped": 1, "dead": 1, "8 dead": 8, "exchanged": 2}
+
+
+def damaged(layers: Layers, values: Any, engine: Engine, defect: str, channels: Sequence[int]) -> Any:
+    """Return the output of an engine with a defect, of some drawn channels if it is one of channels."""
+    if defect in LAYER_DEFECTS:
+        return chain(LAYER_DEFECTS[defect](layers), values, engine)
+    if defect in ENGINE_DEFECTS:
+        return chain(layers, values, engine._replace(**ENGINE_DEFECTS[defect]))
+    if defect == "dropped":
+        return chain(dropped(layers, channels[0]), values, engine)
+    output = chain(layers, values, engine).copy()
+    chosen = list(channels[:CHANNEL_DEFECTS[defect]])
+    output[chosen] = output[chosen[::-1]] if defect == "exchanged" else 0
+    return output

@@ -41,7 +41,7 @@ class Screen:
     def __init__(self, columns: int) -> None:
         self.columns = columns
         self.live: list[Shown] = []
-        self.wrapped: list[str] = []
+        self._continued: set[int] = set()
         self._rows: list[list[str]] = [[]]
         self._column = 0
         self._pending = ""
@@ -51,6 +51,17 @@ class Screen:
     def lines(self) -> list[str]:
         """The lines on the screen, without spaces at their ends."""
         return ["".join(row).rstrip() for row in self._rows]
+
+    @property
+    def wrapped(self) -> list[str]:
+        """The lines that took more than one line of the screen, each whole."""
+        found: list[str] = []
+        for number, row in enumerate(self._rows):
+            if number in self._continued and number - 1 in self._continued:
+                found[-1] += "".join(row)
+            elif number in self._continued:
+                found.append("".join([*self._rows[number - 1], *row]))
+        return found
 
     def feed(self, text: str, seconds: float = 0.0) -> None:
         """Show a text that arrives at a time."""
@@ -80,7 +91,7 @@ class Screen:
         """Show one character, on the next line if this one is full."""
         width = 2 if unicodedata.east_asian_width(character) in "WF" else 0 if unicodedata.combining(character) else 1
         if self._column + width > self.columns:
-            self.wrapped.append("".join(self._rows[-1]))
+            self._continued.add(len(self._rows))
             self._rows.append([])
             self._column = 0
         if self._column == 0:

@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 
     `fault` is the stand-in's; `act` is called when the stand-in is `at` a call for the `times`-th time; `prepare` comes
     before all. The variants that `failed` do so in a stage, for a reason (patterns). `later` is the reason for which
-    the second configuration fails, if it does; `warned` is a warning; `left` says what stays in the temporary directory.
+    the second configuration fails, if it does; `warned` is a warning; `left` is what stays in the temporary directory.
     With `ends_badly` the worker cannot release what it holds; with `waits` the time limit is a short one.
     """
 

@@ -1,5 +1,6 @@
-// What `ane_bench.py --verify 0` does for the default configurations, compiled: the same weights, texts, files, inputs and
-// calls, in one process, without a check or a report. Linked against the stand-in; tests/bench_overhead.py measures by it.
+// What `ane_bench.py --verify 0` does for the default configurations, compiled: the same weights, texts, files, inputs
+// and calls, in one process, without a check or a report. Linked against the stand-in; tests/bench_overhead.py measures
+// by it.
 //
 //   baseline                 a run; prints the mean ms per evaluate of each variant
 //   baseline --hash          builds all and prints the CRC-32 of each program's text, weight file and input instead
@@ -22,8 +23,8 @@ void *IOSurfaceGetBaseAddress(IOSurfaceRef surface);
 void CFRelease(const void *object);
 uint64_t mach_absolute_time(void);
 int mach_timebase_info(uint32_t *fraction);
-extern NSString *const kIOSurfaceWidth, *const kIOSurfaceHeight, *const kIOSurfaceBytesPerElement, *const kIOSurfaceBytesPerRow,
-    *const kIOSurfaceAllocSize, *const kIOSurfacePixelFormat;
+extern NSString *const kIOSurfaceWidth, *const kIOSurfaceHeight, *const kIOSurfaceBytesPerElement,
+    *const kIOSurfaceBytesPerRow, *const kIOSurfaceAllocSize, *const kIOSurfacePixelFormat;
 
 @interface NSObject (NeuralEngine)
 + (id)modelWithMILText:(NSData *)text weights:(NSDictionary *)weights optionsPlist:(NSData *)options;
@@ -45,7 +46,12 @@ extern NSString *const kIOSurfaceWidth, *const kIOSurfaceHeight, *const kIOSurfa
 enum { QoS = 21, Warmup = 10, Rounds = 10, PerRound = 5, Period = 8191, MostChannels = 512, Alignment = 64 };
 typedef struct { int channels, spatial, depth; } Config;
 typedef struct { NSData *text, *weights; } Program;
-typedef struct { id model, request; IOSurfaceRef input, output; uint64_t samples[Rounds * PerRound]; int count; } Loaded;
+typedef struct {
+    id model, request;
+    IOSurfaceRef input, output;
+    uint64_t samples[Rounds * PerRound];
+    int count;
+} Loaded;
 
 static const Config configs[] = {{512, 64, 128}, {512, 64, 64}, {256, 64, 256}, {256, 64, 128}, {384, 64, 128}};
 static const char *const variants[] = {"fp16", "w8a8"};
@@ -114,7 +120,8 @@ static double draw(void)
 // A row of a flat spectrum as integers, by the transform's definition; returns their exponent.
 static int drawRow(int channels, int *integers)
 {
-    double real[MostChannels], imaginary[MostChannels], cosines[MostChannels], sines[MostChannels], row[MostChannels], largest = 0;
+    double real[MostChannels], imaginary[MostChannels], cosines[MostChannels], sines[MostChannels], row[MostChannels];
+    double largest = 0;
     for (int index = 0; index <= channels / 2; index++) {
         double turns = draw();
         BOOL single = index == 0 || 2 * index == channels;
@@ -173,7 +180,8 @@ static size_t strideOf(Config config, size_t element)
 static NSData *weightsOf(Config config, BOOL int8, int *exponent)
 {
     int integers[MostChannels], channels = config.channels;
-    size_t element = int8 ? 1 : 2, size = (size_t)channels * (size_t)channels * element, stride = strideOf(config, element);
+    size_t element = int8 ? 1 : 2, size = (size_t)channels * (size_t)channels * element;
+    size_t stride = strideOf(config, element);
     size_t length = Alignment + stride * (size_t)(config.depth - 1) + Alignment + size;
     uint8_t pool[4 * MostChannels * 2], *file = calloc(length, 1);
     seedGenerator();
@@ -199,9 +207,12 @@ static void appendHead(NSMutableString *text, NSString *activation, BOOL int8)
         @"{\"coremlc-version\", \"3505.4.1\"}, {\"coremltools-component-milinternal\", \"\"}, "
         @"{\"coremltools-version\", \"9.0\"}})]\n{\n    func main<ios18>(tensor<fp16, %@> x) {\n"
         @"        string c_pad_type = const()[name = string(\"c_pad_type\"), val = string(\"valid\")];\n"
-        @"        tensor<int32, [2]> c_strides = const()[name = string(\"c_strides\"), val = tensor<int32, [2]>([1, 1])];\n"
-        @"        tensor<int32, [4]> c_pad = const()[name = string(\"c_pad\"), val = tensor<int32, [4]>([0, 0, 0, 0])];\n"
-        @"        tensor<int32, [2]> c_dilations = const()[name = string(\"c_dilations\"), val = tensor<int32, [2]>([1, 1])];\n"
+        @"        tensor<int32, [2]> c_strides = const()[name = string(\"c_strides\"), "
+        @"val = tensor<int32, [2]>([1, 1])];\n"
+        @"        tensor<int32, [4]> c_pad = const()[name = string(\"c_pad\"), "
+        @"val = tensor<int32, [4]>([0, 0, 0, 0])];\n"
+        @"        tensor<int32, [2]> c_dilations = const()[name = string(\"c_dilations\"), "
+        @"val = tensor<int32, [2]>([1, 1])];\n"
         @"        int32 c_groups = const()[name = string(\"c_groups\"), val = int32(1)];\n", activation];
     if (int8)
         [text appendString:@"        fp16 q_scale = const()[name = string(\"q_scale\"), val = fp16(0x1p-5)];\n"
@@ -225,19 +236,22 @@ static void appendWeights(NSMutableString *text, Config config, BOOL int8, int e
 
 static NSData *textOf(Config config, BOOL int8, int exponent)
 {
-    NSString *activation = [NSString stringWithFormat:@"[1, %d, %d, %d]", config.channels, config.spatial, config.spatial];
+    NSString *activation = [NSString stringWithFormat:@"[1, %d, %d, %d]", config.channels, config.spatial,
+                            config.spatial];
     NSString *previous = @"x";
     NSMutableString *text = [NSMutableString string];
     appendHead(text, activation, int8);
     for (int layer = 0; layer < config.depth; layer++) {
         appendWeights(text, config, int8, exponent, layer);
-        [text appendFormat:@"        tensor<fp16, %@> c%d = conv(dilations = c_dilations, groups = c_groups, pad = c_pad, "
-            @"pad_type = c_pad_type, strides = c_strides, weight = W%d, x = %@)[name = string(\"c%d\")];\n",
+        [text appendFormat:@"        tensor<fp16, %@> c%d = conv(dilations = c_dilations, groups = c_groups, "
+            @"pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = W%d, x = %@)"
+            @"[name = string(\"c%d\")];\n",
             activation, layer, layer, previous, layer];
         previous = [NSString stringWithFormat:@"c%d", layer];
         if (int8 && layer < config.depth - 1) {
-            [text appendFormat:@"        tensor<int8, %@> q%d = quantize(input = %@, output_dtype = q_dtype, scale = q_scale)"
-                @"[name = string(\"q%d\")];\n        tensor<fp16, %@> dq%d = dequantize(input = q%d, scale = dq_scale)"
+            [text appendFormat:@"        tensor<int8, %@> q%d = quantize(input = %@, output_dtype = q_dtype, "
+                @"scale = q_scale)[name = string(\"q%d\")];\n"
+                @"        tensor<fp16, %@> dq%d = dequantize(input = q%d, scale = dq_scale)"
                 @"[name = string(\"dq%d\")];\n", activation, layer, previous, layer, activation, layer, layer, layer];
             previous = [NSString stringWithFormat:@"dq%d", layer];
         }
@@ -292,7 +306,8 @@ static IOSurfaceRef createSurface(size_t bytes)
     NSNumber *size = [NSNumber numberWithUnsignedLongLong:(bytes + 65535) / 65536 * 65536];
     NSNumber *one = [NSNumber numberWithUnsignedLongLong:1], *zero = [NSNumber numberWithUnsignedLongLong:0];
     return IOSurfaceCreate([NSDictionary dictionaryWithObjectsAndKeys:size, kIOSurfaceWidth, one, kIOSurfaceHeight,
-        one, kIOSurfaceBytesPerElement, size, kIOSurfaceBytesPerRow, size, kIOSurfaceAllocSize, zero, kIOSurfacePixelFormat, nil]);
+        one, kIOSurfaceBytesPerElement, size, kIOSurfaceBytesPerRow, size, kIOSurfaceAllocSize,
+        zero, kIOSurfacePixelFormat, nil]);
 }
 
 static id createModel(Program program)
@@ -315,10 +330,11 @@ static id createRequest(IOSurfaceRef input, IOSurfaceRef output)
 {
     Class wrapper = NSClassFromString(@"_ANEIOSurfaceObject");
     NSNumber *zero = [NSNumber numberWithUnsignedLongLong:0];
-    NSArray *index = [NSArray arrayWithObject:zero], *inputs = [NSArray arrayWithObject:[wrapper objectWithIOSurface:input]];
+    NSArray *index = [NSArray arrayWithObject:zero];
+    NSArray *inputs = [NSArray arrayWithObject:[wrapper objectWithIOSurface:input]];
     NSArray *outputs = [NSArray arrayWithObject:[wrapper objectWithIOSurface:output]];
-    return [[NSClassFromString(@"_ANERequest") requestWithInputs:inputs inputIndices:index outputs:outputs outputIndices:index
-        weightsBuffer:nil perfStats:nil procedureIndex:zero] retain];
+    return [[NSClassFromString(@"_ANERequest") requestWithInputs:inputs inputIndices:index outputs:outputs
+        outputIndices:index weightsBuffer:nil perfStats:nil procedureIndex:zero] retain];
 }
 
 // Puts the input in place, and NaN where the output will be.
@@ -434,7 +450,8 @@ static void printHashes(Config config)
     for (int variant = 0; variant < 2; variant++) {
         Program program = buildProgram(config, variant == 1);
         printf("%dx%dx%d %s %08x %08x %08x\n", config.channels, config.spatial, config.depth, variants[variant],
-               checksum([program.text bytes], [program.text length]), checksum([program.weights bytes], [program.weights length]),
+               checksum([program.text bytes], [program.text length]),
+               checksum([program.weights bytes], [program.weights length]),
                checksum(input, tensorBytes(config)));
     }
     free(input);

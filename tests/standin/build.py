@@ -1,4 +1,4 @@
-"""Builds the stand-in library: `python3 tests/standin/build.py [DIRECTORY]` prints where it is.
+"""Build the stand-in library: `python3 tests/standin/build.py [DIRECTORY]` prints its path.
 
 On Linux it needs gobjc and libgnustep-base-dev, on a Mac the command line tools.
 """
@@ -14,25 +14,25 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = "gobjc and libgnustep-base-dev (apt-get install gobjc libgnustep-base-dev)"
-# What gnustep-config says on Debian, for where it is not installed.
-GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1", "-D_NATIVE_OBJC_EXCEPTIONS", "-fno-strict-aliasing",
-                 "-fexceptions", "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString",
-                 "-I/usr/include/GNUstep"]
+# The answer of gnustep-config on Debian, used if it is not installed.
+GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1", "-D_NATIVE_OBJC_EXCEPTIONS",
+                 "-fno-strict-aliasing", "-fexceptions", "-fobjc-exceptions", "-pthread",
+                 "-fconstant-string-class=NSConstantString", "-I/usr/include/GNUstep"]
 GNUSTEP_LIBRARIES = ["-lgnustep-base", "-lobjc", "-lm"]
-# Of gnustep-config's flags: dependency files would be written beside the object, and debugging is not wanted here.
+# Flags of gnustep-config that are left out: they write dependency files beside the object, or are for debugging.
 UNWANTED = {"-MMD", "-MP", "-g", "-O2", "-DGSWARN", "-DGSDIAGNOSE", "-Wall", "-I."}
 
 
 class Unavailable(Exception):
-    """What it takes to build is not installed; the text says what to install."""
+    """A tool or header is not installed; the text says how to install it."""
 
 
 def build(directory: Path, *, source: str = "standin.m", shared: bool = True, defines: Sequence[str] = (),
           libraries: Sequence[Path] = ()) -> Path:
-    """Compiles a source (beside this file, or a whole path) to a library, or to a program, in a directory; returns its path.
+    """Compile a source (beside this file, or a whole path) to a library or program in a directory; return its path.
 
-    `defines` are NAME or NAME=VALUE; `libraries` are linked to, where they lie. Raises Unavailable where compiler or
-    headers are missing, RuntimeError with the compiler's messages where it refuses the source.
+    `defines` are NAME or NAME=VALUE; `libraries` are linked to by their paths. Raise Unavailable if compiler or headers
+    are missing, RuntimeError with the compiler's messages if it refuses the source.
     """
     path = HERE / source
     mac = sys.platform == "darwin"
@@ -40,16 +40,17 @@ def build(directory: Path, *, source: str = "standin.m", shared: bool = True, de
     target = directory / (path.stem + suffix)
     front, back = _mac_command(shared) if mac else _gnustep_command(shared)
     linked = [word for library in libraries for word in (str(library), f"-Wl,-rpath,{library.parent}")]
-    command = [*front, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-expansion-to-defined", *(f"-D{define}" for define in defines),
-               str(path), "-o", str(target), *back, *linked]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    command = [*front, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-expansion-to-defined",
+               *(f"-D{define}" for define in defines), str(path), "-o", str(target), *back, *linked]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
+                          check=False)
     if done.returncode:
         _explain(done.stderr)
     return target
 
 
 def _mac_command(shared: bool) -> tuple[list[str], list[str]]:
-    """The command before and after source and target."""
+    """Return the command before and after source and target."""
     if not shutil.which("clang"):
         raise Unavailable("there is no clang: install the command line tools (xcode-select --install)")
     return ["clang", "-fno-objc-arc", "-fobjc-exceptions", *(["-dynamiclib"] if shared else [])], \
@@ -66,7 +67,7 @@ def _gnustep_command(shared: bool) -> tuple[list[str], list[str]]:
 
 
 def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
-    """What gnustep-config answers, where it is installed."""
+    """Return the answer of gnustep-config, or another if it is not installed."""
     if not shutil.which("gnustep-config"):
         return otherwise
     done = subprocess.run(["gnustep-config", option], capture_output=True, encoding="utf-8", check=False)
@@ -74,7 +75,7 @@ def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
 
 
 def _explain(messages: str) -> None:
-    """Raises the error that a failed compilation calls for."""
+    """Raise the error that a failed compilation calls for."""
     missing = re.search(r"cc1obj|\S+\.h(?=: No such file)|(?<=cannot find )-l\S+|(?<=file not found: )\S+", messages)
     if missing:
         raise Unavailable(f"Objective-C cannot be compiled here ({missing[0]} is missing): install {PACKAGES}")

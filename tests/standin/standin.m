@@ -1,93 +1,104 @@
 // A stand-in for every Apple library that ane_bench needs, in one shared library: the private classes of the Neural
 // Engine's framework, IOSurface, the clock, sysctl and the power source, over a real Objective-C runtime and a real
-// Foundation (GNUstep Base and GCC's libobjc on Linux; Apple's own on a Mac). It computes what the MIL text and the weight
-// file say, refuses what the real framework refuses, and misbehaves on demand. Manual retain and release throughout.
+// Foundation (GNUstep Base and GCC's libobjc on Linux; Apple's own on a Mac). It computes what the MIL text and the
+// weight file say, refuses what the real framework refuses, and misbehaves on demand. Manual retain and release
+// throughout.
 //
-// All of that is asked for in the environment, read once when the library is loaded. A value that cannot be read ends the
-// process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one. There `SHAPE/` may stand, too,
-// such as 512x64x128/ or 256x64x32k3/, alone or before the variant: the item is for programs of that shape.
+// All of that is asked for in the environment, read once when the library is loaded. A value that cannot be read ends
+// the process with status 70. VARIANT is fp16, w8a16 or w8a8; `[VARIANT/]` limits an item to one. There `SHAPE/` may
+// stand, too, such as 512x64x128/ or 256x64x32k3/, alone or before the variant: the item is for programs of that shape.
 //
 //   STANDIN_LOG=FILE        a line per call is appended: `compile fp16 qos=21`, `evaluate fp16 qos=21 -> YES`,
 //                           `IOSurfaceCreate 65536`, `alloc CLASS 0xADDRESS`, `dealloc CLASS 0xADDRESS`, …
-//   STANDIN_COMPUTE=WHAT    all (default) | none (evaluate leaves the output as it is) | P,Q,… (only the pixels of these
-//                           indices; the rest get 0). A new result is computed after the input surface was locked for
-//                           writing; the output is written again after it was. Pixels of 3x3 chains are computed with all
-//                           neighbours that they depend on
-//   STANDIN_ARITHMETIC=HOW  exact (default: sums without rounding) | m4 (products rounded half away from zero to multiples of
-//                           2^-16 and dropped where the exponents add up to -17 or less, exact sums, infinite for good from
-//                           32768 on; int8 by int8 in integers) | m1 (groups of four products rounded to fp16)
+//   STANDIN_COMPUTE=WHAT    all (default) | none (evaluate leaves the output as it is) | P,Q,… (only the pixels of
+//                           these indices; the rest get 0). A new result is computed after the input surface was locked
+//                           for writing; the output is written again after it was. Pixels of 3x3 chains are computed
+//                           with all neighbours that they depend on
+//   STANDIN_ARITHMETIC=HOW  exact (default: sums without rounding) | m4 (products rounded half away from zero to
+//                           multiples of 2^-16 and dropped where the exponents add up to -17 or less, exact sums,
+//                           infinite for good from 32768 on; int8 by int8 in integers) | m1 (groups of four products
+//                           rounded to fp16)
 //   STANDIN_STORE=TYPE      fp16 (default) | fp32: how convolutions but the last are stored
-//   STANDIN_ROUNDING=HOW    even | away: where ties go when results are stored and when they are quantized; away for m4, else
-//                           even
+//   STANDIN_ROUNDING=HOW    even | away: where ties go when results are stored and when they are quantized; away for
+//                           m4, else even
 //   STANDIN_QUANTIZE=HOW    the same for quantize alone
 //   STANDIN_LATENCY=LIST    VARIANT:MICROSECONDS,… per evaluate; 0 by default
 //   STANDIN_SPEED=LIST      VARIANT:MICROSECONDS+TOPS,… the same, and the program's work at so many TOPS
 //   STANDIN_DRIFT=F         latency grows by that fraction per second since the first evaluate
 //   STANDIN_SPIKE=NxF       every N-th evaluate of the process takes F times as long
-//   STANDIN_RISE=F:SECONDS  the engine's clock rises: at first an evaluate takes F times as long; as the engine works, for
-//                           whichever program, the excess falls by the factor e in each SECONDS of work. Idling between two
-//                           evaluates beyond 100 us brings it back, evenly, in 100 ms. Idling is what passes on the clock here
-//   STANDIN_NOISE=ITEMS     `[VARIANT/]KIND` separated by `;`: switch:KxF (the first K evaluates after those of another variant
-//                           take F times as long) bimodal:SHARExF (so do some of all, drawn) random:SIGMA[,RHO] (times are
-//                           multiplied by exp(g), g normal, correlated from one evaluate to the next by RHO) second:PxF[,SKIP]
-//                           (P evaluates of one variant are followed by P of another, from the SKIP-th evaluate of the process
-//                           on; the second of each pair takes F times as long). What is drawn is the same in every process
+//   STANDIN_RISE=F:SECONDS  the engine's clock rises: at first an evaluate takes F times as long; as the engine works,
+//                           for whichever program, the excess falls by the factor e in each SECONDS of work. Idling
+//                           between two evaluates beyond 100 us brings it back, evenly, in 100 ms. Idling is what
+//                           passes on the clock here
+//   STANDIN_NOISE=ITEMS     `[VARIANT/]KIND` separated by `;`: switch:KxF (the first K evaluates after those of another
+//                           variant take F times as long) bimodal:SHARExF (so do some of all, drawn) random:SIGMA[,RHO]
+//                           (times are multiplied by exp(g), g normal, correlated from one evaluate to the next by RHO)
+//                           second:PxF[,SKIP] (P evaluates of one variant are followed by P of another, from the
+//                           SKIP-th evaluate of the process on; the second of each pair takes F times as long). What is
+//                           drawn is the same in every process
 //   STANDIN_CLOCK=KIND      real (default) | virtual (a counter that an evaluate advances by the latency and each
-//                           mach_absolute_time by one tick; nothing else counts, so that all figures are exact and idling is
-//                           unknown, but for faults that are slow) | jump (the real clock; an evaluate returns at once and moves
-//                           it on by exactly the latency: all that the program does between evaluates counts, as idling too).
-//                           A tick is 125/3 ns
+//                           mach_absolute_time by one tick; nothing else counts, so that all figures are exact and
+//                           idling is unknown, but for faults that are slow) | jump (the real clock; an evaluate
+//                           returns at once and moves it on by exactly the latency: all that the program does between
+//                           evaluates counts, as idling too). A tick is 125/3 ns
 //   STANDIN_TICK_NS=N       a tick of the clock is N ns, as mach_timebase_info says
 //   STANDIN_STEP_NS=N       the clock moves in steps of N ns, whatever its tick
-//   STANDIN_READING=HOW     still[@N] | backwards[@N]: what mach_absolute_time answers from its N-th call on, by default the
-//                           first: always the same, or ever less
-//   STANDIN_GAPS=FILE       one line per evaluate is appended, when a program is unloaded and at exit: the variant, the ns since
-//                           the process's evaluate before returned (`-` for the first), the ns that it took itself
+//   STANDIN_READING=HOW     still[@N] | backwards[@N]: what mach_absolute_time answers from its N-th call on, by
+//                           default the first: always the same, or ever less
+//   STANDIN_GAPS=FILE       one line per evaluate is appended, when a program is unloaded and at exit: the variant, the
+//                           ns since the process's evaluate before returned (`-` for the first), the ns that it took
+//                           itself
 //   STANDIN_FAULT=ITEMS     `[VARIANT/]STAGE:KIND[@WHEN]` separated by `;`, calls counted per stage and variant in each
-//                           process. Stages: descriptor model identifier localModelPath compile load surface surfaceobject
-//                           request evaluate unload purge lock. Kinds: nil or no (nil, NO and an NSError; a lock fails),
-//                           once (no, at the first call alone, or at the N-th with @N), silent (NO without an NSError),
-//                           unicode (NO, with a description that is not ASCII), raise (an NSException), crash (SIGSEGV),
-//                           exit (status 0, at once), hang, killdir (removes the model's directory and goes on), rubbish
-//                           (bytes that are no JSON on descriptors 1 and 2, goes on), slow=SECONDS (sleeps and goes on; a
-//                           virtual clock moves on by as much). purge, which returns nothing, is skipped by nil, no, silent
-//   WHEN                    of calls that are counted from 1: N (from the N-th on), N-M (from the N-th to the M-th), K+O
-//                           (each K-th, as many after a multiple of K as O says)
-//   STANDIN_REASON=ITEMS    `[VARIANT/][STAGE:]REASON` separated by `;`: the reason that compile, load or evaluate (compile
-//                           and load, if no stage is named) give for each refusal, as `err=(REASON)`, or as a status if it
-//                           begins with 0x. By default InvalidMILProgram for a program that is refused. A fault says "the
-//                           stand-in was told to refuse at STAGE", followed by the reason if there is one here
-//   STANDIN_CHAIN=SHAPE     where the reason stands in a refusal's NSErrors: DEPTH (1 by default: in the underlying error of
-//                           the one that is handed out; 0: in that one itself, 2 and more: further below), loop (in the
-//                           underlying one, which is its own underlying error), pair (there too; its underlying error is the
-//                           outer one), nil (nowhere, and userInfo is nil), text (the underlying error is an NSString)
-//   STANDIN_DAEMON=FILE     the compile service's state, shared by processes. Once a compile or load has hung or crashed the
-//                           file is there, and as long as it is all compiles and loads of all processes hang. A compile or
-//                           load that is slow keeps those of all other processes waiting, also if its own process is killed
-//   STANDIN_RESTART=SECONDS after a refused compile all compiles are refused for that long, as CompilationFailure whatever
-//                           STANDIN_REASON says (it is not made longer by these); in all processes with STANDIN_DAEMON
-//   STANDIN_MISSING=NAMES   classes that objc_getClass, and selectors (also `Class.selector`) that class_get…Method do not
-//                           know; separated by spaces
+//                           process. Stages: descriptor model identifier localModelPath compile load surface
+//                           surfaceobject request evaluate unload purge lock. Kinds: nil or no (nil, NO and an NSError;
+//                           a lock fails), once (no, at the first call alone, or at the N-th with @N), silent (NO
+//                           without an NSError), unicode (NO, with a description that is not ASCII), raise (an
+//                           NSException), crash (SIGSEGV), exit (status 0, at once), hang, killdir (removes the model's
+//                           directory and goes on), rubbish (bytes that are no JSON on descriptors 1 and 2, goes on),
+//                           slow=SECONDS (sleeps and goes on; a virtual clock moves on by as much). purge, which
+//                           returns nothing, is skipped by nil, no, silent
+//   WHEN                    of calls that are counted from 1: N (from the N-th on), N-M (from the N-th to the M-th),
+//                           K+O (each K-th, as many after a multiple of K as O says)
+//   STANDIN_REASON=ITEMS    `[VARIANT/][STAGE:]REASON` separated by `;`: the reason that compile, load or evaluate
+//                           (compile and load, if no stage is named) give for each refusal, as `err=(REASON)`, or as a
+//                           status if it begins with 0x. By default InvalidMILProgram for a program that is refused. A
+//                           fault says "the stand-in was told to refuse at STAGE", followed by the reason if there is
+//                           one here
+//   STANDIN_CHAIN=SHAPE     where the reason stands in a refusal's NSErrors: DEPTH (1 by default: in the underlying
+//                           error of the one that is handed out; 0: in that one itself, 2 and more: further below),
+//                           loop (in the underlying one, which is its own underlying error), pair (there too; its
+//                           underlying error is the outer one), nil (nowhere, and userInfo is nil), text (the
+//                           underlying error is an NSString)
+//   STANDIN_DAEMON=FILE     the compile service's state, shared by processes. Once a compile or load has hung or
+//                           crashed the file is there, and as long as it is all compiles and loads of all processes
+//                           hang. A compile or load that is slow keeps those of all other processes waiting, also if
+//                           its own process is killed
+//   STANDIN_RESTART=SECONDS after a refused compile all compiles are refused for that long, as CompilationFailure
+//                           whatever STANDIN_REASON says (it is not made longer by these); in all processes with
+//                           STANDIN_DAEMON
+//   STANDIN_MISSING=NAMES   classes that objc_getClass, and selectors (also `Class.selector`) that class_get…Method do
+//                           not know; separated by spaces
 //   STANDIN_ENCODING=LIST   selector=encoding, separated by spaces: what method_getTypeEncoding answers
-//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND[@WHEN]` separated by `;`, all that apply together, evaluates counted per variant in
-//                           each process: nan inf zeros constant noop (YES, and nothing was done) works:WHEN (noop but for
-//                           these evaluates; of several, any) every:K+O (the same) aliased (all layers have the first one's
-//                           weights) swapped[:I,J] (two layers' weights, by default the middle ones) scale:F[,LAYER] (a
-//                           layer's weights, by default the middle one's) drop:CHANNEL[,LAYER] (of its input) unquantized
-//                           (no quantize, no dequantize) step:F (their scales F times as large) floor (quantize rounds down)
-//                           bf16 (results are stored so) dead:CHANNEL[,COUNT] (zeros in the output) exchanged[:I,J] (two
-//                           channels of it) transposed[:LAYER] (3x3 kernels in space, by default all) border (3x3: the
-//                           nearest pixel in place of padding)
-//   STANDIN_REFUSE=LIST     of `[VARIANT/]FORM`, compile says NO: standard (weight records with a data offset), original
-//                           (without one), short (program(1.3) with short scalars), 1.3-long (program(1.3) without any),
-//                           long (program(1.0))
-//   STANDIN_LIMITS=LIST     layers:N (compile crashes if a program has more), bytes:N (load says NO if the weight file is
-//                           larger, as 0x20004), resident:N (load says NO if as many are loaded, as 0x50004); separated by `,`
-//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes, and seen: a file for each that was not
-//                           purged, with its variant; in memory by default
+//   STANDIN_OUTPUT=ITEMS    `[VARIANT/]KIND[@WHEN]` separated by `;`, all that apply together, evaluates counted per
+//                           variant in each process: nan inf zeros constant noop (YES, and nothing was done) works:WHEN
+//                           (noop but for these evaluates; of several, any) every:K+O (the same) aliased (all layers
+//                           have the first one's weights) swapped[:I,J] (two layers' weights, by default the middle
+//                           ones) scale:F[,LAYER] (a layer's weights, by default the middle one's) drop:CHANNEL[,LAYER]
+//                           (of its input) unquantized (no quantize, no dequantize) step:F (their scales F times as
+//                           large) floor (quantize rounds down) bf16 (results are stored so) dead:CHANNEL[,COUNT]
+//                           (zeros in the output) exchanged[:I,J] (two channels of it) transposed[:LAYER] (3x3 kernels
+//                           in space, by default all) border (3x3: the nearest pixel in place of padding)
+//   STANDIN_REFUSE=LIST     of `[VARIANT/]FORM`, compile says NO: standard (weight records with a data offset),
+//                           original (without one), short (program(1.3) with short scalars), 1.3-long (program(1.3)
+//                           without any), long (program(1.0))
+//   STANDIN_LIMITS=LIST     layers:N (compile crashes if a program has more), bytes:N (load says NO if the weight file
+//                           is larger, as 0x20004), resident:N (load says NO if as many are loaded, as 0x50004);
+//                           separated by `,`
+//   STANDIN_CACHE=DIR       where compiled programs are remembered between processes, and seen: a file for each that
+//                           was not purged, with its variant; in memory by default
 //   STANDIN_TEMPORARY=DIR   what NSTemporaryDirectory answers, whatever TMPDIR says (not on a Mac)
-//   STANDIN_MODEL_PATH=PATH what localModelPath answers, `%` in it standing for the identifier. The program's files are looked
-//                           for there; nothing there is ever removed by the stand-in
+//   STANDIN_MODEL_PATH=PATH what localModelPath answers, `%` in it standing for the identifier. The program's files are
+//                           looked for there; nothing there is ever removed by the stand-in
 //   STANDIN_SYSCTL=LIST     name=value;… beside the defaults below; an empty value makes a name unknown
 //   STANDIN_COMPATIBLE=V    kern.osproductversion, unless SYSTEM_VERSION_COMPAT is 0 when the process starts
 //   STANDIN_DEVICE=LIST     name=value,… beside the defaults below; an empty value is nil or 0
@@ -140,8 +151,8 @@ typedef enum { AnswerNil, AnswerNo, AnswerOnce, AnswerSilently, AnswerInUnicode,
 static const char *const faultNames[FaultKinds] = {
     "nil", "no", "once", "silent", "unicode", "raise", "crash", "exit", "hang", "killdir", "rubbish", "slow"};
 
-typedef enum { NaNs, Infinities, Zeros, Constant, Noop, Works, WorksEach, Aliased, Swapped, Scaled, Dropped, Unquantized,
-               Coarse, Floored, Brain, Dead, Exchanged, Transposed, Replicated, OutputKinds } OutputKind;
+typedef enum { NaNs, Infinities, Zeros, Constant, Noop, Works, WorksEach, Aliased, Swapped, Scaled, Dropped,
+               Unquantized, Coarse, Floored, Brain, Dead, Exchanged, Transposed, Replicated, OutputKinds } OutputKind;
 static const char *const outputNames[OutputKinds] = {
     "nan", "inf", "zeros", "constant", "noop", "works", "every", "aliased", "swapped", "scale", "drop", "unquantized",
     "step", "floor", "bf16", "dead", "exchanged", "transposed", "border"};
@@ -157,6 +168,9 @@ static const char *const noiseNames[NoiseKinds] = {"switch", "bimodal", "random"
 
 typedef enum { RealClock, VirtualClock, JumpingClock } ClockKind;
 typedef enum { Forwards, Still, Backwards } Reading;
+
+// Of a clock that is not real: the counter, or how far evaluates and faults have moved the real one on.
+static uint64_t movedTicks;
 
 typedef struct { Variant variant; const char *shape; } Scope;  // NoVariant or NULL if it is for all
 typedef struct { long from, to, every; } When;  // `every` is 0 if it is a range
@@ -425,8 +439,9 @@ static void readNoise(Text item)
         count = sscanf(numbers, "%lf%n,%lf%n", &noise.first, &length, &noise.second, &length);
     else if (found >= 0 && numbers)
         count = sscanf(numbers, "%lfx%lf%n,%lf%n", &noise.first, &noise.second, &length, &noise.third, &length) - 1;
-    if (count < 1 || numbers[length] || settings.noiseCount == MostItems || (found != SecondSlower && count > (found == Random ? 2 : 1))
-        || noise.first < 0 || (found == Random && fabs(noise.second) >= 1) || (found == SecondSlower && noise.first < 1))
+    int most = found == Random || found == SecondSlower ? 2 : 1;
+    if (count < 1 || count > most || numbers[length] || settings.noiseCount == MostItems || noise.first < 0
+        || (found == Random && fabs(noise.second) >= 1) || (found == SecondSlower && noise.first < 1))
         reject("STANDIN_NOISE", whole);
     noise.kind = (NoiseKind)found;
     settings.noises[settings.noiseCount++] = noise;
@@ -463,6 +478,7 @@ static void readClockSettings(void)
     if (how < 0)
         reject("STANDIN_READING", reading);
     settings.clock = (ClockKind)found;
+    movedTicks = settings.clock == VirtualClock ? 24000000000u : 0;  // far from 0, so that it can run back
     settings.reading = (Reading)how;
     settings.readingFrom = from ? (long)readNumber("STANDIN_READING", from) : 1;
     settings.tickNs = readNumber("STANDIN_TICK_NS", variable("STANDIN_TICK_NS", "0"));
@@ -481,7 +497,8 @@ static void readTimes(void)
     readSpeeds();
     readClockSettings();
     settings.drift = readNumber("STANDIN_DRIFT", variable("STANDIN_DRIFT", "0"));
-    if (*spike && (sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) != 2 || settings.spikeEvery < 1))
+    int spikes = *spike ? sscanf(spike, "%ldx%lf", &settings.spikeEvery, &settings.spikeFactor) : 2;
+    if (spikes != 2 || (*spike && settings.spikeEvery < 1))
         reject("STANDIN_SPIKE", spike);
     if (*gaps && (settings.gaps = open(gaps, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600)) < 0)
         reject("STANDIN_GAPS", gaps);
@@ -608,7 +625,9 @@ static BOOL refuse(NSError **error, NSString *domain, NSInteger code, NSString *
 {
     if (hasNoUserInfo)
         return nil;
-    return [NSDictionary dictionaryWithObjectsAndKeys:text, NSLocalizedDescriptionKey, cause, NSUnderlyingErrorKey, nil];
+    // Apple's NSUnderlyingErrorKey is "NSUnderlyingError"; GNUstep's has another value.
+    return [NSDictionary dictionaryWithObjectsAndKeys:text, NSLocalizedDescriptionKey, cause, @"NSUnderlyingError",
+            cause, NSUnderlyingErrorKey, nil];
 }
 
 - (NSString *)localizedDescription
@@ -634,8 +653,8 @@ static StandInError *standInError(NSString *domain, NSInteger code, NSString *te
     return error;
 }
 
-// What the framework hands out: an outer error that says what failed, and below it, as STANDIN_CHAIN has it, one that says
-// why.
+// What the framework hands out: an outer error that says what failed, and below it, as STANDIN_CHAIN has it, one with
+// the reason.
 static NSError *errorChain(NSString *domain, NSInteger code, NSString *what, NSString *why)
 {
     if (!settings.chain)
@@ -670,18 +689,22 @@ static const char *reasonFor(Stage stage, Variant variant)
 static NSString *wordsFor(Stage stage, const char *reason)
 {
     if (stage == AtEvaluate && !strncmp(reason, "0x", 2))
-        return [NSString stringWithFormat:@"ANEProgramProcessRequestDirect() Failed with status=%s : statusType=0x9", reason];
+        return [NSString stringWithFormat:
+            @"ANEProgramProcessRequestDirect() Failed with status=%s : statusType=0x9", reason];
     return [NSString stringWithFormat:strncmp(reason, "0x", 2) ? @"err=(%s)" : @"(%s)", reason];
 }
 
 // Refuses at a stage, as the framework does.
 static BOOL refuseAt(Stage stage, NSError **error, NSString *why)
 {
-    NSString *what = stage == AtCompile ? @"_ANECompiler : ANECCompile() FAILED" : stage == AtLoad ? @"Program load failure"
-        : stage == AtUnload ? @"Program unload failure" : @"Program Inference error";
+    NSString *domain = stage == AtCompile ? compilerDomain : engineDomain, *what = @"Program Inference error";
+    NSInteger code = stage == AtCompile ? 1 : stage == AtLoad ? 6 : 8;
+    if (stage == AtCompile)
+        what = @"_ANECompiler : ANECCompile() FAILED";
+    if (stage == AtLoad || stage == AtUnload)
+        what = stage == AtLoad ? @"Program load failure" : @"Program unload failure";
     if (error)
-        *error = errorChain(stage == AtCompile ? compilerDomain : engineDomain, stage == AtCompile ? 1 : stage == AtLoad ? 6 : 8,
-                            what, why);
+        *error = errorChain(domain, code, what, why);
     return NO;
 }
 
@@ -728,9 +751,6 @@ static const char *loggedName(Class class)
 #define CLOCK CLOCK_MONOTONIC
 #endif
 static const double ticksPerSecond = 24e6;
-
-// Of a clock that is not real: the counter, or how far evaluates and faults have moved the real one on.
-static uint64_t movedTicks;
 
 static uint64_t realClock(void)
 {
@@ -880,7 +900,8 @@ __attribute__((destructor)) static void writeGaps(void)
         char gap[32] = "-";
         if (gaps[index].gap >= 0)
             snprintf(gap, sizeof gap, "%.0f", (double)gaps[index].gap * 125 / 3);
-        dprintf(settings.gaps, "%s %s %.0f\n", variantNames[gaps[index].variant], gap, (double)gaps[index].took * 125 / 3);
+        dprintf(settings.gaps, "%s %s %.0f\n", variantNames[gaps[index].variant], gap,
+                (double)gaps[index].took * 125 / 3);
     }
     gapCount = 0;
 }
@@ -890,8 +911,10 @@ static void noteReturn(Variant variant, uint64_t started)
 {
     uint64_t now = readClock();
     if (settings.gaps >= 0) {
-        gapRoom = gapRoom ? gapRoom : 1 << 16;
-        gaps = gaps && gapCount < gapRoom ? gaps : realloc(gaps, (gapCount < gapRoom ? gapRoom : (gapRoom *= 2)) * sizeof *gaps);
+        if (gapCount == gapRoom) {
+            gapRoom = gapRoom ? 2 * gapRoom : 1 << 16;
+            gaps = realloc(gaps, gapRoom * sizeof *gaps);
+        }
         gaps[gapCount++] = (Gap){variant, engine.last ? (int64_t)(started - engine.last) : -1, now - started};
     }
     engine.last = now;
@@ -926,7 +949,8 @@ static double sharedSeconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-// A moment beside the compile service's state, in a file of its own: reads it, after writing a new one if that is not 0.
+// A moment beside the compile service's state, in a file of its own: reads it, after writing a new one unless that is
+// 0.
 static double sharedMoment(const char *name, double moment)
 {
     char path[PATH_MAX], text[64] = "";
@@ -1009,7 +1033,8 @@ static Verdict commit(const Fault *fault, NSString *directory)
     case AnswerSilently: return RefuseSilently;
     case AnswerInUnicode: return RefuseInUnicode;
     case Raise:
-        [NSException raise:@"StandInException" format:@"the stand-in was told to raise at %s", stageNames[fault->stage]];
+        [NSException raise:@"StandInException"
+                    format:@"the stand-in was told to raise at %s", stageNames[fault->stage]];
         break;
     case Crash: crash(fault->stage); break;
     case ExitAtOnce: _exit(0);
@@ -1045,8 +1070,9 @@ static BOOL stumbles(Stage stage, Variant variant, NSString *directory, NSError 
     Verdict verdict = stumble(stage, variant, directory);
     if (verdict == Refuse) {
         const char *reason = reasonFor(stage, variant);
-        refuseAt(stage, error, [NSString stringWithFormat:@"the stand-in was told to refuse at %s%s%@", stageNames[stage],
-                                reason ? " " : "", reason ? wordsFor(stage, reason) : @""]);
+        NSString *words = reason ? [@" " stringByAppendingString:wordsFor(stage, reason)] : @"";
+        refuseAt(stage, error, [NSString stringWithFormat:@"the stand-in was told to refuse at %s%@", stageNames[stage],
+                                words]);
     }
     if (verdict == RefuseInUnicode)
         refuse(error, engineDomain, 8, [NSString stringWithUTF8String:"le modèle « x » a été refusé — 失敗 ✗ 𝛑"]);
@@ -1107,7 +1133,8 @@ const char *standInTypeEncoding(Method method)
 {
     static const char *(*real)(Method);
     Text value;
-    if (method && settings.encodings && valueOf(settings.encodings, " ", '=', sel_getName(method_getName(method)), value))
+    const char *name = method && settings.encodings ? sel_getName(method_getName(method)) : NULL;
+    if (name && valueOf(settings.encodings, " ", '=', name, value))
         return strdup(value);  // a runtime's encodings live for ever
     real = real ? real : (const char *(*)(Method))realFunction("method_getTypeEncoding");
     return real(method);
@@ -1185,11 +1212,13 @@ __asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, @functio
 #elif defined(__aarch64__)
 __asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, %function\n"
         "objc_msgSend:\n .cfi_startproc\n hint #34\n cbz x0, 1f\n"
-        " stp x29, x30, [sp, #-224]!\n .cfi_def_cfa_offset 224\n .cfi_offset 29, -224\n .cfi_offset 30, -216\n mov x29, sp\n"
-        " stp x0, x1, [sp, #16]\n stp x2, x3, [sp, #32]\n stp x4, x5, [sp, #48]\n stp x6, x7, [sp, #64]\n str x8, [sp, #80]\n"
+        " stp x29, x30, [sp, #-224]!\n .cfi_def_cfa_offset 224\n .cfi_offset 29, -224\n .cfi_offset 30, -216\n"
+        " mov x29, sp\n stp x0, x1, [sp, #16]\n stp x2, x3, [sp, #32]\n stp x4, x5, [sp, #48]\n"
+        " stp x6, x7, [sp, #64]\n str x8, [sp, #80]\n"
         " stp q0, q1, [sp, #96]\n stp q2, q3, [sp, #128]\n stp q4, q5, [sp, #160]\n stp q6, q7, [sp, #192]\n"
         " bl objc_msg_lookup\n mov x16, x0\n"
-        " ldp x0, x1, [sp, #16]\n ldp x2, x3, [sp, #32]\n ldp x4, x5, [sp, #48]\n ldp x6, x7, [sp, #64]\n ldr x8, [sp, #80]\n"
+        " ldp x0, x1, [sp, #16]\n ldp x2, x3, [sp, #32]\n ldp x4, x5, [sp, #48]\n"
+        " ldp x6, x7, [sp, #64]\n ldr x8, [sp, #80]\n"
         " ldp q0, q1, [sp, #96]\n ldp q2, q3, [sp, #128]\n ldp q4, q5, [sp, #160]\n ldp q6, q7, [sp, #192]\n"
         " ldp x29, x30, [sp], #224\n .cfi_def_cfa_offset 0\n .cfi_restore 29\n .cfi_restore 30\n br x16\n"
         "1: mov x1, xzr\n movi d0, #0\n movi d1, #0\n movi d2, #0\n movi d3, #0\n ret\n"
@@ -1206,9 +1235,19 @@ __asm__(".text\n .p2align 4\n .globl objc_msgSend\n .type objc_msgSend, %functio
 
 typedef struct { const char *at; size_t length; } Span;
 typedef struct { Span key, value; } Pair;
-typedef struct { Span type, name, operation; Pair pairs[16]; int arguments, count; } Statement;  // attributes after arguments
+typedef struct {
+    Span type, name, operation;
+    Pair pairs[16];  // attributes after arguments
+    int arguments, count;
+} Statement;
 
-typedef struct { BOOL int8; int rows, columns, kernel; uint64_t record; const uint8_t *data; double scale; int zero; } Weights;
+typedef struct {
+    BOOL int8;
+    int rows, columns, kernel, zero;
+    uint64_t record;
+    const uint8_t *data;
+    double scale;
+} Weights;
 typedef enum { Convolve, Quantize, Dequantize } StepKind;
 typedef struct { StepKind kind; Weights weights; double scale; } Step;
 typedef struct {
@@ -1217,7 +1256,7 @@ typedef struct {
     Step *steps;
 } Program;
 
-typedef struct { Span name; Span literal; Weights weights; int next; } Symbol;  // a constant: a literal, or weights with rows
+typedef struct { Span name, literal; Weights weights; int next; } Symbol;  // a literal, or weights with rows
 enum { Buckets = 1 << 12 };
 
 typedef struct {
@@ -1256,7 +1295,7 @@ static BOOL isWordCharacter(char c)
 
 static void skipSpace(Reader *reader)
 {
-    while (reader->at < reader->end && (*reader->at == ' ' || *reader->at == '\n' || *reader->at == '\t' || *reader->at == '\r'))
+    while (reader->at < reader->end && *reader->at && strchr(" \n\t\r", *reader->at))
         reader->at++;
 }
 
@@ -1475,8 +1514,9 @@ static Symbol *constant(Reader *reader, Span name)
 static void define(Reader *reader, Symbol symbol)
 {
     int *bucket = bucketOf(reader, symbol.name);
-    if (!(reader->symbolCount & (reader->symbolCount - 1)))
-        reader->symbols = realloc(reader->symbols, (size_t)(reader->symbolCount ? 2 * reader->symbolCount : 1) * sizeof symbol);
+    size_t count = (size_t)reader->symbolCount;
+    if (!(count & (count - 1)))
+        reader->symbols = realloc(reader->symbols, (count ? 2 * count : 1) * sizeof symbol);
     symbol.next = *bucket;
     reader->symbols[reader->symbolCount++] = symbol;
     *bucket = reader->symbolCount;
@@ -1554,7 +1594,8 @@ static void readConstant(Reader *reader, const Statement *statement)
 // Its parameters are attributes: as arguments the compiler does not take them.
 static void readAffine(Reader *reader, const Statement *statement)
 {
-    Symbol symbol = {.name = statement->name, .weights = readWeights(reader, attribute(reader, statement, "quantized_data"), "int8")};
+    Symbol symbol = {.name = statement->name};
+    symbol.weights = readWeights(reader, attribute(reader, statement, "quantized_data"), "int8");
     symbol.weights.scale = numberOf(reader, attribute(reader, statement, "scale"), "fp16");
     symbol.weights.zero = (int)numberOf(reader, attribute(reader, statement, "zero_point"), "int8");
     numberOf(reader, attribute(reader, statement, "axis"), "int32");
@@ -1585,7 +1626,8 @@ static void addStep(Reader *reader, const Statement *statement, const char *inpu
     readTensor(&type, givesInt8 ? "int8" : "fp16", shape);
     if (!isSame(argument(reader, statement, input), reader->current) || reader->isInt8 != (step.kind == Dequantize))
         complain(reader, "the program is not a chain");
-    if (type.wrong || shape[0] != 1 || shape[1] != reader->channels || shape[2] != reader->height || shape[3] != reader->width)
+    if (type.wrong || shape[0] != 1 || shape[1] != reader->channels || shape[2] != reader->height
+        || shape[3] != reader->width)
         complain(reader, "a result has another type");
     if (!(program->count & (program->count - 1)))
         program->steps = realloc(program->steps, (size_t)(program->count ? 2 * program->count : 1) * sizeof step);
@@ -1838,9 +1880,9 @@ static void multiplyInGroups(const double *row, int columns, const double *input
     }
 }
 
-// As an M4 does, by the definition: a product is dropped where the exponents add up to -17 or less, else rounded to a
-// multiple of 2^-16, halves away from zero; the sum is exact, and infinite for good once it reaches 32768. NaN is read as a
-// large number.
+// As an M4 does, by the definition: a product is dropped if the exponents add up to -17 or less, else rounded to a
+// multiple of 2^-16, halves away from zero; the sum is exact, and infinite for good once it reaches 32768. NaN is read
+// as a large number.
 static double sumAsM4(const double *row, int columns, const double *input, int lane)
 {
     int64_t sum = 0;
@@ -1941,7 +1983,8 @@ static void weightsOf(const Weights *const *convolutions, int layer, int layers,
         transposeKernels(own, decoded);
 }
 
-// Pixels to compute: `count` of them, the last block's lanes filled up with the last one, and each one's place in the list.
+// Pixels to compute: `count` of them, the last block's lanes filled up with the last one, and the place of each in the
+// list.
 typedef struct { int count, *pixels, *places; } Chosen;
 
 static Chosen choose(const Program *program, const BOOL *wanted)
@@ -1970,8 +2013,8 @@ static int neighbour(const Program *program, int pixel, int tap, const Wrongs *w
     return inside ? row * program->width + column : -1;
 }
 
-// Which pixels each convolution needs, from the last one's backwards: `chosen[layer]` are those of its input, the last are
-// the program's output.
+// Which pixels each convolution needs, from the last one's backwards: `chosen[layer]` are those of its input, the last
+// of all those of the program's output.
 static void chooseAll(const Program *program, const Weights *const *convolutions, int layers, const Wrongs *wrongs,
                       Chosen *chosen)
 {
@@ -1995,20 +2038,6 @@ static void chooseAll(const Program *program, const Weights *const *convolutions
     free(wanted);
 }
 
-// Collects what a block of pixels of a 3x3 convolution is made of: [channel][tap][lane], zeros beyond the border.
-static void gather(const Program *program, const Wrongs *wrongs, const Chosen *from, const int *pixels, int channels,
-                   const double *values, size_t stride, double *patch)
-{
-    for (int tap = 0; tap < 9; tap++)
-        for (int lane = 0; lane < Lanes; lane++) {
-            int pixel = neighbour(program, pixels[lane], tap, wrongs), place = pixel < 0 ? 0 : from->places[pixel];
-            const double *source = values + (size_t)(place / Lanes) * stride + (size_t)(place % Lanes);
-            double *target = patch + (size_t)(tap * Lanes + lane);
-            for (size_t channel = 0; channel < (size_t)channels; channel++)
-                target[channel * 9 * Lanes] = pixel < 0 ? 0 : source[channel * Lanes];
-        }
-}
-
 // A program that is being computed. A block of activations is [channel][lane]; blocks lie `stride` apart.
 typedef struct {
     const Program *program;
@@ -2021,6 +2050,20 @@ typedef struct {
     double scale;  // of values that are still integers after dequantize, or 0
 } Computation;
 
+// Collects what a block of pixels of a 3x3 convolution is made of: [channel][tap][lane], zeros beyond the border.
+static void gather(Computation *at, const int *pixels)
+{
+    const int *places = at->chosen[at->layer].places;
+    for (int tap = 0; tap < 9; tap++)
+        for (int lane = 0; lane < Lanes; lane++) {
+            int pixel = neighbour(at->program, pixels[lane], tap, at->wrongs), place = pixel < 0 ? 0 : places[pixel];
+            const double *source = at->values + (size_t)(place / Lanes) * at->stride + (size_t)(place % Lanes);
+            double *target = at->patch + (size_t)(tap * Lanes + lane);
+            for (size_t channel = 0; channel < (size_t)at->channels; channel++)
+                target[channel * 9 * Lanes] = pixel < 0 ? 0 : source[channel * Lanes];
+        }
+}
+
 static BOOL isM4(void)
 {
     return settings.arithmetic == AsM4;
@@ -2029,7 +2072,7 @@ static BOOL isM4(void)
 static void convolve(Computation *at)
 {
     const Weights *weights = at->convolutions[at->layer];
-    const Chosen *from = &at->chosen[at->layer], *to = from + 1;
+    const Chosen *to = &at->chosen[at->layer + 1];
     BOOL isLast = at->layer == at->layers - 1, asIntegers = at->scale != 0;
     int columns = at->channels * weights->kernel * weights->kernel;
     double scale = asIntegers ? at->scale * weights->scale : 1;
@@ -2040,7 +2083,7 @@ static void convolve(Computation *at)
         const double *input = at->values + (size_t)block * at->stride;
         double *result = at->spare + (size_t)block * at->stride;
         if (weights->kernel == 3) {
-            gather(at->program, at->wrongs, from, to->pixels + block * Lanes, at->channels, at->values, at->stride, at->patch);
+            gather(at, to->pixels + block * Lanes);
             input = at->patch;
         }
         for (int row = 0; row < weights->rows; row++, result += Lanes) {
@@ -2220,7 +2263,8 @@ IOSurfaceRef IOSurfaceCreate(NSDictionary *properties)
     size_t width = (size_t)[[properties objectForKey:kIOSurfaceWidth] unsignedLongLongValue];
     size_t element = (size_t)[[properties objectForKey:kIOSurfaceBytesPerElement] unsignedLongLongValue];
     writeLog("IOSurfaceCreate %zu", size);
-    if (stumble(AtSurface, NoVariant, nil) || !size || !width || !height || row > size / height || element > row / width)
+    if (stumble(AtSurface, NoVariant, nil) || !size || !width || !height || row > size / height
+        || element > row / width)
         return NULL;
     void *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (bytes == MAP_FAILED)
@@ -2518,7 +2562,8 @@ static NSString *identifierOf(_ANEInMemoryModel *model)
     if (!model->identifier) {
         id options = model->descriptor->options;
         model->identifier = [[NSString alloc] initWithFormat:@"%016llx_%016llx_%016llx",
-            (unsigned long long)hashOf(model->descriptor->text), (unsigned long long)hashOf(weightData(model->descriptor)),
+            (unsigned long long)hashOf(model->descriptor->text),
+            (unsigned long long)hashOf(weightData(model->descriptor)),
             (unsigned long long)([options isKindOfClass:[NSData class]] ? hashOf(options) : 0)];
     }
     return model->identifier;
@@ -2545,7 +2590,8 @@ static NSString *weightPath(_ANEInMemoryModel *model)
 {
     static NSString *const root = @"@model_path/";
     NSString *key = weightKey(model->descriptor);
-    return [directoryOf(model) stringByAppendingPathComponent:[key hasPrefix:root] ? [key substringFromIndex:[root length]] : key];
+    key = [key hasPrefix:root] ? [key substringFromIndex:[root length]] : key;
+    return [directoryOf(model) stringByAppendingPathComponent:key];
 }
 
 // Whether STANDIN_REFUSE lists a form of program.
@@ -2653,8 +2699,8 @@ static Wrongs wrongsOf(uint32_t items)
     return wrongs;
 }
 
-// Runs the program: computes if the input may be another than before, and writes if the output is another. An evaluate that
-// has nothing new to do costs next to nothing, so that its callers can be timed.
+// Runs the program: computes if the input may be another than before, and writes if the output is another. An evaluate
+// that has nothing new to do costs next to nothing, so that its callers can be timed.
 static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *input, StandInIOSurface *output)
 {
     static long calls[Variants];
@@ -2684,8 +2730,10 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
     double slept = sleptTicks;
     if (stumbles(AtEvaluate, model->descriptor->variant, ownDirectoryOf(model), error))
         return NO;
-    if (!options || !model->isLoaded)
-        return refuse(error, engineDomain, options ? 23 : 26, options ? @"the program is not loaded" : @"options is nil");
+    if (!options)
+        return refuse(error, engineDomain, 26, @"options is nil");
+    if (!model->isLoaded)
+        return refuse(error, engineDomain, 23, @"the program is not loaded");
     if (![request isKindOfClass:[_ANERequest class]])
         return refuse(error, engineDomain, 26, @"the request is not one");
     StandInIOSurface *input = onlySurface(request->inputs, request->inputIndices);
@@ -2695,7 +2743,8 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
     if ([request->procedure intValue])
         return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x2");
     size_t pixels = (size_t)model->program.pixels;
-    if (input->size < leastSurface || output->size < leastSurface || input->size < (size_t)model->program.channels * pixels * 2
+    if (input->size < leastSurface || output->size < leastSurface
+        || input->size < (size_t)model->program.channels * pixels * 2
         || output->size < (size_t)model->program.outputs * pixels * 2)
         return refuseBecause(AtEvaluate, model->descriptor->variant, error, "0x1d");
     runProgram(model, input, output);
@@ -2732,9 +2781,9 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 {
     NSFileManager *files = [NSFileManager defaultManager];
     NSData *blob = weightData(descriptor);
+    NSString *inner = [weightPath(self) stringByDeletingLastPathComponent];
     writeLog("saveModelFiles %s", variantNames[descriptor->variant]);
-    if (!blob || ![files createDirectoryAtPath:[weightPath(self) stringByDeletingLastPathComponent] withIntermediateDirectories:YES
-                                    attributes:nil error:NULL])
+    if (!blob || ![files createDirectoryAtPath:inner withIntermediateDirectories:YES attributes:nil error:NULL])
         return nil;
     [descriptor->text writeToFile:[directoryOf(self) stringByAppendingPathComponent:@"model.mil"] atomically:YES];
     [blob writeToFile:weightPath(self) atomically:YES];
@@ -2834,8 +2883,9 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
 // What STANDIN_DEVICE says of a name, or the default; NO where that is empty.
 static BOOL readDevice(const char *name, Text value)
 {
-    static const char defaults[] = "hasANE=1,isVirtualMachine=0,numANEs=1,numANECores=16,aneBoardType=0,aneSubType=h16g,"
-                                   "aneArchitectureType=h16g,productName=Stand-in,buildVersion=0A0,bootArgs=";
+    static const char defaults[] =
+        "hasANE=1,isVirtualMachine=0,numANEs=1,numANECores=16,aneBoardType=0,aneSubType=h16g,"
+        "aneArchitectureType=h16g,productName=Stand-in,buildVersion=0A0,bootArgs=";
     return (valueOf(settings.device, ",", '=', name, value) || valueOf(defaults, ",", '=', name, value)) && *value;
 }
 
@@ -2870,8 +2920,9 @@ static NSString *deviceString(const char *name)
 // The value of a name and its size in memory: text with its end, or an integer of 4 or 8 bytes; 0 where there is none.
 static size_t systemValue(const char *name, Text value)
 {
-    static const char defaults[] = "machdep.cpu.brand_string=Stand-in;hw.model=StandIn1,1;kern.osproductversion=0.0;kern.osversion=0A0;"
-                                   "hw.memsize=8589934592;hw.ncpu=8;sysctl.proc_translated=0;kern.hv_vmm_present=0";
+    static const char defaults[] =
+        "machdep.cpu.brand_string=Stand-in;hw.model=StandIn1,1;kern.osproductversion=0.0;kern.osversion=0A0;"
+        "hw.memsize=8589934592;hw.ncpu=8;sysctl.proc_translated=0;kern.hv_vmm_present=0";
     static const char texts[] = "machdep.cpu.brand_string hw.model kern.osproductversion kern.osversion";
     const char *compatible = getenv("SYSTEM_VERSION_COMPAT");
     if (*settings.compatible && !strcmp(name, "kern.osproductversion") && !(compatible && !strcmp(compatible, "0")))
