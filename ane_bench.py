@@ -2279,7 +2279,7 @@ class Cell:
         self.measured_again: Optional[bool] = None
         self.note(**facts)
 
-    def note(self, **facts: Any) -> None:
+    def note(self, /, **facts: Any) -> None:
         """Add facts that are named in FORM; ignore others."""
         for name in self.FORM:
             if name.rstrip("?") in facts:
@@ -3093,7 +3093,7 @@ DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-NOTE_CODES = {"first", "cached"}  # observations that ask for nothing: notes in the record, not printed as warnings
+NOTE_CODES = {"first", "cached", "repeated"}  # observations that ask for nothing: notes in the record, not printed as warnings
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
@@ -3498,14 +3498,14 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 # ======================================================================================================================
 # 11. Record
 #
-# Used below: LARGEST_RECORD, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
+# Used below: REPORTS, LARGEST_RECORD, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
 # matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
 SCHEMA = "ane-bench/1"
 
-# Bounds of what is read: a record of the largest run that Settings allow stays within them.
-LARGEST_RECORD, MOST_VALUES = 1 << 28, 12_000_000
+# Bounds of what is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
+LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
 SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
@@ -3513,10 +3513,11 @@ SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures 
 # The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
 RECORD_FORM: dict[str, Any] = {
     "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
-    "protocol": {"iters": int, "rounds": int, "seed": int, "original": bool, "qos?": int, "verify?": int, "input?": str,
-                 "blob?": str, "dialect?": str, "timeout?": float, "data?": int, "tick_ns?": float},
+    "protocol": {"iters": int, "rounds": int, "warmup": object, "qos": int, "seed": int, "input": str, "verify": int,
+                 "blob": str, "dialect": str, "original": bool, "timeout": float, "data?": int, "tick_ns?": float},
     "asked?": {"configs": [str], "variants": [str]}, "complete?": bool, "condensed?": bool,
-    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int}, "variants": {str: Cell.FORM}}],
+    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int},
+                 "variants": {str: Cell.FORM}}],
     "warnings": [{"code": str, "message": str}], "notes?": [{"code": str, "message": str}],
 }
 
@@ -3527,8 +3528,9 @@ REPORTS: dict[str, Callable[["Run"], str]] = {}
 class Run:
     """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
 
-    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. `asked` is None
-    in records that do not say it, and so is `complete`; the first variant is the baseline of Ratio.
+    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. The first of the
+    `variants` is the baseline of Ratio. Records of the first version do not say what was asked: `asked` is then False,
+    `configs` and `variants` are those that were measured, and `complete` is None.
     """
 
     def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
@@ -3548,12 +3550,8 @@ class Run:
         self.notes: list[dict[str, str]] = []
 
     def warn(self, code: str, message: str) -> None:
-        """Add a warning."""
-        self.warnings.append({"code": code, "message": without_paths(message)})
-
-    def note(self, code: str, message: str) -> None:
-        """Add a note: an observation that asks for nothing."""
-        self.notes.append({"code": code, "message": without_paths(message)})
+        """Add a warning, or a note if it asks for nothing."""
+        (self.notes if code in NOTE_CODES else self.warnings).append({"code": code, "message": without_paths(message)})
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Add the cells of one configuration."""
@@ -3570,7 +3568,7 @@ class Run:
         return list(found.items())
 
     def cell(self, config: Union[Config, str], variant: str) -> Cell:
-        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if it was not measured."""
+        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if there is none."""
         config = Config.parse(config) if isinstance(config, str) else config
         for cell in self.cells:
             if (cell.config, cell.variant) == (config, variant):
@@ -3583,37 +3581,30 @@ class Run:
         return all(cell.ok for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record, schema ane-bench/1: samples, and beside them the unrounded figures worked out from them."""
-        record: dict[str, Any] = {
-            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine, "command": self.command,
-            "system": self.system,
+        """Return the record, schema ane-bench/1: samples, and the unrounded figures worked out from them."""
+        asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
+        results = []
+        for config, cells in self.results:
+            shape = {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
+            results.append({"config": shape, "gop": config.gop,
+                            "variants": {cell.variant: cell_record(cell) for cell in cells},
+                            "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}})
+        return {
+            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine,
+            "command": self.command, "system": self.system,
             "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
-            "results": [{"config": config_record(config), "gop": config.gop,
-                         "variants": {cell.variant: cell_record(cell) for cell in cells},
-                         "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}}
-                        for config, cells in self.results],
-            "warnings": self.warnings, "notes": self.notes,
-        }
-        if self.asked:
-            record["asked"] = {"configs": [config.name for config in self.configs], "variants": self.variants}
-        if self.complete is not None:
-            record["complete"] = self.complete
-        if self.condensed:
-            record["condensed"] = True
-        return record
+            **({"asked": asked} if self.asked else {}),
+            **({"complete": self.complete} if self.complete is not None else {}),
+            **({"condensed": True} if self.condensed else {}),
+            "results": results, "warnings": self.warnings, "notes": self.notes}
 
-    def save(self, path: str) -> None:
+    def save(self, path: Any) -> None:
         """Write the record to a file, whole or not at all. Raise OutputError if it cannot be written."""
         write_file(path, record_text(self))
 
     def table(self) -> str:
         """Return the run as the table that the command line prints."""
         return REPORTS["table"](self)
-
-
-def config_record(config: Config) -> dict[str, int]:
-    """Return a configuration's part of the record; a kernel of 1 is not named."""
-    return {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
@@ -3627,19 +3618,18 @@ def record_text(run: Run) -> str:
     return json.dumps(run.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
-def read_record(path: str) -> Run:
-    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not a record of this schema."""
-    return parse_record(read_bounded(path), printable(str(path)))
+def read_record(path: Any) -> Run:
+    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not such a record."""
+    return parse_record(read_bounded(path), str(path))
 
 
-def read_bounded(path: str) -> bytes:
+def read_bounded(path: Any) -> bytes:
     """Return the bytes of a file that may hold records. Raise UsageError if it cannot be read, or is too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST_RECORD + 1)
     except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(printable(f"{path}: cannot be read: {reason}")) from None
+        raise UsageError(printable(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")) from None
     if len(data) > LARGEST_RECORD:
         raise UsageError(printable(f"{path}: over {LARGEST_RECORD >> 20} MiB, and no record is that large"))
     return data
@@ -3647,52 +3637,67 @@ def read_bounded(path: str) -> bytes:
 
 def parse_record(data: bytes, origin: str) -> Run:
     """Return the run of a record's text; `origin` names it in errors. Raise UsageError if it is not a record."""
-    with contextlib.suppress(ValueError, MemoryError, UsageError):
+    try:
         if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
-            raise UsageError("more values than any run gives")
+            raise ValueError("more values than any run has")
         record = plain(parse_json(data))
         schema = record.get("schema") if isinstance(record, dict) else None
-        if schema == SCHEMA and matches_form(record, RECORD_FORM):
-            return run_of(record)
         if isinstance(schema, str) and schema != SCHEMA:
-            origin = f"{origin} has schema {schema[:40]!r}"
-    raise UsageError(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}")
+            raise ValueError(f"it has schema {schema[:40]!r}")
+        if not matches_form(record, RECORD_FORM):
+            raise ValueError("a field is missing, or has the wrong type")
+        return run_of(record)
+    except (ValueError, MemoryError) as error:
+        raise UsageError(printable(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}: "
+                                   f"{error or 'it does not fit into the memory'}")) from None
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
-    """Return the run of a record of the right form. Raise UsageError if its contents make no sense."""
-    protocol, asked, results = record["protocol"], record.get("asked"), record["results"]
-    settings = Settings(**{name: protocol[name] for name in Settings._fields if name in protocol})
-    configs = list(dict.fromkeys(Config(**{name: result["config"][name] for name in Config._fields if name in result["config"]})
-                                 for result in results))
-    variants = asked["variants"] if asked else list(dict.fromkeys(name for result in results for name in result["variants"]))
-    run = Run(record["engine"], settings, list(map(Config.parse, asked["configs"])) if asked else configs, variants)
-    run.asked, run.complete, run.data = bool(asked), record.get("complete"), protocol.get("data", 1)
+    """Return the run of a record of the right form. Raise UsageError if its parts contradict one another."""
+    protocol, asked = record["protocol"], record.get("asked")
+    settings = Settings(**{name: protocol[name] for name in Settings._fields}).check()
+    found: dict[Config, Mapping[str, Any]] = {}
+    for result in record["results"]:
+        shape = {name: value for name, value in result["config"].items() if name in Config._fields}
+        found.setdefault(Config(**shape), result["variants"])  # the first version measured repeated ones again
+    configs = [Config.parse(name) for name in asked["configs"]] if asked else list(found)
+    variants = asked["variants"] if asked else list(next(iter(found.values()), ()))
+    run = Run(record["engine"], settings, configs, variants)
+    run.asked, run.complete, run.condensed = bool(asked), record.get("complete"), record.get("condensed", False)
     run.version, run.started, run.command = record["version"], record["started"], record["command"]
-    run.tick_ns, run.condensed = protocol.get("tick_ns", 0), record.get("condensed", False)
+    run.data, run.tick_ns = protocol.get("data", 1), protocol.get("tick_ns", 0)
     run.system = {name: value for name, value in record["system"].items() if isinstance(value, (str, int, float))}
     run.warnings, run.notes = record["warnings"], record.get("notes", [])
-    if len(configs) < len(results) or not set(configs) <= set(run.configs) or len(set(variants)) < len(variants):
-        raise UsageError("a configuration or a variant stands there twice, or was not asked for")
-    for config, result in zip(configs, results):
-        if not set(result["variants"]) <= set(variants) & set(VARIANTS):
-            raise UsageError("a variant was not asked for")
-        run.add([read_cell(Cell(config, variant, settings, run.tick_ns, **facts)) for variant, facts in result["variants"].items()])
+    if run.engine not in ("ane", "reference", "stand-in") or not 0 <= run.tick_ns <= LONGEST_NS:
+        raise UsageError("its engine or its clock is unknown")
+    if not found or list(found) != configs[:len(found)] or len(set(configs)) < len(configs):
+        raise UsageError("its configurations are not those that were asked for")
+    if run.complete not in (None, len(found) == len(configs)):
+        raise UsageError("it says that it is complete, and it is not, or the other way round")
+    for config, cells in found.items():
+        if sorted(cells) != sorted(variants) or not set(variants) <= set(VARIANTS) or not variants:
+            raise UsageError(f"{config.name}: its variants are not those that were asked for")
+        run.add([read_cell(run, config, variant, cells[variant]) for variant in variants])
     return run
 
 
-def read_cell(cell: Cell) -> Cell:
-    """Return a cell made from facts that came from elsewhere. Raise UsageError if they contradict one another."""
-    if cell.status not in ("ok", "failed") or not (cell.ok or cell.error) or cell.ok and not cell.samples_ns:
-        raise UsageError(f"{cell.name}: neither measured nor failed")
-    if not all(cell.samples_ns) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
-        raise UsageError(f"{cell.name}: no evaluate takes the times that are stated")
+def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) -> Cell:
+    """Return a cell of facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    cell = Cell(config, variant, run.settings, run.tick_ns)
+    cell.note(**facts)
+    rounds = run.settings.rounds
+    each = 1 if run.condensed else run.settings.iters // rounds
+    whole = [len(samples) for samples in cell.samples_ns] == [each] * rounds
+    right = cell.ok and whole and len(cell.turns) in (0, rounds) and cell.verified.get("ok", True)
+    failed = cell.status == "failed" and cell.stage and cell.error and (whole or not cell.samples_ns)
+    if not (right or failed) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
+        raise UsageError(f"{cell.name}: its status, rounds, times or check contradict one another")
     return cell
 
 
 def matches_form(value: Any, form: Any) -> bool:
-    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name": form},
-    an object with these names and maybe others, where `name?` may be missing. float is any finite number, never true."""
+    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name":
+    form}, an object with these names and maybe others, where `name?` may be missing. float is any finite number."""
     if isinstance(form, list):
         return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
@@ -3702,30 +3707,24 @@ def matches_form(value: Any, form: Any) -> bool:
             return all(matches_form(item, form[str]) for item in value.values())
         return all(matches_form(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
                    for name, inner in form.items())
-    if form is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST_NUMBER < value < LARGEST_NUMBER
-    return isinstance(value, form) and isinstance(value, bool) == (form is bool)
+    if isinstance(value, bool):
+        return form is bool
+    return isinstance(value, (int, float)) and abs(value) < LARGEST_NUMBER if form is float else isinstance(value, form)
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
     """Return a JSON value. Raise ValueError if it is not one, or holds numbers outside any plausible range."""
     try:
-        return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_parse_float)
+        return json.loads(text, parse_int=_parse_number, parse_float=_parse_number, parse_constant=_parse_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _parse_integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError("a number of more than 20 digits")
-    return int(digits)
-
-
-def _parse_float(text: str) -> float:
+def _parse_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
-    return value
+    return int(text) if text.lstrip("-").isdigit() and len(text) <= 20 else value
 
 
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
@@ -3741,47 +3740,39 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
     return {printable(name): plain(item, levels - 1) for name, item in value.items()}
 
 
-def write_file(path: str, text: str) -> None:
-    """Write a text beside the file and rename it, so that a file is never half-written. Raise OutputError."""
-    path = os.path.realpath(path)  # a link stays a link
-    with _file_beside(path) as (file, beside):
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.replace(beside, path)
+def write_file(path: Any, text: Optional[str]) -> None:
+    """Write a text to a file, whole or not at all: beside it, then renamed. A link stays a link, permissions stay.
 
-
-def check_writable(path: str) -> None:
-    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    With None, only find out whether the file can be written. Raise OutputError if it cannot.
+    """
     try:
-        if os.path.isdir(path):
-            raise OutputError(f"{path}: cannot be written: it is a directory")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OutputError(f"{path}: cannot be written: it is not a regular file")  # and a regular one would replace it
-        with _file_beside(os.path.realpath(path)):
-            pass
-    except (OutputError, ValueError) as error:
-        raise UsageError(printable(str(error))) from None
-    except OSError as error:
-        raise UsageError(printable(f"{path}: cannot be written: {error.strerror}")) from None
-
-
-@contextlib.contextmanager
-def _file_beside(path: str) -> Iterator[tuple[TextIO, str]]:
-    """Open a new file beside the one meant, with its permissions; remove it unless it was renamed."""
-    beside = f"{path}.{os.getpid()}.partial"
-    try:
+        target = os.path.realpath(os.fsdecode(path))
+        beside = f"{target}.{os.getpid()}.partial"
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise ValueError("it is not a regular file")  # and a regular one would replace it
         try:
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
                 with contextlib.suppress(FileNotFoundError):
-                    os.chmod(beside, os.stat(path).st_mode & 0o7777)
-                yield file, beside
+                    os.chmod(beside, os.stat(target).st_mode & 0o7777)
+                file.write(text or "")
+                file.flush()
+                os.fsync(file.fileno())
+            if text is not None:
+                os.replace(beside, target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
-    except OSError as error:
-        raise OutputError(printable(f"{path}: cannot be written: {error.strerror}")) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(printable(f"{path}: cannot be written: {reason}")) from None
+
+
+def check_writable(path: Any) -> None:
+    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    try:
+        write_file(path, None)
+    except OutputError as error:
+        raise UsageError(str(error)) from None
 
 
 # ======================================================================================================================
@@ -4251,7 +4242,7 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
                   configs_of(configs, engine), variants_of(variants))
     unique = list(dict.fromkeys(planned.configs))
     if len(unique) < len(planned.configs):
-        planned.note("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
+        planned.warn("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
         planned.configs = unique
     if chosen.original and any(config.kernel != 1 for config in unique):
         raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
@@ -4350,7 +4341,7 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
     for cell in cells:
         found += [(code, f"{cell.name}: {text}") for code, text in warnings_about_cell(cell, run.engine, run.system)]
     for code, text in found:
-        (run.note if code in NOTE_CODES else run.warn)(code, text)
+        run.warn(code, text)
 
 
 def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
@@ -4424,13 +4415,10 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
 
 def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cell:
     """Return a cell that a worker sent. Raise StageError if it is not one of this job's, or lacks samples."""
-    cell = Cell(job.config, variant, run.settings, run.tick_ns, **facts)
-    each = run.settings.iters // run.settings.rounds
-    whole = [len(samples) for samples in cell.samples_ns] == [each] * run.settings.rounds
     with contextlib.suppress(UsageError):
-        if variant in job.variants and (whole or not cell.samples_ns) and read_cell(cell):
-            return cell
-    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {cell.status[:20]!r}")
+        if variant in job.variants:
+            return read_cell(run, job.config, variant, facts)
+    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {facts['status'][:20]!r}")
 
 
 @contextlib.contextmanager
@@ -4526,32 +4514,26 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], 
 # ======================================================================================================================
 # 14. Reports
 #
-# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, table_head, table_rows, table_end, answer, footnotes,
-# grouped_warnings, markdown_table, read_records, show, comparison, check_gate, gate.
+# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, grouped_warnings, Table, footnotes, markdown_table,
+# read_records, show, comparison, gate.
 # ======================================================================================================================
 
-class Field(NamedTuple):
-    """A figure of a cell: name and value for csv; if the table has it, its heading, width and text, too."""
-
-    name: str
-    value: Callable[[Run, Cell], Any]
-    heading: str = ""
-    width: int = 0
-    text: Callable[[Cell], str] = str
+DEFAULT_COLUMNS = 80
+NARROWEST_LABEL = 26  # letters, those of `W8A8 128x conv 512ch 64x64`
+FEWEST_SWEPT = 3  # configurations
+LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere may hold anything
 
 
-def figure(value: Optional[float], decimals: int, width: int) -> str:
-    """Return a figure in at most `width` characters: three significant digits if it would read 0.00, fewer decimals if
-    it would be too long; empty if there is none."""
+def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
+    """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
+    and fewer decimals or a power of ten if it would be too long."""
     if value is None:
         return ""
-    if 0 < abs(value) < 0.5 / 10 ** decimals * 10:
-        decimals = max(decimals, 2 - math.floor(math.log10(abs(value))))
-    while decimals and len(f"{value:.{decimals}f}") > width:
-        decimals -= 1
-    text = f"{value:.{decimals}f}"
-    small_or_long = len(text) > width or value and not float(text)
-    return f"{value:.{max(0, width - 6)}e}" if small_or_long else text
+    small = value and not float(f"{value:.{decimals}f}")
+    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
+    forms = [f"{value:.{number}f}" for number in places]
+    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    return next((form for form in forms if len(form) <= room), forms[-1])
 
 
 def half_width(figures: Mapping[str, Any], middle: str) -> str:
@@ -4559,45 +4541,7 @@ def half_width(figures: Mapping[str, Any], middle: str) -> str:
     if "ci95" not in figures:
         return ""
     share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
-    return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 10 else "±>999%"
-
-
-def interval_end(figures: Mapping[str, Any], end: int) -> Optional[float]:
-    """Return an end of an interval; None without one."""
-    return figures["ci95"][end] if "ci95" in figures else None
-
-
-# Headings and their order are the original's, with intervals and the check added. With a label of 27 characters and a
-# mark a line has 80.
-FIELDS = (
-    Field("config", lambda run, cell: cell.config.name),
-    Field("variant", lambda run, cell: cell.variant),
-    *(Field(name, lambda run, cell, name=name: getattr(cell.config, name)) for name in Config._fields),  # type: ignore[misc]
-    Field("weights_mib", lambda run, cell: cell.weights_mib, "W(MB)", 6, lambda cell: figure(cell.weights_mib, 1, 5)),
-    Field("gop", lambda run, cell: cell.config.gop, "GOP", 8, lambda cell: figure(cell.config.gop, 2, 7)),
-    Field("ms", lambda run, cell: cell.milliseconds, "ms/eval", 8, lambda cell: figure(cell.milliseconds, 3, 7)),
-    Field("ms_low", lambda run, cell: interval_end(cell.ms, 0), "±95%", 6, lambda cell: half_width(cell.ms, "median")),
-    Field("ms_high", lambda run, cell: interval_end(cell.ms, 1)),
-    Field("tops", lambda run, cell: cell.tops, "TOPS", 6, lambda cell: figure(cell.tops, 2, 5)),
-    Field("ratio", lambda run, cell: cell.ratio.get("value"), "Ratio", 6, lambda cell: ratio_text(cell)),
-    Field("ratio_low", lambda run, cell: interval_end(cell.ratio, 0), "±95%", 6, lambda cell: half_width(cell.ratio, "value")),
-    Field("ratio_high", lambda run, cell: interval_end(cell.ratio, 1)),
-    *(Field(f"ms_{name}", lambda run, cell, name=name: cell.ms.get(name)) for name in ("mean", "min", "p95", "mad")),  # type: ignore[misc]
-    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in ("compile_ms", "load_ms")),  # type: ignore[misc]
-    Field("check", lambda run, cell: cell.check, "Check", 6, lambda cell: cell.check),
-    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in  # type: ignore[misc]
-      ("status", "stage", "error", "blob", "dialect")),
-    *(Field(name, lambda run, cell, name=name: marginal_figures(run, cell).get(name)) for name in  # type: ignore[misc]
-      ("marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low", "fixed_high")),
-    *(Field(name, lambda run, cell, name=name: run.system.get(name)) for name in ("chip", "macos", "model")),  # type: ignore[misc]
-    Field("engine", lambda run, cell: run.engine),
-    Field("version", lambda run, cell: run.version),
-    Field("started", lambda run, cell: run.started),
-    Field("protocol", lambda run, cell: protocol_text(run)),
-)
-TABLE_FIELDS = [field for field in FIELDS if field.heading]
-FEWEST_SWEPT = 3
-DEFAULT_COLUMNS = 80
+    return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 9.995 else "±>10x"
 
 
 def ratio_text(cell: Cell) -> str:
@@ -4609,7 +4553,7 @@ def ratio_text(cell: Cell) -> str:
 
 def varying(configs: Sequence[Config]) -> list[str]:
     """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
-    values. In other runs all dimensions count as varying, but for a kernel that all share."""
+    values. In other runs all dimensions count as varying."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
@@ -4617,24 +4561,28 @@ def varying(configs: Sequence[Config]) -> list[str]:
 
 def chip_name(run: Run) -> str:
     """Return the chip as people say it, such as `M4 Max`."""
-    chip = str(run.system.get("chip", "unknown chip"))
-    return chip[len("Apple "):] if chip.startswith("Apple ") else chip
+    return str(run.system.get("chip", "unknown chip")).replace("Apple ", "", 1)[:LONGEST_FACT]
+
+
+def machine_facts(run: Run, macos: bool = True) -> str:
+    """Return chip, its engine's sub-type and macOS, which the original's title lacks; Python for a reference engine."""
+    if run.engine == "reference":
+        return f"Python {run.system.get('python', 'unknown')}"[:LONGEST_FACT]
+    facts = [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
+    facts += [f"macOS {run.system['macos']}"] if macos and "macos" in run.system else []
+    return ", ".join(fact[:LONGEST_FACT] for fact in facts)
 
 
 def machine_name(run: Run, macos: bool = True) -> str:
-    """Return chip, engine and macOS (which the original's title lacks), or what took their place."""
+    """Return what measured: a machine, or what took its place."""
     if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
-    names = ["stand-in library"] if run.engine == "stand-in" else []
-    names += [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
-    if "macos" in run.system and macos:
-        names.append(f"macOS {run.system['macos']}")
-    return ", ".join(names)
+    return ("stand-in library, " if run.engine == "stand-in" else "") + machine_facts(run, macos)
 
 
 def coverage(run: Run) -> str:
     """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
-    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False and run.asked else ""
+    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False else ""
 
 
 def protocol_text(run: Run) -> str:
@@ -4645,218 +4593,6 @@ def protocol_text(run: Run) -> str:
     return f"{how}, {settings.iters} evaluates in {settings.rounds} rounds, data {run.data}"
 
 
-def table(run: Run) -> str:
-    """Return the whole table of a run: head, rows, and below them notes and the answer in one sentence."""
-    rows = "".join(table_rows(run, cells) for _, cells in run.results)
-    return table_head(run) + rows + table_end(run)
-
-
-def table_fields(run: Run, columns: int) -> list[Field]:
-    """Return the fields that have room in a terminal; the first to go are those that the configuration tells."""
-    fields = list(TABLE_FIELDS)
-    for name in ("weights_mib", "gop", "ratio_low", "ms_low"):
-        if label_width(run) + sum(field.width for field in fields) + 1 > columns:
-            fields = [field for field in fields if field.name != name]
-    return fields
-
-
-def table_head(run: Run, columns: int = DEFAULT_COLUMNS) -> str:
-    """Return title, headings and rule; for a sweep first what stays the same."""
-    if run.settings.original:
-        heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
-        return f"=== ANE INT8 W8A8 Benchmark ({machine_name(run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
-    constant = [name for name in Config._fields if name not in varying(run.configs)]
-    common = f"All: {run.configs[0].label(constant)}\n\n" if run.configs and constant else ""
-    heading = f"{'Config':<{label_width(run)}}" + "".join(f"{field.heading:>{field.width}}" for field in table_fields(run, columns))
-    return f"=== {PROGRAM_NAME} {run.version} ({machine_name(run)}) ===\n\n{common}{heading}\n{'-' * len(heading)}\n"
-
-
-def row_label(run: Run, cell: Cell) -> str:
-    """Return a row's name: the variant, and the dimensions that vary."""
-    return f"{VARIANTS[cell.variant].label:<4} {cell.config.label(varying(run.configs))}".rstrip()
-
-
-def label_width(run: Run) -> int:
-    """Return how wide the column of the rows' names is."""
-    cells = [Cell(config, variant, run.settings) for config in run.configs for variant in run.variants if variant in VARIANTS]
-    return max([26, *(len(row_label(run, cell)) for cell in cells)])
-
-
-def table_rows(run: Run, cells: Sequence[Cell], columns: int = DEFAULT_COLUMNS) -> str:
-    """Return the lines of one configuration, and a blank one."""
-    return "".join(f"{table_row(run, cell, columns)}\n" for cell in cells) + "\n"
-
-
-def table_row(run: Run, cell: Cell, columns: int) -> str:
-    """Return a cell's line. One that failed says why, below its figures if it has any; a mark shows that a warning
-    below names it."""
-    if not cell.samples:
-        return f"{row_label(run, cell)}: {cell.failure}"
-    if run.settings.original:
-        line = original_row(cell)
-    else:
-        mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
-        figures = "".join(f"{field.text(cell):>{field.width}}" for field in table_fields(run, columns))
-        line = f"{row_label(run, cell):<{label_width(run)}}{figures}{mark}".rstrip()
-    return line if cell.ok else f"{line}\n     {cell.failure}"
-
-
-def original_row(cell: Cell) -> str:
-    """Return a line as the original's printf writes it."""
-    label = f"{VARIANTS[cell.variant].label:<4} {cell.config.label()}"
-    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
-    return f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
-def table_end(run: Run) -> str:
-    """Return the lines below the rows: the answer, then notes."""
-    if run.settings.original:
-        return "=== Done ===\n"
-    return "".join(f"{line}\n" for line in [*answers(run), "", *footnotes(run)]).rstrip() + "\n"
-
-
-def answers(run: Run) -> list[str]:
-    """Return what the run found, a sentence for each kernel; under `original` nothing."""
-    kernels = dict.fromkeys(cell.config.kernel for cell in run.cells)
-    sentences = [answer(run, [cell for cell in run.cells if cell.config.kernel == kernel], kernel) for kernel in kernels]
-    part = coverage(run)
-    return [*sentences, *([f"The run was broken off: {part}."] if part else [])]
-
-
-def answer(run: Run, cells: Sequence[Cell], kernel: int) -> str:
-    """Return one sentence that says what was found in the cells of one kernel."""
-    where = {"reference": "in plain Python, which says nothing about a Neural Engine",
-             "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
-    where += " with 3x3 convolutions" if kernel == 3 else ""
-    right = [cell for cell in cells if cell.ok and cell.tops]
-    if not right:
-        stages = [cell.stage for cell in cells]
-        stage = max(stages, key=stages.count)
-        reason = next(str(cell.error) for cell in cells if cell.stage == stage)
-        return (f"Nothing was measured: all {len(cells)} cells failed, most often in stage {stage} ({reason.split(';')[0]}). "
-                f"To see what this Mac has: python3 {PROGRAM_NAME}.py doctor")
-    best = max(right, key=lambda cell: cell.tops or 0)
-    most = f"at most {figure(best.tops, 1, 9)} TOPS"
-    pairs = [cell for cell in right if cell.ratio]
-    variant = next((name for name in ("w8a8", "w8a16", "fp16") if any(cell.variant == name for cell in pairs)), "")
-    if not variant:
-        return f"{VARIANTS[best.variant].label} reaches {most} {where}."
-    return ratio_sentence([cell for cell in pairs if cell.variant == variant], where, most)
-
-
-def ratio_sentence(pairs: Sequence[Cell], where: str, most: str) -> str:
-    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
-    names = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
-    first, name, base = pairs[0], names[pairs[0].variant], VARIANTS[str(pairs[0].baseline and pairs[0].baseline.variant)].label
-    values = [cell.ratio["value"] for cell in pairs]
-    faster = [cell for cell in pairs if cell.ratio.get("ci95", [0])[0] > 1]
-    slower = [cell for cell in pairs if cell.ratio.get("ci95", [math.inf])[-1] < 1]
-    ends = [*(end for cell in pairs for end in cell.ratio.get("ci95", ()))] if len(pairs) == 1 else values
-    spread = f" ({min(ends):.2f}x to {max(ends):.2f}x" if ends else " ("
-    spread += f" at {first.config.label()})" if len(pairs) == 1 else f" over {len(pairs)} configurations)"
-    if faster and slower:
-        named = [f"{cell.ratio['value']:.2f}x at {cell.config.label()}" for cell in (max(faster, key=lambda cell: cell.ratio["value"]),
-                                                                                   min(slower, key=lambda cell: cell.ratio["value"]))]
-        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {len(faster)} faster, {len(slower)} "
-                f"slower, from {' to '.join(reversed(named))}; {most}.")
-    if not faster and not slower and all("ci95" in cell.ratio for cell in pairs):
-        return f"No difference in speed between {name} and {base} was seen {where}{spread}; {most}."
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where}{spread}; {most}."
-
-
-def footnotes(run: Run) -> list[str]:
-    """Return the notes below a table: fallbacks in use, rates behind the fixed cost, published results for this chip."""
-    notes = []
-    asked = attempts(run.settings)[0]
-    taken: dict[tuple[str, str], dict[str, None]] = {}
-    for cell in run.cells:
-        if cell.blob and cell.dialect:
-            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
-    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file and dialect "
-              f"{dialect}." for (layout, dialect), labels in taken.items() if (layout, dialect) != asked]
-    return [*notes, *marginal_notes(run), *published_note(run)]
-
-
-def shallower(run: Run, cell: Cell) -> Optional[Cell]:
-    """Return the next shallower cell of otherwise the same configuration, if this is the deepest of them; both right."""
-    alike = sorted((other for other in run.cells if other.variant == cell.variant and other.ok and other.samples
-                    and other.config._replace(depth=1) == cell.config._replace(depth=1)), key=lambda other: other.config.depth)
-    return alike[-2] if len(alike) > 1 and alike[-1] is cell and not run.settings.original else None
-
-
-def marginal_figures(run: Run, cell: Cell) -> dict[str, float]:
-    """Return the rate between the deepest two of otherwise the same cells, and the fixed cost of an evaluate, with the
-    ends of their intervals, on the deepest cell; empty on others."""
-    other = shallower(run, cell)
-    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop) if other else None
-    if not found:
-        return {}
-    names = ("marginal_low", "marginal_high"), ("fixed_low", "fixed_high")
-    ends = {name: end for pair, interval in zip(names, (found.tops_interval, found.fixed_interval))
-            for name, end in zip(pair, interval or ())}
-    return {"marginal_tops": found.tops, "fixed_ms": found.fixed_ms, **ends}
-
-
-def marginal_notes(run: Run) -> list[str]:
-    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
-    lines: dict[tuple[Config, Config], list[str]] = {}
-    for cell in run.cells:
-        other, found = shallower(run, cell), marginal_figures(run, cell)
-        if other and "fixed_low" in found:
-            fixed = (f"{found['fixed_ms']:.2f} ms ({found['fixed_low']:.2f}-{found['fixed_high']:.2f}) for each evaluate whatever it "
-                     "computes" if found["fixed_low"] > 0 else "a fixed cost that cannot be told")
-            lines.setdefault((other.config, cell.config), []).append(
-                f"{VARIANTS[cell.variant].label} {found['marginal_tops']:.1f} TOPS ({found['marginal_low']:.1f}-"
-                f"{found['marginal_high']:.1f}) and {fixed}")
-    return [f"{deep.label([name for name in Config._fields if name != 'depth'])}, from {shallow.depth} to {deep.depth} layers: "
-            f"{'; '.join(texts)}." for (shallow, deep), texts in lines.items()]
-
-
-class Published(NamedTuple):
-    """First-hand TOPS of others for one chip and configuration, and what was run."""
-
-    chip: str
-    config: Config
-    fp16: float
-    w8a8: float
-    source: str
-
-
-# All of them ran the original or its like: zeros in, one variant after the other, the mean of the times.
-MADERIX = "maderix/ANE README, macOS not stated"
-NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
-NOTES = "public notes that ran the original, Darwin 25.2"
-PUBLISHED = (
-    Published("M4", Config(512, 64, 128), 18.6, 35.1, MADERIX),
-    Published("M4", Config(512, 64, 64), 18.4, 34.1, MADERIX),
-    Published("M4 Pro", Config(512, 64, 128), 18.51, 34.90, NOTES),
-    Published("M4 Pro", Config(512, 64, 64), 18.15, 34.05, NOTES),
-    Published("M4 Pro", Config(256, 64, 256), 16.49, 30.70, NOTES),
-    Published("M4 Pro", Config(256, 64, 128), 16.02, 29.54, NOTES),
-    Published("M4 Pro", Config(384, 64, 128), 18.24, 33.02, NOTES),
-    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
-    Published("M5 Max", Config(512, 64, 128), 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
-    Published("M2 Max", Config(512, 64, 128), 16.31, 16.36, NOTEBOOK),
-    Published("M2 Max", Config(512, 64, 64), 16.10, 16.16, NOTEBOOK),
-    Published("M2 Max", Config(256, 64, 256), 13.40, 15.64, NOTEBOOK),
-    Published("M2 Max", Config(256, 64, 128), 13.22, 15.32, NOTEBOOK),
-    Published("M2 Max", Config(384, 64, 128), 15.87, 16.08, NOTEBOOK),
-)
-
-
-def published_note(run: Run) -> list[str]:
-    """Return a line that sets the first configuration of which a result is published beside it; none for other chips."""
-    differs = "" if run.settings.original else f"; measured there on zeros, here on {run.settings.input} input"
-    for config, cells in run.results:
-        own = {cell.variant: cell.tops for cell in cells if cell.ok and cell.variant in ("fp16", "w8a8")}
-        for known in PUBLISHED:
-            if (known.chip, known.config) == (chip_name(run), config) and own:
-                pairs = [f"{VARIANTS[variant].label} {tops:.1f} TOPS here, {getattr(known, variant):.1f} published"
-                         for variant, tops in own.items()]
-                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source}{differs})."]
-    return []
-
-
 def grouped_warnings(run: Run) -> list[str]:
     """Return a line for each code of warning: the first message, then the names of the other cells with the same."""
     groups: dict[str, list[str]] = {}
@@ -4864,38 +4600,286 @@ def grouped_warnings(run: Run) -> list[str]:
         groups.setdefault(warning["code"], []).append(warning["message"])
     lines = []
     for code, found in groups.items():
-        others = [message.split(": ")[0] for message in found[1:]]
+        others = list(dict.fromkeys(message.split(": ")[0] for message in found[1:]))
         more = f", and {len(others) - 6} more" if len(others) > 6 else ""
         lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
     return lines
 
 
+def remarks(run: Run) -> list[str]:
+    """Return what must be known of a run wherever its figures are shown."""
+    return [*([f"The run was broken off: {coverage(run)}."] if coverage(run) else []),
+            *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
+
+
+# The table. Headings and their order are the original's, with intervals and the check added. A line has 80 letters with
+# names of up to 29; beside shorter ones TOPS takes two more, for three digits of small rates.
+
+class Column(NamedTuple):
+    """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
+
+    field: str
+    heading: str
+    width: int
+    text: Callable[[Cell, int], str]
+
+
+COLUMNS = (
+    Column("weights_mib", "W(MB)", 6, lambda cell, room: figure(cell.weights_mib, 1, room)),
+    Column("gop", "GOP", 7, lambda cell, room: figure(cell.config.gop, 2, room)),
+    Column("ms", "ms/eval", 8, lambda cell, room: figure(cell.milliseconds, 3, room)),
+    Column("ms_low", "±95%", 6, lambda cell, room: half_width(cell.ms, "median")),
+    Column("tops", "TOPS", 6, lambda cell, room: figure(cell.tops, 2, room)),
+    Column("ratio", "Ratio", 6, lambda cell, room: ratio_text(cell)),
+    Column("ratio_low", "±95%", 6, lambda cell, room: half_width(cell.ratio, "value")),
+    Column("check", "Check", 6, lambda cell, room: cell.check))
+
+
+def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = COLUMNS) -> list[str]:
+    """Return a cell's text in each column; a star behind the check marks a cell that a warning names."""
+    mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
+    return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
+
+
+class Table:
+    """A run as a table in a terminal of some columns. In a sweep rows are named by what varies."""
+
+    def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
+        self.run, self.columns = run, list(COLUMNS)
+        self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
+        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
+        self.width = max([NARROWEST_LABEL, *map(len, names)])
+        for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
+            if self._spare(columns) < 0:
+                self.columns = [column for column in self.columns if column.field != field]
+        wider = min(2, max(0, self._spare(columns)))
+        self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
+                        for column in self.columns]
+
+    def _spare(self, columns: int) -> int:
+        return columns - self.width - sum(column.width for column in self.columns)
+
+    def label(self, config: Config, variant: str) -> str:
+        """Return a row's name."""
+        return f"{VARIANTS[variant].label:<4} {config.label(self.dimensions)}".rstrip()
+
+    def common(self) -> list[str]:
+        """Return a line about what all configurations of a sweep share; none for other runs."""
+        same = [name for name in Config._fields if name not in self.dimensions]
+        return [f"All: {self.run.configs[0].label(same)}"] if same else []
+
+    def head(self) -> str:
+        """Return title, headings and rule; for a sweep first what stays the same."""
+        if self.run.settings.original:
+            heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
+            return f"=== ANE INT8 W8A8 Benchmark ({machine_name(self.run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
+        heading = f"{'Config':<{self.width}}" + "".join(f"{column.heading:>{column.width}}" for column in self.columns)
+        title = f"=== {PROGRAM_NAME} {self.run.version} ({machine_name(self.run)}) ==="
+        return "\n".join([title, "", *(f"{line}\n" for line in self.common()), heading, "-" * len(heading), ""])
+
+    def rows(self, cells: Sequence[Cell]) -> str:
+        """Return the lines of one configuration, and a blank one. A cell that failed says why, below its figures if it
+        has any."""
+        lines = []
+        for cell in cells:
+            label = self.label(cell.config, cell.variant)
+            if not cell.samples:
+                lines.append(f"{label}: {cell.failure}")
+                continue
+            line = f"{label:<30} {original_figures(cell)}"
+            if not self.run.settings.original:
+                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+                line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
+            lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
+        return "".join(f"{line}\n" for line in [*lines, ""])
+
+    def end(self) -> str:
+        """Return the lines below the rows: the answer, then notes; for the original its own last line."""
+        if self.run.settings.original:
+            return f"=== {coverage(self.run) or 'Done'} ===\n"
+        return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
+
+
+def original_figures(cell: Cell) -> str:
+    """Return a cell's figures as the original's printf writes them."""
+    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+    return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
+
+
+def table(run: Run) -> str:
+    """Return the whole table of a run."""
+    whole = Table(run)
+    return whole.head() + "".join(whole.rows(cells) for _, cells in run.results) + whole.end()
+
+
+# The answer in a sentence for each kernel.
+
+SPOKEN = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
+
+
+def answers(run: Run) -> list[str]:
+    """Return what the run found, in sentences. Under `original` there are none."""
+    if run.settings.original:
+        return []
+    groups: dict[int, list[Cell]] = {}
+    for cell in run.cells:
+        groups.setdefault(cell.config.kernel, []).append(cell)
+    return [*(answer(run, cells) for cells in groups.values()), *remarks(run)]
+
+
+def answer(run: Run, cells: Sequence[Cell]) -> str:
+    """Return what was found in the cells of one kernel, or what failed most often."""
+    where = {"reference": "in plain Python, which says nothing about a Neural Engine",
+             "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
+    where += " with 3x3 convolutions" if cells[0].config.kernel == 3 else ""
+    right = [cell for cell in cells if cell.ok]
+    if not right:
+        stage = statistics.mode(cell.stage for cell in cells)
+        reason = next(str(cell.error) for cell in cells if cell.stage == stage).split(";")[0]
+        doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
+        return f"No cell of {len(cells)} is right {where}; most often failed stage {stage} ({reason}).{doctor}"
+    best = max(right, key=lambda cell: cell.tops or 0)
+    most = f"at most {figure(best.tops, 1)} TOPS"
+    for variant in reversed(SPOKEN):
+        pairs = [cell for cell in right if cell.variant == variant and cell.ratio]
+        if pairs:
+            return f"{ratio_sentence(pairs, where)}; {most}."
+    return f"{VARIANTS[best.variant].label} reaches {most} {where}."
+
+
+def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
+    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
+    name, base = SPOKEN[pairs[0].variant], VARIANTS[pairs[0].baseline.variant].label if pairs[0].baseline else ""
+    values = [cell.ratio["value"] for cell in pairs]
+    ends = values if len(pairs) > 1 else pairs[0].ratio.get("ci95", ())
+    spread = f"{min(ends):.2f}x to {max(ends):.2f}x " if ends else ""
+    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {pairs[0].config.label()}"
+    intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
+    faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
+    if faster and slower:
+        least, most = (min(pairs, key=lambda cell: sign * cell.ratio["value"]) for sign in (1, -1))
+        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {faster} faster, {slower} "
+                f"slower, from {least.ratio['value']:.2f}x at {least.config.label()} to {most.ratio['value']:.2f}x at "
+                f"{most.config.label()}")
+    if len(intervals) == len(pairs) and not faster and not slower:
+        return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
+    spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
+    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+
+
+# Notes below a table.
+
+def footnotes(run: Run) -> list[str]:
+    """Return notes: fallbacks in use, rates behind the fixed cost, published results for this chip."""
+    asked = attempts(run.settings)[0]
+    taken: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in run.cells:
+        if cell.blob and cell.dialect and (cell.blob, cell.dialect) != asked:
+            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
+    notes = [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file "
+             f"and dialect {dialect}." for (layout, dialect), labels in taken.items()]
+    return [*notes, *marginal_notes(run), *published_note(run)]
+
+
+MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low",
+                   "fixed_high")
+
+
+def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
+    """Return depth, rate, fixed cost and the ends of their intervals, by the fields of csv, for the deepest of otherwise
+    the same cells, against the next shallower one; None for others, and for what cannot be told."""
+    alike = [other for other in run.cells if other.ok and other.variant == cell.variant
+             and other.config._replace(depth=1) == cell.config._replace(depth=1)]
+    alike.sort(key=lambda other: other.config.depth)
+    found = None
+    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
+        other = alike[-2]
+        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if not found:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    rates, times = found.tops_interval or (None, None), found.fixed_interval or (None, None)
+    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found.tops, *rates, found.fixed_ms, *times)))
+
+
+def marginal_notes(run: Run) -> list[str]:
+    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    lines: dict[str, list[str]] = {}
+    for cell in run.cells:
+        depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
+        if least is None:
+            continue
+        text = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})" if slow else "a rate that cannot be told"
+        text += (f" and {figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it computes"
+                 if least > 0 else " and a fixed cost that cannot be told")
+        shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
+        lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
+            f"{VARIANTS[cell.variant].label} {text}")
+    return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
+
+
+# First-hand TOPS of others in FP16 and W8A8. All of them ran the original or its like: zeros in, one variant after the
+# other, the mean of the times.
+MADERIX = "maderix/ANE README, macOS not stated"
+NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
+NOTES = "public notes that ran the original, Darwin 25.2"
+PUBLISHED = (
+    ("M4", "512x64x128", 18.6, 35.1, MADERIX),
+    ("M4", "512x64x64", 18.4, 34.1, MADERIX),
+    ("M4 Pro", "512x64x128", 18.51, 34.90, NOTES),
+    ("M4 Pro", "512x64x64", 18.15, 34.05, NOTES),
+    ("M4 Pro", "256x64x256", 16.49, 30.70, NOTES),
+    ("M4 Pro", "256x64x128", 16.02, 29.54, NOTES),
+    ("M4 Pro", "384x64x128", 18.24, 33.02, NOTES),
+    ("M5", "512x64x128", 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
+    ("M5 Max", "512x64x128", 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
+    ("M2 Max", "512x64x128", 16.31, 16.36, NOTEBOOK),
+    ("M2 Max", "512x64x64", 16.10, 16.16, NOTEBOOK),
+    ("M2 Max", "256x64x256", 13.40, 15.64, NOTEBOOK),
+    ("M2 Max", "256x64x128", 13.22, 15.32, NOTEBOOK),
+    ("M2 Max", "384x64x128", 15.87, 16.08, NOTEBOOK))
+
+
+def published_note(run: Run) -> list[str]:
+    """Return a line that sets a published result beside the first configuration that has one; none for other chips."""
+    differs = "" if run.settings.input == "zeros" else f"; measured there on zeros, here on {run.settings.input} input"
+    for config, cells in run.results:
+        own = {cell.variant: cell.tops for cell in cells if cell.ok}
+        for chip, name, fp16, w8a8, source in PUBLISHED:
+            pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate:.1f} published"
+                     for variant, rate in (("fp16", fp16), ("w8a8", w8a8)) if variant in own]
+            if pairs and (chip, name) == (chip_name(run), config.name):
+                return [f"{chip} at {config.label()}: {'; '.join(pairs)} ({source}{differs})."]
+    return []
+
+
+# Markdown and csv.
+
 def markdown(run: Run) -> str:
-    """Return a block to paste into an issue: answer, machine, table, notes and warnings, the exact command, the record."""
-    machine = [machine_name(run), *(str(run.system[name]) for name in ("model", "build", "power_source") if name in run.system)]
-    if "memory_bytes" in run.system:
-        machine.append(f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB")
-    lines = [f"**{PROGRAM_NAME} {run.version}**: {markdown_escaped(', '.join(machine))}, {run.started}", ""]
-    lines += [*map(markdown_escaped, answers(run)), ""] if not run.settings.original else []
-    texts = [[row_label(run, cell), *(field.text(cell) for field in (TABLE_FIELDS if cell.samples else TABLE_FIELDS[:2]))]
-             for cell in run.cells]
-    lines += [markdown_table(["Config", *(field.heading for field in TABLE_FIELDS)], texts)]
-    failures = [f"{row_label(run, cell)} {cell.failure}" for cell in run.cells if not cell.ok]
-    constant = [name for name in Config._fields if name not in varying(run.configs)]
-    common = [f"All: {run.configs[0].label(constant)}"] if run.configs and constant else []
-    notes = [*common, protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
-    lines += [*(f"- {markdown_escaped(note)}" for note in notes), ""]
-    report = "\n".join([*lines, markdown_code(f"python3 {shlex.join(run.command)}"), "", ""])
+    """Return a block to paste into an issue: machine, answer, table, exact command, notes and warnings, the record."""
+    whole, names = Table(run), ("model", "build", "power_source")
+    machine = [machine_name(run), *(str(run.system[name])[:LONGEST_FACT] for name in names if name in run.system)]
+    machine += [f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB"] if "memory_bytes" in run.system else []
+    title = f"**{PROGRAM_NAME} {markdown_escaped(run.version)}**: {markdown_escaped(', '.join([*machine, run.started]))}"
+    rows = [[whole.label(cell.config, cell.variant), *cell_texts(run, cell)] for cell in run.cells]
+    failures = [f"{whole.label(cell.config, cell.variant)}: {cell.failure}" for cell in run.cells if not cell.ok]
+    notes = [*whole.common(), protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
+    report = "\n".join([title, "", *(f"{markdown_escaped(text)}\n" for text in answers(run)),
+                        markdown_table(["Config", *(column.heading for column in COLUMNS)], rows),
+                        *([f"    python3 {shlex.join(run.command)}", ""] if run.command else []),
+                        *markdown_items(notes), ""])
     return report + record_block(run, LONGEST_COMMENT - len(report))
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a markdown table; short rows are filled up."""
+    """Return a markdown table."""
     lines = [f"| {' | '.join(headings)} |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
-    for row in rows:
-        cells = [markdown_escaped(text.strip()) for text in row] + [""] * (len(headings) - len(row))
-        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {' | '.join(markdown_escaped(text.strip()) for text in row)} |" for row in rows]
     return "\n".join([*lines, ""])
+
+
+def markdown_items(texts: Iterable[str]) -> list[str]:
+    """Return the lines of a markdown list, and a blank one."""
+    return [*(f"- {markdown_escaped(text)}" for text in texts), ""]
 
 
 def markdown_escaped(text: str) -> str:
@@ -4903,115 +4887,131 @@ def markdown_escaped(text: str) -> str:
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
-def markdown_code(text: str) -> str:
-    """Return text in a fence that is longer than any in it."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{text}{fence}"
+def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
+    """Return what csv says of a cell, by the names in its header; None if it is not known."""
+    (ms_low, ms_high), (ratio_low, ratio_high) = (found.get("ci95", (None, None)) for found in (cell.ms, cell.ratio))
+    facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
+    return {
+        "config": cell.config.name, "variant": cell.variant, **cell.config._asdict(),
+        "weights_mib": cell.weights_mib, "gop": cell.config.gop, "ms": cell.milliseconds, "ms_low": ms_low, "ms_high": ms_high,
+        "tops": cell.tops, "ratio": cell.ratio.get("value"), "ratio_low": ratio_low, "ratio_high": ratio_high,
+        **{f"ms_{name}": cell.ms.get(name) for name in ("mean", "min", "p95", "mad")},
+        **{name: getattr(cell, name) for name in facts},
+        **marginal_fields(run, cell),
+        **{name: run.system.get(name) for name in ("chip", "ane_subtype", "macos", "model")},
+        "engine": run.engine, "version": run.version, "started": run.started, "protocol": protocol_text(run)}
 
 
 def comma_separated(runs: Sequence[Run]) -> str:
     """Return csv: a header, and a line for each cell."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in FIELDS])
-    writer.writerows([field.value(run, cell) for field in FIELDS] for run in runs for cell in run.cells)
+    rows = [csv_fields(run, cell) for run in runs for cell in run.cells]
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
 REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
 
 # A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
-LONGEST_COMMENT = 65536  # characters; GitHub's limit
-BLOCK = re.compile(r"```ane-bench-record\n([A-Za-z0-9+/=\s>]*?)```")
+LONGEST_COMMENT = 65536  # letters; GitHub's limit
+BLOCK = "```ane-bench-record"
 
 
 def record_block(run: Run, room: int) -> str:
-    """Return a run's record as a block of text; its samples are condensed to the medians of rounds if it does not fit."""
+    """Return a run's record as a block of text, its samples condensed to the medians of rounds if it does not fit."""
     packed = base64.b64encode(zlib.compress(json.dumps(run.to_dict()).encode(), 9)).decode()
     lines = "\n".join(packed[start:start + 76] for start in range(0, len(packed), 76))
-    block = f"<details><summary>The record, for show, compare and chart</summary>\n\n```ane-bench-record\n{lines}\n```\n\n</details>\n"
-    return block if len(block) <= room or run.condensed else record_block(condensed(run), room)
+    summary = " ".join(["The record, for show, compare and chart.", *remarks(run)])
+    block = f"<details><summary>{summary}</summary>\n\n{BLOCK}\n{lines}\n```\n\n</details>\n"
+    if len(block) <= room:
+        return block
+    if not run.condensed:
+        return record_block(condensed(run), room)
+    return f"This text is longer than a comment may be ({LONGEST_COMMENT} letters): attach it as a file.\n\n{block}"
 
 
 def condensed(run: Run) -> Run:
-    """Return a copy of a run whose samples are the medians of its rounds."""
-    record = run.to_dict()
+    """Return a copy of a run whose samples are the medians of its rounds; the original's are their means."""
+    average = statistics.fmean if run.settings.original else statistics.median
+    record = {**run.to_dict(), "condensed": True}
     for result in record["results"]:
         for cell in result["variants"].values():
-            cell["samples_ns"] = [[statistics.median(samples)] for samples in cell.get("samples_ns", ())]
-    copy = run_of(record)
-    copy.condensed = True
-    return copy
+            cell["samples_ns"] = [[average(samples)] for samples in cell.get("samples_ns", ())]
+    return run_of(record)
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with blocks as markdown reports end with. Damaged blocks are named to
-    `complain` and left out. Raise UsageError if there is not a single record."""
+    """Return the runs in a file: a record, or a text with blocks that markdown reports end with, quoted or not. Damaged
+    blocks are named to `complain` and left out. Raise UsageError if there is not a single record."""
     data = read_bounded(path)
-    text = re.sub(r"(?m)^[ \t]*>[ \t]?", "", data.decode("utf-8", "replace")).replace("\r", "")
-    blocks = BLOCK.findall(text)
+    text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
+    blocks = text.split(BLOCK)[1:]
     if not blocks or data.lstrip().startswith(b"{"):
-        return [parse_record(data, printable(str(path)))]
-    found = []
+        return [parse_record(data, path)]
+    found: list[Run] = []
+    room = LARGEST_RECORD
     for number, block in enumerate(blocks, 1):
         try:
-            found.append(parse_record(unpacked(block), f"{printable(str(path))}, block {number}"))
+            unpacked = unpack("".join(block.split("`")[0].split()), room)
+            room -= len(unpacked)
+            found.append(parse_record(unpacked, "the text in it"))
         except (ValueError, zlib.error) as error:
-            complain(f"{printable(str(path))}, block {number} of {len(blocks)} is damaged and left out: {printable(str(error))}")
+            complain(printable(f"{path}: block {number} of {len(blocks)} is damaged and left out: {error}"))
     if not found:
-        raise UsageError(f"{printable(str(path))}: all {len(blocks)} records in it are damaged")
+        raise UsageError(printable(f"{path}: every record in it is damaged"))
     return found
 
 
-def unpacked(block: str) -> bytes:
-    """Return the text of a block. Raise ValueError or zlib.error if it is damaged, or larger than any record."""
+def unpack(packed: str, room: int) -> bytes:
+    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or has more than there is room."""
     unpacker = zlib.decompressobj()
-    data = unpacker.decompress(base64.b64decode("".join(block.split()), validate=True), LARGEST_RECORD)
-    if unpacker.unconsumed_tail:
-        raise ValueError(f"over {LARGEST_RECORD >> 20} MiB unpacked")
+    data = unpacker.decompress(base64.b64decode(packed, validate=True), room + 1)
+    if len(data) > room:
+        raise ValueError(f"the records in one file have over {LARGEST_RECORD >> 20} MiB")
     if not unpacker.eof:
         raise ValueError("it ends too early")
     return data
 
 
+# Several records.
+
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
-    lines = ["  ".join(f"{text:{'<' if place == 0 else '>'}{width}}" for place, (text, width) in enumerate(zip(row, widths))).rstrip()
+    lines = ["  ".join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
              for row in (headings, *rows)]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], ""])
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
 def show(runs: Sequence[Run], form: str) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column."""
+    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column.
+    Runs that measured in other ways stand in tables of their own, each below what its cells have in common."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
-        warnings = "".join(f"{PROGRAM_NAME}: {line}\n" for line in grouped_warnings(runs[0])) if form == "table" else ""
-        return REPORTS[form](runs[0]) + warnings
+        return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    groups: dict[str, list[tuple[Run, Cell]]] = {}
-    for run in sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started)):
+    runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
+    groups: dict[str, list[list[str]]] = {}
+    for run in runs:
+        machine = f"Python {run.system.get('python', '')}" if run.engine == "reference" else machine_name(run)
         for cell in run.cells:
-            kernel = ", 3x3 convolutions" if cell.config.kernel == 3 else ""
-            groups.setdefault(f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}{kernel}", []).append((run, cell))
+            texts = dict(zip((column.field for column in COLUMNS), cell_texts(run, cell)))
+            texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
+            common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
+                      f"{cell.config.kernel}x{cell.config.kernel} convolutions")
+            groups.setdefault(common, []).append([machine, run.started[:10], cell.name, *(
+                texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
     headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
-    parts = []
-    for common, pairs in groups.items():
-        rows = [machine_row(run, cell) for run, cell in pairs]
-        heading = f"Common: {common}" if form == "table" else f"**{markdown_escaped(common)}**\n"
-        parts.append(f"{heading}\n" + (text_table if form == "table" else markdown_table)(headings, rows))
-    broken = [f"Broken off: {machine_name(run)}, {run.started}: {coverage(run)}.\n" for run in runs if coverage(run)]
-    return "\n".join([*parts, *broken])
-
-
-def machine_row(run: Run, cell: Cell) -> list[str]:
-    """Return a cell's line in a table of several machines."""
-    texts = {field.name: field.text(cell) for field in TABLE_FIELDS}
-    check = texts["check"] if cell.ok else f"failed: {cell.stage}"
-    return [machine_name(run), run.started[:10], cell.name,
-            *(texts[name] for name in ("ms", "ms_low", "tops", "ratio", "ratio_low")), check]
+    notes = [f"{machine_facts(run)}, {run.started[:10]}: {line}" for run in runs
+             for line in [*remarks(run), *grouped_warnings(run)]]
+    if form == "markdown":
+        tables = [f"**{markdown_escaped(common)}**\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
+        return "\n".join([*tables, *markdown_items(notes)])
+    return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -5019,8 +5019,9 @@ def natural_key(text: str) -> list[tuple[int, str]]:
     return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
 
 
-# Compare. Speeds whose intervals lie within 2 % of 1 are the same.
-SAME = 0.02
+# Compare.
+
+SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
 
 
 class Difference(NamedTuple):
@@ -5035,65 +5036,56 @@ class Difference(NamedTuple):
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that both have right figures of.
+    """Return the differences between two runs, one for each cell that is right in both.
 
     Intervals are those within a run; two runs of one machine may differ by more.
     """
-    found = []
-    for cell in base.cells:
-        other = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
-        if other and cell.ok and other.ok and cell.samples and other.samples:
-            found.append(difference(cell, other))
-    return found
+    others = {(cell.config, cell.variant): cell for cell in new.cells}
+    pairs = [(cell, others.get((cell.config, cell.variant))) for cell in base.cells]
+    return [difference(cell, other) for cell, other in pairs if other and cell.ok and other.ok]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
-    """Compare the times of two cells."""
+    """Compare the times of two cells. The original's means have no intervals."""
     speed, interval = speed_estimate(base.samples_ns, new.samples_ns, max(base.tick_ns, new.tick_ns))
     if base.settings.original or new.settings.original:
-        speed, interval = float(base.milliseconds or 0) / float(new.milliseconds or 1), None
-    return Difference(base, new, speed, interval, verdict_of(interval))
-
-
-def verdict_of(interval: Optional[Sequence[float]]) -> str:
-    """Return what the interval of a speed allows to say."""
-    if not interval:
-        return "undecided"
-    low, high = interval
-    if low > 1 - SAME and high < 1 + SAME:
-        return "same"
-    return "faster" if low > 1 else "slower" if high < 1 else "undecided"
+        speed, interval = base.ms["mean"] / new.ms["mean"], None
+    low, high = interval or (0, math.inf)
+    same = low > 1 - SAME and high < 1 + SAME
+    verdict = "same" if same else "faster" if low > 1 else "slower" if high < 1 else "undecided"
+    return Difference(base, new, speed, interval, verdict)
 
 
 def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about what is not the same in two runs, of machine, program and protocol."""
+    """Return lines about what is not the same in two runs, of program, machine and protocol."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
-    pairs = [("engine", base.engine, new.engine), ("version", base.version, new.version), ("data", base.data, new.data)]
-    for one, other in ((base.system, new.system), (base.settings._asdict(), new.settings._asdict())):
-        pairs += [(name, one.get(name, "unknown"), other.get(name, "unknown")) for name in dict.fromkeys([*one, *other])
-                  if name not in ignored]
-    return [f"differs in {name}: {old} / {now}" for name, old, now in pairs if old != now]
+    meaning = {"data": " (revisions of weights and input: other programs were timed)", "input": " (zeros run faster)"}
+    one, other = ({"engine": run.engine, "version": run.version, "data": run.data, "baseline": run.variants[0],
+                   **run.system, **run.settings._asdict()} for run in (base, new))
+    return [f"differs in {name}: {one.get(name, 'unknown')} / {other.get(name, 'unknown')}{meaning.get(name, '')}"
+            for name in dict.fromkeys([*one, *other]) if name not in ignored and one.get(name) != other.get(name)]
 
 
 def comparison(runs: Sequence[Run], form: str) -> str:
-    """Return a comparison of two runs or more, as table, markdown or json."""
+    """Return a comparison of two runs or more with the first, as table, markdown or json."""
     names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
-    head = [f"{name:<5} {machine_name(run)}, {run.started}{', broken off: ' + coverage(run) if coverage(run) else ''}"
-            for name, run in zip(names, runs)]
-    for name, run in zip(names[1:], runs[1:]):
-        head += [line if len(runs) == 2 else f"{name} {line}" for line in differing(runs[0], run)]
-    headings, rows = comparison_of_two(runs[0], runs[1]) if len(runs) == 2 else comparison_of_many(names, runs)
-    tail = [line for name, run in zip(names[1:], runs[1:]) for line in comparison_notes(runs[0], run, name if len(runs) > 2 else "")]
-    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in grouped_warnings(run)]
+    others = list(zip(names, runs))[1:]
+    head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in zip(names, runs)]
+    prefix = f"{{}} " if len(runs) > 2 else ""
+    head += [prefix.format(name) + line for name, run in others for line in differing(runs[0], run)]
+    tail = [line for name, run in others for line in comparison_notes(runs[0], run, name)]
+    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
     tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
     if form == "json":
-        cells = [{"config": item.base.config.name, "variant": item.base.variant, "speed": item.speed, "verdict": item.verdict,
-                  "record": number, **({"ci95": list(item.interval)} if item.interval else {})}
-                 for number, run in enumerate(runs[1:], 1) for item in compare(runs[0], run)]
-        return json.dumps({"schema": f"{PROGRAM_NAME}-compare/1", "head": head, "cells": cells, "notes": tail}, indent=1) + "\n"
+        cells = [{"record": name, "config": item.base.config.name, "variant": item.base.variant, "speed": item.speed,
+                  "ci95": item.interval, "verdict": item.verdict, "base_ms": item.base.milliseconds,
+                  "new_ms": item.new.milliseconds, "base_ratio": item.base.ratio, "new_ratio": item.new.ratio}
+                 for name, run in others for item in compare(runs[0], run)]
+        found = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": tail}
+        return json.dumps(found, indent=1, allow_nan=False) + "\n"
+    headings, rows = comparison_of_two(*runs) if len(runs) == 2 else comparison_of_many(names, runs)
     if form == "markdown":
-        return "\n".join([*(f"- {markdown_escaped(line)}" for line in head), "", markdown_table(headings, rows),
-                          *(f"- {markdown_escaped(line)}" for line in tail), ""])
+        return "\n".join([*markdown_items(head), markdown_table(headings, rows), *markdown_items(tail)])
     return "\n".join([*head, "", text_table(headings, rows), *tail, ""])
 
 
@@ -5101,105 +5093,112 @@ def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: times, speed and verdict of each cell, with the ratio on either side."""
     rows = []
     for item in compare(base, new):
-        interval = f"{item.interval[0]:.3f}-{item.interval[1]:.3f}" if item.interval else ""
-        rows.append([item.base.name, figure(item.base.milliseconds, 3, 8), figure(item.new.milliseconds, 3, 8),
+        interval = "-".join(f"{end:.3f}" for end in item.interval or ())
+        rows.append([item.base.name, figure(item.base.milliseconds, 3), figure(item.new.milliseconds, 3),
                      f"{item.speed:.2f}x", interval, item.verdict, ratio_text(item.base), ratio_text(item.new)])
     return ["Cell", "BASE ms", "NEW ms", "Speed", "95%", "Verdict", "BASE Ratio", "NEW Ratio"], rows
 
 
 def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: each cell's rate in every run and its speed against the first, and below each the ratios."""
-    speeds = [{(item.base.config, item.base.variant): item.speed for item in compare(runs[0], run)} for run in runs]
-    cells: dict[tuple[Config, str], list[Optional[Cell]]] = {}
-    for number, run in enumerate(runs):
-        for cell in run.cells:
-            cells.setdefault((cell.config, cell.variant), [None] * len(runs))[number] = cell if cell.samples and cell.ok else None
-    rows = []
-    for key, found in cells.items():
-        label = f"{VARIANTS[key[1]].label} {key[0].label()}"
-        rows.append([label, *(f"{figure(cell.tops, 2, 6)} TOPS" + (f" {speed[key]:.2f}x" if key in speed else "") if cell else "–"
-                              for cell, speed in zip(found, speeds))])
-        if any(cell and cell.ratio for cell in found):
-            rows.append([f"{label} Ratio", *(ratio_text(cell) if cell else "–" for cell in found)])
-    return ["Cell", *names], rows
+    """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
+    right = [{(cell.config, cell.variant): cell for cell in run.cells if cell.ok} for run in runs]
+    speeds = [{(item.new.config, item.new.variant): f" {item.speed:.2f}x" for item in compare(runs[0], run)}
+              for run in runs]
+    rates, ratios = [], []
+    for key, name in {(cell.config, cell.variant): cell.name for run in runs for cell in run.cells}.items():
+        rates.append([name, *(f"{figure(cells[key].tops, 2)} TOPS{speed.get(key, '')}" if key in cells else "–"
+                              for cells, speed in zip(right, speeds))])
+        texts = [ratio_text(cells[key]) if key in cells else "–" for cells in right]
+        ratios += [[f"{name} Ratio", *texts]] if any(text.endswith("x") for text in texts) else []
+    return ["Cell", *names], [*rates, *ratios]
 
 
 def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
-    """Return lines about the cells without a counterpart, and the geometric mean of the speeds of each variant."""
-    prefix = f"{name}: " if name else ""
+    """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
-    for side, own, other in (("BASE", base, new), (name or "NEW", new, base)):
+    for side, own, other in (("BASE", base, new), (name, new, base)):
         others = {(cell.config, cell.variant) for cell in other.cells}
-        for cell in own.cells:
-            if not cell.ok:
-                lines.append(f"{cell.name}: {cell.failure} (in {side})")
-            elif (cell.config, cell.variant) not in others:
-                lines.append(f"{cell.name}: only in {side}")
-    speeds: dict[str, list[float]] = {}
-    for item in compare(base, new):
-        speeds.setdefault(VARIANTS[item.base.variant].label, []).append(item.speed)
-    return lines + [f"{prefix}{label}: geometric mean over {len(found)} cells {geometric_mean(found):.3f}x"
-                    for label, found in speeds.items() if len(found) > 1]
+        lines += [f"{cell.name}: {cell.failure} (in {side})" for cell in own.cells if not cell.ok]
+        lines += [f"{cell.name}: only in {side}" for cell in own.cells if (cell.config, cell.variant) not in others]
+    for variant in VARIANTS:
+        speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
+        lines += [f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast, in the geometric mean of "
+                  f"{len(speeds)} cells"] if len(speeds) > 1 else []
+    return lines
 
 
-def check_gate(runs: Sequence[Run]) -> None:
-    """Raise UsageError if records allow no verdict; the text says what to record instead."""
-    if len(runs) != 2:
-        raise UsageError(f"{len(runs)} records: the gate (--fail-if-…) takes two, BASE and NEW")
-    base, new = runs
-    for one, other, what in ((base.engine, new.engine, "engines"), (chip_name(base), chip_name(new), "chips"),
-                             (base.settings.input, new.settings.input, "inputs"), (base.data, new.data, "revisions of data")):
-        if one != other:
-            raise UsageError(f"the records are of different {what} ({one} and {other}); record both on one machine with one version")
-    for name, run in (("BASE", base), ("NEW", new)):
+# The gate.
+
+def check_gate(base: Run, new: Run) -> None:
+    """Raise UsageError if two records allow no verdict; the text says what to record instead."""
+    facts = [{"engines": run.engine, "chips": chip_name(run), "inputs": run.settings.input, "data revisions": run.data,
+              "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new)]
+    for name, one in facts[0].items():
+        if one != facts[1][name]:
+            raise UsageError(f"the records have different {name} ({one} and {facts[1][name]}); record both on one "
+                             "machine, with the same options and the same version")
+    for side, run in (("BASE", base), ("NEW", new)):
         if run.settings.original or run.settings.rounds < FEWEST_ROUNDS:
-            raise UsageError(f"{name} has no intervals; record it without --original and with --rounds {FEWEST_ROUNDS} or more")
+            raise UsageError(f"{side} has no intervals; record it without --original, with --rounds {FEWEST_ROUNDS} or "
+                             "more")
+        if run.engine != "reference" and "chip" not in run.system:
+            raise UsageError(f"{side} does not name its chip; record both on one machine that does")
+    if base.settings.verifies and not new.settings.verifies:
+        raise UsageError("NEW was not verified, and BASE was; record NEW without --verify 0")
     if base.complete is not True:
-        raise UsageError(f"BASE is not known to be complete ({coverage(base) or 'an old record'}); record it again to its end")
-    if not any(cell.ok for cell in base.cells):
-        raise UsageError("BASE has no cell that was measured and is right; record it again")
+        raise UsageError(f"BASE is not known to be whole ({coverage(base) or 'an old record'}); record it to its end")
 
 
-def gate(base: Run, new: Run, slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
+def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
     """Return the reasons for which NEW does not pass, and lines about what stays undecided.
 
     A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
-    ratio surely dropped by more than `ratio_drops` percent.
+    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records tell nothing about that.
     """
-    failed, undecided = [], []
-    pairs = {(item.base.config, item.base.variant): item for item in compare(base, new)}
-    for cell in base.cells:
-        item = pairs.get((cell.config, cell.variant))
-        if not cell.ok:
+    if len(runs) != 2:
+        raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
+    base, new = runs
+    check_gate(base, new)
+    pairs = compare(base, new)
+    now = {(cell.config, cell.variant): cell.failure for cell in new.cells}
+    failed = [f"{cell.name}: {now.get((cell.config, cell.variant), 'missing from NEW')}" for cell in base.cells
+              if cell.ok and now.get((cell.config, cell.variant), "missing")]
+    times = [(item.new, 1 / item.speed - 1, [1 / end - 1 for end in item.interval or ()]) for item in pairs]
+    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    undecided: list[str] = []
+    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
+                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+        if percent is None:
             continue
-        if item is None:
-            now = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
-            failed.append(f"{cell.name}: {now.failure if now else 'missing from NEW'}")
-            continue
-        checks = [("takes", "longer", slower, item.speed, item.interval)] if slower is not None else []
-        if ratio_drops is not None and cell.ratio:
-            checks.append(("has a ratio that is", "lower", ratio_drops, *ratio_change(cell, item.new)))
-        for verb, how, percent, speed, interval in checks:
-            least, most = (1 / interval[1] - 1, 1 / interval[0] - 1) if interval else (-math.inf, math.inf)
-            if how == "lower":
-                least, most = (1 - interval[1], 1 - interval[0]) if interval else (-math.inf, math.inf)
-            if least > percent / 100:
-                failed.append(f"{cell.name}: {verb} {1 / speed - 1 if how == 'longer' else 1 - speed:.1%} {how}")
-            elif most > percent / 100:
-                rounds = math.ceil(new.settings.rounds * min(1e4, ((most - least) / 2 / (percent / 100)) ** 2 * 4))
-                undecided.append(f"{cell.name}: undecided: {verb} up to {most:.1%} {how}; about --rounds {rounds} would tell")
+        if not failed and not any(ends for _, _, ends in losses):
+            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has such an interval in both records; "
+                             "record both with a second variant and more --iters")
+        for cell, loss, ends in losses:
+            limit, verdict = percent / 100, "undecided, since it has no interval"
+            if ends and min(ends) > limit:
+                failed.append(f"{cell.name}: {text.format(loss)}")
+            elif not ends or max(ends) > limit:
+                if ends:
+                    advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
+                    verdict = f"undecided: at most it {text.format(max(ends))}; {advice}"
+                undecided.append(f"{cell.name}: {verdict}")
     return failed, undecided
 
 
-def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
-    """Return by which factor a ratio changed, and the 95 % interval: both intervals added on a logarithmic scale."""
-    if not new.ratio:
-        return 0.0, [0.0, 0.0]
-    change = new.ratio["value"] / base.ratio["value"]
-    if "ci95" not in base.ratio or "ci95" not in new.ratio:
-        return change, None
-    half = math.hypot(*(math.log(cell.ratio["ci95"][1] / cell.ratio["ci95"][0]) / 2 for cell in (base, new)))
-    return change, [change * math.exp(-half), change * math.exp(half)]
+def ratio_loss(item: Difference) -> tuple[float, list[float]]:
+    """Return the share by which a ratio dropped, and the ends of its 95 % interval: both intervals as logarithms."""
+    base, new = item.base.ratio, item.new.ratio
+    if "ci95" not in base or "ci95" not in new:
+        return 0.0, []
+    change = new["value"] / base["value"]
+    half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
+    return 1 - change, [1 - change * math.exp(half), 1 - change * math.exp(-half)]
+
+
+def rounds_needed(settings: Settings, half: float, distance: float) -> str:
+    """Return the advice to record so many rounds that half an interval is less than its distance from the limit."""
+    rounds = math.ceil(settings.rounds * 1.5 * min(half / max(distance, 1e-9), 20) ** 2)
+    return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
 # ======================================================================================================================
@@ -5772,8 +5771,8 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
             progress.clear()
             unsaved = bool(options.save) and not saved(found, options.save)
             if options.format == "table":
-                head = table_head(found, columns) if len(found.results) == 1 else ""
-                write_stdout(head + table_rows(found, cells, columns))
+                shown = Table(found, columns)
+                write_stdout((shown.head() if len(found.results) == 1 else "") + shown.rows(cells))
     except (KeyboardInterrupt, Terminated):
         progress.clear()
         if found.cells:
@@ -5789,10 +5788,15 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 def finish_report(run: Run, options: argparse.Namespace) -> None:
     """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
-    write_stdout(table_end(run) if options.format == "table" else REPORTS[options.format](run))
+    write_stdout(Table(run).end() if options.format == "table" else REPORTS[options.format](run))
     if not options.quiet:
-        for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
-            print_error(line)
+        print_warnings(run)
+
+
+def print_warnings(run: Run) -> None:
+    """Print the warnings of a run, and the notes that have no place in the original's table."""
+    for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
+        print_error(line)
 
 
 def saved(run: Run, path: str) -> bool:
@@ -5891,30 +5895,36 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Print saved records again."""
-    write_stdout(show(records_of(options.records), options.format))
+    """Print saved records again; a single one with its warnings where `run` prints them."""
+    runs = records_of(options.records)
+    write_stdout(show(runs, options.format))
+    if len(runs) == 1:
+        print_warnings(runs[0])
     return 0
 
 
-def records_of(paths: Sequence[str]) -> list[Run]:
-    """Return the runs of all records in some files."""
-    return [run for path in paths for run in read_records(path, print_error)]
+def records_of(paths: Sequence[str], complain: Callable[[str], None] = print_error) -> list[Run]:
+    """Return the runs of all records in some files; name damaged ones to `complain`."""
+    return [run for path in paths for run in read_records(path, complain)]
+
+
+def refuse(text: str) -> NoReturn:
+    """Raise UsageError."""
+    raise UsageError(text)
 
 
 def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Compare records cell by cell; with a limit, exit with 1 if NEW does not pass."""
-    runs = records_of(options.records)
+    limits = (options.fail_if_slower, options.fail_if_ratio_drops)
+    for limit, most in zip(limits, (1e6, 100)):
+        if limit is not None and not 0 < limit < most:
+            raise UsageError(f"{limit:g} percent: expected a number between 0 and {most:g}, such as 5")
+    gated = limits != (None, None)
+    runs = records_of(options.records, refuse if gated else print_error)
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} record: expected BASE and NEW, two or more")
-    limits = (options.fail_if_slower, options.fail_if_ratio_drops)
-    for limit in limits:
-        if limit is not None and not 0 < limit < 1e6:
-            raise UsageError(f"{limit:g} percent: expected a number above 0, such as 5")
-    gated = limits != (None, None)
-    if gated:
-        check_gate(runs)
+    failed, undecided = gate(runs, *limits) if gated else ([], [])
     write_stdout(comparison(runs, options.format))
-    failed, undecided = gate(runs[0], runs[1], *limits) if gated else ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
     return 1 if failed else 0
