@@ -130,7 +130,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import array
 import base64
-import bisect
 import cmath
 import codecs
 import contextlib
@@ -2336,7 +2335,7 @@ class Cell:
         median = statistics.median(samples)
         figures: dict[str, Any] = {
             "median": median, "mean": statistics.fmean(samples), "min": min(samples),
-            "p95": statistics.quantiles([*samples, *samples[len(samples):2]], n=20, method="inclusive")[-1],
+            "p95": statistics.quantiles(samples * 2 if len(samples) == 1 else samples, n=20, method="inclusive")[-1],
             "mad": statistics.median([abs(sample - median) for sample in samples])}
         interval = median_interval(self.samples_ns, self.tick_ns)
         return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
@@ -2564,177 +2563,137 @@ def flat(vectors: Iterable[Vector]) -> list[float]:
 
 # Statistics
 #
-# Evaluates of one round are alike, so intervals come from rounds, and fewer than five rounds cannot tell how much they
-# vary. "95 %" means that simulated intervals cover the truth in 92.5 to 97 % of runs (tests/test_statistics.py) if rounds
-# are independent; neighbours that resemble each other widen them. A coarse clock reads a time as its number of ticks, rounded
-# either way, so a median of readings is wrong by less than one tick: both ends are moved outwards by a tick.
+# Evaluates of one round are alike, so intervals come from rounds; fewer than five cannot tell how much they vary.
+# "95 %" means that intervals cover the truth in 92.5 to 97 % of simulated runs of independent rounds. A coarse clock
+# gives a time as one of the two whole numbers of ticks next to it, so a median is wrong by less than a tick: intervals
+# are wider by a tick at each end. Figures named "simulated" come from tests/test_statistics.py.
 
 FEWEST_ROUNDS = 5
-STRONGEST_CORRELATION = 0.9  # a correlation above this is not told from few rounds: no interval is widened more than 4.4 times
-LEAST_FACTOR = 1.05  # patterns below 5 % matter less than what differs from run to run
+TWO_TICKS = 2  # the errors of two readings may add up, but Estimate.less adds squares: 2 is over sqrt(2) / 0.78
+LEAST_FACTOR = 1.05  # patterns below this matter less than what differs between runs
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval, which are infinite if it cannot be told."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def interval(self) -> Optional[list[float]]:
+        """Return [low, high], or None if it cannot be told."""
+        return [self.low, self.high] if math.isfinite(self.high - self.low) else None
+
     def times(self, factor: float) -> "Estimate":
-        """Return the estimate in other units; factor is positive."""
+        """Return the estimate times a positive number."""
         return Estimate(*(factor * value for value in self))
 
     def less(self, other: "Estimate") -> "Estimate":
-        """Return the difference of two independent estimates. The distances to each end add up as squares: Zou and Donner,
-        "Construction of confidence limits about effect measures" (2008), so that a skewed interval stays skewed."""
+        """Return the difference of independent estimates. Distances to the ends add up as squares, each side by
+        itself (Zou and Donner 2008); two sign intervals so combined cover 98 %, hence 0.78 (simulated)."""
         value = self.value - other.value
-        return Estimate(value, value - math.hypot(self.value - self.low, other.high - other.value),
-                        value + math.hypot(self.high - self.value, other.value - other.low))
-
-
-class RoundPattern(NamedTuple):
-    """The `first` evaluates of each round take `factor` times as long as its others."""
-
-    first: int
-    factor: float
-
-
-class TwoLevels(NamedTuple):
-    """Times on two levels: the median of each, and the share of samples on the lower one."""
-
-    low: float
-    high: float
-    share: float
+        return Estimate(value, value - 0.78 * math.hypot(self.value - self.low, other.high - other.value),
+                        value + 0.78 * math.hypot(self.high - self.value, other.value - other.low))
 
 
 def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: each stands in each place once in `count` rounds."""
+    """Return the order of `count` variants in round `number`: in `count` rounds each stands once in each place."""
     return [(number + place) % count for place in range(count)]
 
 
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """Return a quantile by linear interpolation."""
-    ordered = sorted(values)
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-@functools.lru_cache(maxsize=None)
 def student_quantile(confidence: float, freedom: int) -> float:
-    """Return t so that a Student's t of `freedom` degrees lies within ±t with this confidence: Abramowitz and Stegun, 26.7.3 and
-    26.7.4, solved by bisection. More than 200 degrees count as 200, whose t is too large by less than 1 %."""
-    freedom = min(freedom, 200)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        term = math.cos(angle) if freedom % 2 else 1.0
-        total = 0.0
-        for power in range(1 + freedom % 2, freedom, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * power / (power + 1)
-        within = math.sin(angle) * total
-        if freedom % 2:
-            within = (angle + within) * 2 / math.pi
-        low, high = (angle, high) if within < confidence else (low, angle)
-    return math.sqrt(freedom) * math.tan(low)
+    """Return the quantile of Student's t for a two-sided interval: Abramowitz and Stegun 26.7.5, too small by 0.1 %
+    for three degrees of freedom, by 1 % for two."""
+    x = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    return (x + (x ** 3 + x) / 4 / freedom + (5 * x ** 5 + 16 * x ** 3 + 3 * x) / 96 / freedom ** 2
+            + (3 * x ** 7 + 19 * x ** 5 + 17 * x ** 3 - 15 * x) / 384 / freedom ** 3
+            + (79 * x ** 9 + 776 * x ** 7 + 1482 * x ** 5 - 1920 * x ** 3 - 945 * x) / 92160 / freedom ** 4)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def sign_interval(count: int) -> tuple[int, float]:
-    """Return depth and share: the 95 % interval for a median of `count` values ends between the values of rank depth and
-    depth + 1 from below and from above, after this share of the way. Hettmansperger and Sheather, "Confidence intervals based
-    on interpolated order statistics" (1986). Five values reach 93.75 %, with their extremes."""
-    if count > 1000:  # the binomial's normal limit
+    """Return depth and share: the 95 % interval of a median of `count` values begins this share of the way from the
+    value of rank `depth` to the next, and ends alike, counted from above (Hettmansperger and Sheather 1986). Five
+    values reach 93.75 %, with their extremes."""
+    if count > 1000:  # the normal limit
         rank = (count + 1) / 2 - 0.98 * math.sqrt(count)
         return int(rank), rank % 1
     depth, outside, term, total = 1, 1, count, 2 ** count  # a binomial's tail, in units of 2**-count
     while 40 * (outside + term) <= total:
-        outside += term
-        term = term * (count - depth) // (depth + 1)
-        depth += 1
-    if 40 * outside > total:
-        return depth, 0.0
-    part = (total / 40 - outside) / term  # how far the level of 95 % lies between those of the two ranks
+        outside, term, depth = outside + term, term * (count - depth) // (depth + 1), depth + 1
+    part = max(0.0, (total / 40 - outside) / term)
     return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
 
 
 def centred_ranks(values: Sequence[float]) -> list[int]:
-    """Return twice the rank of each value, less the mean; equal values share one."""
+    """Return twice the rank of each value, less the mean; equal values share theirs."""
     ordered = sorted(values)
-    return [bisect.bisect_left(ordered, value) + bisect.bisect_right(ordered, value) - len(ordered) for value in values]
+    last = {value: place for place, value in enumerate(ordered)}
+    last_of_reversed = {value: place for place, value in enumerate(reversed(ordered))}
+    return [last[value] - last_of_reversed[value] for value in values]
 
 
-def widening(values: Sequence[float], classes: int = 1) -> float:
-    """Return how many times wider an interval must be because neighbouring rounds resemble each other: as in a first-order
-    autoregression, by the lag-1 correlation of ranks without its bias in short series (Kendall 1954: -(1 + 4r) / n). `classes`
-    is the number of means that were subtracted from the values."""
+def widening(values: Sequence[float], means: int = 1) -> float:
+    """Return how many times wider an interval is because neighbouring rounds resemble each other, as in a first-order
+    autoregression: from the lag-1 correlation of ranks, without its bias in short series (Kendall 1954: -(1 + 4r) /
+    n). `means` is how many were subtracted from the values."""
     count, ranks = len(values), centred_ranks(values)
     correlation = sum(map(mul, ranks, ranks[1:])) / (sum(map(mul, ranks, ranks)) or 1)
-    if correlation <= 0.6 / math.sqrt(count - classes):  # less is chance
+    if correlation < 0.7 / math.sqrt(count - means):  # may be chance
         return 1.0
-    correlation = min((count * correlation + 1) / (count - 4), STRONGEST_CORRELATION)
+    correlation = min(0.9, (count * correlation + 1) / (count - 4))  # few rounds do not tell more
     return math.sqrt((1 + correlation) / (1 - correlation))
 
 
-def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[Estimate]:
-    """Return the median of all samples with its 95 % interval from the medians of rounds; None below FEWEST_ROUNDS."""
+def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Estimate:
+    """Return the median of all samples, its interval from the medians of rounds; all in the unit of the tick."""
+    median, middles = statistics.median(flat(rounds)), [statistics.median(samples) for samples in rounds]
     if len(rounds) < FEWEST_ROUNDS:
-        return None
-    median = statistics.median(flat(rounds))
-    middles = [statistics.median(samples) for samples in rounds]
-    ordered, wider = sorted(middles), widening(middles)
-    depth, share = sign_interval(len(rounds))
+        return Estimate(median, -math.inf, math.inf)
+    (depth, share), ordered, wider = sign_interval(len(rounds)), sorted(middles), widening(middles)
     low = ordered[depth - 1] + share * (ordered[depth] - ordered[depth - 1])
-    high = ordered[-depth] + share * (ordered[-depth - 1] - ordered[-depth])
-    return Estimate(median, max(0.0, median - wider * max(0.0, median - low) - tick),
-                    median + wider * max(0.0, high - median) + tick)
+    high = ordered[-depth] - share * (ordered[-depth] - ordered[-depth - 1])
+    bias = (median - statistics.median(middles)) / 2  # of medians of skewed times; the other half may be chance
+    return Estimate(median, max(0.0, median - wider * max(0.0, median - min(low, low + bias)) - tick),
+                    median + wider * max(0.0, max(high, high + bias) - median) + tick)
 
 
 def median_interval(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[list[float]]:
-    """Return the 95 % interval [low, high] for the median of all samples, in the unit of samples and tick; None below
-    FEWEST_ROUNDS."""
-    estimate = median_estimate(rounds, tick)
-    return [estimate.low, estimate.high] if estimate else None
+    """Return the 95 % interval [low, high] of the median of all samples; None below FEWEST_ROUNDS."""
+    return median_estimate(rounds, tick).interval
 
 
 def ratio_estimate(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]], classes: Sequence[Any],
                    average: Callable[[Sequence[float]], float] = statistics.median, tick: float = 0) -> dict[str, Any]:
-    """Return {"value", "ci95"}: how many times faster than the baseline. The logarithms of each round's quotient are averaged for
-    each class of rounds (the order of variants in it) apart, then over classes, so what an order adds cancels out. Exchanging
-    the variants gives the inverse. Without ci95 below FEWEST_ROUNDS; empty if an average is less than a tick."""
+    """Return {"value", "ci95"}: how many times faster than the baseline. Logarithms of each round's quotient are
+    averaged over the rounds of a class (those with the same order of variants), then over classes, so that effects of
+    the order cancel out; exchanging the variants gives the inverse. Without ci95 if rounds are too few; {} if the
+    average of one is not over a tick."""
     pairs = [(average(base), average(own)) for base, own in zip(baseline, rounds)]
-    if not pairs or min(map(min, pairs)) <= tick:
+    if min(map(min, pairs)) <= tick:
         return {}
-    groups: dict[Any, list[float]] = {}
-    for (base, own), group in zip(pairs, classes):
-        groups.setdefault(group, []).append(math.log(base) - math.log(own))
-    means = {group: statistics.fmean(quotients) for group, quotients in groups.items()}
-    centre = statistics.fmean(means.values())
-    freedom = len(pairs) - len(groups)
-    if len(pairs) < FEWEST_ROUNDS or freedom < 1:
+    logarithms = [math.log(base) - math.log(own) for base, own in pairs]
+    groups = [[value for value, own in zip(logarithms, classes) if own == group] for group in dict.fromkeys(classes)]
+    means = dict(zip(dict.fromkeys(classes), map(statistics.fmean, groups)))
+    centre, freedom = statistics.fmean(means.values()), len(pairs) - len(groups)
+    if len(pairs) < FEWEST_ROUNDS or freedom < 2:
         return {"value": math.exp(centre)}
-    rest = [math.log(base) - math.log(own) - means[group] for (base, own), group in zip(pairs, classes)]
-    spread = math.sqrt(sum(value * value for value in rest) / freedom)
-    error = spread * math.sqrt(sum(1 / len(quotients) for quotients in groups.values())) / len(groups)
-    unread = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)  # what ticks may hide
-    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + unread
+    rest = [value - means[group] for value, group in zip(logarithms, classes)]
+    error = math.sqrt(sum(map(mul, rest, rest)) / freedom * sum(1 / len(group) for group in groups)) / len(groups)
+    ticks = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)
+    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + ticks
     return {"value": math.exp(centre), "ci95": [math.exp(centre - half), math.exp(centre + half)]}
 
 
 def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]],
                    tick: float = 0) -> tuple[float, Optional[list[float]]]:
-    """Return how many times faster the new one of two independent runs is, and the 95 % interval [low, high] of that: None if either has
-    too few rounds or is too short for its clock."""
-    value = statistics.median(flat(base)) / statistics.median(flat(new))
-    estimates = [median_estimate(rounds, tick) for rounds in (base, new)]
-    logarithms = [Estimate(*map(math.log, estimate)) for estimate in estimates if estimate and estimate.low > 0]
-    if len(logarithms) < 2:
-        return value, None
+    """Return how many times faster the new of two independent runs is, and its 95 % interval [low, high] or None."""
+    estimates = [median_estimate(rounds, TWO_TICKS * tick) for rounds in (base, new)]
+    logarithms = [Estimate(*(math.log(value) if value > 0 else -math.inf for value in estimate))
+                  for estimate in estimates]
     quotient = logarithms[0].less(logarithms[1])
-    return value, [math.exp(quotient.low), math.exp(quotient.high)]
+    return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -2742,37 +2701,29 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
-class Marginal(NamedTuple):
-    """The rate of what a deeper program computes more, in TOPS, and the time in ms that an evaluate takes whatever it computes;
-    each with its 95 % interval, None if it cannot be told."""
-
-    tops: float
-    tops_interval: Optional[list[float]]
-    fixed_ms: float
-    fixed_interval: Optional[list[float]]
+def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
+    """Return a speed's interval made twice as wide, on a logarithmic scale. Runs differ if it excludes 1: that is
+    wrong for less than 5 % of equal runs even if neighbouring rounds correlate by 0.5, which few rounds do not show."""
+    return [end * end / value for end in interval]
 
 
 def marginal(shallow: Sequence[Sequence[float]], deep: Sequence[Sequence[float]], shallow_gop: float, deep_gop: float,
-             tick: float = 0) -> Optional[Marginal]:
-    """Return rate and fixed cost from two depths measured independently, in nanoseconds, as if each takes fixed + GOP / rate; None
-    if the deeper is not the slower one."""
+             tick: float = 0) -> dict[str, Any]:
+    """Return {"tops", "tops_interval", "fixed_ms", "fixed_interval"}, intervals of 95 % or None, from the times in ns
+    of two depths measured independently, as if each were fixed + GOP / rate; {} if the deeper is not the slower one."""
     more = deep_gop - shallow_gop
-    times = [statistics.median(flat(rounds)) / 1e6 for rounds in (shallow, deep)]
-    if times[1] <= times[0]:
-        return None
-    tops, fixed_ms = more / (times[1] - times[0]), (deep_gop * times[0] - shallow_gop * times[1]) / more
-    one, other = median_estimate(shallow, tick), median_estimate(deep, tick)
-    if not one or not other:
-        return Marginal(tops, None, fixed_ms, None)
-    time = other.times(1e-6).less(one.times(1e-6))
-    fixed = one.times(1e-6 * deep_gop / more).less(other.times(1e-6 * shallow_gop / more))
-    return Marginal(tops, [more / time.high, more / time.low] if time.low > 0 else None, fixed_ms, [fixed.low, fixed.high])
+    less_ms, more_ms = (median_estimate(rounds, TWO_TICKS * tick).times(1e-6) for rounds in (shallow, deep))
+    time, fixed = more_ms.less(less_ms), less_ms.times(deep_gop / more).less(more_ms.times(shallow_gop / more))
+    if time.value <= 0:
+        return {}
+    return {"tops": more / time.value, "tops_interval": [more / time.high, more / time.low] if time.low > 0 else None,
+            "fixed_ms": fixed.value, "fixed_interval": fixed.interval}
 
 
-def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[RoundPattern]:
-    """Return how the first evaluates of rounds differ from the others, or None. Ranks within rounds must tell that it is not
-    chance, and the factor must be the same in all rounds and exceed how rounds differ from each other, so that neither drift nor
-    correlated noise counts as a pattern."""
+def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[tuple[int, float]]:
+    """Return how many first evaluates of rounds differ from the others, and by which factor; or None. Ranks within
+    rounds must not be explained by chance, and the factor must be alike in all rounds and exceed the scatter of
+    rounds, or it is drift or correlated noise."""
     count, length = len(rounds), min(map(len, rounds), default=0)
     if count < FEWEST_ROUNDS or length < 2:
         return None
@@ -2780,39 +2731,34 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
     scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
               for first, total in zip(range(1, length), sums)]
     first = 1 + scores.index(max(scores))
-    begins, ends = ([statistics.median(part) for part in parts]
-                    for parts in ([samples[:first] for samples in rounds], [samples[first:] for samples in rounds]))
-    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(*begins, *ends) <= tick:
+    starts, ends = ([statistics.median(samples[part]) for samples in rounds]
+                    for part in (slice(first), slice(first, None)))
+    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
         return None
-    steps = [math.log(begin / end) for begin, end in zip(begins, ends)]
+    steps = [math.log(start / end) for start, end in zip(starts, ends)]
+    error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
+    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
     step = statistics.fmean(steps)
-    error = student_quantile(0.99, count - 1) * statistics.stdev(steps) / math.sqrt(count)
-    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR))
-    differ = statistics.median(abs(begin - end) for begin, end in zip(begins, ends)) > 1.5 * tick
-    return RoundPattern(first, math.exp(step)) if abs(step) > least and differ else None
+    return (first, math.exp(step)) if abs(step) > least else None
 
 
-def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]:
-    """Return the two levels that samples lie on, or None: each holds a fifth of them or more, and they lie six times as far
-    apart, on a logarithmic scale, as the samples of either scatter. One peak, a long tail, a drift reach five."""
+def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[float, float, float]]:
+    """Return the two levels that samples lie on, as low, high, and the share on the low one; or None. Each holds a
+    fifth of them or more, and they lie six times as far apart, on a logarithmic scale, as samples of a level scatter:
+    one peak, a long tail or a drift does so in less than 1 % of runs (simulated)."""
     ordered = sorted(samples)
-    if len(ordered) < 20 or ordered[0] <= tick:
+    if len(ordered) < 25 or ordered[0] <= 0:
         return None
-    middle = statistics.median(ordered)
-    values = [math.log(sample / middle) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
-    count = len(values)
-    sums, squares = ([0.0, *itertools.accumulate(terms)] for terms in (values, [value * value for value in values]))
-
-    def scatter(begin: int, end: int) -> float:
-        return max(0.0, squares[end] - squares[begin] - (sums[end] - sums[begin]) ** 2 / (end - begin))
-
-    split = min(range(math.ceil(count / 5), count - math.ceil(count / 5) + 1),
-                key=lambda place: scatter(0, place) + scatter(place, count))
-    distance = (sums[count] - sums[split]) / (count - split) - sums[split] / split
-    deviation = math.sqrt((scatter(0, split) / (split - 1) + scatter(split, count) / (count - split - 1)) / 2)
+    values = [math.log(sample) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
+    fifth = math.ceil(len(values) / 5)
+    split = max(range(fifth, len(values) - fifth + 1), key=lambda place: values[place] - values[place - 1])
+    parts = values[:split], values[split:]
+    means = [statistics.fmean(part) for part in parts]
+    scatter = math.hypot(*(math.dist(part, [mean] * len(part)) / math.sqrt(len(part) - 1)
+                           for part, mean in zip(parts, means))) / math.sqrt(2)
     low, high = statistics.median(ordered[:split]), statistics.median(ordered[split:])
-    found = distance > 6 * deviation and high > LEAST_FACTOR * low and high - low > 1.5 * tick
-    return TwoLevels(low, high, split / len(ordered)) if found else None
+    found = means[1] - means[0] > 6 * scatter and high > max(LEAST_FACTOR * low, low + 2 * tick)
+    return (low, high, split / len(ordered)) if found else None
 
 
 # ======================================================================================================================
@@ -3244,12 +3190,12 @@ def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
     pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as "
+        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as "
                          "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     levels = bimodality(cell.samples, cell.tick_ns)
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others "
-                          f"near {levels.high / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
+                          f"near {levels[1] / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
                           "--rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
