@@ -637,11 +637,13 @@ LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
 # Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
 # types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
-HEAD_LINES = ("program({version})",
-        '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
-        '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
-        "{{",
-        "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{")
+HEAD_LINES = (
+    "program({version})",
+    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
+    '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+    "{{",
+    "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{",
+)
 END_LINES = ("    }} -> ({output});", "}}")
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
 CONSTANTS = {
@@ -669,9 +671,11 @@ STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
 INDENT = " " * 8
 
 # The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
-FIELD_FORMS = {"opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "count": "[24]", "text": "[a-z0-9]+",
-          "integers": "[0-9](?:, [0-9]){1,3}", "integer": "[0-9]", "offset": "[0-9]{1,20}",
-          "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
+FIELD_FORMS = {
+    "opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "offset": "[0-9]{1,20}", "count": "[24]",
+    "text": "[a-z0-9]+", "integer": "[0-9]", "integers": "[0-9](?:, [0-9]){1,3}",
+    "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]",
+}
 NAME = "[A-Za-z_][A-Za-z0-9_]*"
 
 

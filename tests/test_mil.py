@@ -1,12 +1,20 @@
-"""Section 4: MIL text."""
+"""Section 4: MIL texts, their writer and reader, and programs."""
 
+import errno
 import hashlib
 import json
+import os
+import random
+import re
+import stat
+import tempfile
 import unittest
+from pathlib import Path
+from typing import Any
 
 import ane_bench
-from ane_bench import Config, MilError, build_program, parse_mil
-from tests import support
+from ane_bench import Config, MilError, UsageError, build_program, parse_mil
+from tests import mil_grammar, support
 
 # SHA-256 of the original's text for its five configurations (taken by running it), and their lengths.
 ORIGINAL_TEXTS = {
@@ -43,7 +51,8 @@ strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
 }
 """
 
-SMALL = """program(1.3)
+# A text of much that the general grammar has and the writer does not.
+GENERAL = """program(1.3)
 [a = string("b\\"\\\\")]
 {
     func main<ios18>(tensor<fp16, [1, ?]> x) \
@@ -54,6 +63,18 @@ SMALL = """program(1.3)
     } -> (y, k);
 }
 """
+
+
+
+def programs(names: tuple[str, ...] = ("8x4x3", "8x4x1", "1x1x2", "4x4x2k3")) -> list[ane_bench.Program]:
+    """Return small programs of every kind."""
+    return [build_program(Config.parse(name), variant, dialect=dialect)
+            for name in names for variant in ane_bench.VARIANTS for dialect in ane_bench.DIALECTS]
+
+
+def scale_of(config: Config) -> str:
+    """Return the scale of a configuration's int8 weights, as a text has it."""
+    return f"0x1p-{ane_bench.chain_weights(config, 0).exponent}"
 
 
 class WriterTest(unittest.TestCase):
@@ -80,18 +101,29 @@ class WriterTest(unittest.TestCase):
             self.assertEqual(blob[:128], b"".join(start))
 
     def test_long_form(self) -> None:
-        scale = ane_bench.hexadecimal(2.0 ** -ane_bench.orthogonal_weights(8, 1, 0).exponent)
-        self.assertEqual(build_program(Config(8, 4, 1), "w8a16", dialect="1.0").mil, LONG_FORM.replace("SCALE", scale))
+        config = Config(8, 4, 1)
+        expected = LONG_FORM.replace("SCALE", scale_of(config))
+        self.assertEqual(build_program(config, "w8a16", dialect="1.0").mil, expected)
+        mixed = build_program(config, "w8a16", dialect="1.3-long").mil
+        self.assertEqual(mixed, expected.replace("program(1.0)", "program(1.3)"))
 
     def test_scales_and_opsets(self) -> None:
-        exponent = ane_bench.orthogonal_weights(64, 2, 0).exponent
-        for dialect, scalar in (("1.3", "fp16({})"), ("1.0", "tensor<fp16, []>({})")):
-            text = build_program(Config(64, 4, 2), "w8a8", dialect=dialect).mil
-            self.assertIn("scale = " + scalar.format(f"0x1p-{exponent}"), text)
-            self.assertIn("val = " + scalar.format("0x1p-5"), text)
-            opsets = [parse_mil(build_program(Config(64, 4, 2), variant, dialect=dialect).mil).functions[0].opset
-                      for variant in ("fp16", "w8a16", "w8a8")]
+        for dialect, scalar in (("1.3", "fp16({})"), ("1.0", "tensor<fp16, []>({})"), ("1.3-long", "tensor<fp16, []>({})")):
+            texts = [build_program(Config(64, 4, 2), variant, dialect=dialect).mil for variant in ("fp16", "w8a16", "w8a8")]
+            self.assertIn("scale = " + scalar.format(scale_of(Config(64, 4, 2))), texts[2])
+            self.assertIn("val = " + scalar.format("0x1p-5"), texts[2])
+            opsets = [match[1] for text in texts for match in re.finditer("main<(.*?)>", text)]
             self.assertEqual(opsets, ["ios18"] * 3 if dialect == "1.3" else ["ios16", "ios16", "ios17"])
+
+    def test_a_kernel_of_three_changes_padding_and_weights_alone(self) -> None:
+        for variant in ane_bench.VARIANTS:
+            for dialect in ane_bench.DIALECTS:
+                point, square = (build_program(Config(8, 4, 3, kernel), variant, dialect=dialect).mil for kernel in (1, 3))
+                changed = point.replace('"valid"', '"custom"').replace("[0, 0, 0, 0]", "[1, 1, 1, 1]")
+                changed = changed.replace("[8, 8, 1, 1]", "[8, 8, 3, 3]").replace(scale_of(Config(8, 4, 3)),
+                                                                                  scale_of(Config(8, 4, 3, 3)))
+                plain = re.compile(r"\(([0-9]+)\)\)\)")  # offsets differ too: the weights are nine times as large
+                self.assertEqual(plain.sub("(N)))", square), plain.sub("(N)))", changed))
 
     def test_w8a16_is_w8a8_without_quantize_and_dequantize(self) -> None:
         mixed, byte = (build_program(Config(8, 4, 3), variant) for variant in ("w8a16", "w8a8"))
@@ -100,40 +132,165 @@ class WriterTest(unittest.TestCase):
                 if "quantize(" not in line.replace("affine_dequantize(", "") and "q_" not in line]
         self.assertEqual(mixed.mil.splitlines(), [line.replace("x = dq", "x = c") for line in kept])
 
-    def test_hexadecimal(self) -> None:
-        for value, text in ((0.125, "0x1p-3"), (1.5, "0x1.8p+0"), (0.0, "0x0p+0"), (-2.5, "-0x1.4p+1")):
-            self.assertEqual(ane_bench.hexadecimal(value), text)
+    def test_everything_written_is_in_the_general_grammar(self) -> None:
+        for program in programs():
+            with self.subTest(program.config.name, variant=program.variant.name, dialect=program.dialect):
+                check_by_oracle(self, program)
 
-    def test_what_does_not_exist_is_refused(self) -> None:
-        for arguments in ({"variant": "fp8"}, {"variant": "fp16", "blob": "auto"}, {"variant": "fp16", "dialect": "1.2"}):
-            with self.subTest(arguments), self.assertRaises(ane_bench.UsageError):
-                build_program(Config(8, 4, 1), **arguments)  # type: ignore[arg-type]
+
+def check_by_oracle(case: unittest.TestCase, program: ane_bench.Program) -> None:
+    """Check that the general grammar and the reader find the same in a program's text."""
+    general, found = mil_grammar.parse(program.mil), parse_mil(program.mil)
+    function, = general.functions
+    case.assertEqual((general.version, found.dialect, found.config), (program.dialect[:3], program.dialect, program.config))
+    case.assertEqual((function.name, [name for _, name in function.inputs]), ("main", ["x"]))
+    side = program.config.spatial
+    case.assertEqual(function.inputs[0][0].shape, (1, program.config.channels, side, side))
+    statements = {statement.results[0][1]: statement for statement in function.statements}
+    case.assertEqual(list(function.outputs), [found.operations[-1].name])
+    operations = [statement for statement in function.statements if statement.operation in ane_bench.OPERATIONS]
+    case.assertEqual([(one.line, one.operation, one.results[0][1]) for one in operations],
+                     [(one.line, one.kind, one.name) for one in found.operations])
+    previous = "x"
+    for general_one, own in zip(operations, found.operations):
+        arguments = general_one.arguments
+        case.assertEqual(arguments["x" if own.kind == "conv" else "input"], previous)
+        previous = own.name
+        constants = {key: statements[name].attributes["val"].literal for key, name in arguments.items()
+                     if name in statements and statements[name].operation == "const" and key != "weight"}
+        if own.weight:
+            kernel = program.config.kernel
+            case.assertEqual(constants, {"pad_type": "valid" if kernel == 1 else "custom", "pad": [kernel // 2] * 4,
+                                         "strides": [1, 1], "dilations": [1, 1], "groups": 1})
+            check_weight(case, statements[arguments["weight"]], own.weight)
+        else:
+            case.assertEqual(constants.pop("output_dtype", "int8"), "int8")
+            case.assertEqual(constants, {"scale": 2.0 ** own.exponent})
+
+
+def check_weight(case: unittest.TestCase, general: mil_grammar.Statement, own: ane_bench.Weight) -> None:
+    """Check that both readers find the same weight."""
+    int8 = general.operation == "constexpr_affine_dequantize"
+    value = general.attributes["quantized_data" if int8 else "val"]
+    case.assertEqual((general.line, value.type.element, list(value.type.shape or ()), value.literal.offset),
+                     (own.line, own.data_type, own.shape, own.offset))
+    if int8:
+        case.assertEqual((general.attributes["scale"].literal, general.attributes["zero_point"].literal,
+                          general.attributes["axis"].literal), (2.0 ** own.exponent, 0, 0))
 
 
 class ReaderTest(unittest.TestCase):
     """What is read, and what is refused."""
+
+    def test_names_may_differ(self) -> None:
+        for program in programs():
+            renamed = re.sub(r"\b(c|q|dq|W)([0-9])", r"other_\1_\2", program.mil)
+            self.assertEqual([operation._replace(name="") for operation in parse_mil(renamed).operations],
+                             [operation._replace(name="") for operation in parse_mil(program.mil).operations])
+
+    def test_offsets_and_scales_are_those_of_the_text(self) -> None:
+        text = build_program(Config(8, 4, 2), "w8a8").mil
+        text = text.replace("offset = uint64(192)", "offset = uint64(64)").replace(scale_of(Config(8, 4, 2)), "0x1p+3")
+        text = text.replace("dq_scale\"), val = fp16(0x1p-5)", "dq_scale\"), val = fp16(0x1p-4)")
+        operations = parse_mil(text).operations
+        self.assertEqual([(one.weight.offset, one.weight.exponent) for one in operations if one.weight], [(64, 3), (64, 3)])
+        self.assertEqual([one.exponent for one in operations], [0, -5, -4, 0])
+
+    def test_damage_is_refused_with_its_line(self) -> None:
+        text = build_program(Config(8, 4, 2), "w8a8").mil
+        lines = {name: number for number, line in enumerate(text.splitlines(), 1)
+                 for name in re.findall(r"^ *\S*(?:<.*?>)? (\w+) = ", line)}
+        last = text.count("\n")
+        damages: list[tuple[str, str, int]] = [
+            ("program(1.3)", "program(1.4)", 1), ("3510.2.1", "3510.2.2", 2), ("dict<string", "dict<tensor<string, []>", 2),
+            ("main<ios18>", "main<ios17>", 4), ("[1, 8, 4, 4]> x)", "[2, 8, 4, 4]> x)", lines["c0"]),
+            ("[1, 8, 4, 4]> x)", "[1, 8, 4]> x)", 4), ("(tensor<fp16, [1", "(tensor<fp32, [1", 4),
+            ('"valid"', '"same"', lines["c0"]), ('string("valid")', "string(valid)", lines["c_pad_type"]),
+            ("[0, 0, 0, 0])", "[1, 1, 1, 1])", lines["c0"]), ("([1, 1])", "([1, 1, 1, 1])", lines["c_strides"]),
+            ("([1, 1])", "([2, 1])", lines["c0"]), ("int32(1)", "int32(2)", lines["c0"]), ("int32(1)", "int8(1)", lines["c_groups"]),
+            ("dilations = c_dilations", "dilations = c_pad", lines["c0"]), ("groups = c_groups", "groups = c_pad", lines["c0"]),
+            ("groups = c_groups, ", "", lines["c0"]), ('q_dtype"), val = string("int8")', 'q_dtype"), val = string("uint8")', lines["q0"]),
+            ("fp16(0x1p-5)", "fp16(0x1p+9)", lines["q_scale"]), ("fp16(0x1p-5)", "fp16(0x1.8p-5)", lines["q_scale"]),
+            ("fp16(0x1p-5)", "fp32(0x1p-5)", lines["q_scale"]), ("fp16(0x1p-5)", "fp16(inf)", lines["q_scale"]),
+            ("zero_point = int8(0)", "zero_point = int8(1)", lines["W0"]), ("axis = int32(0)", "axis = int32(1)", lines["W0"]),
+            ("tensor<int8, [8, 8, 1, 1]>", "tensor<int8, [8, 4, 1, 1]>", lines["W0"]),
+            ("[8, 8, 1, 1]", "[8, 4, 1, 1]", lines["W0"]), ("weight.bin", "weights.bin", lines["W0"]),
+            ("offset = uint64(64)", "offset = uint64(-64)", lines["W0"]), ("weight = W0", "weight = c_pad", lines["c0"]),
+            ("weight = W0", "weight = W1", lines["c0"]), ("weight = W1", "weight = W2", lines["c1"]),
+            ("x = x)", "x = y)", lines["c0"]), ("x = x)", "x = c1)", lines["c0"]), ("x = dq0", "x = c0", lines["c1"]),
+            ("x = dq0", "x = q0", lines["c1"]), ("x = dq0", "x = x", lines["c1"]), ("input = c0", "input = x", lines["q0"]),
+            ("input = q0", "input = c0", lines["dq0"]), ("scale = q_scale", "scale = q_dtype", lines["q0"]),
+            ("output_dtype = q_dtype", "output_dtype = q_scale", lines["q0"]),
+            ("[1, 8, 4, 4]> q0", "[1, 8, 4, 2]> q0", lines["q0"]), ("[1, 8, 4, 4]> c1", "[1, 4, 4, 4]> c1", lines["c1"]),
+            ("tensor<int8, [1, 8, 4, 4]> q0", "tensor<fp16, [1, 8, 4, 4]> q0", lines["q0"]),
+            ('name = string("c0")', 'name = string("c9")', lines["c0"]), ("W1", "W0", lines["W1"]), ("c1", "c0", lines["c1"]),
+            ("c_pad = const", "c_strides = const", lines["c_pad"]), ("= conv(", "= convolve(", lines["c0"]),
+            ('")];', '")]', lines["c_pad_type"]), ("        tensor", "    tensor", lines["c_strides"]), ("-> (c1)", "-> (c0)", last - 1),
+            ("-> (c1)", "-> (dq0)", last - 1), ("-> (c1)", "-> (W1)", last - 1), ("-> (c1);", "-> (c1)", last - 1),
+        ]
+        for old, new, line in damages:
+            with self.subTest(f"{old} becomes {new}"):
+                self.assertIn(old, text)
+                self.refused(text.replace(old, new) if old in ("W1", "c1") else text.replace(old, new, 1), line)
+        for name, damaged, line in (
+                ("cut at a line", text[:text.index("    } ->")], last - 1), ("cut in a line", text[:text.index("weight = W1")], lines["c1"]),
+                ("no newline", text[:-1], last), ("no brace", text[:-2], last), ("space after", text + " ", last + 1),
+                ("two programs", text + text, last + 1), ("empty", "", 1), ("head only", "".join(text.splitlines(True)[:4]), 5),
+                ("statement after the output", text.replace("}\n", text.splitlines(True)[lines["c_pad"] - 1] + "}\n"), last),
+                ("no operation", "".join(text.splitlines(True)[:4]) + "    } -> (x);\n}\n", 5),
+                ("carriage returns", text.replace("\n", "\r\n"), 1), ("line twice", re.sub("(        fp16 q_s.*\n)", r"\1\1", text),
+                                                                      lines["q_scale"] + 1)):
+            with self.subTest(name):
+                self.refused(damaged, line)
+
+    def refused(self, text: str, line: int) -> None:
+        """Check that a text is refused with the line."""
+        with self.assertRaises(MilError) as raised:
+            parse_mil(text)
+        self.assertEqual(raised.exception.line, line, raised.exception)
+        self.assertTrue(str(raised.exception).startswith(f"line {line}: "))
+        self.assertTrue(str(raised.exception).isprintable())
+
+    def test_kernels_do_not_mix(self) -> None:
+        program = build_program(Config(8, 4, 2, 3), "fp16")
+        line = next(number for number, text in enumerate(program.mil.splitlines(), 1) if " W1 = " in text)
+        self.refused(program.mil.replace("[8, 8, 3, 3]> W1", "[8, 8, 1, 1]> W1"), line)
+        both = re.sub(r"(W1 = .*?\[8, 8, )3, 3", r"\g<1>1, 1", program.mil.replace("[8, 8, 3, 3]> W1", "[8, 8, 1, 1]> W1"))
+        self.refused(both, line + 1)
+
+    def test_every_single_character_matters(self) -> None:
+        """A text with one character changed is refused, or means exactly what the general grammar reads in it."""
+        draw = random.Random(7)
+        for program in programs(("2x1x2", "2x1x2k3")):
+            for _ in range(60):
+                place = draw.randrange(len(program.mil))
+                text = program.mil[:place] + draw.choice("x01,;()[]<>\" \n") + program.mil[place + 1:]
+                try:
+                    parse_mil(text)
+                except MilError as error:
+                    self.assertGreaterEqual(error.line, program.mil.count("\n", 0, place) + 1)
+                else:
+                    changed = program._replace(mil=text, config=parse_mil(text).config)
+                    check_by_oracle(self, changed)
+
+
+class GrammarTest(unittest.TestCase):
+    """The oracle itself."""
 
     def test_programs_of_apples_compiler(self) -> None:
         files = sorted(support.shared("mil").glob("*.mil"))
         self.assertGreaterEqual(len(files), 8)
         for file in files:
             with self.subTest(file.name):
-                self.assertTrue(parse_mil(file.read_text()).functions[0].statements)
-
-    def test_everything_written_is_read(self) -> None:
-        for variant in ane_bench.VARIANTS:
-            for dialect in ane_bench.DIALECTS:
-                with self.subTest(variant, dialect=dialect):
-                    program = parse_mil(build_program(Config(8, 4, 3), variant, dialect=dialect).mil)
-                    self.assertEqual(program.version, dialect)
-                    convolutions = [one for one in program.functions[0].statements if one.operation == "conv"]
-                    self.assertEqual([one.arguments["weight"] for one in convolutions], ["W0", "W1", "W2"])
+                self.assertTrue(mil_grammar.parse(file.read_text()).functions[0].statements)
+                with self.assertRaises(MilError):
+                    parse_mil(file.read_text())
 
     def test_values(self) -> None:
-        program = parse_mil(SMALL)
+        program = mil_grammar.parse(GENERAL)
         function = program.functions[0]
         self.assertEqual(program.attributes["a"].literal, 'b"\\')
-        self.assertEqual(function.inputs, ((ane_bench.Type("tensor", (ane_bench.Type("fp16"),), (1, None)), "x"),))
+        self.assertEqual(function.inputs, ((mil_grammar.Type("tensor", (mil_grammar.Type("fp16"),), (1, None)), "x"),))
         self.assertEqual(function.attributes["s"].literal, ("q", (("x", [4]),)))
         constant, split, joined = function.statements
         self.assertEqual(constant.attributes["val"].literal, [1.5, float("-inf")])
@@ -141,34 +298,62 @@ class ReaderTest(unittest.TestCase):
         self.assertEqual(joined.arguments["values"], ("a", "b", "k"))
         self.assertEqual((constant.line, split.line, joined.line, function.outputs), (5, 6, 7, ("y", "k")))
 
-    def test_damage_is_refused_with_its_line(self) -> None:
-        parse_mil(SMALL)
-        damages = {
-            "cut": (SMALL[:-4], 8), "after the program": (SMALL + "x", 10), "second program": (SMALL + SMALL, 10),
-            "undefined name": (SMALL.replace("b, k)", "b, z)"), 7), "undefined output": (SMALL.replace("(y, k);", "(y, z);"), 8),
-            "repeated name": (SMALL.replace("> y =", "> k ="), 7), "repeated in one": (SMALL.replace("> b =", "> a ="), 6),
-            "name of the input": (SMALL.replace("> y =", "> x ="), 7), "used before": (SMALL.replace("x = x", "x = y"), 6),
-            "repeated argument": (SMALL.replace("axis =", "x ="), 6), "no comma": (SMALL.replace("bool(false),", "bool(false)"), 7),
-            "no semicolon": (SMALL.replace("-inf])];", "-inf])]"), 6),
-            "shape": (SMALL.replace("-inf]", "-inf, 0x1p+0]"), 5), "kind": (SMALL.replace("0x1.8p+0", "1"), 5),
-            "bool": (SMALL.replace("bool(false)", "bool(0)"), 7), "range": (SMALL.replace("int32(-1)", "int32(2147483648)"), 6),
-            "stray": (SMALL.replace("split", "split!"), 6), "string": (SMALL.replace('string("b', 'string(b'), 2),
-            "deep": (SMALL.replace("[4]", "[" * 3000 + "]" * 3000), 4), "deep type": (SMALL.replace("bool(", "list<" * 3000), 7),
-            "dimension": (SMALL.replace("[1, ?]", "[1, -1]"), 4), "large": (SMALL.replace("0x1.8p+0", "0x1p+99999"), 5),
-            "blob": (SMALL.replace("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"), 5),
-            "blob in blobs": (SMALL.replace("[0x1.8p+0, -inf]", "BLOBFILE(path = string(" * 999), 5),
-            "blob at a list": (SMALL.replace("[0x1.8p+0, -inf]",
-                                             'BLOBFILE(path = string("p"), offset = tensor<uint64, [1]>([0]))'), 5),
-            "deep arguments": (SMALL.replace("(a, b, k)", "(" * 999), 7), "bare tensor": (SMALL.replace("bool(", "tensor("), 7),
-            "bare list": (SMALL.replace("fp16, [1, ?]", "list, [1, ?]"), 4),
-            "two shapes": (SMALL.replace("[1, ?]", "[1, ?], [1, ?]"), 4),
-            "digits": (SMALL.replace("int32(-1)", "int32(" + "1" * 5000 + ")"), 6),
-            "function twice": (SMALL[:-2] + SMALL[SMALL.index("    func"):], 9), "nothing": ("", 1),
-        }
-        for name, (text, line) in damages.items():
-            with self.subTest(name):
-                self.assertNotEqual(text, SMALL)
-                with self.assertRaises(MilError) as raised:
-                    parse_mil(text)
-                self.assertEqual(raised.exception.line, line, raised.exception)
-                self.assertTrue(str(raised.exception).startswith(f"line {line}: "))
+    def test_damage_is_refused(self) -> None:
+        mil_grammar.parse(GENERAL)
+        for old, new in (("b, k)", "b, z)"), ("(y, k);", "(y, z);"), ("> y =", "> k ="), ("> b =", "> a ="), ("x = x", "x = y"),
+                         ("bool(false),", "bool(false)"), ("-inf])];", "-inf])]"), ("-inf]", "-inf, 0x1p+0]"),
+                         ("0x1.8p+0", "1"), ("int32(-1)", "int32(2147483648)"), ("[4]", "[" * 3000 + "]" * 3000),
+                         ("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"), ("(y, k);\n}", "(y, k);\n}}")):
+            with self.subTest(new[:30]), self.assertRaises(MilError):
+                self.assertIn(old, GENERAL)
+                mil_grammar.parse(GENERAL.replace(old, new))
+
+
+class ProgramTest(unittest.TestCase):
+    """Programs are built from valid arguments, and written privately."""
+
+    def test_invalid_arguments(self) -> None:
+        config = Config(8, 4, 1)
+        calls: list[tuple[Any, Any, dict[str, Any]]] = [
+            (config, "fp8", {}), (config, ["fp16"], {}), (config, None, {}), (config, "fp16", {"blob": "auto"}),
+            (config, "fp16", {"dialect": "1.2"}), (config, "fp16", {"dialect": 1.3}), (config, "fp16", {"seed": -1}),
+            (config, "fp16", {"seed": True}), (config, "fp16", {"seed": 1.0}), (config, "fp16", {"seed": 10 ** 25}),
+            (config, "fp16", {"original": "yes"}), (config, "fp16", {"original": 1}), ((8, 4, 1), "fp16", {}), ("8x4x1", "fp16", {}),
+            (Config(8, 4, 1, 3), "fp16", {"original": True}),
+        ]
+        for first, second, options in calls:
+            with self.subTest(str((first, second, options))), self.assertRaises(UsageError) as raised:
+                build_program(first, second, **options)
+            self.assertTrue(str(raised.exception).isprintable())
+
+    def test_the_largest_seed(self) -> None:
+        blobs = {bytes(build_program(Config(8, 4, 1), "w8a8", seed=seed).blob) for seed in (0, 1, 2 ** 53 - 1)}
+        self.assertEqual(len(blobs), 3)
+
+    def test_written_files(self) -> None:
+        program = build_program(Config(8, 4, 2, 3), "w8a8")
+        with tempfile.TemporaryDirectory() as holder:
+            directory = Path(holder) / "new"
+            program.write(str(directory))
+            program.write(str(directory))
+            self.assertEqual((directory / "model.mil").read_text(), program.mil)
+            self.assertEqual((directory / "weights" / "weight.bin").read_bytes(), program.blob)
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (directory, *directory.rglob("*"))}
+            self.assertEqual(modes, {"new": 0o700, "weights": 0o700, "model.mil": 0o600, "weight.bin": 0o600})
+
+    def test_links_are_refused(self) -> None:
+        program = build_program(Config(8, 4, 1), "fp16")
+        with tempfile.TemporaryDirectory() as holder:
+            place = Path(holder)
+            (place / "elsewhere").mkdir()
+            (place / "link").symlink_to(place / "elsewhere")
+            (place / "real").mkdir()
+            (place / "real" / "model.mil").symlink_to(place / "elsewhere" / "file")
+            for name in ("link", "real"):
+                with self.assertRaises(OSError) as raised:
+                    program.write(os.path.join(holder, name))
+                self.assertIn(raised.exception.errno, (errno.ENOTDIR, errno.ELOOP))
+                self.assertTrue(str(raised.exception.filename).startswith(holder))
+            self.assertEqual(list((place / "elsewhere").iterdir()), [])
+            with self.assertRaises(FileNotFoundError):
+                program.write(os.path.join(holder, "missing", "directory"))

@@ -63,8 +63,8 @@ class ChainWeightsTest(unittest.TestCase):
             self.assertEqual(len(blobs), 5)
 
     def test_no_weight_is_zero(self) -> None:
-        for name in ("1x4x2", "2x4x2", "3x4x3", "7x4x3", "60x4x2", "256x4x2", "512x4x2", "1x4x2k3", "2x4x4k3", "60x4x2k3",
-                     "512x4x2k3"):
+        for name in ("1x4x2", "2x4x2", "3x4x3", "7x4x3", "60x4x2", "256x4x1", "512x4x1", "1x4x2k3", "2x4x4k3", "60x4x2k3",
+                     "256x4x1k3"):
             for variant in ("fp16", "w8a8"):
                 with self.subTest(name, variant=variant):
                     self.assertTrue(all(map(all, integers(build_program(Config.parse(name), variant)))))
@@ -125,8 +125,8 @@ class FactoredWeightsTest(unittest.TestCase):
         return found
 
     def test_channel_factors_fit_and_their_scale_is_a_power_of_two(self) -> None:
-        for name in ("32x4x1k3", "64x4x1k3", "97x4x1k3", "256x4x1k3", "512x4x1k3"):
-            for seed in range(3):
+        for name in ("32x4x1k3", "64x4x1k3", "97x4x1k3", "256x4x1k3"):
+            for seed in range(2):
                 with self.subTest(name, seed=seed):
                     (channels, _), = self.kernels(name, seed)
                     self.assertLessEqual(max(map(abs, channels)), 7)
@@ -145,9 +145,9 @@ class FactoredWeightsTest(unittest.TestCase):
         self.assertEqual(len(set(map(tuple, patterns))), 8)
 
     def test_a_chain_transposed_in_space_computes_something_else(self) -> None:
-        for depth in (1, 2, 3, 4, 6, 8, 16):
-            for seed in range(6):
-                config = Config(4, 12, depth, 3)
+        for depth in (1, 2, 4, 7):
+            for seed in range(5):
+                config = Config(16, 8, depth, 3)
                 program = build_program(config, "fp16", seed=seed)
                 data = ane_bench.random_input(config, seed)
                 turned = bytearray(program.blob)
@@ -155,17 +155,17 @@ class FactoredWeightsTest(unittest.TestCase):
                     kernels = rows(struct.unpack(f"<{len(tensor.data) // 2}H", tensor.data), 9)
                     values = [kernel[place] for kernel in kernels for place in (0, 3, 6, 1, 4, 7, 2, 5, 8)]
                     turned[tensor.offset + 64:tensor.offset + 64 + len(tensor.data)] = struct.pack(f"<{len(values)}H", *values)
-                right, wrong = (ane_bench.Reference(program.mil, blob).compute(data, range(0, 144, 7))[0]
+                right, wrong = (ane_bench.Reference(program.mil, blob).compute(data, range(0, 64, 5))[0]
                                 for blob in (program.blob, turned))
-                change = math.sqrt(distance(right, wrong) / distance(right, [[0.0] * 4] * len(right)))
+                change = math.sqrt(distance(right, wrong) / distance(right, [[0.0] * 16] * len(right)))
                 self.assertGreater(change, 0.1, (depth, seed))
 
     def test_nothing_grows_or_dies(self) -> None:
-        for name, seed in (("64x16x1k3", 0), ("64x16x8k3", 1), ("64x16x64k3", 2), ("128x16x32k3", 3)):
+        for name, seed in (("64x16x1k3", 0), ("64x16x8k3", 1), ("64x16x64k3", 2), ("128x16x16k3", 3)):
             with self.subTest(name):
                 config = Config.parse(name)
                 program = build_program(config, "w8a8", seed=seed)
-                inside = [row * 16 + column for row in range(4, 12) for column in range(4, 12)]
+                inside = range(70, 186, 12)
                 data = ane_bench.random_input(config, seed)
                 outputs, = ane_bench.Reference(program.mil, program.blob).compute(data, inside)
                 power = distance(outputs, [[0.0] * config.channels] * len(inside))
