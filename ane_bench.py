@@ -2467,29 +2467,39 @@ def judge(config: Config, activations: str, output: Sequence[Vector], references
     compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
     nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
     found, expected = compared[nearest], rounded[nearest]
+    equal = sum(map(eq, values, expected)) / len(values)
+    clear = equal > 0.5 or others and found.relative_l2 <= compared[others[0]].relative_l2 / 2
     verified: dict[str, Any] = {}
     if others:
-        equal = sum(map(eq, values, expected)) / len(values)
-        clear = equal > 0.5 or found.relative_l2 <= compared[others[0]].relative_l2 / 2
         verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
     verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
+    limit, _ = verification_limits(len(values), config, activations)
+    if activations == "int8" and equal > 0.5:  # the rounding is known then, whatever the chip
+        limit = KNOWN_LIMITS["int8"]
     problem = (explain_mismatch(found, len(values), config, activations)
-               or explain_large_errors(output, expected, config, activations))
+               or explain_large_errors(output, expected, limit, activations))
     warnings = []
     unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
     if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
         noise = explain_noise(values, list(rounded.values()), unquantized, config)
-        if noise and known:
+        if known:
             problem = problem or noise
         elif noise:
             warnings.append(("quantization", noise))
-    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
-    if known and others and not problem and found.relative_l2 * found.floor > limit:
-        warnings.append(("unknown-rounding", (
-            f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic "
-            f"stays within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: "
-            "compare more pixels with --verify 16, and send the output of doctor")))
+    if known and others and not problem:
+        warnings += warnings_about_rounding(found, config, activations)
     return Verdict(verified, problem, warnings)
+
+
+def warnings_about_rounding(found: Comparison, config: Config, activations: str) -> list[tuple[str, str]]:
+    """Return the warning that an output is farther from the reference than the chip's known arithmetic, if it is."""
+    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
+    if found.relative_l2 * found.floor <= limit:
+        return []
+    return [("unknown-rounding", (
+        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic stays "
+        f"within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: compare more "
+        "pixels with --verify 16, and send the output of doctor"))]
 
 
 def output_defect(values: Vector, expected: Vector) -> Optional[str]:
@@ -2534,19 +2544,19 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
-def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Config, activations: str) -> Optional[str]:
+def explain_large_errors(output: Sequence[Vector], expected: Vector, limit: float, activations: str) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
-    The usual error of a pixel is estimated from the median, and a part of the limit is added since that may be zero.
-    Large values may differ more.
+    The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
+    is added. Large values may differ more.
     """
-    if config.channels < FEWEST_CHANNELS:
+    channels = len(output[0])
+    if channels < FEWEST_CHANNELS:
         return None
-    limit, _ = verification_limits(len(expected), config, activations)
-    powers = [0.0] * config.channels
+    powers = [0.0] * channels
     for index, values in enumerate(output):
-        should = expected[index * config.channels:(index + 1) * config.channels]
-        size = math.sqrt(sum(map(mul, should, should)) / config.channels) or 1.0
+        should = expected[index * channels:(index + 1) * channels]
+        size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
         errors = list(map(abs, map(sub, values, should)))
         usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
         powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
@@ -2555,7 +2565,7 @@ def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Con
     for rank, excess in ERROR_LIMITS[activations]:
         most = 1 + excess / math.sqrt(len(output))
         if largest[rank - 1] > most:
-            return (f"{rank} of {config.channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
+            return (f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
                     f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
     return None
 
