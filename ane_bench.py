@@ -5331,7 +5331,7 @@ class Chart:
             self.paragraph("No configuration was measured.", FONT, INK)
         elif not self.rate_ticks:
             most = statistics.mode(cell.stage or "unknown" for cell in self.cells)
-            self.paragraph(f"All {len(self.cells)} cells failed, most often in stage {most}.", FONT, INK)
+            self.paragraph(f"All cells failed ({len(self.cells)}), most often in stage {most}.", FONT, INK)
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""

@@ -737,9 +737,9 @@ class FormTest(ChartCase):
 
     def test_nothing_to_draw(self) -> None:
         for name, text in (
-            ("only failures", "All 10 cells failed, most often in stage compile."),
-            ("a sweep that failed", "All 6 cells failed, most often in stage compile."),
-            ("two dimensions that failed", "All 8 cells failed, most often in stage compile."),
+            ("only failures", "All cells failed (10), most often in stage compile."),
+            ("a sweep that failed", "All cells failed (6), most often in stage compile."),
+            ("two dimensions that failed", "All cells failed (8), most often in stage compile."),
             ("nothing", "No configuration was measured."),
             ("no variants", "No configuration was measured."),
             ("broken off at once", "No configuration was measured."),
