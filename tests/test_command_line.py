@@ -114,7 +114,8 @@ class ReferenceTest(unittest.TestCase):
         self.assertTrue(all(row.endswith(" ok") for row in rows), done.output)
 
     def test_every_format_of_one_run(self) -> None:
-        for name, start in (("table", "=== ane_bench"), ("markdown", "**ane_bench"), ("csv", "config,variant,"), ("json", "{\n")):
+        starts = {"table": "=== ane_bench", "markdown": "**ane_bench", "csv": "config,variant,", "json": "{\n"}
+        for name, start in starts.items():
             done = support.run_command("--engine", "reference", "--config", "4x4x2", "--format", name, "--quiet")
             self.assertEqual((done.code, done.errors), (0, ""))
             self.assertTrue(done.output.startswith(start), done.output)
@@ -142,8 +143,8 @@ class ReferenceTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_library(self) -> None:
-        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"], ane_bench.Protocol(iters=6, rounds=6),
-                              engine="reference")
+        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"],
+                              ane_bench.Protocol(iters=6, rounds=6), engine="reference")
         record = found.to_dict()
         self.assertTrue(found.ok)
         self.assertEqual(json.loads(json.dumps(record)), record)
@@ -167,7 +168,8 @@ class EmitTest(unittest.TestCase):
             return files
 
     def test_the_files_are_the_programs(self) -> None:
-        files = self.emitted("--config", "8x4x2", "--seed", "7", "--dialect", "1.0", "--blob", "original", "--variants", "w8a8")
+        files = self.emitted("--config", "8x4x2", "--seed", "7", "--dialect", "1.0", "--blob", "original",
+                             "--variants", "w8a8")
         program = ane_bench.build_program(ane_bench.Config(8, 4, 2), "w8a8", seed=7, blob="original", dialect="1.0")
         self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
                                  "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
@@ -186,7 +188,8 @@ class EmitTest(unittest.TestCase):
 
     def test_a_sweep(self) -> None:
         files = self.emitted("--channels", "4,8", "--depth", "1,2,1", "--spatial", "4", "--variants", "fp16")
-        self.assertEqual({name.split("/")[0] for name in files}, {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16"})
+        self.assertEqual({name.split("/")[0] for name in files},
+                         {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16"})
 
     def test_a_link_is_refused(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
