@@ -4348,7 +4348,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                     run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
-                    run.tick_ns = message["tick_ns"]
+                    run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
                     run.system = merged_facts(run.system, message["system"])
                 elif message["kind"] == "warning":
                     run.warn(message["code"], message["message"])
@@ -4586,9 +4586,10 @@ COLUMNS = (
     Column("ratio", "Ratio", 6, lambda cell, room: ratio_text(cell)),
     Column("ratio_low", "±95%", 6, lambda cell, room: half_width(cell.ratio, "value")),
     Column("check", "Check", 6, lambda cell, room: cell.check))
+WIDE_COLUMNS = [column._replace(width=10) for column in COLUMNS]
 
 
-def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = COLUMNS) -> list[str]:
+def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = WIDE_COLUMNS) -> list[str]:
     """Return a cell's text in each column; a star behind the check marks a cell that a warning names."""
     mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
     return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
@@ -4677,10 +4678,10 @@ def answers(run: Run) -> list[str]:
     groups: dict[int, list[Cell]] = {}
     for cell in run.cells:
         groups.setdefault(cell.config.kernel, []).append(cell)
-    return [*(answer(run, cells) for cells in groups.values()), *remarks(run)]
+    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
 
 
-def answer(run: Run, cells: Sequence[Cell]) -> str:
+def answer_of(run: Run, cells: Sequence[Cell]) -> str:
     """Return what was found in the cells of one kernel, or what failed most often."""
     where = {"reference": "in plain Python, which says nothing about a Neural Engine",
              "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
@@ -4739,8 +4740,8 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 
 
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return depth, rate, fixed cost and the ends of their intervals, by the fields of csv, for the deepest of otherwise
-    the same cells, against the next shallower one; None for others, and for what cannot be told."""
+    """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
+    of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config._replace(depth=1) == cell.config._replace(depth=1)]
     alike.sort(key=lambda other: other.config.depth)
@@ -4761,12 +4762,15 @@ def marginal_notes(run: Run) -> list[str]:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
         if least is None:
             continue
-        text = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})" if slow else "a rate that cannot be told"
-        text += (f" and {figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it computes"
-                 if least > 0 else " and a fixed cost that cannot be told")
+        speed, cost = "a rate that cannot be told", "a fixed cost that cannot be told"
+        if slow:
+            speed = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})"
+        if least > 0:
+            cost = (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it "
+                    "computes")
         shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
         lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
-            f"{VARIANTS[cell.variant].label} {text}")
+            f"{VARIANTS[cell.variant].label} {speed} and {cost}")
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
@@ -4812,11 +4816,11 @@ def markdown(run: Run) -> str:
     whole, names = Table(run), ("model", "build", "power_source")
     machine = [machine_name(run), *(str(run.system[name])[:LONGEST_FACT] for name in names if name in run.system)]
     machine += [f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB"] if "memory_bytes" in run.system else []
-    title = f"**{PROGRAM_NAME} {markdown_escaped(run.version)}**: {markdown_escaped(', '.join([*machine, run.started]))}"
+    title = f"{PROGRAM_NAME} {run.version}: {', '.join([*machine, run.started])}"
     rows = [[whole.label(cell.config, cell.variant), *cell_texts(run, cell)] for cell in run.cells]
     failures = [f"{whole.label(cell.config, cell.variant)}: {cell.failure}" for cell in run.cells if not cell.ok]
     notes = [*whole.common(), protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
-    report = "\n".join([title, "", *(f"{markdown_escaped(text)}\n" for text in answers(run)),
+    report = "\n".join([f"**{markdown_escaped(title)}**\n", *(f"{markdown_escaped(text)}\n" for text in answers(run)),
                         markdown_table(["Config", *(column.heading for column in COLUMNS)], rows),
                         *([f"    python3 {shlex.join(run.command)}", ""] if run.command else []),
                         *markdown_items(notes), ""])
@@ -4846,8 +4850,9 @@ def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
     facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
     return {
         "config": cell.config.name, "variant": cell.variant, **cell.config._asdict(),
-        "weights_mib": cell.weights_mib, "gop": cell.config.gop, "ms": cell.milliseconds, "ms_low": ms_low, "ms_high": ms_high,
-        "tops": cell.tops, "ratio": cell.ratio.get("value"), "ratio_low": ratio_low, "ratio_high": ratio_high,
+        "weights_mib": cell.weights_mib, "gop": cell.config.gop,
+        "ms": cell.milliseconds, "ms_low": ms_low, "ms_high": ms_high, "tops": cell.tops,
+        "ratio": cell.ratio.get("value"), "ratio_low": ratio_low, "ratio_high": ratio_high,
         **{f"ms_{name}": cell.ms.get(name) for name in ("mean", "min", "p95", "mad")},
         **{name: getattr(cell, name) for name in facts},
         **marginal_fields(run, cell),
@@ -4950,20 +4955,19 @@ def show(runs: Sequence[Run], form: str) -> str:
     runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
-        machine = f"Python {run.system.get('python', '')}" if run.engine == "reference" else machine_name(run)
         for cell in run.cells:
             texts = dict(zip((column.field for column in COLUMNS), cell_texts(run, cell)))
             texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
             common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
                       f"{cell.config.kernel}x{cell.config.kernel} convolutions")
-            groups.setdefault(common, []).append([machine, run.started[:10], cell.name, *(
+            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
                 texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
     headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
     notes = [f"{machine_facts(run)}, {run.started[:10]}: {line}" for run in runs
              for line in [*remarks(run), *grouped_warnings(run)]]
     if form == "markdown":
-        tables = [f"**{markdown_escaped(common)}**\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
-        return "\n".join([*tables, *markdown_items(notes)])
+        parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
+        return "\n".join([*parts, *markdown_items(notes)])
     return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
 
 
@@ -5024,7 +5028,7 @@ def comparison(runs: Sequence[Run], form: str) -> str:
     names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
     others = list(zip(names, runs))[1:]
     head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in zip(names, runs)]
-    prefix = f"{{}} " if len(runs) > 2 else ""
+    prefix = "{} " if len(runs) > 2 else ""
     head += [prefix.format(name) + line for name, run in others for line in differing(runs[0], run)]
     tail = [line for name, run in others for line in comparison_notes(runs[0], run, name)]
     tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
@@ -5069,14 +5073,16 @@ def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[
 def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
-    for side, own, other in (("BASE", base, new), (name, new, base)):
+    for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
         others = {(cell.config, cell.variant) for cell in other.cells}
-        lines += [f"{cell.name}: {cell.failure} (in {side})" for cell in own.cells if not cell.ok]
-        lines += [f"{cell.name}: only in {side}" for cell in own.cells if (cell.config, cell.variant) not in others]
+        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
+        only = [cell.name for cell in own.cells if (cell.config, cell.variant) not in others]
+        lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
-        lines += [f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast, in the geometric mean of "
-                  f"{len(speeds)} cells"] if len(speeds) > 1 else []
+        if len(speeds) > 1:
+            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+                         f"over {len(speeds)} cells)")
     return lines
 
 
@@ -5124,7 +5130,7 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
         if percent is None:
             continue
         if not failed and not any(ends for _, _, ends in losses):
-            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has such an interval in both records; "
+            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
                              "record both with a second variant and more --iters")
         for cell, loss, ends in losses:
             limit, verdict = percent / 100, "undecided, since it has no interval"
