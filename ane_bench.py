@@ -2159,7 +2159,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, marginal, within_rounds_pattern, bimodality.
+# geometric_mean, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -3451,7 +3451,7 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 # ======================================================================================================================
 # 11. Record
 #
-# Used below: REPORTS, LARGEST_RECORD, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
+# Used below: LARGEST_RECORD, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
 # matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
