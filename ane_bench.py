@@ -1046,9 +1046,8 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
-    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS),
-                                 ("dialect", dialect, DIALECTS),
-                                 ("original", original, (False, True))):
+    choices_of = {"variant": tuple(VARIANTS), "blob": LAYOUTS, "dialect": DIALECTS, "original": (False, True)}
+    for value, (name, choices) in zip((variant, blob, dialect, original), choices_of.items()):
         if type(value) is not type(choices[0]) or value not in choices:
             raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
     if original and config.kernel != 1:

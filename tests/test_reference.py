@@ -148,6 +148,14 @@ class ChainTest(unittest.TestCase):
         (output,), = Reference(program.mil, program.blob).compute(packed([[100.0]]), [0])
         self.assertIn(abs(output[0]), (127 / 32, 4.0))
 
+    def test_quantize_and_dequantize_have_scales_of_their_own(self) -> None:
+        program = build_program(Config(1, 1, 2), "w8a8")
+        changed = program.mil.replace('dq_scale"), val = fp16(0x1p-5)', 'dq_scale"), val = fp16(0x1p-3)')
+        self.assertNotEqual(changed, program.mil)
+        (plain,), = Reference(program.mil, program.blob).compute(packed([[1.046875]]), [0])
+        (scaled,), = Reference(changed, program.blob).compute(packed([[1.046875]]), [0])
+        self.assertEqual((abs(plain[0]), abs(scaled[0])), (1.0625, 4.25))
+
     def test_original_programs(self) -> None:
         config = Config(60, 2, 2)
         for variant in ("fp16", "w8a8"):
@@ -300,6 +308,13 @@ class FactoredTest(unittest.TestCase):
             with self.subTest(place), self.assertRaisesRegex(MilError, "does not compute") as raised:
                 Reference(program.mil, damaged).compute(data, [0])
             self.assertIn(" c1 = conv(", program.mil.splitlines()[raised.exception.line - 1])
+
+    def test_a_middle_that_is_no_multiple_of_16_is_refused(self) -> None:
+        program = build_program(Config(1, 4, 1, 3), "w8a8")
+        for middle, refused in ((16, False), (21, True)):
+            program.blob[128:137] = bytes([1, 1, 1, 1, middle, 1, 1, 1, 1])
+            with self.assertRaises(MilError) if refused else contextlib.nullcontext():
+                Reference(program.mil, program.blob).compute(bytes(program.config.tensor_bytes), [0])
 
     def test_any_fp16_weights_are_refused(self) -> None:
         program = build_program(Config(2, 4, 1, 3), "fp16")
