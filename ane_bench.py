@@ -2774,6 +2774,7 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[floa
 LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
           ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.0075, 512)}
 MAX_RELATIVE_L2 = 1.2
+MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
 
 # The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
@@ -2850,15 +2851,7 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
     data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
     known. Raises MilError or BlobError if the reference cannot compute the program.
     """
-    arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
-    unquantized = Arithmetic(quantizes=False)
-    quantizes = program.variant.activations == "int8" and program.config.depth > 1
-    if program.config.kernel == 3:  # the reference does not round between such layers
-        arithmetics = [unquantized]
-    elif quantizes:
-        arithmetics.append(unquantized)
-    reference = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
-    references = {arithmetic: flat(vectors) for arithmetic, vectors in zip(arithmetics, reference)}
+    references = compute_references(program, data, pixels, outputs)
     verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
     worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
@@ -2870,37 +2863,62 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
     return Verdict(verified, problem, list(warnings.values()))
 
 
-def judge(config: Config, activations: str, output: Sequence[Vector], references: Mapping[Arithmetic, Vector],
-          known: bool) -> Verdict:
-    """Return the verdict on one round: its output, [pixel][channel], against the flat references of these pixels."""
-    values = flat(output)
-    rounded = {arithmetic: vector for arithmetic, vector in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(values, next(iter(rounded.values())))
+def compute_references(program: Program, data: bytes, pixels: Sequence[int],
+                       outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
+    """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
+
+    INT8 is exact, so a right output mostly equals the reference in its arithmetic: if that is an M4's, the others are
+    not computed. With 3x3 there is one reference, without rounding.
+    """
+    reference = Reference(program.mil, program.blob)
+    first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
+    unquantized = Arithmetic(quantizes=False)
+    if program.config.kernel == 3:
+        return {unquantized: reference.compute(data, pixels, [unquantized])[0]}
+    quantizes = program.variant.activations == "int8" and program.config.depth > 1
+    chosen = [first, unquantized] if quantizes else [first, *others]
+    found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
+    if quantizes and any(equal_share(output, found[first]) <= MOST for output in outputs):
+        found.update(zip(others, reference.compute(data, pixels, others)))
+    return found
+
+
+def equal_share(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
+    """Return the share of values of [pixel][channel] that are equal to the last bit."""
+    return statistics.fmean(map(eq, flat(output), flat(expected)))
+
+
+def judge(config: Config, activations: str, output: Sequence[Vector],
+          references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
+    """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
+    rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
+    problem = output_defect(flat(output), flat(next(iter(rounded.values()))))
     if problem:
         return Verdict({}, problem, [])
-    compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
+    compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
     nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
     found, expected = compared[nearest], rounded[nearest]
-    equal = sum(map(eq, values, expected)) / len(values)
-    clear = equal > 0.5 or others and found.relative_l2 <= compared[others[0]].relative_l2 / 2
+    equal = equal_share(output, expected)
     verified: dict[str, Any] = {}
-    if others:
-        verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
+    if config.kernel == 1:
+        if equal > MOST or others and found.relative_l2 <= compared[others[0]].relative_l2 / 2:
+            verified["arithmetic"] = nearest.name
+        verified["equal"] = equal
     verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
-    limit, _ = verification_limits(len(values), config, activations)
-    if activations == "int8" and equal > 0.5:  # the rounding is known then, whatever the chip
-        limit = KNOWN_LIMITS["int8"]
-    problem = (explain_mismatch(found, len(values), config, activations)
-               or explain_large_errors(output, expected, limit, activations))
+    pixels = [compare_vectors(*pair) for pair in zip(output, expected)]
+    mismatches = [explain_mismatch(found, len(output) * config.channels, config, activations),
+                  *[explain_mismatch(pixel, config.channels, config, activations) for pixel in pixels],
+                  explain_large_errors(output, expected, config, activations, equal > MOST)]
+    problem = next(filter(None, mismatches), None)
     warnings = []
-    unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
+    unquantized = next((vectors for arithmetic, vectors in references.items() if not arithmetic.quantizes), None)
     if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
-        noise = explain_noise(values, list(rounded.values()), unquantized, config)
+        noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
         if known:
             problem = problem or noise
         elif noise:
             warnings.append(("quantization", noise))
-    if known and others and not problem:
+    if known and config.kernel == 1 and not problem:
         warnings += warnings_about_rounding(found, config, activations)
     return Verdict(verified, problem, warnings)
 
@@ -2912,8 +2930,8 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
         return []
     return [("unknown-rounding", (
         f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic stays "
-        f"within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: compare more "
-        "pixels with --verify 16, and send the output of doctor"))]
+        f"within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: compare "
+        "more pixels with --verify 16, and send the output of doctor"))]
 
 
 def output_defect(values: Vector, expected: Vector) -> Optional[str]:
@@ -2958,18 +2976,21 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
-def explain_large_errors(output: Sequence[Vector], expected: Vector, limit: float, activations: str) -> Optional[str]:
+def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
+                         equal: bool) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
     The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
-    is added. Large values may differ more.
+    is added; if most values are equal, the limit is that of a known arithmetic. Large values may differ more.
     """
-    channels = len(output[0])
+    channels = config.channels
     if channels < FEWEST_CHANNELS:
         return None
+    limit, _ = verification_limits(len(output) * channels, config, activations)
+    if activations == "int8" and equal:
+        limit = KNOWN_LIMITS["int8"]
     powers = [0.0] * channels
-    for index, values in enumerate(output):
-        should = expected[index * channels:(index + 1) * channels]
+    for values, should in zip(output, expected):
         size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
         errors = list(map(abs, map(sub, values, should)))
         usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
