@@ -2098,7 +2098,9 @@ class _LoadedModel:
             try:
                 self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
-                self._events.warn("unload", f"unloading {self._variant} failed: {error}; its figures are not affected")
+                self._events.warn("unload", f"{VARIANTS[self._variant].label} {self._config.label()}: unloading failed "
+                                            f"({error}), after its figures were taken; if later programs fail to load, "
+                                            "restart the Mac")
 
     def _create_surface(self) -> Pointer:
         """Return a surface that is one row of bytes."""
@@ -2892,7 +2894,7 @@ def judge(config: Config, activations: str, output: Sequence[Vector],
           references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
     """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
     rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(flat(output), flat(next(iter(rounded.values()))))
+    problem = output_defect(flat(output), flat(next(iter(rounded.values()))), config)
     if problem:
         return Verdict({}, problem, [])
     compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
@@ -2934,18 +2936,18 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
         "more pixels with --verify 16, and send the output of doctor"))]
 
 
-def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
     """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
-        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try another --qos or "
                 "--dialect")
     if not all(map(math.isfinite, values)):
         return "the output holds infinities: weights or scales were misread; try another --blob"
     if not any(values) and any(expected):
-        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
-                "--dialect")
+        spatial = "a spatial that is a multiple of 32, or " if config.spatial % 32 else ""
+        return f"the output is all zeros: the engine did no work; try {spatial}another --dialect"
     if min(values) == max(values) and min(expected) != max(expected):
         return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
     return None
@@ -2973,7 +2975,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3066,7 +3068,7 @@ DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-NOTE_CODES = {"first", "cached", "repeated"}  # observations that ask for nothing: notes in the record, not printed as warnings
+NOTE_CODES = {"first", "cached", "repeated"}  # they ask for nothing: notes in the record, not printed
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
@@ -3094,8 +3096,8 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
     """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
-    changing: dict[str, Any] = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-    return {**facts, **first, **system, **changing}
+    changing = ("power_source", "low_power_mode", "load_average")
+    return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
 
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
@@ -3145,7 +3147,7 @@ def room_bytes(config: Config, variants: Iterable[str]) -> int:
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each yields a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3157,7 +3159,7 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
             yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slower; let it cool, and measure fewer configurations at a time")
+                                     "slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3168,12 +3170,12 @@ def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str
     deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
         yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
-                        f"the compile service; try --depth {deepest}")
+                        f"the compile service; choose a depth of at most {deepest}")
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(foundation_directory()).free
         if free < needed:
-            yield "room", (f"{config.label()}: compiling may take {needed >> 20} MiB of temporary files, and "
-                           f"{free >> 20} MiB are free; free some space, or choose a smaller --config")
+            yield "room", (f"{config.label()}: compiling may take {amount(needed)} of temporary files, and "
+                           f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
 def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -3181,13 +3183,15 @@ def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> I
     if cell.config.spatial % 32 and cell.samples and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; --blob {cell.blob} "
-                           f"--dialect {cell.dialect} asks for that at once")
+        yield "fallback", (f"refused as {'; '.join(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask for that "
+                           f"at once with --blob {cell.blob} --dialect {cell.dialect}")
     if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
-        yield "one-layer", ("a chain of one layer quantizes nothing between layers, so w8a16 is really measured; ask for "
-                            "a --depth of 2 or more")
+        yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
+                            "w8a16; choose a depth of 2 or more")
     if len(cell.samples) >= 3:
         yield from warnings_about_times(cell, engine)
+        if not cell.settings.original:
+            yield from warnings_about_rounds(cell, engine)
     if cell.samples and engine != "reference":
         yield from warnings_about_rate(cell, system)
 
@@ -3196,39 +3200,40 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about anything in a cell's own times that makes them less certain."""
     samples, median = cell.samples, statistics.median(cell.samples)
     more = "" if cell.settings.original else ", or try more --iters"
+    wake, user = ("", "processor") if engine == "reference" else (": the engine's wake-up, most likely", "engine")
     if cell.compiled_before:
         yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        cause = "other work" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        cause = "heat, or the engine's clock; let the Mac cool"
+        if engine == "reference":
+            cause = "other programs, most likely; close them"
+        elif drift < 0:
+            cause = "the engine's clock was still rising; let nothing else use the engine"
         yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
-        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         f"close other programs{more}")
+        yield "spread", (f"times scatter by {spread:.0%} about the median: another program uses the {user} or the "
+                         f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
         yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
                            "between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        cause = "" if engine == "reference" else ": the engine's wake-up (50 to 260 ms), most likely"
-        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{cause}; not counted"
-    if not cell.settings.original:
-        yield from warnings_about_rounds(cell)
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
 
-def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
+def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
+    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as "
-                         "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
-    levels = bimodality(cell.samples, cell.tick_ns)
+        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
+                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
-                          f"near {levels[1] / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
-                          "--rounds average it")
+        cause = "" if engine == "reference" else "an engine's clock that switches, or "
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
+                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
@@ -3238,20 +3243,25 @@ def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
         least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
         if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
             yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
-                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, which "
-                            "is taken round by round, or try more --rounds")
+                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, "
+                            "which is taken round by round, or try more --rounds")
 
 
 def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
-    chip, ms, tops = chip_of(system), cell.ms["median"], float(cell.tops or 0)
-    look = "look at its check, and try --verify 4" if cell.settings.verifies else "measure it with --verify 4 and random input"
-    if ms < chip.dispatch_ms:
-        yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
+    """Yield warnings about figures that an engine of this chip cannot have. Unknown chips have the least floor."""
+    chip, settings, tops = chip_of(system), cell.settings, float(cell.tops or 0)
+    look = "compare its outputs with random --input and --verify 4"
+    if settings.original:
+        look = "measure without --original, so that outputs are compared"
+    elif settings.verifies:
+        look = f"compare more pixels with --verify {4 * settings.verify}"
+    if cell.ms["median"] < chip.dispatch_ms:
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
+                        f"do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
-        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do less "
-                       f"than it should; {look}")
+        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
+                       f"less than it should; {look}")
 
 
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
@@ -3290,7 +3300,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
+    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3323,7 +3333,8 @@ def checks() -> list[Check]:
         *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed) for name, needed in classes.items()),
+        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
+          for name, needed in classes.items()),
         *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
         *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
@@ -4352,7 +4363,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
                               f"({', '.join(worker.unpurged)}): they stay in the system's cache, which macOS clears in "
                               "time; to clear it now, restart the Mac")
         if not left and problem:
-            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: {problem}")
+            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
+                               f"{problem}; if later programs fail to load, restart the Mac")
         culprits = [worker.at_work] if worker.at_work in left and not worker.hung else left
         for variant in culprits:
             cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns)).fail(worker.stage, problem)
@@ -4587,10 +4599,21 @@ def grouped_warnings(run: Run) -> list[str]:
         groups.setdefault(warning["code"], []).append(warning["message"])
     lines = []
     for code, found in groups.items():
-        others = list(dict.fromkeys(message.split(": ")[0] for message in found[1:]))
-        more = f", and {len(others) - 6} more" if len(others) > 6 else ""
-        lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+        others = names_of_cells(run, [message.split(": ")[0] for message in found])
+        lines.append(f"warning ({code}) {found[0]}" + (f" ({others})" if others else ""))
     return lines
+
+
+def names_of_cells(run: Run, names: Sequence[str]) -> str:
+    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
+        return f"and all {len(run.cells) - 1} other cells"
+    cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names[1:]):
+        variant, config = cells.get(name, ("", name))
+        groups.setdefault(config, []).append(variant)
+    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
 
 
 def remarks(run: Run) -> list[str]:
