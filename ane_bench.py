@@ -2728,7 +2728,7 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
     count, length = len(rounds), min(map(len, rounds), default=0)
     if count < FEWEST_ROUNDS or length < 2:
         return None
-    sums = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
+    sums: Iterable[float] = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
     scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
               for first, total in zip(range(1, length), sums)]
     first = 1 + scores.index(max(scores))
@@ -2736,7 +2736,7 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
                     for part in (slice(first), slice(first, None)))
     if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
         return None
-    steps = [math.log(start / end) for start, end in zip(starts, ends)]
+    steps: list[float] = [math.log(start / end) for start, end in zip(starts, ends)]
     error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
     least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
     step = statistics.fmean(steps)
