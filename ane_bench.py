@@ -243,7 +243,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS, DEFAULTS.
 # ======================================================================================================================
 
 KERNELS = (1, 3)
@@ -377,9 +377,9 @@ VARIANTS = {
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-# By engine and kernel; for the engine with 1x1 convolutions those of the original.
-DEFAULT_CONFIGS = {
-    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
+DEFAULTS = {  # by engine and kernel; those of the original for the engine with 1x1 convolutions
+    ("ane", 1): DEFAULT_CONFIGS,
     ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
     ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
     ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
@@ -3446,7 +3446,7 @@ def check_temporary_directory(probe: Probe) -> Finding:
     except OSError as error:
         other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
         return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
-    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
     value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
@@ -3454,7 +3454,7 @@ def check_temporary_directory(probe: Probe) -> Finding:
 def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
     size = probe.system.get("memory_bytes", 0)
-    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
     if size >= needed:
         return Finding("ok", f"{size >> 20} MiB")
     return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
@@ -4238,7 +4238,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def configs_of(given: Any, engine: str) -> list[Config]:
     """Return configurations as Configs; those of the engine's defaults if none are given."""
     if given is None:
-        return list(DEFAULT_CONFIGS[engine, 1])
+        return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
@@ -5574,10 +5574,10 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
     if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
+        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
     found = []
     for kernel in kernels:
-        first = DEFAULT_CONFIGS[engine, kernel][0]
+        first = DEFAULTS[engine, kernel][0]
         values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
         found += list(itertools.starmap(Config, itertools.product(*values)))
     return found
