@@ -130,7 +130,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import array
 import base64
-import bisect
 import cmath
 import codecs
 import contextlib
@@ -177,7 +176,7 @@ __all__ = [
 # 1. Constants and errors
 #
 # Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
-# AneBenchError, UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
+# UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -278,7 +277,7 @@ class Config(_Shape):
         return config
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> "Config":
+    def _make(cls, iterable: Iterable[Any]) -> "Config":  # type: ignore[override]
         """Return a configuration of these numbers; `_replace` calls this, so it is checked too."""
         return cls(*iterable)
 
@@ -428,7 +427,7 @@ class Weights(NamedTuple):
     pool: Sequence[float]
     exponent: int
     starts: Sequence[Sequence[int]]
-    patterns: Sequence[Sequence[int]]
+    patterns: Sequence[tuple[int, ...]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
         """Yield the bytes of each layer, [output][input][row][column], as `fp16` or `int8` (then without the scale)."""
@@ -460,7 +459,7 @@ def chain_weights(config: Config, seed: int) -> Weights:
         signs = [draw() for _ in range(config.channels)]
         order = sorted(range(config.channels), key=keys.__getitem__)
         starts.append([turn if sign < 0.5 else turn + 2 * config.channels for turn, sign in zip(order, signs)])
-    patterns = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
+    patterns: list[tuple[int, ...]] = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
     return Weights(2 * row + [-value for value in 2 * row], exponent, starts, patterns)
 
 
@@ -486,14 +485,13 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
     """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
 
     That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
-    amplitude is searched for it, and rows are drawn until it is met within 0.5 %. Few channels may never meet it: then
-    the nearest is returned.
+    amplitude is searched, and rows are drawn, until it is within 0.1 %. With few channels the nearest must do.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
         row = flat_spectrum_row(length, draw)
         largest = LARGEST_FACTOR / max(map(abs, row))
-        for step in range(201, 100, -1):  # an odd number of steps: no value of 1 or 2 channels is halfway between integers
+        for step in range(201, 100, -1):  # of an odd number: no value of 1 or 2 channels is halfway between integers
             integers = dense_integers(row, largest * step / 201, draw)
             power = PATTERN_POWER * sum(map(mul, integers, integers))
             exponent = round(math.log(power, 4))
@@ -503,12 +501,12 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
     return best[1:]
 
 
-def draw_patterns(depth: int, draw: Callable[[], float]) -> list[Sequence[int]]:
+def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat. Their signs are drawn for each layer, so that the image does
-    not drift. Patterns commute, so a layer alone does not show a transposed kernel. The sign across the anti-diagonal is
-    the product of the horizontal and the vertical sign: no pattern is the transpose of another, and the signs stay
+    Antisymmetric neighbours leave the spectrum nearly flat. Signs are drawn for each layer, so that the image does not
+    drift. Patterns commute, so a transposed chain must differ as a whole. Therefore the sign across the anti-diagonal
+    is the product of the horizontal and the vertical sign: no pattern is the transpose of another, and signs stay
     pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
     """
     while True:
@@ -574,13 +572,15 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 def random_input(config: Config, seed: int) -> bytes:
     """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
 
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel begins
-    at its own place of one pool of such values.
+    With a kernel of 3 it is five eighths of that: such chains grow in places, and their reference does not clip.
+
+    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel
+    begins at its own place of one pool of such values.
     """
     draw = random.Random(seed).random
-    period, one = 8191, 1 << 16
+    period, one, size = 8191, 1 << 16, 1.0 if config.kernel == 1 else 0.625
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
-    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value / (one >> INPUT_EXPONENT)))) for value in sums]
+    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT)))) for value in sums]
     pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
@@ -616,8 +616,8 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
                       aligned: bool = True) -> bytearray:
     """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
-    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count 1,
-    type 1, its one size, data offset 0 (the data follow the record). The original does not align either: `aligned` False.
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
+    1, type 1, its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
     """
     stride = tensor_stride(size, aligned)
     blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
@@ -644,8 +644,8 @@ class Tensor(NamedTuple):
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
     """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
 
-    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero, bytes
-    after the last tensor.
+    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero,
+    bytes after the last tensor.
     """
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
@@ -668,7 +668,7 @@ def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`. Raises BlobError if the record does not describe data in the file."""
+    """Return the tensor whose record is at `offset`, or raise BlobError if that does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -687,7 +687,7 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
     """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
 
-    The data of the original's records follow them. Raises BlobError if the file does not hold `size` bytes of that type.
+    The original's records are followed by their data. Raises BlobError if the file does not hold `size` such bytes.
     """
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
@@ -703,7 +703,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, Weight, Operation, parse_mil, Program, build_program.
+# Used below: DIALECTS, Layer, MilProgram, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
@@ -712,136 +712,129 @@ DIALECTS = ("1.3", "1.0", "1.3-long")
 LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
 # Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
-# types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
+# types in the form of the dialect. buildInfo is the original's; nothing is known to read it.
 HEAD_LINES = (
     "program({version})",
-    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
-    '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, '
+    '{{"coremlc-version", "3505.4.1"}}, {{"coremltools-component-milinternal", ""}}, '
+    '{{"coremltools-version", "9.0"}}}})]',
     "{{",
-    "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{",
+    "    func main<{opset}>(tensor<fp16, [1, {channels}, {side}, {side}]> x) {{",
 )
-END_LINES = ("    }} -> ({output});", "}}")
+SETTINGS = (
+    '{string} c_pad_type = const()[name = {string}("c_pad_type"), val = {string}("{pad_type}")];',
+    'tensor<int32, [2]> c_strides = const()[name = {string}("c_strides"), val = tensor<int32, [2]>([1, 1])];',
+    'tensor<int32, [4]> c_pad = const()[name = {string}("c_pad"), '
+    "val = tensor<int32, [4]>([{pad}, {pad}, {pad}, {pad}])];",
+    'tensor<int32, [2]> c_dilations = const()[name = {string}("c_dilations"), val = tensor<int32, [2]>([1, 1])];',
+    '{int32} c_groups = const()[name = {string}("c_groups"), val = {int32}(1)];',
+)
+SCALES = (
+    '{fp16} q_scale = const()[name = {string}("q_scale"), val = {fp16}(0x1p{exponent})];',
+    '{string} q_dtype = const()[name = {string}("q_dtype"), val = {string}("int8")];',
+    '{fp16} dq_scale = const()[name = {string}("dq_scale"), val = {fp16}(0x1p{exponent})];',
+)
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
-CONSTANTS = {
-    "text": '{string} {name} = const()[name = {string}("{name}"), val = {string}("{text}")];',
-    "integer": '{int32} {name} = const()[name = {string}("{name}"), val = {int32}({integer})];',
-    "integers": 'tensor<int32, [{count}]> {name} = const()[name = {string}("{name}"), '
-                "val = tensor<int32, [{count}]>([{integers}])];",
-    "exponent": '{fp16} {name} = const()[name = {string}("{name}"), val = {fp16}(0x1p{exponent})];',
-}
 WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
-    "fp16": 'tensor<fp16, [{shape}]> {name} = const()[name = {string}("{name}"), '
-            f"val = tensor<fp16, [{{shape}}]>({BLOB_FILE})];",
-    "int8": 'tensor<fp16, [{shape}]> {name} = constexpr_affine_dequantize()[axis = {int32}(0), name = {string}("{name}"), '
-            f"quantized_data = tensor<int8, [{{shape}}]>({BLOB_FILE}), scale = {{fp16}}(0x1p{{exponent}}), "
-            "zero_point = {int8}(0)];",
+    "fp16": 'tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = const()[name = {string}("{name}"), '
+            f"val = tensor<fp16, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE})];",
+    "int8": "tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = constexpr_affine_dequantize()["
+            'axis = {int32}(0), name = {string}("{name}"), '
+            f"quantized_data = tensor<int8, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE}), "
+            "scale = {fp16}(0x1p{exponent}), zero_point = {int8}(0)];",
 }
-OPERATIONS = {
-    "conv": "tensor<fp16, [{shape}]> {name} = conv(dilations = {dilations}, groups = {groups}, pad = {pad}, "
-            'pad_type = {pad_type}, strides = {strides}, weight = {weight}, x = {x})[name = {string}("{name}")];',
-    "quantize": "tensor<int8, [{shape}]> {name} = quantize(input = {x}, output_dtype = {output_dtype}, scale = {scale})"
-                '[name = {string}("{name}")];',
-    "dequantize": 'tensor<fp16, [{shape}]> {name} = dequantize(input = {x}, scale = {scale})[name = {string}("{name}")];',
-}
-STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
-INDENT = " " * 8
+CONVOLUTION = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, "
+               "groups = c_groups, pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
+               '[name = {string}("{name}")];')
+QUANTIZE = ("tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
+            'scale = q_scale)[name = {string}("{name}")];')
+DEQUANTIZE = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
+              '[name = {string}("{name}")];')
+END_LINES = ("    }} -> ({x});", "}}")
 
-# The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
-FIELD_FORMS = {
-    "opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "offset": "[0-9]{1,20}", "count": "[24]",
-    "text": "[a-z0-9]+", "integer": "[0-9]", "integers": "[0-9](?:, [0-9]){1,3}",
-    "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]",
-}
-NAME = "[A-Za-z_][A-Za-z0-9_]*"
+# The forms of fields, for the reader; all others are names. Scales are powers of two of which fp16 holds 128.
+FIELD_FORMS = {"opset": "ios1[678]", "channels": "[1-9][0-9]{0,8}", "side": "[1-9][0-9]{0,8}", "offset": "[0-9]{1,20}",
+               "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
+NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
-def fixed_fields(dialect: str) -> dict[str, str]:
-    """Return the fields that a dialect decides: its version, and scalar types as `fp16` or long as `tensor<fp16, []>`."""
+def indented(form: str) -> str:
+    """Return the form of a line with its indentation; those of head and end have their own."""
+    return form if form in HEAD_LINES + END_LINES else " " * 8 + form
+
+
+def fixed_fields(dialect: str, kernel: int) -> dict[str, str]:
+    """Return the fields that dialect and kernel decide; scalar types are such as `fp16`, or long `tensor<fp16, []>`."""
     form = "{}" if dialect == "1.3" else "tensor<{}, []>"
     scalars = {name: form.format(name) for name in ("string", "fp16", "int32", "int8", "uint64")}
-    return {"version": dialect[:3], **scalars}
+    padding = {"pad_type": "valid" if kernel == 1 else "custom", "pad": str(kernel // 2)}
+    return {"version": dialect[:3], "kernel": str(kernel), **padding, **scalars}
 
 
 class MilWriter:
-    """Write a program of one function to a stream, one method for each kind of statement."""
+    """Write the program of a configuration to a stream, one method for each kind of statement."""
 
-    def __init__(self, stream: TextIO, dialect: str = "1.3") -> None:
+    def __init__(self, stream: TextIO, dialect: str, config: Config) -> None:
         self._stream = stream
-        self._fixed = fixed_fields(dialect)
+        self._fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial}
 
-    def begin(self, opset: str, shape: Sequence[int]) -> None:
-        """Write the program's head, and that of `main` with one fp16 input, `x`."""
-        for line in HEAD_LINES:
-            self._line(line, opset=opset, shape=shape)
+    def begin(self, opset: str) -> None:
+        """Write the program's head, that of `main` with one fp16 input, `x`, and the settings of convolutions."""
+        for form in (*HEAD_LINES, *SETTINGS):
+            self._line(form, opset=opset)
 
-    def end(self, output: str) -> None:
-        """Write the function's output and the end of the program."""
-        for line in END_LINES:
-            self._line(line, output=output)
+    def scales(self, exponent: int) -> None:
+        """Write the constants of quantize and dequantize, with a scale of 2**exponent."""
+        for form in SCALES:
+            self._line(form, exponent=f"{exponent:+d}")
 
-    def constant(self, kind: str, name: str, value: Any) -> None:
-        """Write a named `text`, `integer`, vector of `integers`, or fp16 of value 2**`exponent`."""
-        count = len(value) if kind == "integers" else 1
-        self._statement(kind, name, count=count, **{kind: f"{value:+d}" if kind == "exponent" else value})
-
-    def weight(self, name: str, data_type: str, shape: Sequence[int], offset: int, exponent: int) -> None:
+    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
         """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
-        self._statement(data_type, name, shape=shape, offset=offset, exponent=f"{exponent:+d}")
+        self._line(WEIGHTS[data_type], name=name, offset=offset, exponent=f"{exponent:+d}")
 
-    def convolution(self, name: str, shape: Sequence[int], weight: str, x: str, settings: Iterable[str]) -> None:
-        """Write a convolution; each setting names the constant `c_` and its own name."""
-        self._statement("conv", name, shape=shape, weight=weight, x=x, **{key: f"c_{key}" for key in settings})
+    def convolution(self, name: str, weight: str, x: str) -> None:
+        """Write a convolution."""
+        self._line(CONVOLUTION, name=name, weight=weight, x=x)
 
-    def quantize(self, name: str, shape: Sequence[int], x: str) -> None:
+    def quantize(self, name: str, x: str) -> None:
         """Write a quantization to int8."""
-        self._statement("quantize", name, shape=shape, x=x, output_dtype="q_dtype", scale="q_scale")
+        self._line(QUANTIZE, name=name, x=x)
 
-    def dequantize(self, name: str, shape: Sequence[int], x: str) -> None:
+    def dequantize(self, name: str, x: str) -> None:
         """Write a dequantization to fp16."""
-        self._statement("dequantize", name, shape=shape, x=x, scale="dq_scale")
+        self._line(DEQUANTIZE, name=name, x=x)
 
-    def _statement(self, kind: str, name: str, **fields: Any) -> None:
-        self._line(INDENT + STATEMENTS[kind], name=name, **fields)
+    def end(self, x: str) -> None:
+        """Write the function's output and the end of the program."""
+        for form in END_LINES:
+            self._line(form, x=x)
 
-    def _line(self, template: str, **fields: Any) -> None:
-        lists = {key: ", ".join(map(str, value)) for key, value in fields.items() if isinstance(value, list)}
-        self._stream.write(template.format(**self._fixed, **{**fields, **lists}) + "\n")
+    def _line(self, form: str, **fields: Any) -> None:
+        self._stream.write(indented(form).format(**self._fixed, **fields) + "\n")
 
 
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
+              activation_exponent: int) -> str:
     """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
 
     All names are the original's.
     """
     stream = io.StringIO()
-    writer = MilWriter(stream, dialect)
-    shape = [1, config.channels, config.spatial, config.spatial]
-    weight_shape = [config.channels, config.channels, config.kernel, config.kernel]
-    settings = convolution_settings(config.kernel)
-    writer.begin(opset_of(dialect, variant), shape)
-    for name, (kind, value) in settings.items():
-        writer.constant(kind, f"c_{name}", value)
+    writer = MilWriter(stream, dialect, config)
+    writer.begin(opset_of(dialect, variant))
     if variant.activations == "int8":
-        writer.constant("exponent", "q_scale", -activation_exponent)
-        writer.constant("text", "q_dtype", "int8")
-        writer.constant("exponent", "dq_scale", -activation_exponent)
+        writer.scales(-activation_exponent)
     previous = "x"
     for layer in range(config.depth):
-        writer.weight(f"W{layer}", variant.weights, weight_shape, HEADER.size + layer * stride, -exponent)
-        writer.convolution(f"c{layer}", shape, f"W{layer}", previous, settings)
+        writer.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, -exponent)
+        writer.convolution(f"c{layer}", f"W{layer}", previous)
         previous = f"c{layer}"
         if variant.activations == "int8" and layer < config.depth - 1:
-            writer.quantize(f"q{layer}", shape, previous)
-            writer.dequantize(f"dq{layer}", shape, f"q{layer}")
+            writer.quantize(f"q{layer}", previous)
+            writer.dequantize(f"dq{layer}", f"q{layer}")
             previous = f"dq{layer}"
     writer.end(previous)
     return stream.getvalue()
-
-
-def convolution_settings(kernel: int) -> dict[str, tuple[str, Any]]:
-    """Return the kind and value of each constant that all convolutions name, in the original's order."""
-    return {"pad_type": ("text", "valid" if kernel == 1 else "custom"), "strides": ("integers", [1, 1]),
-            "pad": ("integers", [kernel // 2] * 4), "dilations": ("integers", [1, 1]), "groups": ("integer", [1])}
 
 
 def opset_of(dialect: str, variant: Variant) -> str:
@@ -849,177 +842,138 @@ def opset_of(dialect: str, variant: Variant) -> str:
     return "ios18" if dialect == "1.3" else variant.opset
 
 
-class Weight(NamedTuple):
-    """Weights that a text names: their type and place in the weight file; those in int8 are times 2**exponent."""
+class Layer(NamedTuple):
+    """A convolution: its line, and its weights' offset in the weight file; those in int8 are times 2**exponent."""
 
     line: int
-    data_type: str
-    shape: Sequence[int]
     offset: int
     exponent: int
 
 
-class Operation(NamedTuple):
-    """An operation on the activation before it: `conv` with a weight, `quantize` or `dequantize` with 2**exponent."""
-
-    line: int
-    name: str
-    kind: str
-    weight: Optional[Weight]
-    exponent: int
-
-
 class MilProgram(NamedTuple):
-    """A program as its text has it: dialect, configuration, and the chain of operations from `x` to the output."""
+    """A program as its text has it. In W8A8, activations between layers are quantized and dequantized.
+
+    `scales` are the exponents of the scales of quantize and dequantize, which are powers of two; otherwise none.
+    """
 
     dialect: str
     config: Config
-    operations: Sequence[Operation]
+    variant: Variant
+    layers: Sequence[Layer]
+    scales: Sequence[int]
 
 
 def parse_mil(text: str) -> MilProgram:
     """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
 
-    Names, offsets and scales may differ from those of write_mil. Raises MilError with the line of anything else: another
-    form, a name that is undefined or defined twice, a literal or a shape that does not fit the chain, a text that is cut
-    off or goes on.
+    Names of weights and activations, offsets, and scales may differ from those of write_mil. Raises MilError with the
+    line of anything else: another form, a name that is undefined or defined twice, a literal or a shape that does not
+    fit the chain, a text that is cut off or goes on.
     """
     return _MilReader(text).program()
 
 
-@functools.lru_cache(maxsize=None)
-def _pattern(template: str, dialect: str) -> "re.Pattern[str]":
-    """Return the expression of a line of the writer's; a field that stands twice must be the same twice."""
-    fixed, pattern, seen = fixed_fields(dialect), "", set()
-    for literal, field, _, _ in Formatter().parse(template):
+@functools.lru_cache(maxsize=100)
+def _pattern(form: str, fixed: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
+    """Return the expression of a line. Some fields are fixed; another that stands twice must be the same twice."""
+    pattern, known = "", {name: re.escape(value) for name, value in fixed}
+    for literal, field, _, _ in Formatter().parse(indented(form)):
         pattern += re.escape(literal)
-        if field in fixed:
-            pattern += re.escape(fixed[field])
-        elif field in seen:
-            pattern += f"(?P={field})"
-        elif field:
+        if field and field not in known:
             pattern += f"(?P<{field}>{FIELD_FORMS.get(field, NAME)})"
-            seen.add(field)
+            known[field] = f"(?P={field})"
+        elif field:
+            pattern += known[field]
     return re.compile(pattern)
 
 
 class _MilReader:
-    """Read a program line by line; keep each name with the kind of its value, and with the value of a constant."""
+    """Read a program line by line, as the writer writes it."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.split("\n")
         self._line = 1
-        self._dialect = max(DIALECTS, key=lambda dialect: sum(
-            bool(_pattern(form, dialect).fullmatch(line)) for form, line in zip(HEAD_LINES[:2], self._lines)))
-        self._values: dict[str, tuple[str, Any]] = {"x": ("fp16 activation", None)}
-        self._last = "x"
-        self._operations: list[Operation] = []
+        kernel = 3 if '"custom"' in text else 1
+        self._dialect = max(DIALECTS, key=lambda dialect: self._head_matches(fixed_fields(dialect, kernel)))
+        self._fixed = fixed_fields(self._dialect, kernel)
+        self._names = {"x", "c_pad_type", "c_strides", "c_pad", "c_dilations", "c_groups", "q_scale", "q_dtype",
+                       "dq_scale"}
 
     def program(self) -> MilProgram:
         """Return the program of the whole text."""
         for form in HEAD_LINES:
-            head = self._take(form)
-        self._shape = _integers(head["shape"])
-        end = self._found(END_LINES[0])
-        while end is None:
-            self._statement()
-            end = self._found(END_LINES[0])
-        if end["output"] != self._last or not self._operations or self._operations[-1].kind != "conv":
-            self._fail(f"the output is {end['output']}; expected the last convolution's")
-        self._line += 1
+            self._fixed.update(self._take(form))
+        for form in SETTINGS:
+            self._take(form)
+        scales = [self._take(form).get("exponent") for form in SCALES] if self._found(SCALES[0]) else []
+        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHTS["int8"]) else "fp16"]
+        layers: list[Layer] = []
+        x = "x"
+        while not layers or self._found(END_LINES[0]) is None:
+            if layers and scales:
+                x = self._operation(DEQUANTIZE, self._operation(QUANTIZE, x))
+            layer, weight = self._weight(WEIGHTS[variant.weights])
+            layers.append(layer)
+            x = self._operation(CONVOLUTION, x, weight)
+        self._end(x)
+        exponents = [int(scale) for scale in scales if scale]
+        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
+
+    def _weight(self, form: str) -> tuple[Layer, str]:
+        """Take a line of weights; return the layer, whose line is that of the convolution after it, and the name."""
+        fields = self._take(form)
+        return Layer(self._line, int(fields["offset"]), int(fields.get("exponent", 0))), fields["name"]
+
+    def _operation(self, form: str, x: str, weight: str = "") -> str:
+        """Take a line of an operation on `x`; return its name."""
+        return self._take(form, x=x, **({"weight": weight} if weight else {}))["name"]
+
+    def _end(self, x: str) -> None:
+        """Take the function's output, which is `x`, and the end of the text."""
+        self._take(END_LINES[0], x=x)
         self._take(END_LINES[1])
         if self._lines[self._line - 1:] != [""]:
             self._fail("expected a newline and the end of the text")
-        return MilProgram(self._dialect, self._config(head["opset"]), self._operations)
 
-    def _config(self, opset: str) -> Config:
-        """Return the configuration, if the head's shape and opset are those of a program of ours."""
-        batch, channels, height, width = self._shape
-        kernels = [operation.weight.shape[-1] for operation in self._operations if operation.weight]
-        is_w8a8 = any(kind == "exponent" for kind, _ in self._values.values())
+    def _config(self, variant: Variant, depth: int) -> Config:
+        """Return the configuration, if it is valid and the opset is that of the program."""
         self._line = len(HEAD_LINES)
-        if batch != 1 or height != width or opset != opset_of(self._dialect, VARIANTS["w8a8" if is_w8a8 else "w8a16"]):
-            self._fail(f"{opset}, input of shape {self._shape}; expected one square image, and the opset of its operations")
+        if self._fixed["opset"] != opset_of(self._dialect, variant):
+            self._fail(f"{self._fixed['opset']}; expected {opset_of(self._dialect, variant)}")
         try:
-            return Config(channels, height, len(kernels), kernels[0])
+            return Config(int(self._fixed["channels"]), int(self._fixed["side"]), depth, int(self._fixed["kernel"]))
         except UsageError as error:
             return self._fail(str(error))
 
-    def _fail(self, message: str) -> NoReturn:
-        raise MilError(min(self._line, len(self._lines)), message)
+    def _head_matches(self, fixed: dict[str, str]) -> int:
+        """Return how many of the first two lines, which tell the dialect, have the form of a dialect's fields."""
+        lines = zip(HEAD_LINES[:2], self._lines)
+        return sum(bool(_pattern(form, tuple(fixed.items())).fullmatch(line)) for form, line in lines)
 
     def _found(self, form: str) -> Optional[dict[str, str]]:
         """Return the fields of the present line, or None if it has another form."""
         line = self._lines[self._line - 1] if self._line <= len(self._lines) else ""
-        match = _pattern(form, self._dialect).fullmatch(line)
+        match = _pattern(form, tuple(self._fixed.items())).fullmatch(line)
         return match and match.groupdict()
 
-    def _take(self, form: str) -> dict[str, str]:
-        """Return the fields of the present line, which must have a form, and go on to the next."""
+    def _take(self, form: str, **expected: str) -> dict[str, str]:
+        """Return the fields of the present line, which must have a form and the expected names, and go on."""
         fields = self._found(form)
         if fields is None:
-            self._fail(f"expected a line such as {form.strip()[:40]!r}")
+            found = "".join(self._lines[self._line - 1:self._line]).strip()
+            self._fail(f"found {found[:60]!r}; expected the form {form[:60]!r}")
+        for field, name in expected.items():
+            if fields[field] != name:
+                known = "" if fields[field] in self._names else ", which is not defined"
+                self._fail(f"{field} is {fields[field]}{known}; expected {name}")
+        if fields.get("name") in self._names:
+            self._fail(f"{fields['name']} is defined twice")
+        self._names.add(fields.get("name", "x"))
         self._line += 1
         return fields
 
-    def _statement(self) -> None:
-        """Read one statement and define its name."""
-        kinds = ((kind, self._found(INDENT + form)) for kind, form in STATEMENTS.items())
-        kind, fields = next(((kind, fields) for kind, fields in kinds if fields), ("", {}))
-        if not fields:
-            self._fail("expected a statement of ane_bench's, or the end of the function")
-        if fields["name"] in self._values:
-            self._fail(f"{fields['name']} is defined twice")
-        if kind in CONSTANTS:
-            value = kind, fields["text"] if kind == "text" else _integers(fields[kind])
-        elif kind in WEIGHTS:
-            value = "weight", Weight(self._line, kind, _integers(fields["shape"]), int(fields["offset"]),
-                                     int(fields.get("exponent", 0)))
-        else:
-            value = self._operation(kind, fields), None
-        if kind == "integers" and len(value[1]) != int(fields["count"]):
-            self._fail(f"{len(value[1])} integers; the type says {fields['count']}")
-        self._values[fields["name"]] = value
-        self._line += 1
-
-    def _operation(self, kind: str, fields: dict[str, str]) -> str:
-        """Add an operation to the chain and return the kind of its result."""
-        self._value(fields["x"], "int8 activation" if kind == "dequantize" else "fp16 activation")
-        if fields["x"] != self._last:
-            self._fail(f"{kind} of {fields['x']}; expected the activation before it, {self._last}")
-        if _integers(fields["shape"]) != self._shape:
-            self._fail(f"a result of shape [{fields['shape']}]; expected {self._shape}")
-        weight = self._convolution_weight(fields) if kind == "conv" else None
-        exponent = self._value(fields["scale"], "exponent") if kind != "conv" else [0]
-        if kind == "quantize" and self._value(fields["output_dtype"], "text") != "int8":
-            self._fail("quantize to another type than int8")
-        self._last = fields["name"]
-        self._operations.append(Operation(self._line, self._last, kind, weight, exponent[0]))
-        return "int8 activation" if kind == "quantize" else "fp16 activation"
-
-    def _convolution_weight(self, fields: dict[str, str]) -> Weight:
-        """Return the weight of a convolution, if its shape and the convolution's settings are those of the program."""
-        weight: Weight = self._value(fields["weight"], "weight")
-        first = self._operations[0].weight if self._operations else None
-        kernel, channels = (first or weight).shape[-1], self._shape[1]
-        if kernel not in KERNELS or weight.shape != [channels, channels, kernel, kernel]:
-            self._fail(f"weights of shape {weight.shape} for {channels} channels and a kernel of {kernel}")
-        for name, (kind, value) in convolution_settings(kernel).items():
-            found = self._value(fields[name], kind)
-            if found != value:
-                self._fail(f"{name} is {found}; expected {value}")
-        return weight
-
-    def _value(self, name: str, kind: str) -> Any:
-        """Return the value of a name that is defined before this line, as the given kind."""
-        found, value = self._values.get(name, ("not defined", None))
-        if found != kind:
-            self._fail(f"{name}: {found}; expected {kind}")
-        return value
-
-
-def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(", ")]
+    def _fail(self, message: str) -> NoReturn:
+        raise MilError(min(self._line, len(self._lines)), message)
 
 
 class Program(NamedTuple):
@@ -1065,10 +1019,10 @@ def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
 
 def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
                   dialect: str = "1.3") -> Program:
-    """Return the program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The weights are drawn by the seed, from 0 to 2**53
-    - 1 (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights
+    (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
     ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
     """
     _check_choices(config, variant, seed, original, blob, dialect)
@@ -1079,7 +1033,8 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
     else:
         weights = chain_weights(config, seed)
     size = config.weights // config.depth * DATA_TYPES[kind.weights].size
-    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
+    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob,
+                             not original)
     text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
                      ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
     return Program(config, kind, text, data, blob, dialect)
@@ -1091,8 +1046,8 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
-    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS), ("dialect", dialect, DIALECTS),
-                                 ("original", original, (False, True))):
+    choices_of = {"variant": tuple(VARIANTS), "blob": LAYOUTS, "dialect": DIALECTS, "original": (False, True)}
+    for value, (name, choices) in zip((variant, blob, dialect, original), choices_of.items()):
         if type(value) is not type(choices[0]) or value not in choices:
             raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
     if original and config.kernel != 1:
@@ -1190,8 +1145,8 @@ class Arithmetic(NamedTuple):
     def nudge(self) -> float:
         """Return a factor by which rounding to even becomes this rounding.
 
-        To round away, it moves each half away from zero and no other value past one. That is exact for values of at most
-        50 significant bits.
+        To round away, it moves each half away from zero, and no other value past one. That is exact for values of at
+        most 50 significant bits.
         """
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
@@ -1230,15 +1185,16 @@ class Matrix:
         self._packed: dict[int, list[int]] = {}
 
     @classmethod
-    def read(cls, weight: Weight, blob: memoryview) -> "Matrix":
-        """Return the weights that a text names, or raise BlobError if the file does not hold them."""
-        count = math.prod(weight.shape)
-        data = weight_data(blob, weight.offset, weight.data_type, count * DATA_TYPES[weight.data_type].size)
-        if weight.data_type == "int8":
-            return cls(bytes(data), weight.exponent, weight.shape[0])
+    def read(cls, layer: Layer, program: MilProgram, blob: memoryview) -> "Matrix":
+        """Return a layer's weights, or raise BlobError if the file does not hold them."""
+        config, data_type = program.config, program.variant.weights
+        count = config.weights // config.depth
+        data = weight_data(blob, layer.offset, data_type, count * DATA_TYPES[data_type].size)
+        if data_type == "int8":
+            return cls(bytes(data), layer.exponent, config.channels)
         integers, exponent = halves_as_integers(data)
         values = () if integers else struct.unpack(f"<{count}e", data)
-        return cls(integers, exponent, weight.shape[0], values)
+        return cls(integers, exponent, config.channels, values)
 
     def product(self, vector: Vector) -> Vector:
         """Return the sums, exact before they become floats; NaN and infinities as in IEEE 754."""
@@ -1317,12 +1273,13 @@ def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
         characters = codecs.utf_16_le_decode(data)[0]
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
-                codecs.charmap_encode(characters[:256], "strict", _level_map(exponent))  # a failure scans all that follows
+                codecs.charmap_encode(characters[:256], "strict",
+                                      _level_map(exponent))  # a failure scans all that follows
                 return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _level_map(exponent: int) -> Any:
     """Return the codec's map from each fp16 of an int8 times 2**exponent, taken as a character, to that int8."""
     halves = struct.pack("<256e", *[value * 2.0 ** exponent for value in SIGNED])
@@ -1356,7 +1313,7 @@ def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
 def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
     """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
 
-    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border of zeros.
+    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border.
     """
     width = side + 2
     row, column = divmod(pixel, side)
@@ -1375,8 +1332,8 @@ def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
 
 def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
     """Yield for each pixel its 3x3 neighbours' values, [channel][row][column]; outside of the image they are zero."""
-    zeros, width = (0.0,) * len(image[0]), side + 2
-    padded = [zeros] * (width * width)
+    width = side + 2
+    padded: list[Vector] = [(0.0,) * len(image[0])] * (width * width)
     for row in range(side):
         padded[(row + 1) * width + 1:(row + 1) * width + 1 + side] = image[row * side:(row + 1) * side]
     for row, column in itertools.product(range(side), range(side)):
@@ -1384,8 +1341,8 @@ def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
         yield list(itertools.chain.from_iterable(zip(*nine)))
 
 
-# Fraction bits of what passes between the layers of a factored chain: errors stay below 1e-10.
-FACTORED_BITS = 40
+# Steps of 1 in which values pass between the layers of a factored chain: errors stay below 1e-10.
+FACTORED_STEPS = 2.0 ** 40
 
 
 class Reference:
@@ -1400,15 +1357,15 @@ class Reference:
         self._config = self._program.config
         self._blob = memoryview(blob)
         self._keep = keep
-        self._matrices: dict[str, Matrix] = {}
+        self._matrices: dict[int, Matrix] = {}
 
     def compute(self, data: bytes, pixels: Sequence[int],
                 arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
         """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
         A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
-        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises MilError
-        if its weights have no factors.
+        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises
+        MilError if its weights have no factors.
         """
         if self._config.kernel == 3:
             return [self._factored(data, pixels)]
@@ -1422,53 +1379,50 @@ class Reference:
     def _chain(self, inputs: list[Vector], arithmetics: Sequence[Arithmetic]) -> list[list[Vector]]:
         """Return the outputs for each arithmetic; a layer's weights are read and packed once for all."""
         states = [arithmetic for arithmetic in arithmetics for _ in inputs]
-        values = list(inputs) * len(arithmetics)
-        apply = {"conv": self._convolve, "quantize": self._quantize, "dequantize": self._dequantize}
-        for operation in self._program.operations:
-            values = apply[operation.kind](operation, values, states)
-        return [values[start:start + len(inputs)] for start in range(0, len(values), len(inputs))]
+        values: Iterable[Vector] = list(inputs) * len(arithmetics)
+        for index in range(self._config.depth):
+            matrix, last = self._matrix(index), index == self._config.depth - 1
+            if self._config.kernel == 3:
+                values = neighbourhoods(list(values), self._config.spatial)
+            values = [store(matrix.product(vector), arithmetic, "e" if last else "")
+                      for vector, arithmetic in zip(values, states)]
+            if self._program.scales and not last:
+                values = [self._requantized(vector, arithmetic) for vector, arithmetic in zip(values, states)]
+        outputs = list(values)
+        return [outputs[start:start + len(inputs)] for start in range(0, len(outputs), len(inputs))]
 
-    def _convolve(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        matrix = self._matrix(operation)
-        letter = "e" if operation is self._program.operations[-1] else ""
-        vectors = values if self._config.kernel == 1 else neighbourhoods(values, self._config.spatial)
-        return [store(matrix.product(vector), arithmetic, letter) for vector, arithmetic in zip(vectors, states)]
+    def _requantized(self, vector: Vector, arithmetic: Arithmetic) -> Vector:
+        """Return values after quantize and dequantize."""
+        if not arithmetic.quantizes:
+            return vector
+        quantizing, dequantizing = self._program.scales
+        return [step * 2.0 ** dequantizing for step in quantize(vector, quantizing, arithmetic)]
 
-    def _quantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        return [quantize(vector, operation.exponent, arithmetic) if arithmetic.quantizes else vector
-                for vector, arithmetic in zip(values, states)]
-
-    def _dequantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        scale = 2.0 ** operation.exponent
-        return [[step * scale for step in vector] if arithmetic.quantizes else vector
-                for vector, arithmetic in zip(values, states)]
-
-    def _matrix(self, operation: Operation) -> Matrix:
-        assert operation.weight is not None
-        matrix = self._matrices.get(operation.name) or Matrix.read(operation.weight, self._blob)
+    def _matrix(self, index: int) -> Matrix:
+        """Return the weights of a layer."""
+        matrix = self._matrices.get(index) or Matrix.read(self._program.layers[index], self._program, self._blob)
         if self._keep:
-            self._matrices[operation.name] = matrix
+            self._matrices[index] = matrix
         return matrix
 
     def _factored(self, data: bytes, pixels: Sequence[int]) -> list[Vector]:
-        """Return the outputs of a 3x3 chain: its patterns mix the pixels of each channel, then its matrices the channels."""
+        """Return the outputs of a 3x3 chain: the patterns mix a channel's pixels, then the matrices the channels."""
         patterns, matrices = [], []
-        for operation in self._program.operations:
-            if operation.kind == "conv":
-                found = factors(self._matrix(operation))
-                if found is None:
-                    raise MilError(operation.line, "3x3 weights without factors: a program that the reference does not compute")
-                patterns.append(found[0])
-                matrices.append(found[1])
+        for index, layer in enumerate(self._program.layers):
+            found = factors(self._matrix(index))
+            if found is None:
+                raise MilError(layer.line, "3x3 weights without factors: a program that the reference does not compute")
+            patterns.append(found[0])
+            matrices.append(found[1])
         rows = [pixel_weights(patterns, self._config.spatial, pixel) for pixel in pixels]
         size = 2 * self._config.pixels
         images = (struct.unpack(f"<{size // 2}e", data[start:start + size]) for start in range(0, len(data), size))
         mixed = [[float_sum(map(mul, row, image)) for row in rows] for image in images]
-        outputs = [list(vector) for vector in zip(*mixed)]
+        outputs: list[Vector] = list(zip(*mixed))
         for matrix in matrices:
-            outputs = [list(matrix.product([round(value * 2 ** FACTORED_BITS) / 2 ** FACTORED_BITS for value in vector]))
-                       for vector in outputs]
-        return list(outputs)
+            fixed_point = [[round(value * FACTORED_STEPS) / FACTORED_STEPS for value in vector] for vector in outputs]
+            outputs = [matrix.product(vector) for vector in fixed_point]
+        return outputs
 
 
 class ReferenceEngine:
@@ -1489,7 +1443,7 @@ class ReferenceEngine:
 
 
 class ReferenceExecutable:
-    """A program that the reference computes, in its default arithmetic. Both kernels are computed by the plain definition."""
+    """A program that the reference computes in its default arithmetic, with either kernel by the plain definition."""
 
     def __init__(self, program: Program) -> None:
         self.facts: dict[str, Any] = {}
@@ -2204,7 +2158,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, marginal, within_rounds_pattern, bimodality.
+# geometric_mean, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2325,7 +2279,7 @@ class Cell:
         self.measured_again: Optional[bool] = None
         self.note(**facts)
 
-    def note(self, **facts: Any) -> None:
+    def note(self, /, **facts: Any) -> None:
         """Add facts that are named in FORM; ignore others."""
         for name in self.FORM:
             if name.rstrip("?") in facts:
@@ -2382,7 +2336,7 @@ class Cell:
         median = statistics.median(samples)
         figures: dict[str, Any] = {
             "median": median, "mean": statistics.fmean(samples), "min": min(samples),
-            "p95": statistics.quantiles([*samples, *samples[len(samples):2]], n=20, method="inclusive")[-1],
+            "p95": statistics.quantiles(samples * 2 if len(samples) == 1 else samples, n=20, method="inclusive")[-1],
             "mad": statistics.median([abs(sample - median) for sample in samples])}
         interval = median_interval(self.samples_ns, self.tick_ns)
         return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
@@ -2427,9 +2381,9 @@ class Trial:
             yield
         except StageError as error:
             self.cell.fail(error.stage, str(error))
-        except (AneBenchError, MemoryError, OSError, ArithmeticError, ValueError, TypeError, LookupError) as error:
-            if isinstance(error, Unavailable):
-                raise
+        except Unavailable:
+            raise
+        except Exception as error:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
 
@@ -2476,20 +2430,19 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     settings = trials[0].cell.settings
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
-    with collector_off():
-        for number in range(settings.rounds):
-            running = [trial for trial in trials if trial.executable and trial.cell.ok]
-            if not running:
-                return
-            seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
-            names = ",".join(trial.cell.variant for trial in running)
-            events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
-            turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
-            for turn, trial in enumerate(turns):
-                events.turn(trial.cell.variant)
-                with trial.guarded(events):
-                    measure_round(engine, trial, pixels if number in poisoned else ())
-                    trial.cell.turns.append(turn)
+    for number in range(settings.rounds):
+        running = [trial for trial in trials if trial.executable and trial.cell.ok]
+        if not running:
+            return
+        seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
+        names = ",".join(trial.cell.variant for trial in running)
+        events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
+        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
+        for turn, trial in enumerate(turns):
+            events.turn(trial.cell.variant)
+            with trial.guarded(events):
+                measure_round(engine, trial, pixels if number in poisoned else ())
+                trial.cell.turns.append(turn)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2498,7 +2451,7 @@ def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
     assert executable
     with engine.pool():
         if not settings.original:
-            evaluate(executable, "evaluate")
+            timed_evaluates(engine, executable, "evaluate", 1)
         if pixels:
             executable.poison(pixels)
         trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
@@ -2561,7 +2514,7 @@ def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[fl
     assert trial.executable
     samples: list[float] = []
     spent_ns, until = 0.0, time.monotonic() + SLICE_S
-    with engine.pool(), collector_off():
+    with engine.pool():
         if count is not None:
             samples = timed_evaluates(engine, trial.executable, "warm-up", count)
         while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
@@ -2569,12 +2522,6 @@ def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[fl
             spent_ns += samples[-1] + samples[-2]
     trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
     return samples
-
-
-def evaluate(executable: Executable, stage: str) -> None:
-    """Evaluate once; raise StageError if the engine answers NO."""
-    if not executable.evaluate():
-        raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
 
 
 def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
@@ -2610,18 +2557,6 @@ def observed_tick_ns(engine: Engine) -> float:
     return min(steps, default=1) * engine.tick_ns
 
 
-@contextlib.contextmanager
-def collector_off() -> Iterator[None]:
-    """Switch Python's garbage collector off, and back afterwards."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def flat(vectors: Iterable[Vector]) -> list[float]:
     """Vectors one after the other."""
     return [value for vector in vectors for value in vector]
@@ -2629,177 +2564,137 @@ def flat(vectors: Iterable[Vector]) -> list[float]:
 
 # Statistics
 #
-# Evaluates of one round are alike, so intervals come from rounds, and fewer than five rounds cannot tell how much they
-# vary. "95 %" means that simulated intervals cover the truth in 92.5 to 97 % of runs (tests/test_statistics.py) if rounds
-# are independent; neighbours that resemble each other widen them. A coarse clock reads a time as its number of ticks, rounded
-# either way, so a median of readings is wrong by less than one tick: both ends are moved outwards by a tick.
+# Evaluates of one round are alike, so intervals come from rounds; fewer than five cannot tell how much they vary.
+# "95 %" means that intervals cover the truth in 92.5 to 97 % of simulated runs of independent rounds. A coarse clock
+# gives a time as one of the two whole numbers of ticks next to it, so a median is wrong by less than a tick: intervals
+# are wider by a tick at each end. Figures named "simulated" come from tests/test_statistics.py.
 
 FEWEST_ROUNDS = 5
-STRONGEST_CORRELATION = 0.9  # a correlation above this is not told from few rounds: no interval is widened more than 4.4 times
-LEAST_FACTOR = 1.05  # patterns below 5 % matter less than what differs from run to run
+TWO_TICKS = 2  # the errors of two readings may add up, but Estimate.less adds squares: 2 is over sqrt(2) / 0.78
+LEAST_FACTOR = 1.05  # patterns below this matter less than what differs between runs
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval, which are infinite if it cannot be told."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def interval(self) -> Optional[list[float]]:
+        """Return [low, high], or None if it cannot be told."""
+        return [self.low, self.high] if math.isfinite(self.high - self.low) else None
+
     def times(self, factor: float) -> "Estimate":
-        """Return the estimate in other units; factor is positive."""
+        """Return the estimate times a positive number."""
         return Estimate(*(factor * value for value in self))
 
     def less(self, other: "Estimate") -> "Estimate":
-        """Return the difference of two independent estimates. The distances to each end add up as squares: Zou and Donner,
-        "Construction of confidence limits about effect measures" (2008), so that a skewed interval stays skewed."""
+        """Return the difference of independent estimates. Distances to the ends add up as squares, each side by
+        itself (Zou and Donner 2008); two sign intervals so combined cover 98 %, hence 0.78 (simulated)."""
         value = self.value - other.value
-        return Estimate(value, value - math.hypot(self.value - self.low, other.high - other.value),
-                        value + math.hypot(self.high - self.value, other.value - other.low))
-
-
-class RoundPattern(NamedTuple):
-    """The `first` evaluates of each round take `factor` times as long as its others."""
-
-    first: int
-    factor: float
-
-
-class TwoLevels(NamedTuple):
-    """Times on two levels: the median of each, and the share of samples on the lower one."""
-
-    low: float
-    high: float
-    share: float
+        return Estimate(value, value - 0.78 * math.hypot(self.value - self.low, other.high - other.value),
+                        value + 0.78 * math.hypot(self.high - self.value, other.value - other.low))
 
 
 def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: each stands in each place once in `count` rounds."""
+    """Return the order of `count` variants in round `number`: in `count` rounds each stands once in each place."""
     return [(number + place) % count for place in range(count)]
 
 
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """Return a quantile by linear interpolation."""
-    ordered = sorted(values)
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-@functools.lru_cache(maxsize=None)
 def student_quantile(confidence: float, freedom: int) -> float:
-    """Return t so that a Student's t of `freedom` degrees lies within ±t with this confidence: Abramowitz and Stegun, 26.7.3 and
-    26.7.4, solved by bisection. More than 200 degrees count as 200, whose t is too large by less than 1 %."""
-    freedom = min(freedom, 200)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        term = math.cos(angle) if freedom % 2 else 1.0
-        total = 0.0
-        for power in range(1 + freedom % 2, freedom, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * power / (power + 1)
-        within = math.sin(angle) * total
-        if freedom % 2:
-            within = (angle + within) * 2 / math.pi
-        low, high = (angle, high) if within < confidence else (low, angle)
-    return math.sqrt(freedom) * math.tan(low)
+    """Return the quantile of Student's t for a two-sided interval: Abramowitz and Stegun 26.7.5, too small by 0.1 %
+    for three degrees of freedom, by 1 % for two."""
+    x = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    return (x + (x ** 3 + x) / 4 / freedom + (5 * x ** 5 + 16 * x ** 3 + 3 * x) / 96 / freedom ** 2
+            + (3 * x ** 7 + 19 * x ** 5 + 17 * x ** 3 - 15 * x) / 384 / freedom ** 3
+            + (79 * x ** 9 + 776 * x ** 7 + 1482 * x ** 5 - 1920 * x ** 3 - 945 * x) / 92160 / freedom ** 4)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def sign_interval(count: int) -> tuple[int, float]:
-    """Return depth and share: the 95 % interval for a median of `count` values ends between the values of rank depth and
-    depth + 1 from below and from above, after this share of the way. Hettmansperger and Sheather, "Confidence intervals based
-    on interpolated order statistics" (1986). Five values reach 93.75 %, with their extremes."""
-    if count > 1000:  # the binomial's normal limit
+    """Return depth and share: the 95 % interval of a median of `count` values begins this share of the way from the
+    value of rank `depth` to the next, and ends alike, counted from above (Hettmansperger and Sheather 1986). Five
+    values reach 93.75 %, with their extremes."""
+    if count > 1000:  # the normal limit
         rank = (count + 1) / 2 - 0.98 * math.sqrt(count)
         return int(rank), rank % 1
     depth, outside, term, total = 1, 1, count, 2 ** count  # a binomial's tail, in units of 2**-count
     while 40 * (outside + term) <= total:
-        outside += term
-        term = term * (count - depth) // (depth + 1)
-        depth += 1
-    if 40 * outside > total:
-        return depth, 0.0
-    part = (total / 40 - outside) / term  # how far the level of 95 % lies between those of the two ranks
+        outside, term, depth = outside + term, term * (count - depth) // (depth + 1), depth + 1
+    part = max(0.0, (total / 40 - outside) / term)
     return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
 
 
 def centred_ranks(values: Sequence[float]) -> list[int]:
-    """Return twice the rank of each value, less the mean; equal values share one."""
+    """Return twice the rank of each value, less the mean; equal values share theirs."""
     ordered = sorted(values)
-    return [bisect.bisect_left(ordered, value) + bisect.bisect_right(ordered, value) - len(ordered) for value in values]
+    last = {value: place for place, value in enumerate(ordered)}
+    last_of_reversed = {value: place for place, value in enumerate(reversed(ordered))}
+    return [last[value] - last_of_reversed[value] for value in values]
 
 
-def widening(values: Sequence[float], classes: int = 1) -> float:
-    """Return how many times wider an interval must be because neighbouring rounds resemble each other: as in a first-order
-    autoregression, by the lag-1 correlation of ranks without its bias in short series (Kendall 1954: -(1 + 4r) / n). `classes`
-    is the number of means that were subtracted from the values."""
+def widening(values: Sequence[float], means: int = 1) -> float:
+    """Return how many times wider an interval is because neighbouring rounds resemble each other, as in a first-order
+    autoregression: from the lag-1 correlation of ranks, without its bias in short series (Kendall 1954: -(1 + 4r) /
+    n). `means` is how many were subtracted from the values."""
     count, ranks = len(values), centred_ranks(values)
     correlation = sum(map(mul, ranks, ranks[1:])) / (sum(map(mul, ranks, ranks)) or 1)
-    if correlation <= 0.6 / math.sqrt(count - classes):  # less is chance
+    if correlation < 0.7 / math.sqrt(count - means):  # may be chance
         return 1.0
-    correlation = min((count * correlation + 1) / (count - 4), STRONGEST_CORRELATION)
+    correlation = min(0.9, (count * correlation + 1) / (count - 4))  # few rounds do not tell more
     return math.sqrt((1 + correlation) / (1 - correlation))
 
 
-def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[Estimate]:
-    """Return the median of all samples with its 95 % interval from the medians of rounds; None below FEWEST_ROUNDS."""
+def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Estimate:
+    """Return the median of all samples, its interval from the medians of rounds; all in the unit of the tick."""
+    median, middles = statistics.median(flat(rounds)), [statistics.median(samples) for samples in rounds]
     if len(rounds) < FEWEST_ROUNDS:
-        return None
-    median = statistics.median(flat(rounds))
-    middles = [statistics.median(samples) for samples in rounds]
-    ordered, wider = sorted(middles), widening(middles)
-    depth, share = sign_interval(len(rounds))
+        return Estimate(median, -math.inf, math.inf)
+    (depth, share), ordered, wider = sign_interval(len(rounds)), sorted(middles), widening(middles)
     low = ordered[depth - 1] + share * (ordered[depth] - ordered[depth - 1])
-    high = ordered[-depth] + share * (ordered[-depth - 1] - ordered[-depth])
-    return Estimate(median, max(0.0, median - wider * max(0.0, median - low) - tick),
-                    median + wider * max(0.0, high - median) + tick)
+    high = ordered[-depth] - share * (ordered[-depth] - ordered[-depth - 1])
+    bias = (median - statistics.median(middles)) / 2  # of medians of skewed times; the other half may be chance
+    return Estimate(median, max(0.0, median - wider * max(0.0, median - min(low, low + bias)) - tick),
+                    median + wider * max(0.0, max(high, high + bias) - median) + tick)
 
 
 def median_interval(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[list[float]]:
-    """Return the 95 % interval [low, high] for the median of all samples, in the unit of samples and tick; None below
-    FEWEST_ROUNDS."""
-    estimate = median_estimate(rounds, tick)
-    return [estimate.low, estimate.high] if estimate else None
+    """Return the 95 % interval [low, high] of the median of all samples; None below FEWEST_ROUNDS."""
+    return median_estimate(rounds, tick).interval
 
 
 def ratio_estimate(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]], classes: Sequence[Any],
                    average: Callable[[Sequence[float]], float] = statistics.median, tick: float = 0) -> dict[str, Any]:
-    """Return {"value", "ci95"}: how many times faster than the baseline. The logarithms of each round's quotient are averaged for
-    each class of rounds (the order of variants in it) apart, then over classes, so what an order adds cancels out. Exchanging
-    the variants gives the inverse. Without ci95 below FEWEST_ROUNDS; empty if an average is less than a tick."""
+    """Return {"value", "ci95"}: how many times faster than the baseline. Logarithms of each round's quotient are
+    averaged over the rounds of a class (those with the same order of variants), then over classes, so that effects of
+    the order cancel out; exchanging the variants gives the inverse. Without ci95 if rounds are too few; {} if the
+    average of one is not over a tick."""
     pairs = [(average(base), average(own)) for base, own in zip(baseline, rounds)]
-    if not pairs or min(map(min, pairs)) <= tick:
+    if min(map(min, pairs)) <= tick:
         return {}
-    groups: dict[Any, list[float]] = {}
-    for (base, own), group in zip(pairs, classes):
-        groups.setdefault(group, []).append(math.log(base) - math.log(own))
-    means = {group: statistics.fmean(quotients) for group, quotients in groups.items()}
-    centre = statistics.fmean(means.values())
-    freedom = len(pairs) - len(groups)
-    if len(pairs) < FEWEST_ROUNDS or freedom < 1:
+    logarithms = [math.log(base) - math.log(own) for base, own in pairs]
+    groups = [[value for value, own in zip(logarithms, classes) if own == group] for group in dict.fromkeys(classes)]
+    means = dict(zip(dict.fromkeys(classes), map(statistics.fmean, groups)))
+    centre, freedom = statistics.fmean(means.values()), len(pairs) - len(groups)
+    if len(pairs) < FEWEST_ROUNDS or freedom < 2:
         return {"value": math.exp(centre)}
-    rest = [math.log(base) - math.log(own) - means[group] for (base, own), group in zip(pairs, classes)]
-    spread = math.sqrt(sum(value * value for value in rest) / freedom)
-    error = spread * math.sqrt(sum(1 / len(quotients) for quotients in groups.values())) / len(groups)
-    unread = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)  # what ticks may hide
-    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + unread
+    rest = [value - means[group] for value, group in zip(logarithms, classes)]
+    error = math.sqrt(sum(map(mul, rest, rest)) / freedom * sum(1 / len(group) for group in groups)) / len(groups)
+    ticks = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)
+    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + ticks
     return {"value": math.exp(centre), "ci95": [math.exp(centre - half), math.exp(centre + half)]}
 
 
 def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]],
                    tick: float = 0) -> tuple[float, Optional[list[float]]]:
-    """Return how many times faster the new one of two independent runs is, and the 95 % interval [low, high] of that: None if either has
-    too few rounds or is too short for its clock."""
-    value = statistics.median(flat(base)) / statistics.median(flat(new))
-    estimates = [median_estimate(rounds, tick) for rounds in (base, new)]
-    logarithms = [Estimate(*map(math.log, estimate)) for estimate in estimates if estimate and estimate.low > 0]
-    if len(logarithms) < 2:
-        return value, None
+    """Return how many times faster the new of two independent runs is, and its 95 % interval [low, high] or None."""
+    estimates = [median_estimate(rounds, TWO_TICKS * tick) for rounds in (base, new)]
+    logarithms = [Estimate(*(math.log(value) if value > 0 else -math.inf for value in estimate))
+                  for estimate in estimates]
     quotient = logarithms[0].less(logarithms[1])
-    return value, [math.exp(quotient.low), math.exp(quotient.high)]
+    return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -2807,37 +2702,29 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
-class Marginal(NamedTuple):
-    """The rate of what a deeper program computes more, in TOPS, and the time in ms that an evaluate takes whatever it computes;
-    each with its 95 % interval, None if it cannot be told."""
-
-    tops: float
-    tops_interval: Optional[list[float]]
-    fixed_ms: float
-    fixed_interval: Optional[list[float]]
+def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
+    """Return a speed's interval made twice as wide, on a logarithmic scale. Runs differ if it excludes 1: that is
+    wrong for less than 5 % of equal runs even if neighbouring rounds correlate by 0.5, which few rounds do not show."""
+    return [end * end / value for end in interval]
 
 
 def marginal(shallow: Sequence[Sequence[float]], deep: Sequence[Sequence[float]], shallow_gop: float, deep_gop: float,
-             tick: float = 0) -> Optional[Marginal]:
-    """Return rate and fixed cost from two depths measured independently, in nanoseconds, as if each takes fixed + GOP / rate; None
-    if the deeper is not the slower one."""
+             tick: float = 0) -> dict[str, Any]:
+    """Return {"tops", "tops_interval", "fixed_ms", "fixed_interval"}, intervals of 95 % or None, from the times in ns
+    of two depths measured independently, as if each were fixed + GOP / rate; {} if the deeper is not the slower one."""
     more = deep_gop - shallow_gop
-    times = [statistics.median(flat(rounds)) / 1e6 for rounds in (shallow, deep)]
-    if times[1] <= times[0]:
-        return None
-    tops, fixed_ms = more / (times[1] - times[0]), (deep_gop * times[0] - shallow_gop * times[1]) / more
-    one, other = median_estimate(shallow, tick), median_estimate(deep, tick)
-    if not one or not other:
-        return Marginal(tops, None, fixed_ms, None)
-    time = other.times(1e-6).less(one.times(1e-6))
-    fixed = one.times(1e-6 * deep_gop / more).less(other.times(1e-6 * shallow_gop / more))
-    return Marginal(tops, [more / time.high, more / time.low] if time.low > 0 else None, fixed_ms, [fixed.low, fixed.high])
+    less_ms, more_ms = (median_estimate(rounds, TWO_TICKS * tick).times(1e-6) for rounds in (shallow, deep))
+    time, fixed = more_ms.less(less_ms), less_ms.times(deep_gop / more).less(more_ms.times(shallow_gop / more))
+    if time.value <= 0:
+        return {}
+    return {"tops": more / time.value, "tops_interval": [more / time.high, more / time.low] if time.low > 0 else None,
+            "fixed_ms": fixed.value, "fixed_interval": fixed.interval}
 
 
-def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[RoundPattern]:
-    """Return how the first evaluates of rounds differ from the others, or None. Ranks within rounds must tell that it is not
-    chance, and the factor must be the same in all rounds and exceed how rounds differ from each other, so that neither drift nor
-    correlated noise counts as a pattern."""
+def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[tuple[int, float]]:
+    """Return how many first evaluates of rounds differ from the others, and by which factor; or None. Ranks within
+    rounds must not be explained by chance, and the factor must be alike in all rounds and exceed the scatter of
+    rounds, or it is drift or correlated noise."""
     count, length = len(rounds), min(map(len, rounds), default=0)
     if count < FEWEST_ROUNDS or length < 2:
         return None
@@ -2845,39 +2732,34 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
     scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
               for first, total in zip(range(1, length), sums)]
     first = 1 + scores.index(max(scores))
-    begins, ends = ([statistics.median(part) for part in parts]
-                    for parts in ([samples[:first] for samples in rounds], [samples[first:] for samples in rounds]))
-    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(*begins, *ends) <= tick:
+    starts, ends = ([statistics.median(samples[part]) for samples in rounds]
+                    for part in (slice(first), slice(first, None)))
+    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
         return None
-    steps = [math.log(begin / end) for begin, end in zip(begins, ends)]
+    steps = [math.log(start / end) for start, end in zip(starts, ends)]
+    error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
+    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
     step = statistics.fmean(steps)
-    error = student_quantile(0.99, count - 1) * statistics.stdev(steps) / math.sqrt(count)
-    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR))
-    differ = statistics.median(abs(begin - end) for begin, end in zip(begins, ends)) > 1.5 * tick
-    return RoundPattern(first, math.exp(step)) if abs(step) > least and differ else None
+    return (first, math.exp(step)) if abs(step) > least else None
 
 
-def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]:
-    """Return the two levels that samples lie on, or None: each holds a fifth of them or more, and they lie six times as far
-    apart, on a logarithmic scale, as the samples of either scatter. One peak, a long tail, a drift reach five."""
+def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[float, float, float]]:
+    """Return the two levels that samples lie on, as low, high, and the share on the low one; or None. Each holds a
+    fifth of them or more, and they lie six times as far apart, on a logarithmic scale, as samples of a level scatter:
+    one peak, a long tail or a drift does so in less than 1 % of runs (simulated)."""
     ordered = sorted(samples)
-    if len(ordered) < 20 or ordered[0] <= tick:
+    if len(ordered) < 25 or ordered[0] <= 0:
         return None
-    middle = statistics.median(ordered)
-    values = [math.log(sample / middle) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
-    count = len(values)
-    sums, squares = ([0.0, *itertools.accumulate(terms)] for terms in (values, [value * value for value in values]))
-
-    def scatter(begin: int, end: int) -> float:
-        return max(0.0, squares[end] - squares[begin] - (sums[end] - sums[begin]) ** 2 / (end - begin))
-
-    split = min(range(math.ceil(count / 5), count - math.ceil(count / 5) + 1),
-                key=lambda place: scatter(0, place) + scatter(place, count))
-    distance = (sums[count] - sums[split]) / (count - split) - sums[split] / split
-    deviation = math.sqrt((scatter(0, split) / (split - 1) + scatter(split, count) / (count - split - 1)) / 2)
+    values = [math.log(sample) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
+    fifth = math.ceil(len(values) / 5)
+    split = max(range(fifth, len(values) - fifth + 1), key=lambda place: values[place] - values[place - 1])
+    parts = values[:split], values[split:]
+    means = [statistics.fmean(part) for part in parts]
+    scatter = math.hypot(*(math.dist(part, [mean] * len(part)) / math.sqrt(len(part) - 1)
+                           for part, mean in zip(parts, means))) / math.sqrt(2)
     low, high = statistics.median(ordered[:split]), statistics.median(ordered[split:])
-    found = distance > 6 * deviation and high > LEAST_FACTOR * low and high - low > 1.5 * tick
-    return TwoLevels(low, high, split / len(ordered)) if found else None
+    found = means[1] - means[0] > 6 * scatter and high > max(LEAST_FACTOR * low, low + 2 * tick)
+    return (low, high, split / len(ordered)) if found else None
 
 
 # ======================================================================================================================
@@ -2888,12 +2770,11 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]
 
 # Limits are 1.3 times what right engines of any arithmetic reach in the simulations of tests/test_verification.py, or
 # more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
-# with as many channels. Sums in fp16 lose more if they have more terms. Clipped activations, which the reference of 3x3
-# chains does not know, count more if there are few channels.
+# with as many channels. Sums in fp16 lose more if they have more terms.
 LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
-          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.025, 0.010, 512)}
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.0075, 512)}
 MAX_RELATIVE_L2 = 1.2
-MOST_CLIPPED = 7
+MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
 
 # The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
@@ -2970,15 +2851,7 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
     data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
     known. Raises MilError or BlobError if the reference cannot compute the program.
     """
-    arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
-    unquantized = Arithmetic(quantizes=False)
-    quantizes = program.variant.activations == "int8" and program.config.depth > 1
-    if program.config.kernel == 3:  # the reference does not round between such layers
-        arithmetics = [unquantized]
-    elif quantizes:
-        arithmetics.append(unquantized)
-    reference = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
-    references = {arithmetic: flat(vectors) for arithmetic, vectors in zip(arithmetics, reference)}
+    references = compute_references(program, data, pixels, outputs)
     verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
     worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
@@ -2990,40 +2863,75 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
     return Verdict(verified, problem, list(warnings.values()))
 
 
-def judge(config: Config, activations: str, output: Sequence[Vector], references: Mapping[Arithmetic, Vector],
-          known: bool) -> Verdict:
-    """Return the verdict on one round: its output, [pixel][channel], against the flat references of these pixels."""
-    values = flat(output)
-    rounded = {arithmetic: vector for arithmetic, vector in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(values, next(iter(rounded.values())))
+def compute_references(program: Program, data: bytes, pixels: Sequence[int],
+                       outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
+    """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
+
+    INT8 is exact, so a right output mostly equals the reference in its arithmetic: if that is an M4's, the others are
+    not computed. With 3x3 there is one reference, without rounding.
+    """
+    reference = Reference(program.mil, program.blob)
+    first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
+    unquantized = Arithmetic(quantizes=False)
+    if program.config.kernel == 3:
+        return {unquantized: reference.compute(data, pixels, [unquantized])[0]}
+    quantizes = program.variant.activations == "int8" and program.config.depth > 1
+    chosen = [first, unquantized] if quantizes else [first, *others]
+    found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
+    if quantizes and any(equal_share(output, found[first]) <= MOST for output in outputs):
+        found.update(zip(others, reference.compute(data, pixels, others)))
+    return found
+
+
+def equal_share(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
+    """Return the share of values of [pixel][channel] that are equal to the last bit."""
+    return statistics.fmean(map(eq, flat(output), flat(expected)))
+
+
+def judge(config: Config, activations: str, output: Sequence[Vector],
+          references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
+    """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
+    rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
+    problem = output_defect(flat(output), flat(next(iter(rounded.values()))))
     if problem:
         return Verdict({}, problem, [])
-    compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
+    compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
     nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
     found, expected = compared[nearest], rounded[nearest]
+    equal = equal_share(output, expected)
     verified: dict[str, Any] = {}
-    if others:
-        equal = sum(map(eq, values, expected)) / len(values)
-        clear = equal > 0.5 or found.relative_l2 <= compared[others[0]].relative_l2 / 2
-        verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
+    if config.kernel == 1:
+        if equal > MOST or others and found.relative_l2 <= compared[others[0]].relative_l2 / 2:
+            verified["arithmetic"] = nearest.name
+        verified["equal"] = equal
     verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
-    problem = (explain_mismatch(found, len(values), config, activations)
-               or explain_large_errors(output, expected, config, activations))
+    pixels = [compare_vectors(*pair) for pair in zip(output, expected)]
+    mismatches = [explain_mismatch(found, len(output) * config.channels, config, activations),
+                  *[explain_mismatch(pixel, config.channels, config, activations) for pixel in pixels],
+                  explain_large_errors(output, expected, config, activations, equal > MOST)]
+    problem = next(filter(None, mismatches), None)
     warnings = []
-    unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
+    unquantized = next((vectors for arithmetic, vectors in references.items() if not arithmetic.quantizes), None)
     if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
-        noise = explain_noise(values, list(rounded.values()), unquantized, config)
-        if noise and known:
+        noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
+        if known:
             problem = problem or noise
         elif noise:
             warnings.append(("quantization", noise))
-    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
-    if known and others and not problem and found.relative_l2 * found.floor > limit:
-        warnings.append(("unknown-rounding", (
-            f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic "
-            f"stays within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: "
-            "compare more pixels with --verify 16, and send the output of doctor")))
+    if known and config.kernel == 1 and not problem:
+        warnings += warnings_about_rounding(found, config, activations)
     return Verdict(verified, problem, warnings)
+
+
+def warnings_about_rounding(found: Comparison, config: Config, activations: str) -> list[tuple[str, str]]:
+    """Return the warning that an output is farther from the reference than the chip's known arithmetic, if it is."""
+    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
+    if found.relative_l2 * found.floor <= limit:
+        return []
+    return [("unknown-rounding", (
+        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic stays "
+        f"within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: compare "
+        "more pixels with --verify 16, and send the output of doctor"))]
 
 
 def output_defect(values: Vector, expected: Vector) -> Optional[str]:
@@ -3047,11 +2955,8 @@ def verification_limits(count: int, config: Config, activations: str) -> tuple[f
     """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
     relative, slope, channels = LIMITS[activations, config.kernel]
     depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
-    clipped = 1.0
-    if (activations, config.kernel) == ("int8", 3):
-        clipped = min(MOST_CLIPPED, max(1.0, channels / config.channels))
-    return (min(MAX_RELATIVE_L2, relative * depth * (1 + 4 / count) * terms * clipped),
-            slope * depth * (1 + 16 / count) * clipped ** 1.5)
+    few = 16 / count if config.kernel == 3 else 4 / count
+    return min(MAX_RELATIVE_L2, relative * depth * (1 + few) * terms), slope * depth * (1 + 16 / count)
 
 
 def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
@@ -3071,19 +2976,22 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
     return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
 
 
-def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Config, activations: str) -> Optional[str]:
+def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
+                         equal: bool) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
-    The usual error of a pixel is estimated from the median, and a part of the limit is added since that may be zero.
-    Large values may differ more.
+    The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
+    is added; if most values are equal, the limit is that of a known arithmetic. Large values may differ more.
     """
-    if config.channels < FEWEST_CHANNELS:
+    channels = config.channels
+    if channels < FEWEST_CHANNELS:
         return None
-    limit, _ = verification_limits(len(expected), config, activations)
-    powers = [0.0] * config.channels
-    for index, values in enumerate(output):
-        should = expected[index * config.channels:(index + 1) * config.channels]
-        size = math.sqrt(sum(map(mul, should, should)) / config.channels) or 1.0
+    limit, _ = verification_limits(len(output) * channels, config, activations)
+    if activations == "int8" and equal:
+        limit = KNOWN_LIMITS["int8"]
+    powers = [0.0] * channels
+    for values, should in zip(output, expected):
+        size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
         errors = list(map(abs, map(sub, values, should)))
         usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
         powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
@@ -3092,7 +3000,7 @@ def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Con
     for rank, excess in ERROR_LIMITS[activations]:
         most = 1 + excess / math.sqrt(len(output))
         if largest[rank - 1] > most:
-            return (f"{rank} of {config.channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
+            return (f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
                     f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
     return None
 
@@ -3118,7 +3026,7 @@ def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vec
 # 10. Machine and warnings
 #
 # Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
-# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine, check_platform.
+# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine.
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
@@ -3158,7 +3066,7 @@ DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-NOTE_CODES = {"first", "cached"}  # observations that ask for nothing: notes in the record, not printed as warnings
+NOTE_CODES = {"first", "cached", "repeated"}  # observations that ask for nothing: notes in the record, not printed as warnings
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
@@ -3186,7 +3094,7 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
     """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
-    changing = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
+    changing: dict[str, Any] = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
     return {**facts, **first, **system, **changing}
 
 
@@ -3309,12 +3217,12 @@ def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
     pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as "
+        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as "
                          "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     levels = bimodality(cell.samples, cell.tick_ns)
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others "
-                          f"near {levels.high / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
+                          f"near {levels[1] / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
                           "--rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
@@ -3569,8 +3477,8 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 
 SCHEMA = "ane-bench/1"
 
-# Bounds of what is read: a record of the largest run that Settings allow stays within them.
-LARGEST_RECORD, MOST_VALUES = 1 << 28, 12_000_000
+# Bounds of what is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
+LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
 SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
@@ -3578,10 +3486,11 @@ SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures 
 # The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
 RECORD_FORM: dict[str, Any] = {
     "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
-    "protocol": {"iters": int, "rounds": int, "seed": int, "original": bool, "qos?": int, "verify?": int, "input?": str,
-                 "blob?": str, "dialect?": str, "timeout?": float, "data?": int, "tick_ns?": float},
+    "protocol": {"iters": int, "rounds": int, "warmup": object, "qos": int, "seed": int, "input": str, "verify": int,
+                 "blob": str, "dialect": str, "original": bool, "timeout": float, "data?": int, "tick_ns?": float},
     "asked?": {"configs": [str], "variants": [str]}, "complete?": bool, "condensed?": bool,
-    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int}, "variants": {str: Cell.FORM}}],
+    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int},
+                 "variants": {str: Cell.FORM}}],
     "warnings": [{"code": str, "message": str}], "notes?": [{"code": str, "message": str}],
 }
 
@@ -3592,8 +3501,9 @@ REPORTS: dict[str, Callable[["Run"], str]] = {}
 class Run:
     """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
 
-    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. `asked` is None
-    in records that do not say it, and so is `complete`; the first variant is the baseline of Ratio.
+    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. The first of the
+    `variants` is the baseline of Ratio. Records of the first version do not say what was asked: `asked` is then False,
+    `configs` and `variants` are those that were measured, and `complete` is None.
     """
 
     def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
@@ -3613,12 +3523,8 @@ class Run:
         self.notes: list[dict[str, str]] = []
 
     def warn(self, code: str, message: str) -> None:
-        """Add a warning."""
-        self.warnings.append({"code": code, "message": without_paths(message)})
-
-    def note(self, code: str, message: str) -> None:
-        """Add a note: an observation that asks for nothing."""
-        self.notes.append({"code": code, "message": without_paths(message)})
+        """Add a warning, or a note if it asks for nothing."""
+        (self.notes if code in NOTE_CODES else self.warnings).append({"code": code, "message": without_paths(message)})
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Add the cells of one configuration."""
@@ -3635,7 +3541,7 @@ class Run:
         return list(found.items())
 
     def cell(self, config: Union[Config, str], variant: str) -> Cell:
-        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if it was not measured."""
+        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if there is none."""
         config = Config.parse(config) if isinstance(config, str) else config
         for cell in self.cells:
             if (cell.config, cell.variant) == (config, variant):
@@ -3648,37 +3554,30 @@ class Run:
         return all(cell.ok for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record, schema ane-bench/1: samples, and beside them the unrounded figures worked out from them."""
-        record: dict[str, Any] = {
-            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine, "command": self.command,
-            "system": self.system,
+        """Return the record, schema ane-bench/1: samples, and the unrounded figures worked out from them."""
+        asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
+        results = []
+        for config, cells in self.results:
+            shape = {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
+            results.append({"config": shape, "gop": config.gop,
+                            "variants": {cell.variant: cell_record(cell) for cell in cells},
+                            "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}})
+        return {
+            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine,
+            "command": self.command, "system": self.system,
             "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
-            "results": [{"config": config_record(config), "gop": config.gop,
-                         "variants": {cell.variant: cell_record(cell) for cell in cells},
-                         "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}}
-                        for config, cells in self.results],
-            "warnings": self.warnings, "notes": self.notes,
-        }
-        if self.asked:
-            record["asked"] = {"configs": [config.name for config in self.configs], "variants": self.variants}
-        if self.complete is not None:
-            record["complete"] = self.complete
-        if self.condensed:
-            record["condensed"] = True
-        return record
+            **({"asked": asked} if self.asked else {}),
+            **({"complete": self.complete} if self.complete is not None else {}),
+            **({"condensed": True} if self.condensed else {}),
+            "results": results, "warnings": self.warnings, "notes": self.notes}
 
-    def save(self, path: str) -> None:
+    def save(self, path: Any) -> None:
         """Write the record to a file, whole or not at all. Raise OutputError if it cannot be written."""
         write_file(path, record_text(self))
 
     def table(self) -> str:
         """Return the run as the table that the command line prints."""
         return REPORTS["table"](self)
-
-
-def config_record(config: Config) -> dict[str, int]:
-    """Return a configuration's part of the record; a kernel of 1 is not named."""
-    return {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
@@ -3692,19 +3591,18 @@ def record_text(run: Run) -> str:
     return json.dumps(run.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
-def read_record(path: str) -> Run:
-    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not a record of this schema."""
-    return parse_record(read_bounded(path), printable(str(path)))
+def read_record(path: Any) -> Run:
+    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not such a record."""
+    return parse_record(read_bounded(path), str(path))
 
 
-def read_bounded(path: str) -> bytes:
+def read_bounded(path: Any) -> bytes:
     """Return the bytes of a file that may hold records. Raise UsageError if it cannot be read, or is too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST_RECORD + 1)
     except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(printable(f"{path}: cannot be read: {reason}")) from None
+        raise UsageError(printable(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")) from None
     if len(data) > LARGEST_RECORD:
         raise UsageError(printable(f"{path}: over {LARGEST_RECORD >> 20} MiB, and no record is that large"))
     return data
@@ -3712,52 +3610,67 @@ def read_bounded(path: str) -> bytes:
 
 def parse_record(data: bytes, origin: str) -> Run:
     """Return the run of a record's text; `origin` names it in errors. Raise UsageError if it is not a record."""
-    with contextlib.suppress(ValueError, MemoryError, UsageError):
+    try:
         if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
-            raise UsageError("more values than any run gives")
+            raise ValueError("more values than any run has")
         record = plain(parse_json(data))
         schema = record.get("schema") if isinstance(record, dict) else None
-        if schema == SCHEMA and matches_form(record, RECORD_FORM):
-            return run_of(record)
         if isinstance(schema, str) and schema != SCHEMA:
-            origin = f"{origin} has schema {schema[:40]!r}"
-    raise UsageError(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}")
+            raise ValueError(f"it has schema {schema[:40]!r}")
+        if not matches_form(record, RECORD_FORM):
+            raise ValueError("a field is missing, or has the wrong type")
+        return run_of(record)
+    except (ValueError, MemoryError) as error:
+        raise UsageError(printable(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}: "
+                                   f"{error or 'it does not fit into the memory'}")) from None
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
-    """Return the run of a record of the right form. Raise UsageError if its contents make no sense."""
-    protocol, asked, results = record["protocol"], record.get("asked"), record["results"]
-    settings = Settings(**{name: protocol[name] for name in Settings._fields if name in protocol})
-    configs = list(dict.fromkeys(Config(**{name: result["config"][name] for name in Config._fields if name in result["config"]})
-                                 for result in results))
-    variants = asked["variants"] if asked else list(dict.fromkeys(name for result in results for name in result["variants"]))
-    run = Run(record["engine"], settings, list(map(Config.parse, asked["configs"])) if asked else configs, variants)
-    run.asked, run.complete, run.data = bool(asked), record.get("complete"), protocol.get("data", 1)
+    """Return the run of a record of the right form. Raise UsageError if its parts contradict one another."""
+    protocol, asked = record["protocol"], record.get("asked")
+    settings = Settings(**{name: protocol[name] for name in Settings._fields}).check()
+    found: dict[Config, Mapping[str, Any]] = {}
+    for result in record["results"]:
+        shape = {name: value for name, value in result["config"].items() if name in Config._fields}
+        found.setdefault(Config(**shape), result["variants"])  # the first version measured repeated ones again
+    configs = [Config.parse(name) for name in asked["configs"]] if asked else list(found)
+    variants = asked["variants"] if asked else list(next(iter(found.values()), ()))
+    run = Run(record["engine"], settings, configs, variants)
+    run.asked, run.complete, run.condensed = bool(asked), record.get("complete"), record.get("condensed", False)
     run.version, run.started, run.command = record["version"], record["started"], record["command"]
-    run.tick_ns, run.condensed = protocol.get("tick_ns", 0), record.get("condensed", False)
+    run.data, run.tick_ns = protocol.get("data", 1), protocol.get("tick_ns", 0)
     run.system = {name: value for name, value in record["system"].items() if isinstance(value, (str, int, float))}
     run.warnings, run.notes = record["warnings"], record.get("notes", [])
-    if len(configs) < len(results) or not set(configs) <= set(run.configs) or len(set(variants)) < len(variants):
-        raise UsageError("a configuration or a variant stands there twice, or was not asked for")
-    for config, result in zip(configs, results):
-        if not set(result["variants"]) <= set(variants) & set(VARIANTS):
-            raise UsageError("a variant was not asked for")
-        run.add([read_cell(Cell(config, variant, settings, run.tick_ns, **facts)) for variant, facts in result["variants"].items()])
+    if run.engine not in ("ane", "reference", "stand-in") or not 0 <= run.tick_ns <= LONGEST_NS:
+        raise UsageError("its engine or its clock is unknown")
+    if not found or list(found) != configs[:len(found)] or len(set(configs)) < len(configs):
+        raise UsageError("its configurations are not those that were asked for")
+    if run.complete not in (None, len(found) == len(configs)):
+        raise UsageError("it says that it is complete, and it is not, or the other way round")
+    for config, cells in found.items():
+        if sorted(cells) != sorted(variants) or not set(variants) <= set(VARIANTS) or not variants:
+            raise UsageError(f"{config.name}: its variants are not those that were asked for")
+        run.add([read_cell(run, config, variant, cells[variant]) for variant in variants])
     return run
 
 
-def read_cell(cell: Cell) -> Cell:
-    """Return a cell made from facts that came from elsewhere. Raise UsageError if they contradict one another."""
-    if cell.status not in ("ok", "failed") or not (cell.ok or cell.error) or cell.ok and not cell.samples_ns:
-        raise UsageError(f"{cell.name}: neither measured nor failed")
-    if not all(cell.samples_ns) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
-        raise UsageError(f"{cell.name}: no evaluate takes the times that are stated")
+def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) -> Cell:
+    """Return a cell of facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    cell = Cell(config, variant, run.settings, run.tick_ns)
+    cell.note(**facts)
+    rounds = run.settings.rounds
+    each = 1 if run.condensed else run.settings.iters // rounds
+    whole = [len(samples) for samples in cell.samples_ns] == [each] * rounds
+    right = cell.ok and whole and len(cell.turns) in (0, rounds) and cell.verified.get("ok", True)
+    failed = cell.status == "failed" and cell.stage and cell.error and (whole or not cell.samples_ns)
+    if not (right or failed) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
+        raise UsageError(f"{cell.name}: its status, rounds, times or check contradict one another")
     return cell
 
 
 def matches_form(value: Any, form: Any) -> bool:
-    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name": form},
-    an object with these names and maybe others, where `name?` may be missing. float is any finite number, never true."""
+    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name":
+    form}, an object with these names and maybe others, where `name?` may be missing. float is any finite number."""
     if isinstance(form, list):
         return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
@@ -3767,30 +3680,24 @@ def matches_form(value: Any, form: Any) -> bool:
             return all(matches_form(item, form[str]) for item in value.values())
         return all(matches_form(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
                    for name, inner in form.items())
-    if form is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST_NUMBER < value < LARGEST_NUMBER
-    return isinstance(value, form) and isinstance(value, bool) == (form is bool)
+    if isinstance(value, bool):
+        return form is bool
+    return isinstance(value, (int, float)) and abs(value) < LARGEST_NUMBER if form is float else isinstance(value, form)
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
     """Return a JSON value. Raise ValueError if it is not one, or holds numbers outside any plausible range."""
     try:
-        return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_parse_float)
+        return json.loads(text, parse_int=_parse_number, parse_float=_parse_number, parse_constant=_parse_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _parse_integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError("a number of more than 20 digits")
-    return int(digits)
-
-
-def _parse_float(text: str) -> float:
+def _parse_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
-    return value
+    return int(text) if text.lstrip("-").isdigit() and len(text) <= 20 else value
 
 
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
@@ -3806,47 +3713,39 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
     return {printable(name): plain(item, levels - 1) for name, item in value.items()}
 
 
-def write_file(path: str, text: str) -> None:
-    """Write a text beside the file and rename it, so that a file is never half-written. Raise OutputError."""
-    path = os.path.realpath(path)  # a link stays a link
-    with _file_beside(path) as (file, beside):
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.replace(beside, path)
+def write_file(path: Any, text: Optional[str]) -> None:
+    """Write a text to a file, whole or not at all: beside it, then renamed. A link stays a link, permissions stay.
 
-
-def check_writable(path: str) -> None:
-    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    With None, only find out whether the file can be written. Raise OutputError if it cannot.
+    """
     try:
-        if os.path.isdir(path):
-            raise OutputError(f"{path}: cannot be written: it is a directory")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OutputError(f"{path}: cannot be written: it is not a regular file")  # and a regular one would replace it
-        with _file_beside(os.path.realpath(path)):
-            pass
-    except (OutputError, ValueError) as error:
-        raise UsageError(printable(str(error))) from None
-    except OSError as error:
-        raise UsageError(printable(f"{path}: cannot be written: {error.strerror}")) from None
-
-
-@contextlib.contextmanager
-def _file_beside(path: str) -> Iterator[tuple[TextIO, str]]:
-    """Open a new file beside the one meant, with its permissions; remove it unless it was renamed."""
-    beside = f"{path}.{os.getpid()}.partial"
-    try:
+        target = os.path.realpath(os.fsdecode(path))
+        beside = f"{target}.{os.getpid()}.partial"
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise ValueError("it is not a regular file")  # and a regular one would replace it
         try:
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
                 with contextlib.suppress(FileNotFoundError):
-                    os.chmod(beside, os.stat(path).st_mode & 0o7777)
-                yield file, beside
+                    os.chmod(beside, os.stat(target).st_mode & 0o7777)
+                file.write(text or "")
+                file.flush()
+                os.fsync(file.fileno())
+            if text is not None:
+                os.replace(beside, target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
-    except OSError as error:
-        raise OutputError(printable(f"{path}: cannot be written: {error.strerror}")) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(printable(f"{path}: cannot be written: {reason}")) from None
+
+
+def check_writable(path: Any) -> None:
+    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    try:
+        write_file(path, None)
+    except OutputError as error:
+        raise UsageError(str(error)) from None
 
 
 # ======================================================================================================================
@@ -4024,6 +3923,7 @@ def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequen
     try:
         if engine == "ane":
             require_engine(Probe(standin))
+        gc.disable()  # a collection would take longer than an evaluate
         reference = engine == "reference"
         chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
@@ -4115,14 +4015,6 @@ def own_command() -> list[str]:
     return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
 
 
-def worker_environment() -> dict[str, str]:
-    """Return the environment of a worker: nothing that changes its Python, and what makes macOS tell its true version
-    to a Python built with an older SDK (SYSTEM_VERSION_COMPAT; XNU source, python/cpython issue 135675)."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
-    return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
-
-
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put off signals, so that cleaning up is done whole."""
@@ -4158,9 +4050,13 @@ class Worker:
         with contextlib.suppress(OSError):
             self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
         shared = [self._turn_file.fileno()] if self._turn_file else []
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+        # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython issue 135675).
+        environment["SYSTEM_VERSION_COMPAT"] = "0"
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE, bufsize=0, env=worker_environment(), pass_fds=shared)
+                                             stderr=subprocess.PIPE, bufsize=0, env=environment, pass_fds=shared)
         except OSError as error:
             self._owner.close()
             raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
@@ -4319,7 +4215,7 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
                   configs_of(configs, engine), variants_of(variants))
     unique = list(dict.fromkeys(planned.configs))
     if len(unique) < len(planned.configs):
-        planned.note("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
+        planned.warn("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
         planned.configs = unique
     if chosen.original and any(config.kernel != 1 for config in unique):
         raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
@@ -4387,14 +4283,12 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     Raise Unavailable if the first worker finds no usable engine.
     """
     standin = standin_library() if run.engine == "stand-in" else None
-    if run.engine == "ane":
-        require_platform()
     every = attempts(run.settings)
     forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
     engine = "reference" if run.engine == "reference" else "ane"
     job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
     hangs = 0
-    with crashes_visible(), machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
+    with machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
         for number, config in enumerate(run.configs):
             notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
             job = job._replace(config=config)
@@ -4420,7 +4314,7 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
     for cell in cells:
         found += [(code, f"{cell.name}: {text}") for code, text in warnings_about_cell(cell, run.engine, run.system)]
     for code, text in found:
-        (run.note if code in NOTE_CODES else run.warn)(code, text)
+        run.warn(code, text)
 
 
 def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
@@ -4443,7 +4337,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     while True:
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
-        left = [variant for variant in left if variant not in cells or awaits_verification(cells[variant])]
+        unverified = [variant for variant, cell in cells.items() if cell.ok and run.settings.verifies and not cell.verified]
+        left = [variant for variant in left if variant not in cells or variant in unverified]
         if worker.unpurged:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
                               f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
@@ -4456,11 +4351,6 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         if not left:
             return [cells[variant] for variant in job.variants], worker
         job = job._replace(rest_until=worker.rest_until)
-
-
-def awaits_verification(cell: Cell) -> bool:
-    """Return whether a cell was measured and is still to be verified."""
-    return cell.ok and cell.settings.verifies and not cell.verified
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
@@ -4478,7 +4368,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                     run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
-                    run.tick_ns = message["tick_ns"]
+                    run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
                     run.system = merged_facts(run.system, message["system"])
                 elif message["kind"] == "warning":
                     run.warn(message["code"], message["message"])
@@ -4498,34 +4388,10 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
 
 def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cell:
     """Return a cell that a worker sent. Raise StageError if it is not one of this job's, or lacks samples."""
-    cell = Cell(job.config, variant, run.settings, run.tick_ns, **facts)
-    each = run.settings.iters // run.settings.rounds
-    whole = [len(samples) for samples in cell.samples_ns] == [each] * run.settings.rounds
     with contextlib.suppress(UsageError):
-        if variant in job.variants and (whole or not cell.samples_ns) and read_cell(cell):
-            return cell
-    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {cell.status[:20]!r}")
-
-
-@contextlib.contextmanager
-def crashes_visible() -> Iterator[None]:
-    """Let the system keep a worker's exit code: where SIGCHLD is ignored, a crash would look like a good end."""
-    main = threading.current_thread() is threading.main_thread()
-    ignored = main and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
-
-def require_platform() -> None:
-    """Raise Unavailable if no worker needs to look further."""
-    finding = check_platform(Probe(None))
-    if finding.state == "FAIL":
-        raise Unavailable(f"{finding.value}; {finding.advice}")
+        if variant in job.variants:
+            return read_cell(run, job.config, variant, facts)
+    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {facts['status'][:20]!r}")
 
 
 @contextlib.contextmanager
@@ -4621,32 +4487,26 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], 
 # ======================================================================================================================
 # 14. Reports
 #
-# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, table_head, table_rows, table_end, answer, footnotes,
-# grouped_warnings, markdown_table, read_records, show, comparison, check_gate, gate.
+# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, grouped_warnings, Table, footnotes, markdown_table,
+# read_records, show, comparison, gate.
 # ======================================================================================================================
 
-class Field(NamedTuple):
-    """A figure of a cell: name and value for csv; if the table has it, its heading, width and text, too."""
-
-    name: str
-    value: Callable[[Run, Cell], Any]
-    heading: str = ""
-    width: int = 0
-    text: Callable[[Cell], str] = str
+DEFAULT_COLUMNS = 80
+NARROWEST_LABEL = 26  # letters, those of `W8A8 128x conv 512ch 64x64`
+FEWEST_SWEPT = 3  # configurations
+LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere may hold anything
 
 
-def figure(value: Optional[float], decimals: int, width: int) -> str:
-    """Return a figure in at most `width` characters: three significant digits if it would read 0.00, fewer decimals if
-    it would be too long; empty if there is none."""
+def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
+    """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
+    and fewer decimals or a power of ten if it would be too long."""
     if value is None:
         return ""
-    if 0 < abs(value) < 0.5 / 10 ** decimals * 10:
-        decimals = max(decimals, 2 - math.floor(math.log10(abs(value))))
-    while decimals and len(f"{value:.{decimals}f}") > width:
-        decimals -= 1
-    text = f"{value:.{decimals}f}"
-    small_or_long = len(text) > width or value and not float(text)
-    return f"{value:.{max(0, width - 6)}e}" if small_or_long else text
+    small = value and not float(f"{value:.{decimals}f}")
+    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
+    forms = [f"{value:.{number}f}" for number in places]
+    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    return next((form for form in forms if len(form) <= room), forms[-1])
 
 
 def half_width(figures: Mapping[str, Any], middle: str) -> str:
@@ -4654,45 +4514,7 @@ def half_width(figures: Mapping[str, Any], middle: str) -> str:
     if "ci95" not in figures:
         return ""
     share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
-    return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 10 else "±>999%"
-
-
-def interval_end(figures: Mapping[str, Any], end: int) -> Optional[float]:
-    """Return an end of an interval; None without one."""
-    return figures["ci95"][end] if "ci95" in figures else None
-
-
-# Headings and their order are the original's, with intervals and the check added. With a label of 27 characters and a
-# mark a line has 80.
-FIELDS = (
-    Field("config", lambda run, cell: cell.config.name),
-    Field("variant", lambda run, cell: cell.variant),
-    *(Field(name, lambda run, cell, name=name: getattr(cell.config, name)) for name in Config._fields),  # type: ignore[misc]
-    Field("weights_mib", lambda run, cell: cell.weights_mib, "W(MB)", 6, lambda cell: figure(cell.weights_mib, 1, 5)),
-    Field("gop", lambda run, cell: cell.config.gop, "GOP", 8, lambda cell: figure(cell.config.gop, 2, 7)),
-    Field("ms", lambda run, cell: cell.milliseconds, "ms/eval", 8, lambda cell: figure(cell.milliseconds, 3, 7)),
-    Field("ms_low", lambda run, cell: interval_end(cell.ms, 0), "±95%", 6, lambda cell: half_width(cell.ms, "median")),
-    Field("ms_high", lambda run, cell: interval_end(cell.ms, 1)),
-    Field("tops", lambda run, cell: cell.tops, "TOPS", 6, lambda cell: figure(cell.tops, 2, 5)),
-    Field("ratio", lambda run, cell: cell.ratio.get("value"), "Ratio", 6, lambda cell: ratio_text(cell)),
-    Field("ratio_low", lambda run, cell: interval_end(cell.ratio, 0), "±95%", 6, lambda cell: half_width(cell.ratio, "value")),
-    Field("ratio_high", lambda run, cell: interval_end(cell.ratio, 1)),
-    *(Field(f"ms_{name}", lambda run, cell, name=name: cell.ms.get(name)) for name in ("mean", "min", "p95", "mad")),  # type: ignore[misc]
-    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in ("compile_ms", "load_ms")),  # type: ignore[misc]
-    Field("check", lambda run, cell: cell.check, "Check", 6, lambda cell: cell.check),
-    *(Field(name, lambda run, cell, name=name: getattr(cell, name)) for name in  # type: ignore[misc]
-      ("status", "stage", "error", "blob", "dialect")),
-    *(Field(name, lambda run, cell, name=name: marginal_figures(run, cell).get(name)) for name in  # type: ignore[misc]
-      ("marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low", "fixed_high")),
-    *(Field(name, lambda run, cell, name=name: run.system.get(name)) for name in ("chip", "macos", "model")),  # type: ignore[misc]
-    Field("engine", lambda run, cell: run.engine),
-    Field("version", lambda run, cell: run.version),
-    Field("started", lambda run, cell: run.started),
-    Field("protocol", lambda run, cell: protocol_text(run)),
-)
-TABLE_FIELDS = [field for field in FIELDS if field.heading]
-FEWEST_SWEPT = 3
-DEFAULT_COLUMNS = 80
+    return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 9.995 else "±>10x"
 
 
 def ratio_text(cell: Cell) -> str:
@@ -4704,7 +4526,7 @@ def ratio_text(cell: Cell) -> str:
 
 def varying(configs: Sequence[Config]) -> list[str]:
     """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
-    values. In other runs all dimensions count as varying, but for a kernel that all share."""
+    values. In other runs all dimensions count as varying."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
@@ -4712,24 +4534,28 @@ def varying(configs: Sequence[Config]) -> list[str]:
 
 def chip_name(run: Run) -> str:
     """Return the chip as people say it, such as `M4 Max`."""
-    chip = str(run.system.get("chip", "unknown chip"))
-    return chip[len("Apple "):] if chip.startswith("Apple ") else chip
+    return str(run.system.get("chip", "unknown chip")).replace("Apple ", "", 1)[:LONGEST_FACT]
+
+
+def machine_facts(run: Run, macos: bool = True) -> str:
+    """Return chip, its engine's sub-type and macOS, which the original's title lacks; Python for a reference engine."""
+    if run.engine == "reference":
+        return f"Python {run.system.get('python', 'unknown')}"[:LONGEST_FACT]
+    facts = [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
+    facts += [f"macOS {run.system['macos']}"] if macos and "macos" in run.system else []
+    return ", ".join(fact[:LONGEST_FACT] for fact in facts)
 
 
 def machine_name(run: Run, macos: bool = True) -> str:
-    """Return chip, engine and macOS (which the original's title lacks), or what took their place."""
+    """Return what measured: a machine, or what took its place."""
     if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
-    names = ["stand-in library"] if run.engine == "stand-in" else []
-    names += [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
-    if "macos" in run.system and macos:
-        names.append(f"macOS {run.system['macos']}")
-    return ", ".join(names)
+    return ("stand-in library, " if run.engine == "stand-in" else "") + machine_facts(run, macos)
 
 
 def coverage(run: Run) -> str:
     """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
-    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False and run.asked else ""
+    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False else ""
 
 
 def protocol_text(run: Run) -> str:
@@ -4740,218 +4566,6 @@ def protocol_text(run: Run) -> str:
     return f"{how}, {settings.iters} evaluates in {settings.rounds} rounds, data {run.data}"
 
 
-def table(run: Run) -> str:
-    """Return the whole table of a run: head, rows, and below them notes and the answer in one sentence."""
-    rows = "".join(table_rows(run, cells) for _, cells in run.results)
-    return table_head(run) + rows + table_end(run)
-
-
-def table_fields(run: Run, columns: int) -> list[Field]:
-    """Return the fields that have room in a terminal; the first to go are those that the configuration tells."""
-    fields = list(TABLE_FIELDS)
-    for name in ("weights_mib", "gop", "ratio_low", "ms_low"):
-        if label_width(run) + sum(field.width for field in fields) + 1 > columns:
-            fields = [field for field in fields if field.name != name]
-    return fields
-
-
-def table_head(run: Run, columns: int = DEFAULT_COLUMNS) -> str:
-    """Return title, headings and rule; for a sweep first what stays the same."""
-    if run.settings.original:
-        heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
-        return f"=== ANE INT8 W8A8 Benchmark ({machine_name(run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
-    constant = [name for name in Config._fields if name not in varying(run.configs)]
-    common = f"All: {run.configs[0].label(constant)}\n\n" if run.configs and constant else ""
-    heading = f"{'Config':<{label_width(run)}}" + "".join(f"{field.heading:>{field.width}}" for field in table_fields(run, columns))
-    return f"=== {PROGRAM_NAME} {run.version} ({machine_name(run)}) ===\n\n{common}{heading}\n{'-' * len(heading)}\n"
-
-
-def row_label(run: Run, cell: Cell) -> str:
-    """Return a row's name: the variant, and the dimensions that vary."""
-    return f"{VARIANTS[cell.variant].label:<4} {cell.config.label(varying(run.configs))}".rstrip()
-
-
-def label_width(run: Run) -> int:
-    """Return how wide the column of the rows' names is."""
-    cells = [Cell(config, variant, run.settings) for config in run.configs for variant in run.variants if variant in VARIANTS]
-    return max([26, *(len(row_label(run, cell)) for cell in cells)])
-
-
-def table_rows(run: Run, cells: Sequence[Cell], columns: int = DEFAULT_COLUMNS) -> str:
-    """Return the lines of one configuration, and a blank one."""
-    return "".join(f"{table_row(run, cell, columns)}\n" for cell in cells) + "\n"
-
-
-def table_row(run: Run, cell: Cell, columns: int) -> str:
-    """Return a cell's line. One that failed says why, below its figures if it has any; a mark shows that a warning
-    below names it."""
-    if not cell.samples:
-        return f"{row_label(run, cell)}: {cell.failure}"
-    if run.settings.original:
-        line = original_row(cell)
-    else:
-        mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
-        figures = "".join(f"{field.text(cell):>{field.width}}" for field in table_fields(run, columns))
-        line = f"{row_label(run, cell):<{label_width(run)}}{figures}{mark}".rstrip()
-    return line if cell.ok else f"{line}\n     {cell.failure}"
-
-
-def original_row(cell: Cell) -> str:
-    """Return a line as the original's printf writes it."""
-    label = f"{VARIANTS[cell.variant].label:<4} {cell.config.label()}"
-    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
-    return f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
-def table_end(run: Run) -> str:
-    """Return the lines below the rows: the answer, then notes."""
-    if run.settings.original:
-        return "=== Done ===\n"
-    return "".join(f"{line}\n" for line in [*answers(run), "", *footnotes(run)]).rstrip() + "\n"
-
-
-def answers(run: Run) -> list[str]:
-    """Return what the run found, a sentence for each kernel; under `original` nothing."""
-    kernels = dict.fromkeys(cell.config.kernel for cell in run.cells)
-    sentences = [answer(run, [cell for cell in run.cells if cell.config.kernel == kernel], kernel) for kernel in kernels]
-    part = coverage(run)
-    return [*sentences, *([f"The run was broken off: {part}."] if part else [])]
-
-
-def answer(run: Run, cells: Sequence[Cell], kernel: int) -> str:
-    """Return one sentence that says what was found in the cells of one kernel."""
-    where = {"reference": "in plain Python, which says nothing about a Neural Engine",
-             "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
-    where += " with 3x3 convolutions" if kernel == 3 else ""
-    right = [cell for cell in cells if cell.ok and cell.tops]
-    if not right:
-        stages = [cell.stage for cell in cells]
-        stage = max(stages, key=stages.count)
-        reason = next(str(cell.error) for cell in cells if cell.stage == stage)
-        return (f"Nothing was measured: all {len(cells)} cells failed, most often in stage {stage} ({reason.split(';')[0]}). "
-                f"To see what this Mac has: python3 {PROGRAM_NAME}.py doctor")
-    best = max(right, key=lambda cell: cell.tops or 0)
-    most = f"at most {figure(best.tops, 1, 9)} TOPS"
-    pairs = [cell for cell in right if cell.ratio]
-    variant = next((name for name in ("w8a8", "w8a16", "fp16") if any(cell.variant == name for cell in pairs)), "")
-    if not variant:
-        return f"{VARIANTS[best.variant].label} reaches {most} {where}."
-    return ratio_sentence([cell for cell in pairs if cell.variant == variant], where, most)
-
-
-def ratio_sentence(pairs: Sequence[Cell], where: str, most: str) -> str:
-    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
-    names = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
-    first, name, base = pairs[0], names[pairs[0].variant], VARIANTS[str(pairs[0].baseline and pairs[0].baseline.variant)].label
-    values = [cell.ratio["value"] for cell in pairs]
-    faster = [cell for cell in pairs if cell.ratio.get("ci95", [0])[0] > 1]
-    slower = [cell for cell in pairs if cell.ratio.get("ci95", [math.inf])[-1] < 1]
-    ends = [*(end for cell in pairs for end in cell.ratio.get("ci95", ()))] if len(pairs) == 1 else values
-    spread = f" ({min(ends):.2f}x to {max(ends):.2f}x" if ends else " ("
-    spread += f" at {first.config.label()})" if len(pairs) == 1 else f" over {len(pairs)} configurations)"
-    if faster and slower:
-        named = [f"{cell.ratio['value']:.2f}x at {cell.config.label()}" for cell in (max(faster, key=lambda cell: cell.ratio["value"]),
-                                                                                   min(slower, key=lambda cell: cell.ratio["value"]))]
-        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {len(faster)} faster, {len(slower)} "
-                f"slower, from {' to '.join(reversed(named))}; {most}.")
-    if not faster and not slower and all("ci95" in cell.ratio for cell in pairs):
-        return f"No difference in speed between {name} and {base} was seen {where}{spread}; {most}."
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where}{spread}; {most}."
-
-
-def footnotes(run: Run) -> list[str]:
-    """Return the notes below a table: fallbacks in use, rates behind the fixed cost, published results for this chip."""
-    notes = []
-    asked = attempts(run.settings)[0]
-    taken: dict[tuple[str, str], dict[str, None]] = {}
-    for cell in run.cells:
-        if cell.blob and cell.dialect:
-            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
-    notes += [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file and dialect "
-              f"{dialect}." for (layout, dialect), labels in taken.items() if (layout, dialect) != asked]
-    return [*notes, *marginal_notes(run), *published_note(run)]
-
-
-def shallower(run: Run, cell: Cell) -> Optional[Cell]:
-    """Return the next shallower cell of otherwise the same configuration, if this is the deepest of them; both right."""
-    alike = sorted((other for other in run.cells if other.variant == cell.variant and other.ok and other.samples
-                    and other.config._replace(depth=1) == cell.config._replace(depth=1)), key=lambda other: other.config.depth)
-    return alike[-2] if len(alike) > 1 and alike[-1] is cell and not run.settings.original else None
-
-
-def marginal_figures(run: Run, cell: Cell) -> dict[str, float]:
-    """Return the rate between the deepest two of otherwise the same cells, and the fixed cost of an evaluate, with the
-    ends of their intervals, on the deepest cell; empty on others."""
-    other = shallower(run, cell)
-    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop) if other else None
-    if not found:
-        return {}
-    names = ("marginal_low", "marginal_high"), ("fixed_low", "fixed_high")
-    ends = {name: end for pair, interval in zip(names, (found.tops_interval, found.fixed_interval))
-            for name, end in zip(pair, interval or ())}
-    return {"marginal_tops": found.tops, "fixed_ms": found.fixed_ms, **ends}
-
-
-def marginal_notes(run: Run) -> list[str]:
-    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
-    lines: dict[tuple[Config, Config], list[str]] = {}
-    for cell in run.cells:
-        other, found = shallower(run, cell), marginal_figures(run, cell)
-        if other and "fixed_low" in found:
-            fixed = (f"{found['fixed_ms']:.2f} ms ({found['fixed_low']:.2f}-{found['fixed_high']:.2f}) for each evaluate whatever it "
-                     "computes" if found["fixed_low"] > 0 else "a fixed cost that cannot be told")
-            lines.setdefault((other.config, cell.config), []).append(
-                f"{VARIANTS[cell.variant].label} {found['marginal_tops']:.1f} TOPS ({found['marginal_low']:.1f}-"
-                f"{found['marginal_high']:.1f}) and {fixed}")
-    return [f"{deep.label([name for name in Config._fields if name != 'depth'])}, from {shallow.depth} to {deep.depth} layers: "
-            f"{'; '.join(texts)}." for (shallow, deep), texts in lines.items()]
-
-
-class Published(NamedTuple):
-    """First-hand TOPS of others for one chip and configuration, and what was run."""
-
-    chip: str
-    config: Config
-    fp16: float
-    w8a8: float
-    source: str
-
-
-# All of them ran the original or its like: zeros in, one variant after the other, the mean of the times.
-MADERIX = "maderix/ANE README, macOS not stated"
-NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
-NOTES = "public notes that ran the original, Darwin 25.2"
-PUBLISHED = (
-    Published("M4", Config(512, 64, 128), 18.6, 35.1, MADERIX),
-    Published("M4", Config(512, 64, 64), 18.4, 34.1, MADERIX),
-    Published("M4 Pro", Config(512, 64, 128), 18.51, 34.90, NOTES),
-    Published("M4 Pro", Config(512, 64, 64), 18.15, 34.05, NOTES),
-    Published("M4 Pro", Config(256, 64, 256), 16.49, 30.70, NOTES),
-    Published("M4 Pro", Config(256, 64, 128), 16.02, 29.54, NOTES),
-    Published("M4 Pro", Config(384, 64, 128), 18.24, 33.02, NOTES),
-    Published("M5", Config(512, 64, 128), 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
-    Published("M5 Max", Config(512, 64, 128), 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
-    Published("M2 Max", Config(512, 64, 128), 16.31, 16.36, NOTEBOOK),
-    Published("M2 Max", Config(512, 64, 64), 16.10, 16.16, NOTEBOOK),
-    Published("M2 Max", Config(256, 64, 256), 13.40, 15.64, NOTEBOOK),
-    Published("M2 Max", Config(256, 64, 128), 13.22, 15.32, NOTEBOOK),
-    Published("M2 Max", Config(384, 64, 128), 15.87, 16.08, NOTEBOOK),
-)
-
-
-def published_note(run: Run) -> list[str]:
-    """Return a line that sets the first configuration of which a result is published beside it; none for other chips."""
-    differs = "" if run.settings.original else f"; measured there on zeros, here on {run.settings.input} input"
-    for config, cells in run.results:
-        own = {cell.variant: cell.tops for cell in cells if cell.ok and cell.variant in ("fp16", "w8a8")}
-        for known in PUBLISHED:
-            if (known.chip, known.config) == (chip_name(run), config) and own:
-                pairs = [f"{VARIANTS[variant].label} {tops:.1f} TOPS here, {getattr(known, variant):.1f} published"
-                         for variant, tops in own.items()]
-                return [f"{known.chip} at {config.name}: {'; '.join(pairs)} ({known.source}{differs})."]
-    return []
-
-
 def grouped_warnings(run: Run) -> list[str]:
     """Return a line for each code of warning: the first message, then the names of the other cells with the same."""
     groups: dict[str, list[str]] = {}
@@ -4959,38 +4573,290 @@ def grouped_warnings(run: Run) -> list[str]:
         groups.setdefault(warning["code"], []).append(warning["message"])
     lines = []
     for code, found in groups.items():
-        others = [message.split(": ")[0] for message in found[1:]]
+        others = list(dict.fromkeys(message.split(": ")[0] for message in found[1:]))
         more = f", and {len(others) - 6} more" if len(others) > 6 else ""
         lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
     return lines
 
 
+def remarks(run: Run) -> list[str]:
+    """Return what must be known of a run wherever its figures are shown."""
+    return [*([f"The run was broken off: {coverage(run)}."] if coverage(run) else []),
+            *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
+
+
+# The table. Headings and their order are the original's, with intervals and the check added. A line has 80 letters with
+# names of up to 29; beside shorter ones TOPS takes two more, for three digits of small rates.
+
+class Column(NamedTuple):
+    """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
+
+    field: str
+    heading: str
+    width: int
+    text: Callable[[Cell, int], str]
+
+
+COLUMNS = (
+    Column("weights_mib", "W(MB)", 6, lambda cell, room: figure(cell.weights_mib, 1, room)),
+    Column("gop", "GOP", 7, lambda cell, room: figure(cell.config.gop, 2, room)),
+    Column("ms", "ms/eval", 8, lambda cell, room: figure(cell.milliseconds, 3, room)),
+    Column("ms_low", "±95%", 6, lambda cell, room: half_width(cell.ms, "median")),
+    Column("tops", "TOPS", 6, lambda cell, room: figure(cell.tops, 2, room)),
+    Column("ratio", "Ratio", 6, lambda cell, room: ratio_text(cell)),
+    Column("ratio_low", "±95%", 6, lambda cell, room: half_width(cell.ratio, "value")),
+    Column("check", "Check", 6, lambda cell, room: cell.check))
+WIDE_COLUMNS = [column._replace(width=10) for column in COLUMNS]
+
+
+def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = WIDE_COLUMNS) -> list[str]:
+    """Return a cell's text in each column; a star behind the check marks a cell that a warning names."""
+    mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
+    return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
+
+
+class Table:
+    """A run as a table in a terminal of some columns. In a sweep rows are named by what varies."""
+
+    def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
+        self.run, self.columns = run, list(COLUMNS)
+        self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
+        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
+        self.width = max([NARROWEST_LABEL, *map(len, names)])
+        for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
+            if self._spare(columns) < 0:
+                self.columns = [column for column in self.columns if column.field != field]
+        wider = min(2, max(0, self._spare(columns)))
+        self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
+                        for column in self.columns]
+
+    def _spare(self, columns: int) -> int:
+        return columns - self.width - sum(column.width for column in self.columns)
+
+    def label(self, config: Config, variant: str) -> str:
+        """Return a row's name."""
+        return f"{VARIANTS[variant].label:<4} {config.label(self.dimensions)}".rstrip()
+
+    def common(self) -> list[str]:
+        """Return a line about what all configurations of a sweep share; none for other runs."""
+        same = [name for name in Config._fields if name not in self.dimensions]
+        return [f"All: {self.run.configs[0].label(same)}"] if same else []
+
+    def head(self) -> str:
+        """Return title, headings and rule; for a sweep first what stays the same."""
+        if self.run.settings.original:
+            heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
+            return f"=== ANE INT8 W8A8 Benchmark ({machine_name(self.run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
+        heading = f"{'Config':<{self.width}}" + "".join(f"{column.heading:>{column.width}}" for column in self.columns)
+        title = f"=== {PROGRAM_NAME} {self.run.version} ({machine_name(self.run)}) ==="
+        return "\n".join([title, "", *(f"{line}\n" for line in self.common()), heading, "-" * len(heading), ""])
+
+    def rows(self, cells: Sequence[Cell]) -> str:
+        """Return the lines of one configuration, and a blank one. A cell that failed says why, below its figures if it
+        has any."""
+        lines = []
+        for cell in cells:
+            label = self.label(cell.config, cell.variant)
+            if not cell.samples:
+                lines.append(f"{label}: {cell.failure}")
+                continue
+            line = f"{label:<30} {original_figures(cell)}"
+            if not self.run.settings.original:
+                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+                line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
+            lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
+        return "".join(f"{line}\n" for line in [*lines, ""])
+
+    def end(self) -> str:
+        """Return the lines below the rows: the answer, then notes; for the original its own last line."""
+        if self.run.settings.original:
+            return f"=== {coverage(self.run) or 'Done'} ===\n"
+        return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
+
+
+def original_figures(cell: Cell) -> str:
+    """Return a cell's figures as the original's printf writes them."""
+    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+    return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
+
+
+def table(run: Run) -> str:
+    """Return the whole table of a run."""
+    whole = Table(run)
+    return whole.head() + "".join(whole.rows(cells) for _, cells in run.results) + whole.end()
+
+
+# The answer in a sentence for each kernel.
+
+SPOKEN = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
+
+
+def answers(run: Run) -> list[str]:
+    """Return what the run found, in sentences. Under `original` there are none."""
+    if run.settings.original:
+        return []
+    groups: dict[int, list[Cell]] = {}
+    for cell in run.cells:
+        groups.setdefault(cell.config.kernel, []).append(cell)
+    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
+
+
+def answer_of(run: Run, cells: Sequence[Cell]) -> str:
+    """Return what was found in the cells of one kernel, or what failed most often."""
+    where = {"reference": "in plain Python, which says nothing about a Neural Engine",
+             "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
+    where += " with 3x3 convolutions" if cells[0].config.kernel == 3 else ""
+    right = [cell for cell in cells if cell.ok]
+    if not right:
+        stage = statistics.mode(cell.stage for cell in cells)
+        reason = next(str(cell.error) for cell in cells if cell.stage == stage).split(";")[0]
+        doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
+        return f"No cell of {len(cells)} is right {where}; most often failed stage {stage} ({reason}).{doctor}"
+    best = max(right, key=lambda cell: cell.tops or 0)
+    most = f"at most {figure(best.tops, 1)} TOPS"
+    for variant in reversed(SPOKEN):
+        pairs = [cell for cell in right if cell.variant == variant and cell.ratio]
+        if pairs:
+            return f"{ratio_sentence(pairs, where)}; {most}."
+    return f"{VARIANTS[best.variant].label} reaches {most} {where}."
+
+
+def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
+    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
+    name, base = SPOKEN[pairs[0].variant], VARIANTS[pairs[0].baseline.variant].label if pairs[0].baseline else ""
+    values = [cell.ratio["value"] for cell in pairs]
+    ends = values if len(pairs) > 1 else pairs[0].ratio.get("ci95", ())
+    spread = f"{min(ends):.2f}x to {max(ends):.2f}x " if ends else ""
+    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {pairs[0].config.label()}"
+    intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
+    faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
+    if faster and slower:
+        least, most = (min(pairs, key=lambda cell: sign * cell.ratio["value"]) for sign in (1, -1))
+        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {faster} faster, {slower} "
+                f"slower, from {least.ratio['value']:.2f}x at {least.config.label()} to {most.ratio['value']:.2f}x at "
+                f"{most.config.label()}")
+    if len(intervals) == len(pairs) and not faster and not slower:
+        return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
+    spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
+    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+
+
+# Notes below a table.
+
+def footnotes(run: Run) -> list[str]:
+    """Return notes: fallbacks in use, rates behind the fixed cost, published results for this chip."""
+    asked = attempts(run.settings)[0]
+    taken: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in run.cells:
+        if cell.blob and cell.dialect and (cell.blob, cell.dialect) != asked:
+            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
+    notes = [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file "
+             f"and dialect {dialect}." for (layout, dialect), labels in taken.items()]
+    return [*notes, *marginal_notes(run), *published_note(run)]
+
+
+MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low",
+                   "fixed_high")
+
+
+def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
+    """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
+    of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    alike = [other for other in run.cells if other.ok and other.variant == cell.variant
+             and other.config._replace(depth=1) == cell.config._replace(depth=1)]
+    alike.sort(key=lambda other: other.config.depth)
+    found = None
+    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
+        other = alike[-2]
+        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if not found:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
+    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
+
+
+def marginal_notes(run: Run) -> list[str]:
+    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    lines: dict[str, list[str]] = {}
+    for cell in run.cells:
+        depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
+        if least is None:
+            continue
+        speed, cost = "a rate that cannot be told", "a fixed cost that cannot be told"
+        if slow:
+            speed = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})"
+        if least > 0:
+            cost = (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it "
+                    "computes")
+        shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
+        lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
+            f"{VARIANTS[cell.variant].label} {speed} and {cost}")
+    return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
+
+
+# First-hand TOPS of others in FP16 and W8A8. All of them ran the original or its like: zeros in, one variant after the
+# other, the mean of the times.
+MADERIX = "maderix/ANE README, macOS not stated"
+NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
+NOTES = "public notes that ran the original, Darwin 25.2"
+PUBLISHED = (
+    ("M4", "512x64x128", 18.6, 35.1, MADERIX),
+    ("M4", "512x64x64", 18.4, 34.1, MADERIX),
+    ("M4 Pro", "512x64x128", 18.51, 34.90, NOTES),
+    ("M4 Pro", "512x64x64", 18.15, 34.05, NOTES),
+    ("M4 Pro", "256x64x256", 16.49, 30.70, NOTES),
+    ("M4 Pro", "256x64x128", 16.02, 29.54, NOTES),
+    ("M4 Pro", "384x64x128", 18.24, 33.02, NOTES),
+    ("M5", "512x64x128", 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
+    ("M5 Max", "512x64x128", 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
+    ("M2 Max", "512x64x128", 16.31, 16.36, NOTEBOOK),
+    ("M2 Max", "512x64x64", 16.10, 16.16, NOTEBOOK),
+    ("M2 Max", "256x64x256", 13.40, 15.64, NOTEBOOK),
+    ("M2 Max", "256x64x128", 13.22, 15.32, NOTEBOOK),
+    ("M2 Max", "384x64x128", 15.87, 16.08, NOTEBOOK))
+
+
+def published_note(run: Run) -> list[str]:
+    """Return a line that sets a published result beside the first configuration that has one; none for other chips."""
+    differs = "" if run.settings.input == "zeros" else f"; measured there on zeros, here on {run.settings.input} input"
+    for config, cells in run.results:
+        own = {cell.variant: cell.tops for cell in cells if cell.ok}
+        for chip, name, fp16, w8a8, source in PUBLISHED:
+            pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate:.1f} published"
+                     for variant, rate in (("fp16", fp16), ("w8a8", w8a8)) if variant in own]
+            if pairs and (chip, name) == (chip_name(run), config.name):
+                return [f"{chip} at {config.label()}: {'; '.join(pairs)} ({source}{differs})."]
+    return []
+
+
+# Markdown and csv.
+
 def markdown(run: Run) -> str:
-    """Return a block to paste into an issue: answer, machine, table, notes and warnings, the exact command, the record."""
-    machine = [machine_name(run), *(str(run.system[name]) for name in ("model", "build", "power_source") if name in run.system)]
-    if "memory_bytes" in run.system:
-        machine.append(f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB")
-    lines = [f"**{PROGRAM_NAME} {run.version}**: {markdown_escaped(', '.join(machine))}, {run.started}", ""]
-    lines += [*map(markdown_escaped, answers(run)), ""] if not run.settings.original else []
-    texts = [[row_label(run, cell), *(field.text(cell) for field in (TABLE_FIELDS if cell.samples else TABLE_FIELDS[:2]))]
-             for cell in run.cells]
-    lines += [markdown_table(["Config", *(field.heading for field in TABLE_FIELDS)], texts)]
-    failures = [f"{row_label(run, cell)} {cell.failure}" for cell in run.cells if not cell.ok]
-    constant = [name for name in Config._fields if name not in varying(run.configs)]
-    common = [f"All: {run.configs[0].label(constant)}"] if run.configs and constant else []
-    notes = [*common, protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
-    lines += [*(f"- {markdown_escaped(note)}" for note in notes), ""]
-    report = "\n".join([*lines, markdown_code(f"python3 {shlex.join(run.command)}"), "", ""])
+    """Return a block to paste into an issue: machine, answer, table, exact command, notes and warnings, the record."""
+    whole, names = Table(run), ("model", "build", "power_source")
+    machine = [machine_name(run), *(str(run.system[name])[:LONGEST_FACT] for name in names if name in run.system)]
+    machine += [f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB"] if "memory_bytes" in run.system else []
+    title = f"{PROGRAM_NAME} {run.version}: {', '.join([*machine, run.started])}"
+    rows = [[whole.label(cell.config, cell.variant), *cell_texts(run, cell)] for cell in run.cells]
+    failures = [f"{whole.label(cell.config, cell.variant)}: {cell.failure}" for cell in run.cells if not cell.ok]
+    notes = [*whole.common(), protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
+    report = "\n".join([f"**{markdown_escaped(title)}**\n", *(f"{markdown_escaped(text)}\n" for text in answers(run)),
+                        markdown_table(["Config", *(column.heading for column in COLUMNS)], rows),
+                        *([f"    python3 {shlex.join(run.command)}", ""] if run.command else []),
+                        *markdown_items(notes), ""])
     return report + record_block(run, LONGEST_COMMENT - len(report))
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a markdown table; short rows are filled up."""
+    """Return a markdown table."""
     lines = [f"| {' | '.join(headings)} |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
-    for row in rows:
-        cells = [markdown_escaped(text.strip()) for text in row] + [""] * (len(headings) - len(row))
-        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {' | '.join(markdown_escaped(text.strip()) for text in row)} |" for row in rows]
     return "\n".join([*lines, ""])
+
+
+def markdown_items(texts: Iterable[str]) -> list[str]:
+    """Return the lines of a markdown list, and a blank one."""
+    return [*(f"- {markdown_escaped(text)}" for text in texts), ""]
 
 
 def markdown_escaped(text: str) -> str:
@@ -4998,115 +4864,131 @@ def markdown_escaped(text: str) -> str:
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
-def markdown_code(text: str) -> str:
-    """Return text in a fence that is longer than any in it."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{text}{fence}"
+def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
+    """Return what csv says of a cell, by the names in its header; None if it is not known."""
+    (ms_low, ms_high), (ratio_low, ratio_high) = (found.get("ci95", (None, None)) for found in (cell.ms, cell.ratio))
+    facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
+    return {
+        "config": cell.config.name, "variant": cell.variant, **cell.config._asdict(),
+        "weights_mib": cell.weights_mib, "gop": cell.config.gop,
+        "ms": cell.milliseconds, "ms_low": ms_low, "ms_high": ms_high, "tops": cell.tops,
+        "ratio": cell.ratio.get("value"), "ratio_low": ratio_low, "ratio_high": ratio_high,
+        **{f"ms_{name}": cell.ms.get(name) for name in ("mean", "min", "p95", "mad")},
+        **{name: getattr(cell, name) for name in facts},
+        **marginal_fields(run, cell),
+        **{name: run.system.get(name) for name in ("chip", "ane_subtype", "macos", "model")},
+        "engine": run.engine, "version": run.version, "started": run.started, "protocol": protocol_text(run)}
 
 
 def comma_separated(runs: Sequence[Run]) -> str:
     """Return csv: a header, and a line for each cell."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in FIELDS])
-    writer.writerows([field.value(run, cell) for field in FIELDS] for run in runs for cell in run.cells)
+    rows = [csv_fields(run, cell) for run in runs for cell in run.cells]
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
 REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
 
 # A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
-LONGEST_COMMENT = 65536  # characters; GitHub's limit
-BLOCK = re.compile(r"```ane-bench-record\n([A-Za-z0-9+/=\s>]*?)```")
+LONGEST_COMMENT = 65536  # letters; GitHub's limit
+BLOCK = "```ane-bench-record"
 
 
 def record_block(run: Run, room: int) -> str:
-    """Return a run's record as a block of text; its samples are condensed to the medians of rounds if it does not fit."""
+    """Return a run's record as a block of text, its samples condensed to the medians of rounds if it does not fit."""
     packed = base64.b64encode(zlib.compress(json.dumps(run.to_dict()).encode(), 9)).decode()
     lines = "\n".join(packed[start:start + 76] for start in range(0, len(packed), 76))
-    block = f"<details><summary>The record, for show, compare and chart</summary>\n\n```ane-bench-record\n{lines}\n```\n\n</details>\n"
-    return block if len(block) <= room or run.condensed else record_block(condensed(run), room)
+    summary = " ".join(["The record, for show, compare and chart.", *remarks(run)])
+    block = f"<details><summary>{summary}</summary>\n\n{BLOCK}\n{lines}\n```\n\n</details>\n"
+    if len(block) <= room:
+        return block
+    if not run.condensed:
+        return record_block(condensed(run), room)
+    return f"This text is longer than a comment may be ({LONGEST_COMMENT} letters): attach it as a file.\n\n{block}"
 
 
 def condensed(run: Run) -> Run:
-    """Return a copy of a run whose samples are the medians of its rounds."""
-    record = run.to_dict()
+    """Return a copy of a run whose samples are the medians of its rounds; the original's are their means."""
+    average = statistics.fmean if run.settings.original else statistics.median
+    record = {**run.to_dict(), "condensed": True}
     for result in record["results"]:
         for cell in result["variants"].values():
-            cell["samples_ns"] = [[statistics.median(samples)] for samples in cell.get("samples_ns", ())]
-    copy = run_of(record)
-    copy.condensed = True
-    return copy
+            cell["samples_ns"] = [[average(samples)] for samples in cell.get("samples_ns", ())]
+    return run_of(record)
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with blocks as markdown reports end with. Damaged blocks are named to
-    `complain` and left out. Raise UsageError if there is not a single record."""
+    """Return the runs in a file: a record, or a text with blocks that markdown reports end with, quoted or not. Damaged
+    blocks are named to `complain` and left out. Raise UsageError if there is not a single record."""
     data = read_bounded(path)
-    text = re.sub(r"(?m)^[ \t]*>[ \t]?", "", data.decode("utf-8", "replace")).replace("\r", "")
-    blocks = BLOCK.findall(text)
+    text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
+    blocks = text.split(BLOCK)[1:]
     if not blocks or data.lstrip().startswith(b"{"):
-        return [parse_record(data, printable(str(path)))]
-    found = []
+        return [parse_record(data, path)]
+    found: list[Run] = []
+    room = LARGEST_RECORD
     for number, block in enumerate(blocks, 1):
         try:
-            found.append(parse_record(unpacked(block), f"{printable(str(path))}, block {number}"))
+            unpacked = unpack("".join(block.split("`")[0].split()), room)
+            room -= len(unpacked)
+            found.append(parse_record(unpacked, "the text in it"))
         except (ValueError, zlib.error) as error:
-            complain(f"{printable(str(path))}, block {number} of {len(blocks)} is damaged and left out: {printable(str(error))}")
+            complain(printable(f"{path}: block {number} of {len(blocks)} is damaged and left out: {error}"))
     if not found:
-        raise UsageError(f"{printable(str(path))}: all {len(blocks)} records in it are damaged")
+        raise UsageError(printable(f"{path}: every record in it is damaged"))
     return found
 
 
-def unpacked(block: str) -> bytes:
-    """Return the text of a block. Raise ValueError or zlib.error if it is damaged, or larger than any record."""
+def unpack(packed: str, room: int) -> bytes:
+    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or has more than there is room."""
     unpacker = zlib.decompressobj()
-    data = unpacker.decompress(base64.b64decode("".join(block.split()), validate=True), LARGEST_RECORD)
-    if unpacker.unconsumed_tail:
-        raise ValueError(f"over {LARGEST_RECORD >> 20} MiB unpacked")
+    data = unpacker.decompress(base64.b64decode(packed, validate=True), room + 1)
+    if len(data) > room:
+        raise ValueError(f"the records in one file have over {LARGEST_RECORD >> 20} MiB")
     if not unpacker.eof:
         raise ValueError("it ends too early")
     return data
 
 
+# Several records.
+
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
-    lines = ["  ".join(f"{text:{'<' if place == 0 else '>'}{width}}" for place, (text, width) in enumerate(zip(row, widths))).rstrip()
+    lines = ["  ".join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
              for row in (headings, *rows)]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], ""])
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
 def show(runs: Sequence[Run], form: str) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column."""
+    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column.
+    Runs that measured in other ways stand in tables of their own, each below what its cells have in common."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
-        warnings = "".join(f"{PROGRAM_NAME}: {line}\n" for line in grouped_warnings(runs[0])) if form == "table" else ""
-        return REPORTS[form](runs[0]) + warnings
+        return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    groups: dict[str, list[tuple[Run, Cell]]] = {}
-    for run in sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started)):
+    runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
+    groups: dict[str, list[list[str]]] = {}
+    for run in runs:
         for cell in run.cells:
-            kernel = ", 3x3 convolutions" if cell.config.kernel == 3 else ""
-            groups.setdefault(f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}{kernel}", []).append((run, cell))
+            texts = dict(zip((column.field for column in COLUMNS), cell_texts(run, cell)))
+            texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
+            common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
+                      f"{cell.config.kernel}x{cell.config.kernel} convolutions")
+            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
+                texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
     headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
-    parts = []
-    for common, pairs in groups.items():
-        rows = [machine_row(run, cell) for run, cell in pairs]
-        heading = f"Common: {common}" if form == "table" else f"**{markdown_escaped(common)}**\n"
-        parts.append(f"{heading}\n" + (text_table if form == "table" else markdown_table)(headings, rows))
-    broken = [f"Broken off: {machine_name(run)}, {run.started}: {coverage(run)}.\n" for run in runs if coverage(run)]
-    return "\n".join([*parts, *broken])
-
-
-def machine_row(run: Run, cell: Cell) -> list[str]:
-    """Return a cell's line in a table of several machines."""
-    texts = {field.name: field.text(cell) for field in TABLE_FIELDS}
-    check = texts["check"] if cell.ok else f"failed: {cell.stage}"
-    return [machine_name(run), run.started[:10], cell.name,
-            *(texts[name] for name in ("ms", "ms_low", "tops", "ratio", "ratio_low")), check]
+    notes = [f"{machine_facts(run)}, {run.started[:10]}: {line}" for run in runs
+             for line in [*remarks(run), *grouped_warnings(run)]]
+    if form == "markdown":
+        parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
+        return "\n".join([*parts, *markdown_items(notes)])
+    return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -5114,8 +4996,9 @@ def natural_key(text: str) -> list[tuple[int, str]]:
     return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
 
 
-# Compare. Speeds whose intervals lie within 2 % of 1 are the same.
-SAME = 0.02
+# Compare.
+
+SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
 
 
 class Difference(NamedTuple):
@@ -5130,65 +5013,56 @@ class Difference(NamedTuple):
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that both have right figures of.
+    """Return the differences between two runs, one for each cell that is right in both.
 
     Intervals are those within a run; two runs of one machine may differ by more.
     """
-    found = []
-    for cell in base.cells:
-        other = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
-        if other and cell.ok and other.ok and cell.samples and other.samples:
-            found.append(difference(cell, other))
-    return found
+    others = {(cell.config, cell.variant): cell for cell in new.cells}
+    pairs = [(cell, others.get((cell.config, cell.variant))) for cell in base.cells]
+    return [difference(cell, other) for cell, other in pairs if other and cell.ok and other.ok]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
-    """Compare the times of two cells."""
+    """Compare the times of two cells. The original's means have no intervals."""
     speed, interval = speed_estimate(base.samples_ns, new.samples_ns, max(base.tick_ns, new.tick_ns))
     if base.settings.original or new.settings.original:
-        speed, interval = float(base.milliseconds or 0) / float(new.milliseconds or 1), None
-    return Difference(base, new, speed, interval, verdict_of(interval))
-
-
-def verdict_of(interval: Optional[Sequence[float]]) -> str:
-    """Return what the interval of a speed allows to say."""
-    if not interval:
-        return "undecided"
-    low, high = interval
-    if low > 1 - SAME and high < 1 + SAME:
-        return "same"
-    return "faster" if low > 1 else "slower" if high < 1 else "undecided"
+        speed, interval = base.ms["mean"] / new.ms["mean"], None
+    low, high = verdict_interval(speed, interval) if interval else (0, math.inf)
+    same = low > 1 - SAME and high < 1 + SAME
+    verdict = "same" if same else "faster" if low > 1 else "slower" if high < 1 else "undecided"
+    return Difference(base, new, speed, interval, verdict)
 
 
 def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about what is not the same in two runs, of machine, program and protocol."""
+    """Return lines about what is not the same in two runs, of program, machine and protocol."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
-    pairs = [("engine", base.engine, new.engine), ("version", base.version, new.version), ("data", base.data, new.data)]
-    for one, other in ((base.system, new.system), (base.settings._asdict(), new.settings._asdict())):
-        pairs += [(name, one.get(name, "unknown"), other.get(name, "unknown")) for name in dict.fromkeys([*one, *other])
-                  if name not in ignored]
-    return [f"differs in {name}: {old} / {now}" for name, old, now in pairs if old != now]
+    meaning = {"data": " (revisions of weights and input: other programs were timed)", "input": " (zeros run faster)"}
+    one, other = ({"engine": run.engine, "version": run.version, "data": run.data, "baseline": run.variants[0],
+                   **run.system, **run.settings._asdict()} for run in (base, new))
+    return [f"differs in {name}: {one.get(name, 'unknown')} / {other.get(name, 'unknown')}{meaning.get(name, '')}"
+            for name in dict.fromkeys([*one, *other]) if name not in ignored and one.get(name) != other.get(name)]
 
 
 def comparison(runs: Sequence[Run], form: str) -> str:
-    """Return a comparison of two runs or more, as table, markdown or json."""
+    """Return a comparison of two runs or more with the first, as table, markdown or json."""
     names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
-    head = [f"{name:<5} {machine_name(run)}, {run.started}{', broken off: ' + coverage(run) if coverage(run) else ''}"
-            for name, run in zip(names, runs)]
-    for name, run in zip(names[1:], runs[1:]):
-        head += [line if len(runs) == 2 else f"{name} {line}" for line in differing(runs[0], run)]
-    headings, rows = comparison_of_two(runs[0], runs[1]) if len(runs) == 2 else comparison_of_many(names, runs)
-    tail = [line for name, run in zip(names[1:], runs[1:]) for line in comparison_notes(runs[0], run, name if len(runs) > 2 else "")]
-    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in grouped_warnings(run)]
+    others = list(zip(names, runs))[1:]
+    head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in zip(names, runs)]
+    prefix = "{} " if len(runs) > 2 else ""
+    head += [prefix.format(name) + line for name, run in others for line in differing(runs[0], run)]
+    tail = [line for name, run in others for line in comparison_notes(runs[0], run, name)]
+    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
     tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
     if form == "json":
-        cells = [{"config": item.base.config.name, "variant": item.base.variant, "speed": item.speed, "verdict": item.verdict,
-                  "record": number, **({"ci95": list(item.interval)} if item.interval else {})}
-                 for number, run in enumerate(runs[1:], 1) for item in compare(runs[0], run)]
-        return json.dumps({"schema": f"{PROGRAM_NAME}-compare/1", "head": head, "cells": cells, "notes": tail}, indent=1) + "\n"
+        cells = [{"record": name, "config": item.base.config.name, "variant": item.base.variant, "speed": item.speed,
+                  "ci95": item.interval, "verdict": item.verdict, "base_ms": item.base.milliseconds,
+                  "new_ms": item.new.milliseconds, "base_ratio": item.base.ratio, "new_ratio": item.new.ratio}
+                 for name, run in others for item in compare(runs[0], run)]
+        found = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": tail}
+        return json.dumps(found, indent=1, allow_nan=False) + "\n"
+    headings, rows = comparison_of_two(*runs) if len(runs) == 2 else comparison_of_many(names, runs)
     if form == "markdown":
-        return "\n".join([*(f"- {markdown_escaped(line)}" for line in head), "", markdown_table(headings, rows),
-                          *(f"- {markdown_escaped(line)}" for line in tail), ""])
+        return "\n".join([*markdown_items(head), markdown_table(headings, rows), *markdown_items(tail)])
     return "\n".join([*head, "", text_table(headings, rows), *tail, ""])
 
 
@@ -5196,105 +5070,114 @@ def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: times, speed and verdict of each cell, with the ratio on either side."""
     rows = []
     for item in compare(base, new):
-        interval = f"{item.interval[0]:.3f}-{item.interval[1]:.3f}" if item.interval else ""
-        rows.append([item.base.name, figure(item.base.milliseconds, 3, 8), figure(item.new.milliseconds, 3, 8),
+        interval = "-".join(f"{end:.3f}" for end in item.interval or ())
+        rows.append([item.base.name, figure(item.base.milliseconds, 3), figure(item.new.milliseconds, 3),
                      f"{item.speed:.2f}x", interval, item.verdict, ratio_text(item.base), ratio_text(item.new)])
     return ["Cell", "BASE ms", "NEW ms", "Speed", "95%", "Verdict", "BASE Ratio", "NEW Ratio"], rows
 
 
 def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: each cell's rate in every run and its speed against the first, and below each the ratios."""
-    speeds = [{(item.base.config, item.base.variant): item.speed for item in compare(runs[0], run)} for run in runs]
-    cells: dict[tuple[Config, str], list[Optional[Cell]]] = {}
-    for number, run in enumerate(runs):
-        for cell in run.cells:
-            cells.setdefault((cell.config, cell.variant), [None] * len(runs))[number] = cell if cell.samples and cell.ok else None
-    rows = []
-    for key, found in cells.items():
-        label = f"{VARIANTS[key[1]].label} {key[0].label()}"
-        rows.append([label, *(f"{figure(cell.tops, 2, 6)} TOPS" + (f" {speed[key]:.2f}x" if key in speed else "") if cell else "–"
-                              for cell, speed in zip(found, speeds))])
-        if any(cell and cell.ratio for cell in found):
-            rows.append([f"{label} Ratio", *(ratio_text(cell) if cell else "–" for cell in found)])
-    return ["Cell", *names], rows
+    """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
+    right = [{(cell.config, cell.variant): cell for cell in run.cells if cell.ok} for run in runs]
+    speeds = [{(item.new.config, item.new.variant): f" {item.speed:.2f}x" for item in compare(runs[0], run)}
+              for run in runs]
+    rates, ratios = [], []
+    for key, name in {(cell.config, cell.variant): cell.name for run in runs for cell in run.cells}.items():
+        rates.append([name, *(f"{figure(cells[key].tops, 2)} TOPS{speed.get(key, '')}" if key in cells else "–"
+                              for cells, speed in zip(right, speeds))])
+        texts = [ratio_text(cells[key]) if key in cells else "–" for cells in right]
+        ratios += [[f"{name} Ratio", *texts]] if any(text.endswith("x") for text in texts) else []
+    return ["Cell", *names], [*rates, *ratios]
 
 
 def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
-    """Return lines about the cells without a counterpart, and the geometric mean of the speeds of each variant."""
-    prefix = f"{name}: " if name else ""
+    """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
-    for side, own, other in (("BASE", base, new), (name or "NEW", new, base)):
+    for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
         others = {(cell.config, cell.variant) for cell in other.cells}
-        for cell in own.cells:
-            if not cell.ok:
-                lines.append(f"{cell.name}: {cell.failure} (in {side})")
-            elif (cell.config, cell.variant) not in others:
-                lines.append(f"{cell.name}: only in {side}")
-    speeds: dict[str, list[float]] = {}
-    for item in compare(base, new):
-        speeds.setdefault(VARIANTS[item.base.variant].label, []).append(item.speed)
-    return lines + [f"{prefix}{label}: geometric mean over {len(found)} cells {geometric_mean(found):.3f}x"
-                    for label, found in speeds.items() if len(found) > 1]
+        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
+        only = [cell.name for cell in own.cells if (cell.config, cell.variant) not in others]
+        lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
+    for variant in VARIANTS:
+        speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
+        if len(speeds) > 1:
+            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+                         f"over {len(speeds)} cells)")
+    return lines
 
 
-def check_gate(runs: Sequence[Run]) -> None:
-    """Raise UsageError if records allow no verdict; the text says what to record instead."""
-    if len(runs) != 2:
-        raise UsageError(f"{len(runs)} records: the gate (--fail-if-…) takes two, BASE and NEW")
-    base, new = runs
-    for one, other, what in ((base.engine, new.engine, "engines"), (chip_name(base), chip_name(new), "chips"),
-                             (base.settings.input, new.settings.input, "inputs"), (base.data, new.data, "revisions of data")):
-        if one != other:
-            raise UsageError(f"the records are of different {what} ({one} and {other}); record both on one machine with one version")
-    for name, run in (("BASE", base), ("NEW", new)):
+# The gate.
+
+def check_gate(base: Run, new: Run) -> None:
+    """Raise UsageError if two records allow no verdict; the text says what to record instead."""
+    facts = [{"engines": run.engine, "chips": chip_name(run), "inputs": run.settings.input, "data revisions": run.data,
+              "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new)]
+    for name, one in facts[0].items():
+        if one != facts[1][name]:
+            raise UsageError(f"the records have different {name} ({one} and {facts[1][name]}); record both on one "
+                             "machine, with the same options and the same version")
+    for side, run in (("BASE", base), ("NEW", new)):
         if run.settings.original or run.settings.rounds < FEWEST_ROUNDS:
-            raise UsageError(f"{name} has no intervals; record it without --original and with --rounds {FEWEST_ROUNDS} or more")
+            raise UsageError(f"{side} has no intervals; record it without --original, with --rounds {FEWEST_ROUNDS} or "
+                             "more")
+        if run.engine != "reference" and "chip" not in run.system:
+            raise UsageError(f"{side} does not name its chip; record both on one machine that does")
+    if base.settings.verifies and not new.settings.verifies:
+        raise UsageError("NEW was not verified, and BASE was; record NEW without --verify 0")
     if base.complete is not True:
-        raise UsageError(f"BASE is not known to be complete ({coverage(base) or 'an old record'}); record it again to its end")
-    if not any(cell.ok for cell in base.cells):
-        raise UsageError("BASE has no cell that was measured and is right; record it again")
+        raise UsageError(f"BASE is not known to be whole ({coverage(base) or 'an old record'}); record it to its end")
 
 
-def gate(base: Run, new: Run, slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
+def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
     """Return the reasons for which NEW does not pass, and lines about what stays undecided.
 
     A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
-    ratio surely dropped by more than `ratio_drops` percent.
+    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records tell nothing about that.
     """
-    failed, undecided = [], []
-    pairs = {(item.base.config, item.base.variant): item for item in compare(base, new)}
-    for cell in base.cells:
-        item = pairs.get((cell.config, cell.variant))
-        if not cell.ok:
+    if len(runs) != 2:
+        raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
+    base, new = runs
+    check_gate(base, new)
+    pairs = compare(base, new)
+    now = {(cell.config, cell.variant): cell.failure for cell in new.cells}
+    failed = [f"{cell.name}: {now.get((cell.config, cell.variant), 'missing from NEW')}" for cell in base.cells
+              if cell.ok and now.get((cell.config, cell.variant), "missing")]
+    times = [(item.new, 1 / item.speed - 1, [1 / end - 1 for end in item.interval or ()]) for item in pairs]
+    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    undecided: list[str] = []
+    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
+                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+        if percent is None:
             continue
-        if item is None:
-            now = next((other for other in new.cells if (other.config, other.variant) == (cell.config, cell.variant)), None)
-            failed.append(f"{cell.name}: {now.failure if now else 'missing from NEW'}")
-            continue
-        checks = [("takes", "longer", slower, item.speed, item.interval)] if slower is not None else []
-        if ratio_drops is not None and cell.ratio:
-            checks.append(("has a ratio that is", "lower", ratio_drops, *ratio_change(cell, item.new)))
-        for verb, how, percent, speed, interval in checks:
-            least, most = (1 / interval[1] - 1, 1 / interval[0] - 1) if interval else (-math.inf, math.inf)
-            if how == "lower":
-                least, most = (1 - interval[1], 1 - interval[0]) if interval else (-math.inf, math.inf)
-            if least > percent / 100:
-                failed.append(f"{cell.name}: {verb} {1 / speed - 1 if how == 'longer' else 1 - speed:.1%} {how}")
-            elif most > percent / 100:
-                rounds = math.ceil(new.settings.rounds * min(1e4, ((most - least) / 2 / (percent / 100)) ** 2 * 4))
-                undecided.append(f"{cell.name}: undecided: {verb} up to {most:.1%} {how}; about --rounds {rounds} would tell")
+        if not failed and not any(ends for _, _, ends in losses):
+            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
+                             "record both with a second variant and more --iters")
+        for cell, loss, ends in losses:
+            limit, verdict = percent / 100, "undecided, since it has no interval"
+            if ends and min(ends) > limit:
+                failed.append(f"{cell.name}: {text.format(loss)}")
+            elif not ends or max(ends) > limit:
+                if ends:
+                    advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
+                    verdict = f"undecided: at most it {text.format(max(ends))}; {advice}"
+                undecided.append(f"{cell.name}: {verdict}")
     return failed, undecided
 
 
-def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
-    """Return by which factor a ratio changed, and the 95 % interval: both intervals added on a logarithmic scale."""
-    if not new.ratio:
-        return 0.0, [0.0, 0.0]
-    change = new.ratio["value"] / base.ratio["value"]
-    if "ci95" not in base.ratio or "ci95" not in new.ratio:
-        return change, None
-    half = math.hypot(*(math.log(cell.ratio["ci95"][1] / cell.ratio["ci95"][0]) / 2 for cell in (base, new)))
-    return change, [change * math.exp(-half), change * math.exp(half)]
+def ratio_loss(item: Difference) -> tuple[float, list[float]]:
+    """Return the share by which a ratio dropped, and the ends of its 95 % interval: both intervals as logarithms."""
+    base, new = item.base.ratio, item.new.ratio
+    if "ci95" not in base or "ci95" not in new:
+        return 0.0, []
+    change = new["value"] / base["value"]
+    half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
+    return 1 - change, [1 - change * math.exp(half), 1 - change * math.exp(-half)]
+
+
+def rounds_needed(settings: Settings, half: float, distance: float) -> str:
+    """Return the advice to record so many rounds that half an interval is less than its distance from the limit."""
+    rounds = math.ceil(settings.rounds * 1.5 * min(half / max(distance, 1e-9), 20) ** 2)
+    return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
 # ======================================================================================================================
@@ -5304,7 +5187,7 @@ def ratio_change(base: Cell, new: Cell) -> tuple[float, Optional[list[float]]]:
 # ======================================================================================================================
 
 # Sizes in pixels.
-CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
+CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 15
 HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
 PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
@@ -5474,7 +5357,7 @@ class Chart:
             self.paragraph("No configuration was measured.", FONT, INK)
         elif not self.rate_ticks:
             most = statistics.mode(cell.stage or "unknown" for cell in self.cells)
-            self.paragraph(f"All {len(self.cells)} cells failed, most often in stage {most}.", FONT, INK)
+            self.paragraph(f"All cells failed ({len(self.cells)}), most often in stage {most}.", FONT, INK)
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""
@@ -5604,8 +5487,8 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-SUFFIXES = {"table": "", "markdown": ".md", "csv": ".csv", "json": ".json"}
-WITHOUT_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work anywhere."
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
+                  "anywhere.")
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
              "repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
@@ -5630,7 +5513,8 @@ class Parser(argparse.ArgumentParser):
 def manual(command: str) -> str:
     """Return the docstring, or what of it belongs to one command: its usage and its options."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
-    usage = [line for line in (__doc__ or "").split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
+    lines = (__doc__ or "").split("\n")
+    usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
     own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
     return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
 
@@ -5681,7 +5565,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
 
     A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
     """
-    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name) is not None}
+    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
     if options.configs and given:
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
     if not given:
@@ -5699,16 +5583,20 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     return found
 
 
+def planned(options: argparse.Namespace, engine: str) -> Run:
+    """Return the run that the options ask for. Raise UsageError if it is invalid."""
+    if options.original and options.kernel:
+        raise UsageError("--kernel cannot be combined with --original (always 1)")
+    given = {name: getattr(options, name, None) for name in Settings._fields}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return plan_run(configs_asked(options, engine), options.variants, engine, settings)
+
+
 def dimensions(name: str, text: str) -> list[int]:
     """Return the numbers of a list such as `256,512`, each once. Raise UsageError if it is not one."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
         raise UsageError(f"--{name} {text!r}: expected whole numbers separated by commas, such as 256,512")
     return list(dict.fromkeys(map(int, text.split(","))))
-
-
-def settings_asked(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the options name."""
-    return {name: getattr(options, name) for name in Settings._fields if getattr(options, name, None) is not None}
 
 
 def write_stdout(text: str) -> None:
@@ -5748,29 +5636,22 @@ def write_stream(stream: TextIO, text: str) -> None:
             select.select([], [descriptor], [])
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Return whether a stream leads to a terminal."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return stream.isatty()
-    return False
-
-
-def terminal_columns(stream: Optional[TextIO]) -> int:
-    """Return how many columns a terminal has; 80 if the stream does not lead to one."""
+def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
+    """Return how many columns a terminal has; None if the stream does not lead to one."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if stream and stream.isatty():
             return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
-    return DEFAULT_COLUMNS
+    return None
 
 
 def fit_terminal(text: str, stream: TextIO) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
-    if not is_terminal(stream):
-        return text
-    columns = terminal_columns(stream)
-    return "\n".join("\n".join(textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False,
-                                             drop_whitespace=True)) if len(line) > columns else line
-                     for line in text.split("\n"))
+    columns = terminal_columns(stream) or sys.maxsize
+    lines = []
+    for line in text.split("\n"):
+        long = len(line) > columns
+        lines += textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False) if long else [line]
+    return "\n".join(lines)
 
 
 class Progress:
@@ -5779,7 +5660,7 @@ class Progress:
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
-        self._live = stream is not None and is_terminal(stream) and os.environ.get("TERM") != "dumb"
+        self._live = terminal_columns(stream) is not None and os.environ.get("TERM") != "dumb"
         self._began = self._config_began = self._stage_began = self._rounds_began = clock()
         self._printed = -math.inf
         self._finish: Optional[float] = None
@@ -5837,7 +5718,7 @@ class Progress:
         place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
         times = f", {clock_time(now - self._began)} elapsed"
         left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
-        room = (terminal_columns(self._stream) if self._live else 200) - 1 - len(left)
+        room = (terminal_columns(self._stream) or 200) - 1 - len(left)
         return (place + times)[:max(0, room)] + left
 
     def clear(self) -> None:
@@ -5858,21 +5739,19 @@ def clock_time(seconds: float) -> str:
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
-    if options.original and options.kernel:
-        raise UsageError("--kernel cannot be combined with --original (always 1)")
-    found = plan_run(configs_asked(options, options.engine), options.variants, options.engine, settings_asked(options))
+    found = planned(options, options.engine)
     found.command = list(command)
     if options.save is not None:
         check_save(options.save)
     progress = Progress(found, None if options.quiet else sys.stderr)
-    columns, unsaved = terminal_columns(sys.stdout), False
+    columns, unsaved = terminal_columns(sys.stdout) or DEFAULT_COLUMNS, False
     try:
         for cells in measured(found, progress):
             progress.clear()
             unsaved = bool(options.save) and not saved(found, options.save)
             if options.format == "table":
-                head = table_head(found, columns) if len(found.results) == 1 else ""
-                write_stdout(head + table_rows(found, cells, columns))
+                shown = Table(found, columns)
+                write_stdout((shown.head() if len(found.results) == 1 else "") + shown.rows(cells))
     except (KeyboardInterrupt, Terminated):
         progress.clear()
         if found.cells:
@@ -5888,10 +5767,15 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 def finish_report(run: Run, options: argparse.Namespace) -> None:
     """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
-    write_stdout(table_end(run) if options.format == "table" else REPORTS[options.format](run))
+    write_stdout(Table(run).end() if options.format == "table" else REPORTS[options.format](run))
     if not options.quiet:
-        for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
-            print_error(line)
+        print_warnings(run)
+
+
+def print_warnings(run: Run) -> None:
+    """Print the warnings of a run, and the notes that have no place in the original's table."""
+    for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
+        print_error(line)
 
 
 def saved(run: Run, path: str) -> bool:
@@ -5921,16 +5805,12 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
-    own_command = f"python3 {PROGRAM_NAME}.py"
-    cures = {"csv": f"{own_command} show RECORD.json --format csv > {path}",
-             "md": f"{own_command} show RECORD.json --format markdown > {path}",
-             "txt": f"{own_command} show RECORD.json > {path}",
-             "svg": f"{own_command} chart RECORD.json -o {path}",
-             "json": f"{own_command} run --save {path}",
-             "png": f"{own_command} chart RECORD.json, whose .svg a browser shows and prints"}
+    cures = {"csv": "show RECORD.json --format csv", "md": "show RECORD.json --format markdown",
+             "svg": "chart RECORD.json -o FILE.svg", "png": "chart RECORD.json (a browser shows and prints its .svg)",
+             "json": "run --save FILE.json"}
     cures.update(markdown=cures["md"], pdf=cures["png"], jpg=cures["png"])
     if suffix in cures and suffix != own:
-        raise UsageError(f"{path}: {wrong}; for that name: {cures[suffix]}")
+        raise UsageError(f"{path}: {wrong}; for that: python3 {PROGRAM_NAME}.py {cures[suffix]}")
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
@@ -5975,12 +5855,12 @@ def doctor_line(check: Mapping[str, str]) -> str:
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
-    planned = plan_run(configs_asked(options, "ane"), options.variants, "ane", settings_asked(options))
-    layout, dialect = attempts(planned.settings)[0]
-    for config in planned.configs:
-        for variant in planned.variants:
-            program = build_program(config, variant, seed=planned.settings.seed, original=planned.settings.original,
-                                    blob=layout, dialect=dialect)
+    run = planned(options, "ane")
+    layout, dialect = attempts(run.settings)[0]
+    for config in run.configs:
+        for variant in run.variants:
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
+                                    dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -5994,30 +5874,36 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Print saved records again."""
-    write_stdout(show(records_of(options.records), options.format))
+    """Print saved records again; a single one with its warnings where `run` prints them."""
+    runs = records_of(options.records)
+    write_stdout(show(runs, options.format))
+    if len(runs) == 1:
+        print_warnings(runs[0])
     return 0
 
 
-def records_of(paths: Sequence[str]) -> list[Run]:
-    """Return the runs of all records in some files."""
-    return [run for path in paths for run in read_records(path, print_error)]
+def records_of(paths: Sequence[str], complain: Callable[[str], None] = print_error) -> list[Run]:
+    """Return the runs of all records in some files; name damaged ones to `complain`."""
+    return [run for path in paths for run in read_records(path, complain)]
+
+
+def refuse(text: str) -> NoReturn:
+    """Raise UsageError."""
+    raise UsageError(text)
 
 
 def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Compare records cell by cell; with a limit, exit with 1 if NEW does not pass."""
-    runs = records_of(options.records)
+    limits = (options.fail_if_slower, options.fail_if_ratio_drops)
+    for limit, most in zip(limits, (1e6, 100)):
+        if limit is not None and not 0 < limit < most:
+            raise UsageError(f"{limit:g} percent: expected a number between 0 and {most:g}, such as 5")
+    gated = limits != (None, None)
+    runs = records_of(options.records, refuse if gated else print_error)
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} record: expected BASE and NEW, two or more")
-    limits = (options.fail_if_slower, options.fail_if_ratio_drops)
-    for limit in limits:
-        if limit is not None and not 0 < limit < 1e6:
-            raise UsageError(f"{limit:g} percent: expected a number above 0, such as 5")
-    gated = limits != (None, None)
-    if gated:
-        check_gate(runs)
+    failed, undecided = gate(runs, *limits) if gated else ([], [])
     write_stdout(comparison(runs, options.format))
-    failed, undecided = gate(runs[0], runs[1], *limits) if gated else ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
     return 1 if failed else 0
@@ -6061,10 +5947,12 @@ def answering_signals() -> Iterator[None]:
             answered = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    answers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), answer)
+    answers[signal.SIGCHLD] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
+    before = {number: signal.getsignal(number) for number in answers}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number == signal.SIGTERM:
-            signal.signal(number, answer)
+        if handler != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, answers[number])
     try:
         yield
     finally:

@@ -157,6 +157,64 @@ def is_table(output: str, results: int = 2) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What the module calls
+# ----------------------------------------------------------------------------------------------------------------------
+
+class Method(NamedTuple):
+    """A method that the module calls: codes of its result and its arguments, and whether a run can do without it."""
+
+    sign: str
+    class_name: str
+    selector: str
+    codes: str
+    needed: bool
+
+    @property
+    def name(self) -> str:
+        """The name, as in Objective-C."""
+        return f"{self.sign}[{self.class_name} {self.selector}]"
+
+
+NEEDED = """
++NSString stringWithUTF8String: @*
+-NSString UTF8String *
++NSNumber numberWithUnsignedLongLong: @Q
++NSArray arrayWithObjects:count: @^Q
+-NSArray objectAtIndex: @Q
++NSDictionary dictionaryWithObjects:forKeys:count: @^^Q
+-NSDictionary allKeys @
++NSData dataWithBytesNoCopy:length:freeWhenDone: @^QB
+-NSError domain @
+-NSError code q
+-NSError localizedDescription @
++_ANEInMemoryModelDescriptor modelWithMILText:weights:optionsPlist: @@@@
++_ANEInMemoryModel inMemoryModelWithDescriptor: @@
+-_ANEInMemoryModel hexStringIdentifier @
+-_ANEInMemoryModel compileWithQoS:options:error: BI@^
+-_ANEInMemoryModel loadWithQoS:options:error: BI@^
+-_ANEInMemoryModel evaluateWithQoS:options:request:error: BI@@^
+-_ANEInMemoryModel unloadWithQoS:error: BI^
++_ANEIOSurfaceObject objectWithIOSurface: @^
++_ANERequest requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex: @@@@@@@@
+"""
+OPTIONAL = """
+-_ANEInMemoryModel localModelPath @
+-_ANEInMemoryModel compiledModelExists B
+-_ANEInMemoryModel purgeCompiledModel v
++_ANEDeviceInfo hasANE B
++_ANEDeviceInfo isVirtualMachine B
++_ANEDeviceInfo aneSubType @
++_ANEDeviceInfo numANEs I
++_ANEDeviceInfo numANECores I
++NSProcessInfo processInfo @
+-NSProcessInfo thermalState q
+-NSProcessInfo isLowPowerModeEnabled B
+"""
+METHODS = [Method(line[0], *line[1:].split(), needed=text is NEEDED)  # type: ignore[misc,arg-type]
+           for text in (NEEDED, OPTIONAL) for line in text.strip().splitlines()]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Machines that lack something
 # ----------------------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from tests import faults, support
-from tests.faults import BOTH, CALLED, CALLS, FIRST_TIMED, LAST_TIMED, FaultCase, at_stage, in_every_form
+from tests.faults import (
+    BOTH,
+    CALLED,
+    CALLS,
+    FIRST_TIMED,
+    LAST_TIMED,
+    METHODS,
+    FaultCase,
+    Method,
+    at_stage,
+    in_every_form,
+)
 from tests.support import PATIENCE, SMALL, Finished, Scene, Started
 
 # The stages that have another name in the record.
@@ -407,59 +418,6 @@ MESSAGES = [
 # The machine lacks something
 # ----------------------------------------------------------------------------------------------------------------------
 
-
-class Method(NamedTuple):
-    """A method that the module calls: codes of its result and its arguments, and whether a run can do without it."""
-
-    sign: str
-    class_name: str
-    selector: str
-    codes: str
-    needed: bool
-
-    @property
-    def name(self) -> str:
-        """The name, as in Objective-C."""
-        return f"{self.sign}[{self.class_name} {self.selector}]"
-
-
-NEEDED = """
-+NSString stringWithUTF8String: @*
--NSString UTF8String *
-+NSNumber numberWithUnsignedLongLong: @Q
-+NSArray arrayWithObjects:count: @^Q
--NSArray objectAtIndex: @Q
-+NSDictionary dictionaryWithObjects:forKeys:count: @^^Q
--NSDictionary allKeys @
-+NSData dataWithBytesNoCopy:length:freeWhenDone: @^QB
--NSError domain @
--NSError code q
--NSError localizedDescription @
-+_ANEInMemoryModelDescriptor modelWithMILText:weights:optionsPlist: @@@@
-+_ANEInMemoryModel inMemoryModelWithDescriptor: @@
--_ANEInMemoryModel hexStringIdentifier @
--_ANEInMemoryModel compileWithQoS:options:error: BI@^
--_ANEInMemoryModel loadWithQoS:options:error: BI@^
--_ANEInMemoryModel evaluateWithQoS:options:request:error: BI@@^
--_ANEInMemoryModel unloadWithQoS:error: BI^
-+_ANEIOSurfaceObject objectWithIOSurface: @^
-+_ANERequest requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex: @@@@@@@@
-"""
-OPTIONAL = """
--_ANEInMemoryModel localModelPath @
--_ANEInMemoryModel compiledModelExists B
--_ANEInMemoryModel purgeCompiledModel v
-+_ANEDeviceInfo hasANE B
-+_ANEDeviceInfo isVirtualMachine B
-+_ANEDeviceInfo aneSubType @
-+_ANEDeviceInfo numANEs I
-+_ANEDeviceInfo numANECores I
-+NSProcessInfo processInfo @
--NSProcessInfo thermalState q
--NSProcessInfo isLowPowerModeEnabled B
-"""
-METHODS = [Method(line[0], *line[1:].split(), needed=text is NEEDED)  # type: ignore[misc,arg-type]
-           for text in (NEEDED, OPTIONAL) for line in text.strip().splitlines()]
 NEEDED_CLASSES = tuple(dict.fromkeys(method.class_name for method in METHODS if method.needed))
 OTHER_CLASSES = tuple(dict.fromkeys(method.class_name for method in METHODS if method.class_name not in NEEDED_CLASSES))
 # GNUstep looks for these by the function that hides them here, and does not get as far as to say so.

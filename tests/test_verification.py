@@ -67,7 +67,7 @@ class Chain:
     def verdicts(self, output: Any, size: int = 1, known: bool = False) -> Iterator[Verdict]:
         """Yield the verdict on each group of so many pixels."""
         for start in range(0, len(output) - size + 1, size):
-            references = {arithmetic: reference[start:start + size].ravel().tolist()
+            references = {arithmetic: reference[start:start + size].tolist()
                           for arithmetic, reference in self.references.items()}
             yield ane_bench.judge(self.config, self.activations, output[start:start + size].tolist(), references, known)
 
