@@ -164,7 +164,8 @@ class WithoutCtypesTest(unittest.TestCase):
             for arguments in (
                     ("-h",), ("--version",), ("emit", str(programs), "--config", "8x2x2"),
                     ("--engine", "reference", "--config", "8x2x2", "--rounds", "1", "--iters", "2", "--save", record),
-                    ("show", record), ("compare", record, record), ("chart", record, "-o", f"{self.directory}/chart.svg")):
+                    ("show", record), ("compare", record, record),
+                    ("chart", record, "-o", f"{self.directory}/chart.svg")):
                 with self.subTest(error=error, arguments=arguments):
                     done = self.run_without(error, *arguments)
                     self.assertEqual(done.code, 0, done.errors)
