@@ -2382,7 +2382,7 @@ class Cell:
         median = statistics.median(samples)
         figures: dict[str, Any] = {
             "median": median, "mean": statistics.fmean(samples), "min": min(samples),
-            "p95": statistics.quantiles([*samples, *samples[len(samples):2]], n=20, method="inclusive")[-1],
+            "p95": statistics.quantiles(samples if samples[1:] else samples * 2, n=20, method="inclusive")[-1],
             "mad": statistics.median([abs(sample - median) for sample in samples])}
         interval = median_interval(self.samples_ns, self.tick_ns)
         return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
@@ -2676,15 +2676,6 @@ class TwoLevels(NamedTuple):
 def turn_order(number: int, count: int) -> list[int]:
     """Return the order of `count` variants in round `number`: each stands in each place once in `count` rounds."""
     return [(number + place) % count for place in range(count)]
-
-
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """Return a quantile by linear interpolation."""
-    ordered = sorted(values)
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 @functools.lru_cache(maxsize=None)
@@ -4621,13 +4612,14 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
     """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and fewer decimals or a power of ten if it would be too long."""
+    and as many as there is room for if it would be too long, as a power of ten if need be."""
     if value is None:
         return ""
-    small = value and not float(f"{value:.{decimals}f}")
-    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
-    forms = [f"{value:.{number}f}" for number in places]
-    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
+    forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
+    if value and not float(forms[0]):
+        most = 2 - math.floor(math.log10(abs(value)))
+        forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
 
 
