@@ -2359,7 +2359,7 @@ class Cell:
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]
+        classes: list[Any] = list(zip(self.turns, base.turns))
         classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
@@ -2695,11 +2695,6 @@ def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float
                   for estimate in estimates]
     quotient = logarithms[0].less(logarithms[1])
     return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the mean on a logarithmic scale."""
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
@@ -4499,13 +4494,14 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
     """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and fewer decimals or a power of ten if it would be too long."""
+    and as many as there is room for if it would be too long, as a power of ten if need be."""
     if value is None:
         return ""
-    small = value and not float(f"{value:.{decimals}f}")
-    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
-    forms = [f"{value:.{number}f}" for number in places]
-    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
+    forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
+    if value and not float(forms[0]):
+        most = 2 - math.floor(math.log10(abs(value)))
+        forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
 
 
@@ -4738,7 +4734,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     if len(intervals) == len(pairs) and not faster and not slower:
         return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
     spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+    return f"{name} is {statistics.geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
 
 
 # Notes below a table.
@@ -5101,7 +5097,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
                          f"over {len(speeds)} cells)")
     return lines
 
