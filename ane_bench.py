@@ -2158,7 +2158,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, verdict_interval, marginal, within_rounds_pattern, bimodality.
+# verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
