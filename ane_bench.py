@@ -2536,11 +2536,11 @@ def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: i
         if not run_once():
             raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
         marks.append(now())
-    ticks = [end - start for start, end in zip(marks, marks[1:])]
+    ticks: list[float] = [end - start for start, end in zip(marks, marks[1:])]
     if any(tick < 0 for tick in ticks):
         raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
     if not all(ticks) and count > 1:
-        ticks = [sum(ticks) / count] * count
+        ticks = [sum(ticks) / count] * count  # they share the time of all
     if not all(ticks):
         raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
     return [tick * engine.tick_ns for tick in ticks]
@@ -2548,7 +2548,8 @@ def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: i
 
 def observed_tick_ns(engine: Engine) -> float:
     """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
-    steps, last, until = [], engine.now(), time.monotonic() + 0.1
+    steps: list[int] = []
+    last, until = engine.now(), time.monotonic() + 0.1
     while len(steps) < 5 and time.monotonic() < until:
         mark = engine.now()
         if mark > last:
