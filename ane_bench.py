@@ -243,7 +243,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS, DEFAULTS.
 # ======================================================================================================================
 
 KERNELS = (1, 3)
@@ -377,9 +377,9 @@ VARIANTS = {
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-# By engine and kernel; for the engine with 1x1 convolutions those of the original.
-DEFAULT_CONFIGS = {
-    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
+DEFAULTS = {  # by engine and kernel; those of the original for the engine with 1x1 convolutions
+    ("ane", 1): DEFAULT_CONFIGS,
     ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
     ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
     ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
@@ -2158,7 +2158,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, verdict_interval, marginal, within_rounds_pattern, bimodality.
+# verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2359,7 +2359,7 @@ class Cell:
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]
+        classes: list[Any] = list(zip(self.turns, base.turns))
         classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
@@ -2536,11 +2536,11 @@ def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: i
         if not run_once():
             raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
         marks.append(now())
-    ticks = [end - start for start, end in zip(marks, marks[1:])]
+    ticks: list[float] = [end - start for start, end in zip(marks, marks[1:])]
     if any(tick < 0 for tick in ticks):
         raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
     if not all(ticks) and count > 1:
-        ticks = [sum(ticks) / count] * count
+        ticks = [sum(ticks) / count] * count  # they share the time of all
     if not all(ticks):
         raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
     return [tick * engine.tick_ns for tick in ticks]
@@ -2548,7 +2548,8 @@ def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: i
 
 def observed_tick_ns(engine: Engine) -> float:
     """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
-    steps, last, until = [], engine.now(), time.monotonic() + 0.1
+    steps: list[int] = []
+    last, until = engine.now(), time.monotonic() + 0.1
     while len(steps) < 5 and time.monotonic() < until:
         mark = engine.now()
         if mark > last:
@@ -2695,11 +2696,6 @@ def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float
                   for estimate in estimates]
     quotient = logarithms[0].less(logarithms[1])
     return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the mean on a logarithmic scale."""
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
@@ -3446,7 +3442,7 @@ def check_temporary_directory(probe: Probe) -> Finding:
     except OSError as error:
         other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
         return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
-    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
     value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
@@ -3454,7 +3450,7 @@ def check_temporary_directory(probe: Probe) -> Finding:
 def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
     size = probe.system.get("memory_bytes", 0)
-    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
     if size >= needed:
         return Finding("ok", f"{size >> 20} MiB")
     return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
@@ -4238,7 +4234,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def configs_of(given: Any, engine: str) -> list[Config]:
     """Return configurations as Configs; those of the engine's defaults if none are given."""
     if given is None:
-        return list(DEFAULT_CONFIGS[engine, 1])
+        return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
@@ -4499,13 +4495,14 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
     """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and fewer decimals or a power of ten if it would be too long."""
+    and as many as there is room for if it would be too long, as a power of ten if need be."""
     if value is None:
         return ""
-    small = value and not float(f"{value:.{decimals}f}")
-    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
-    forms = [f"{value:.{number}f}" for number in places]
-    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
+    forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
+    if value and not float(forms[0]):
+        most = 2 - math.floor(math.log10(abs(value)))
+        forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
 
 
@@ -4738,7 +4735,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     if len(intervals) == len(pairs) and not faster and not slower:
         return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
     spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+    return f"{name} is {statistics.geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
 
 
 # Notes below a table.
@@ -5101,7 +5098,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
                          f"over {len(speeds)} cells)")
     return lines
 
@@ -5574,10 +5571,10 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
     if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
+        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
     found = []
     for kernel in kernels:
-        first = DEFAULT_CONFIGS[engine, kernel][0]
+        first = DEFAULTS[engine, kernel][0]
         values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
         found += list(itertools.starmap(Config, itertools.product(*values)))
     return found
