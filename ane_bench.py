@@ -1841,14 +1841,13 @@ def advice_for(error: str) -> str:
 def foundation_directory() -> str:
     """Return Foundation's directory of temporary files, without opening any library.
 
-    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
+    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is TMPDIR, even if it
+    cannot be written: /tmp is shared by all users, and no run should wait for those of others.
     """
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
-    with contextlib.suppress(FileNotFoundError):  # no directory can be written, as when the disk is full
-        return tempfile.gettempdir()
-    return "/tmp"
+    return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
 def is_model_directory(path: str, temporary: str) -> bool:

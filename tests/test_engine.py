@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 import unittest.mock
@@ -389,7 +388,7 @@ class DirectoryTest(EngineCase):
 
     def test_foundations_directory(self) -> None:
         own = str(self.temporary)
-        with unittest.mock.patch.object(tempfile, "tempdir", own), support.environment(ANE_BENCH_STANDIN=""):
+        with support.environment(ANE_BENCH_STANDIN="", TMPDIR=own):
             self.assertEqual(ane_bench.foundation_directory(), own)
             with unittest.mock.patch.object(sys, "platform", "darwin"):
                 for answer, expected in (("/var/folders/x/T/", "/var/folders/x/T/"), (None, "/tmp")):
@@ -401,7 +400,7 @@ class DirectoryTest(EngineCase):
                 with support.environment(ANE_BENCH_STANDIN="/some/library"), \
                         unittest.mock.patch.object(os, "confstr", return_value="/var"):
                     self.assertEqual(ane_bench.foundation_directory(), own)
-        with unittest.mock.patch.object(tempfile, "gettempdir", side_effect=FileNotFoundError):
+        with support.environment(TMPDIR=""):
             self.assertEqual(ane_bench.foundation_directory(), "/tmp")
 
     def test_a_wrong_place_is_refused_before_a_byte_is_written(self) -> None:
