@@ -1475,7 +1475,7 @@ class ReferenceExecutable:
 # ======================================================================================================================
 # 6. Objective-C runtime
 #
-# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
+# Used below: CTYPES_PROBLEM, LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -4430,7 +4430,7 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
 DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
