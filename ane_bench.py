@@ -161,7 +161,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, eq, mul, sub
+from operator import add, attrgetter, eq, mul, sub
 from string import Formatter
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -243,7 +243,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS, DEFAULTS.
 # ======================================================================================================================
 
 KERNELS = (1, 3)
@@ -377,9 +377,9 @@ VARIANTS = {
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-# By engine and kernel; for the engine with 1x1 convolutions those of the original.
-DEFAULT_CONFIGS = {
-    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
+DEFAULTS = {  # by engine and kernel; those of the original for the engine with 1x1 convolutions
+    ("ane", 1): DEFAULT_CONFIGS,
     ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
     ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
     ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
@@ -1078,9 +1078,6 @@ class Events(typing.Protocol):
     def rest(self, variant: str) -> None:
         """Wait until the compile service has recovered from a refused compile."""
 
-    def refused(self) -> None:
-        """Note that a compile was refused."""
-
     def round(self, variants: str, limit: float, number: int, of: int) -> None:
         """Announce a round without waiting."""
 
@@ -1478,7 +1475,7 @@ class ReferenceExecutable:
 # ======================================================================================================================
 # 6. Objective-C runtime
 #
-# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
+# Used below: CTYPES_PROBLEM, LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -1844,14 +1841,13 @@ def advice_for(error: str) -> str:
 def foundation_directory() -> str:
     """Return Foundation's directory of temporary files, without opening any library.
 
-    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
+    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is TMPDIR, even if it
+    cannot be written: /tmp is shared by all users, and no run should wait for those of others.
     """
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
-    with contextlib.suppress(FileNotFoundError):  # no directory can be written, as when the disk is full
-        return tempfile.gettempdir()
-    return "/tmp"
+    return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
 def is_model_directory(path: str, temporary: str) -> bool:
@@ -2160,7 +2156,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, verdict_interval, marginal, within_rounds_pattern, bimodality.
+# verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2205,7 +2201,7 @@ class Settings(NamedTuple):
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices or type(getattr(self, name)) is not type(choices[0]):  # 1 is not True
                 raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         return self
 
@@ -2361,20 +2357,27 @@ class Cell:
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]
+        classes: list[Any] = list(zip(self.turns, base.turns))
         classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, pixels of its outputs."""
+    """A variant while it is measured: its cell, the program that the engine has loaded, and readings of the clock and
+    pixels of outputs, by rounds."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.program: Optional[Program] = None
         self.executable: Optional[Executable] = None
         self.pace_s = DEFAULT_PACE_S
+        self.marks: list[list[int]] = []
         self.outputs: list[list[Vector]] = []
+
+    @property
+    def runs(self) -> bool:
+        """Return whether the variant can be evaluated, as far as is known."""
+        return self.cell.ok and self.executable is not None
 
     @contextlib.contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
@@ -2407,17 +2410,18 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
         program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
                                 blob=layout, dialect=dialect)
         try:
-            events.rest(cell.variant)
             executable = engine.load(program, settings.qos, events, owner)
         except StageError as error:
             refused.append(without_paths(f"{layout}/{dialect}: {error}"))
             if error.stage == "compile":
-                events.refused()
+                events.rest(cell.variant)
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
             text = "; ".join(refused) if cell.refused else str(error)
             advice = advice_for(text)
+            if "--dialect" in advice and len(forms) > 1:
+                advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
@@ -2425,7 +2429,7 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
 
 
 def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order.
+    """Warm all loaded programs up, then time them in rounds of changing order. Between rounds nothing is worked out.
 
     `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
     """
@@ -2433,18 +2437,24 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
     for number in range(settings.rounds):
-        running = [trial for trial in trials if trial.executable and trial.cell.ok]
-        if not running:
+        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place].runs]
+        if not turns:
             return
-        seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
-        names = ",".join(trial.cell.variant for trial in running)
-        events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
-        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
+        seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
+        events.round(variant_names(turns), seconds, number + 1, settings.rounds)
         for turn, trial in enumerate(turns):
             events.turn(trial.cell.variant)
             with trial.guarded(events):
                 measure_round(engine, trial, pixels if number in poisoned else ())
                 trial.cell.turns.append(turn)
+    for trial in filter(attrgetter("runs"), trials):
+        with trial.guarded(events):
+            trial.cell.samples_ns = samples_of(engine, trial.marks)
+
+
+def variant_names(trials: Iterable[Trial]) -> str:
+    """Return the variants that are at work, as events name them."""
+    return ",".join(trial.cell.variant for trial in trials)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2456,7 +2466,7 @@ def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
             timed_evaluates(engine, executable, "evaluate", 1)
         if pixels:
             executable.poison(pixels)
-        trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
+        trial.marks.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
     if pixels:
         trial.outputs.append(executable.read_pixels(pixels))
 
@@ -2470,87 +2480,90 @@ def poisoned_rounds(settings: Settings) -> Sequence[int]:
 def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     """Evaluate uncounted, each variant in turn: `warmup` times, or until the times of all are steady."""
     count = trials[0].cell.settings.warmup
-    running = [trial for trial in trials if trial.executable and trial.cell.ok and count != 0]
+    running = [trial for trial in trials if trial.runs and count != 0]
     for trial in running:  # the first by itself: it tells how long the others may take
         events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
-    names = ",".join(trial.cell.variant for trial in running)
-    paces = sum(trial.pace_s for trial in running)
-    if count is not None:
-        events.stage("warm-up", names, HANG_FACTOR * paces * count)
-        for trial in running:
-            events.turn(trial.cell.variant)
-            with trial.guarded(events):
-                warm_up_slice(engine, trial, count - 1)
-        return
+    paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
-        events.stage("warm-up", names, LONGEST_WARMUP_S + HANG_FACTOR * 2 * paces)
-        warm_up_until_steady(engine, running, events)
+        limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
+        events.stage("warm-up", variant_names(running), limit)
+        warm_up_in_slices(engine, running, events, None if count is None else count - 1)
 
 
-def warm_up_until_steady(engine: Engine, running: Sequence[Trial], events: Events) -> None:
-    """Evaluate in slices until for each variant the medians of its last two differ by less than half a percent."""
+def warm_up_in_slices(engine: Engine, running: Sequence[Trial], events: Events, count: Optional[int]) -> None:
+    """Evaluate each variant `count` times, or in slices until for each the medians of its last two differ by less than
+    half a percent."""
     started, spent_ns, previous = time.monotonic(), 0.0, [math.inf] * len(running)
     while True:
         latest = []
         for trial in running:
             events.turn(trial.cell.variant)
-            samples = [math.inf]
-            if trial.cell.ok:
-                with trial.guarded(events):
-                    samples = warm_up_slice(engine, trial, None)
+            samples = [0.0]
+            with trial.guarded(events):
+                samples = warm_up_slice(engine, trial, count) if trial.cell.ok else samples
             latest.append(statistics.median(samples))
             spent_ns += sum(samples)
-        steady = all(abs(new - old) < STEADY * new or not trial.cell.ok
-                     for old, new, trial in zip(previous, latest, running))
+        steady = all(abs(new - old) <= STEADY * new for old, new in zip(previous, latest))
         elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
-        if elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
+        if count is not None or elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
             return
         previous = latest
 
 
 def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[float]:
-    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns."""
+    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns (of many the last)."""
     assert trial.executable
     samples: list[float] = []
     spent_ns, until = 0.0, time.monotonic() + SLICE_S
     with engine.pool():
         if count is not None:
-            samples = timed_evaluates(engine, trial.executable, "warm-up", count)
+            samples = durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", count)[-9:])
         while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
-            samples += timed_evaluates(engine, trial.executable, "warm-up", 2)
+            samples += durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", 2))
             spent_ns += samples[-1] + samples[-2]
     trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
-    return samples
+    return samples or [0.0]
 
 
-def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
-    """Evaluate `count` times back to back and return the ns of each.
-
-    If the clock is so coarse that it stands still over one of them, they share the time of all. Raise StageError if an
-    evaluate fails, if the clock runs backwards, or if it stands still over all of them.
-    """
+def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[int]:
+    """Evaluate `count` times back to back; return what the clock read before, between and after. Raise StageError if an
+    evaluate fails."""
     run_once, now = executable.evaluate, engine.now
     marks = [now()]
     for _ in range(count):
         if not run_once():
             raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
         marks.append(now())
-    ticks = [end - start for start, end in zip(marks, marks[1:])]
-    if any(tick < 0 for tick in ticks):
-        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
-    if not all(ticks) and count > 1:
-        ticks = [sum(ticks) / count] * count
+    return marks
+
+
+def durations(engine: Engine, stage: str, marks: Sequence[int]) -> list[float]:
+    """Return the ns between readings of the clock. If it is so coarse that it stood still over one evaluate, they share
+    the time of all. Raise StageError if it ran backwards."""
+    ticks: list[float] = list(map(sub, marks[1:], marks))
+    if min(ticks, default=0) < 0:
+        raise StageError(stage, f"the clock ran backwards by {-min(ticks):.0f} ticks, so its times mean nothing")
     if not all(ticks):
-        raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
+        ticks = [sum(ticks) / len(ticks)] * len(ticks)
     return [tick * engine.tick_ns for tick in ticks]
+
+
+def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the ns of each timed evaluate, by rounds. Raise StageError if the clock stood still over a round."""
+    samples = [durations(engine, "evaluate", marks) for marks in rounds]
+    if not all(map(all, samples)):
+        raise StageError("evaluate", f"the clock stood still over {len(samples[0])} evaluates in a row: they took less "
+                                     "than its tick, or did nothing; try more --iters in as many --rounds")
+    return samples
 
 
 def observed_tick_ns(engine: Engine) -> float:
     """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
-    steps, last, until = [], engine.now(), time.monotonic() + 0.1
+    steps: list[int] = []
+    last, until = engine.now(), time.monotonic() + 0.1
     while len(steps) < 5 and time.monotonic() < until:
         mark = engine.now()
         if mark > last:
@@ -2699,11 +2712,6 @@ def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float
     return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the mean on a logarithmic scale."""
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
 def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
     """Return a speed's interval made twice as wide, on a logarithmic scale. Runs differ if it excludes 1: that is
     wrong for less than 5 % of equal runs even if neighbouring rounds correlate by 0.5, which few rounds do not show."""
@@ -2730,7 +2738,7 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
     count, length = len(rounds), min(map(len, rounds), default=0)
     if count < FEWEST_ROUNDS or length < 2:
         return None
-    sums = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
+    sums: Iterable[float] = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
     scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
               for first, total in zip(range(1, length), sums)]
     first = 1 + scores.index(max(scores))
@@ -2738,7 +2746,7 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
                     for part in (slice(first), slice(first, None)))
     if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
         return None
-    steps = [math.log(start / end) for start, end in zip(starts, ends)]
+    steps: list[float] = [math.log(start / end) for start, end in zip(starts, ends)]
     error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
     least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
     step = statistics.fmean(steps)
@@ -2869,7 +2877,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
                        outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
     """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
 
-    INT8 is exact, so a right output mostly equals the reference in its arithmetic: if that is an M4's, the others are
+    INT8 is exact, so a right output equals the reference in its arithmetic: if it equals that of an M4, the others are
     not computed. With 3x3 there is one reference, without rounding.
     """
     reference = Reference(program.mil, program.blob)
@@ -2880,7 +2888,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
     quantizes = program.variant.activations == "int8" and program.config.depth > 1
     chosen = [first, unquantized] if quantizes else [first, *others]
     found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
-    if quantizes and any(equal_share(output, found[first]) <= MOST for output in outputs):
+    if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
         found.update(zip(others, reference.compute(data, pixels, others)))
     return found
 
@@ -3240,7 +3248,7 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                         "differences; close other programs, or try more --rounds and --iters")
     base = cell.baseline
     if base and "ci95" in cell.ratio and "ci95" in base.ms:
-        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
+        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low if low else math.inf
         if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
             yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
                             f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, "
@@ -3451,7 +3459,7 @@ def known(value: Any) -> Finding:
 
 def largest_room() -> int:
     """Return the bytes on the startup disk that a default run takes at most."""
-    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
+    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
 
 
 def check_temporary_directory(probe: Probe) -> Finding:
@@ -3789,6 +3797,7 @@ REST_S = 15.0
 MOST_HANGS = 2
 SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
                   "restart the Mac")
+NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
 # The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
@@ -3796,7 +3805,6 @@ Message = dict[str, Any]
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
-    "refused": {"until": float},
     "directory": {"path": str},
     "warning": {"code": str, "message": str},
     "cell": {"variant": str, "cell": Cell.FORM, "thermal_state?": str},
@@ -3808,8 +3816,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 class Job(NamedTuple):
     """One configuration to be measured: by which engine (`standin` names a library), in which variants.
 
-    `forms` holds the (layout, dialect) pairs to try for each variant. No compile begins before `rest_until`, on the
-    monotonic clock, which all processes share, nor within `rest_s` seconds of a refused one.
+    `forms` holds the (layout, dialect) pairs to try for each variant. After a refused compile the worker rests for
+    `rest_s` seconds.
     """
 
     engine: str
@@ -3819,7 +3827,6 @@ class Job(NamedTuple):
     settings: Settings
     forms: Mapping[str, Sequence[tuple[str, str]]]
     rest_s: float = 0
-    rest_until: float = 0
 
 
 def read_message(line: bytes) -> Message:
@@ -3837,7 +3844,7 @@ class Link:
 
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
         self.current = "start"
-        self.rest_s = self.rest_until = 0.0
+        self.rest_s = 0.0
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[tuple[str, bool]] = []
@@ -3903,16 +3910,10 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile."""
-        seconds = self.rest_until - time.monotonic()
-        if seconds > 0:
-            self.stage("rest", variant, seconds)
-            time.sleep(seconds)
-
-    def refused(self) -> None:
-        """Note that a compile was refused; the next one waits, in the next worker too."""
-        self.rest_until = time.monotonic() + self.rest_s
-        self.send("refused", until=self.rest_until)
+        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        if self.rest_s > 0:
+            self.stage("rest", variant, self.rest_s)
+            time.sleep(self.rest_s)
 
 
 def work() -> int:
@@ -3934,23 +3935,23 @@ def work() -> int:
     return 0
 
 
-def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
-                 settings: Sequence[Any], forms: Mapping[str, Sequence[tuple[str, str]]], *rest: float) -> None:
+def measure_task(link: Link, *arguments: Any) -> None:
     """Measure one configuration; the arguments are those of a Job."""
-    job = Job(engine, standin, Config(*config), variants, Settings(*settings), forms, *rest)
-    link.rest_s, link.rest_until = job.rest_s, job.rest_until
+    job = Job(*arguments)
+    job = job._replace(config=Config(*job.config), settings=Settings(*job.settings))
+    link.rest_s = job.rest_s
     try:
-        if engine == "ane":
-            require_engine(Probe(standin))
+        reference = job.engine == "reference"
+        if not reference:
+            require_engine(Probe(job.standin))
         gc.disable()  # a collection would take longer than an evaluate
-        reference = engine == "reference"
-        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(job.standin), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
             if isinstance(chosen, NeuralEngine):
                 chosen.keep_awake(owner)
             system = describe_machine(chosen)
             link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
-            for code, text in warnings_before(job.config, variants, system) if not reference else ():
+            for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
                 link.warn(code, text)
             measure(chosen, job, chip_of(system).known_arithmetic, link)
     except Unavailable as error:
@@ -4048,19 +4049,17 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `hung` that the compile service made no progress; it rests until `rest_until`. `unpurged` lists the variants that
-    the worker left in the system's cache.
+    `hung` that the compile service made no progress. `unpurged` are the variants that it may have left in the system's
+    cache.
     """
 
-    def __init__(self, task: Sequence[Any], timeout: float, rest_until: float = 0) -> None:
-        self.stage, self.problem, self.hung, self.rest_until = "start", "", False, rest_until
-        self.at_work = ""
-        self.unpurged: list[str] = []
-        self.error_output = b""
+    def __init__(self, task: Sequence[Any], timeout: float) -> None:
+        self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
+        self.unpurged: set[str] = set()
         self._variant = ""
         self._task, self._timeout = task, timeout
         self._directories: list[tuple[str, bool]] = []
-        self._pending = bytearray()
+        self._output, self._error_output = bytearray(), bytearray()
         self._owner = contextlib.ExitStack()
 
     def __enter__(self) -> "Worker":
@@ -4083,8 +4082,8 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             self._owner.enter_context(stream)
         self._selector = self._owner.enter_context(selectors.DefaultSelector())
-        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_output)
-        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_error_output)
+        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._output)
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._error_output)
         name, *arguments = self._task
         self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
         return self
@@ -4092,17 +4091,13 @@ class Worker:
     def __exit__(self, *exception: Any) -> None:
         with uninterrupted(), self._owner:
             self.at_work = self._variant_at_work()
-            self._process.poll()
-            if self._process.returncode is None:
+            if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(STOP_S)
-            if self._process.returncode is None:
-                self._process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(KILL_S)
-            if self._process.returncode in (0, 128 + signal.SIGTERM):
-                self.unpurged = []
+                if self._wait(STOP_S) is None:
+                    self._process.kill()
+                    self._wait(KILL_S)
+            if self._process.returncode == 128 + signal.SIGTERM:
+                self.unpurged.clear()
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4114,9 +4109,9 @@ class Worker:
         """
         limit, spent = self._timeout, 0.0
         while True:
-            began = time.monotonic()
-            line = self._line(max(0.0, min(TICK_S, limit - spent)))
-            spent += min(time.monotonic() - began, 2 * TICK_S)
+            began, step = time.monotonic(), min(TICK_S, limit / 4)
+            line = self._line(step)
+            spent += min(time.monotonic() - began, step)
             if line is None:
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
@@ -4138,14 +4133,14 @@ class Worker:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
-        elif message["kind"] == "refused":
-            self.rest_until = message["until"]
         elif message["kind"] == "stage":
+            if self.stage == "compile" and message["stage"] != "load":  # it was refused
+                self.unpurged.discard(self._variant)
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
-                self.unpurged.append(self._variant)
-            elif self.stage == "purge" and self._variant in self.unpurged:
-                self.unpurged.remove(self._variant)
+                self.unpurged.add(self._variant)
+            elif self.stage == "purge":
+                self.unpurged.discard(self._variant)
 
     def _variant_at_work(self) -> str:
         """Return the variant that the worker was last at; within rounds the turn file names it."""
@@ -4162,34 +4157,32 @@ class Worker:
 
     def _line(self, seconds: float) -> Optional[bytes]:
         """Return a line, empty at the end of all; None if none was complete within some seconds."""
-        end = self._pending.find(b"\n") + 1
-        if not end and self._selector.get_map():
+        if b"\n" not in self._output and self._selector.get_map():
             for key, _ in self._selector.select(seconds):
                 data = os.read(key.fd, 1 << 20)
-                key.data(data)
+                key.data.extend(data)
                 if not data:
                     self._selector.unregister(key.fileobj)
-            end = self._pending.find(b"\n") + 1
-        if len(self._pending) >= LONGEST_MESSAGE or not self._selector.get_map():
-            end = end or len(self._pending)
-        elif not end:
+            del self._error_output[:-KEPT_ERROR_OUTPUT]
+        end = self._output.find(b"\n") + 1
+        if not end and self._selector.get_map() and len(self._output) < LONGEST_MESSAGE:
             return None
-        line = bytes(self._pending[:end])
-        del self._pending[:end]
+        line = bytes(self._output[:end or None])
+        del self._output[:end or None]
         return line
 
-    def _take_output(self, data: bytes) -> None:
-        self._pending += data
-
-    def _take_error_output(self, data: bytes) -> None:
-        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
+    def _wait(self, seconds: float) -> Optional[int]:
+        """Return the exit code; None if the worker does not exit within some seconds in which this process runs."""
+        for _ in range(math.ceil(seconds / TICK_S)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(TICK_S)
+        return None
 
     def _check_end(self) -> None:
         """Raise StageError if the worker did not exit by itself and well."""
-        try:
-            code = self._process.wait(self._timeout)
-        except subprocess.TimeoutExpired:
-            raise StageError(self.stage, "the worker did not exit") from None
+        code = self._wait(self._timeout)
+        if code is None:
+            raise StageError(self.stage, "the worker did not exit")
         if code:
             names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
             how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
@@ -4198,7 +4191,7 @@ class Worker:
     def last_line(self) -> str:
         """Return the last line that the worker wrote to standard error, or the one with the reason of an uncaught
         exception: a Mac writes the stack below it."""
-        lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
+        lines = [line.strip() for line in self._error_output.decode(errors="replace").split("\n") if line.strip()]
         last = lines[-1] if lines else "it wrote nothing to standard error"
         return printable(next((line for line in lines if "reason:" in line), last))
 
@@ -4257,7 +4250,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def configs_of(given: Any, engine: str) -> list[Config]:
     """Return configurations as Configs; those of the engine's defaults if none are given."""
     if given is None:
-        return list(DEFAULT_CONFIGS[engine, 1])
+        return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
@@ -4301,28 +4294,23 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 
     Raise Unavailable if the first worker finds no usable engine.
     """
-    standin = standin_library() if run.engine == "stand-in" else None
-    every = attempts(run.settings)
+    engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
+    every, hangs = attempts(run.settings), 0
     forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
-    engine = "reference" if run.engine == "reference" else "ane"
-    job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
-    hangs = 0
-    with machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
-        for number, config in enumerate(run.configs):
-            notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
-            job = job._replace(config=config)
+    with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
+        for number, config in enumerate(run.configs, 1):
+            notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
+            cells = [Cell(config, variant, run.settings) for variant in run.variants]
+            for cell in cells:
+                cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                cells, worker = measure_configuration(run, job, notify)
-                job = job._replace(rest_until=worker.rest_until)
-                hangs += worker.hung
-            else:
-                cells = [Cell(config, variant, run.settings, run.tick_ns) for variant in run.variants]
-                for cell in cells:
-                    cell.fail("start", f"not measured, since the compile service hung {hangs} times; {SERVICE_ADVICE}")
+                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin))
+                cells, hung = measure_configuration(run, job, notify)
+                hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
             run.add(cells)
             note_warnings(run, cells)
-            run.complete = number + 1 == len(run.configs)
+            run.complete = number == len(run.configs)
             yield cells
 
 
@@ -4345,8 +4333,9 @@ def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
-def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], "Worker"]:
-    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and the last worker.
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
+    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and whether the
+    compile service hung.
 
     If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
     compile service hangs.
@@ -4355,23 +4344,24 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     left = list(job.variants)
     while True:
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
-        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
-        unverified = [variant for variant, cell in cells.items() if cell.ok and run.settings.verifies and not cell.verified]
-        left = [variant for variant in left if variant not in cells or variant in unverified]
-        if worker.unpurged:
+        left = [variant for variant in left if variant not in cells
+                or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
+        if worker.unpurged and not run.settings.original:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(worker.unpurged)}): they stay in the system's cache, which macOS clears in "
-                              "time; to clear it now, restart the Mac")
-        if not left and problem:
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
+        if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
-                               f"{problem}; if later programs fail to load, restart the Mac")
-        culprits = [worker.at_work] if worker.at_work in left and not worker.hung else left
-        for variant in culprits:
-            cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns)).fail(worker.stage, problem)
-        left = [variant for variant in left if variant not in culprits]
+                               f"{worker.problem}; if later programs fail to load, restart the Mac")
+        culprits = [worker.at_work] if worker.at_work in left else left
+        problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
+        for variant in left if worker.hung else culprits:
+            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings))
+            told = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+            cell.fail(*told)
+        left = [variant for variant in left if variant not in culprits and not worker.hung]
         if not left:
-            return [cells[variant] for variant in job.variants], worker
-        job = job._replace(rest_until=worker.rest_until)
+            return [cells[variant] for variant in job.variants], worker.hung
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
@@ -4381,7 +4371,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
     measured.
     """
     again = {"measured_again": True} if cells else {}
-    worker = Worker(["measure", *job], job.settings.timeout, job.rest_until)
+    worker = Worker(["measure", *job], job.settings.timeout)
     try:
         with worker:
             for message in worker.messages():
@@ -4396,14 +4386,14 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                 elif message["kind"] == "unavailable":
                     raise Unavailable(message["reason"])
                 notify(message)
-            if len(cells) < len(job.variants):
-                worker.problem = f"the worker ended without a result: {worker.last_line()}"
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
     except (Unavailable, UsageError) as error:
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    if worker.hung:
+        worker.problem += f"; {SERVICE_ADVICE}"
     return worker
 
 
@@ -4440,7 +4430,7 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
 DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
@@ -4525,13 +4515,14 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
     """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and fewer decimals or a power of ten if it would be too long."""
+    and as many as there is room for if it would be too long, as a power of ten if need be."""
     if value is None:
         return ""
-    small = value and not float(f"{value:.{decimals}f}")
-    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
-    forms = [f"{value:.{number}f}" for number in places]
-    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
+    forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
+    if value and not float(forms[0]):
+        most = 2 - math.floor(math.log10(abs(value)))
+        forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
 
 
@@ -4775,7 +4766,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     if len(intervals) == len(pairs) and not faster and not slower:
         return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
     spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+    return f"{name} is {statistics.geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
 
 
 # Notes below a table.
@@ -5138,7 +5129,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
                          f"over {len(speeds)} cells)")
     return lines
 
@@ -5612,10 +5603,10 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
     if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
+        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
     found = []
     for kernel in kernels:
-        first = DEFAULT_CONFIGS[engine, kernel][0]
+        first = DEFAULTS[engine, kernel][0]
         values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
         found += list(itertools.starmap(Config, itertools.product(*values)))
     return found
