@@ -4,6 +4,7 @@
 """
 
 import re
+import signal
 import sys
 import tempfile
 import unittest
@@ -100,10 +101,11 @@ def told(scene: Scene, failure: Failure) -> str:
     started = scene.start(*failure.arguments, settings={**STEADY, **failure.settings}, cwd=scene.directory)
     if failure.interrupt:
         scene.await_call(started, failure.interrupt, 2)
-        started.signal(support.signal.SIGINT)
+        started.signal(signal.SIGINT)
     finished = scene.finish(started)
     # Progress depends on the speed of the machine, and so does how busy it is.
-    errors = re.sub(r"(?m)^(\[.*|ane_bench: warning \(busy\).*)\n", "", finished.errors).replace("bench.pyc", "bench.py")
+    errors = re.sub(r"(?m)^(\[.*|ane_bench: warning \(busy\).*)\n", "", finished.errors)
+    errors = errors.replace("ane_bench.pyc", "ane_bench.py")
     command = " ".join(["ane_bench.py", *failure.arguments])
     parts = [f"## {failure.name}\n$ {command}\n", finished.output, "-- standard error\n" if errors else "", errors]
     return "".join([*parts, f"-- exit {finished.code}\n"])
@@ -127,8 +129,8 @@ class MessagesTest(support.StandinCase):
         finished = support.run_command()
         self.assertEqual((finished.code, finished.output), (3, ""))
         self.assertEqual(finished.errors.splitlines()[1:], [
-            "ane_bench: no usable Neural Engine: this is linux, and the engine is reached from macOS only; use a Mac with "
-            "Apple silicon.",
+            "ane_bench: no usable Neural Engine: this is linux, and the engine is reached from macOS only; use a Mac "
+            "with Apple silicon.",
             "Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
             "anywhere.",
             "If this machine has one, please send the output of python3 ane_bench.py doctor to the issues of the "
