@@ -2197,7 +2197,8 @@ class Settings(NamedTuple):
                 continue
             types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
             if type(value) not in types or not least <= value <= most:
-                raise UsageError(f"{name} {value!r}: expected {types[-1].__name__} from {least} to {most}")
+                kind = "a number" if name == "timeout" else "a whole number"
+                raise UsageError(f"{name} {value!r}: expected {kind} from {least} to {most}")
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():

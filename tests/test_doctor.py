@@ -124,7 +124,8 @@ class DoctorTest(support.StandinCase):
             "      compiling and measuring a small program, up to 30 s for each stage"])
         self.assertEqual(lines[-2:], ["", "All checks passed: python3 ane_bench.py will measure."])
         for name in (*FIRST, "virtual machine", "class _ANERequest", "-[_ANEInMemoryModel evaluateWithQoS",
-                     "Neural Engine", "chip", "macos", "ane_subtype", "temporary directory", "memory", "power", "heat", *PROGRAMS):
+                     "Neural Engine", "chip",
+                     "macos", "ane_subtype", "temporary directory", "memory", "power", "heat", *PROGRAMS):
             self.assertRegex(done.output, rf"(?m)^ok    {re.escape(name)}")
         self.assertRegex(done.output, r"(?m)^ok    temporary directory: \S+, [0-9.]+ [GM]iB free, of which a run takes "
                                       r"up to 480 MiB$")
@@ -170,7 +171,7 @@ class DoctorTest(support.StandinCase):
         self.assertEqual(done.code, NOT_WELL)
         self.assertEqual(re.findall(r"(?m)^FAIL .*", done.output), 2 * [
             "FAIL  class _ANERequest: macOS 0.0 has no class _ANERequest (left out: its methods, 1) -> this macOS is "
-            "older or newer than this program knows; look for a newer version of either"])  # in its place, and at the end
+            "older or newer than this program knows; look for a newer version of either"])
         self.assertEqual(re.findall(r"(?m)^note .*_ANEDeviceInfo.*", done.output), [
             "note  class _ANEDeviceInfo: macOS 0.0 has no class _ANEDeviceInfo (left out: its methods, 6) -> a run can "
             "do without it"])
