@@ -72,7 +72,7 @@ Options of run; those with a star also of emit
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 120)
+                             (default 30)
     --format table|markdown|json
 
 Options of show
@@ -243,7 +243,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS, DEFAULTS.
 # ======================================================================================================================
 
 KERNELS = (1, 3)
@@ -377,9 +377,9 @@ VARIANTS = {
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-# By engine and kernel; for the engine with 1x1 convolutions those of the original.
-DEFAULT_CONFIGS = {
-    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
+DEFAULTS = {  # by engine and kernel; those of the original for the engine with 1x1 convolutions
+    ("ane", 1): DEFAULT_CONFIGS,
     ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
     ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
     ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
@@ -1475,7 +1475,7 @@ class ReferenceExecutable:
 # ======================================================================================================================
 # 6. Objective-C runtime
 #
-# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
+# Used below: CTYPES_PROBLEM, LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -1841,14 +1841,13 @@ def advice_for(error: str) -> str:
 def foundation_directory() -> str:
     """Return Foundation's directory of temporary files, without opening any library.
 
-    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
+    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is TMPDIR, even if it
+    cannot be written: /tmp is shared by all users, and no run should wait for those of others.
     """
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
-    with contextlib.suppress(FileNotFoundError):  # no directory can be written, as when the disk is full
-        return tempfile.gettempdir()
-    return "/tmp"
+    return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
 def is_model_directory(path: str, temporary: str) -> bool:
@@ -2095,7 +2094,9 @@ class _LoadedModel:
             try:
                 self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
-                self._events.warn("unload", f"unloading {self._variant} failed: {error}; its figures are not affected")
+                self._events.warn("unload", f"{VARIANTS[self._variant].label} {self._config.label()}: unloading failed "
+                                            f"({error}), after its figures were taken; if later programs fail to load, "
+                                            "restart the Mac")
 
     def _create_surface(self) -> Pointer:
         """Return a surface that is one row of bytes."""
@@ -2155,7 +2156,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, verdict_interval, marginal, within_rounds_pattern, bimodality.
+# verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2419,6 +2420,8 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
             cell.refused = refused[:-1]
             text = "; ".join(refused) if cell.refused else str(error)
             advice = advice_for(text)
+            if "--dialect" in advice and len(forms) > 1:
+                advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
@@ -2709,11 +2712,6 @@ def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float
     return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the mean on a logarithmic scale."""
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
 def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
     """Return a speed's interval made twice as wide, on a logarithmic scale. Runs differ if it excludes 1: that is
     wrong for less than 5 % of equal runs even if neighbouring rounds correlate by 0.5, which few rounds do not show."""
@@ -2740,7 +2738,7 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
     count, length = len(rounds), min(map(len, rounds), default=0)
     if count < FEWEST_ROUNDS or length < 2:
         return None
-    sums = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
+    sums: Iterable[float] = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
     scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
               for first, total in zip(range(1, length), sums)]
     first = 1 + scores.index(max(scores))
@@ -2748,7 +2746,7 @@ def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) ->
                     for part in (slice(first), slice(first, None)))
     if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
         return None
-    steps = [math.log(start / end) for start, end in zip(starts, ends)]
+    steps: list[float] = [math.log(start / end) for start, end in zip(starts, ends)]
     error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
     least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
     step = statistics.fmean(steps)
@@ -2879,7 +2877,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
                        outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
     """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
 
-    INT8 is exact, so a right output mostly equals the reference in its arithmetic: if that is an M4's, the others are
+    INT8 is exact, so a right output equals the reference in its arithmetic: if it equals that of an M4, the others are
     not computed. With 3x3 there is one reference, without rounding.
     """
     reference = Reference(program.mil, program.blob)
@@ -2890,7 +2888,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
     quantizes = program.variant.activations == "int8" and program.config.depth > 1
     chosen = [first, unquantized] if quantizes else [first, *others]
     found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
-    if quantizes and any(equal_share(output, found[first]) <= MOST for output in outputs):
+    if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
         found.update(zip(others, reference.compute(data, pixels, others)))
     return found
 
@@ -2904,7 +2902,7 @@ def judge(config: Config, activations: str, output: Sequence[Vector],
           references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
     """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
     rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(flat(output), flat(next(iter(rounded.values()))))
+    problem = output_defect(flat(output), flat(next(iter(rounded.values()))), config)
     if problem:
         return Verdict({}, problem, [])
     compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
@@ -2946,18 +2944,18 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
         "more pixels with --verify 16, and send the output of doctor"))]
 
 
-def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
     """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
-        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try another --qos or "
                 "--dialect")
     if not all(map(math.isfinite, values)):
         return "the output holds infinities: weights or scales were misread; try another --blob"
     if not any(values) and any(expected):
-        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
-                "--dialect")
+        spatial = "a spatial that is a multiple of 32, or " if config.spatial % 32 else ""
+        return f"the output is all zeros: the engine did no work; try {spatial}another --dialect"
     if min(values) == max(values) and min(expected) != max(expected):
         return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
     return None
@@ -2985,7 +2983,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3078,7 +3076,7 @@ DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-NOTE_CODES = {"first", "cached", "repeated"}  # observations that ask for nothing: notes in the record, not printed as warnings
+NOTE_CODES = {"first", "cached", "repeated"}  # they ask for nothing: notes in the record, not printed
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
@@ -3106,8 +3104,8 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
     """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
-    changing: dict[str, Any] = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-    return {**facts, **first, **system, **changing}
+    changing = ("power_source", "low_power_mode", "load_average")
+    return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
 
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
@@ -3147,12 +3145,17 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
+def amount(size: int) -> str:
+    """Return a number of bytes as people say it."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
+
+
 def room_bytes(config: Config, variants: Iterable[str]) -> int:
     """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each yields a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3164,7 +3167,7 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
             yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slower; let it cool, and measure fewer configurations at a time")
+                                     "slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3175,12 +3178,12 @@ def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str
     deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
         yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
-                        f"the compile service; try --depth {deepest}")
+                        f"the compile service; choose a depth of at most {deepest}")
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(foundation_directory()).free
         if free < needed:
-            yield "room", (f"{config.label()}: compiling may take {needed >> 20} MiB of temporary files, and "
-                           f"{free >> 20} MiB are free; free some space, or choose a smaller --config")
+            yield "room", (f"{config.label()}: compiling may take {amount(needed)} of temporary files, and "
+                           f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
 def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -3188,13 +3191,15 @@ def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> I
     if cell.config.spatial % 32 and cell.samples and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; --blob {cell.blob} "
-                           f"--dialect {cell.dialect} asks for that at once")
+        yield "fallback", (f"refused as {'; '.join(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask for that "
+                           f"at once with --blob {cell.blob} --dialect {cell.dialect}")
     if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
-        yield "one-layer", ("a chain of one layer quantizes nothing between layers, so w8a16 is really measured; ask for "
-                            "a --depth of 2 or more")
+        yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
+                            "w8a16; choose a depth of 2 or more")
     if len(cell.samples) >= 3:
         yield from warnings_about_times(cell, engine)
+        if not cell.settings.original:
+            yield from warnings_about_rounds(cell, engine)
     if cell.samples and engine != "reference":
         yield from warnings_about_rate(cell, system)
 
@@ -3203,62 +3208,68 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about anything in a cell's own times that makes them less certain."""
     samples, median = cell.samples, statistics.median(cell.samples)
     more = "" if cell.settings.original else ", or try more --iters"
+    wake, user = ("", "processor") if engine == "reference" else (": the engine's wake-up, most likely", "engine")
     if cell.compiled_before:
         yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        cause = "other work" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        cause = "heat, or the engine's clock; let the Mac cool"
+        if engine == "reference":
+            cause = "other programs, most likely; close them"
+        elif drift < 0:
+            cause = "the engine's clock was still rising; let nothing else use the engine"
         yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
-        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         f"close other programs{more}")
+        yield "spread", (f"times scatter by {spread:.0%} about the median: another program uses the {user} or the "
+                         f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
         yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
                            "between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        cause = "" if engine == "reference" else ": the engine's wake-up (50 to 260 ms), most likely"
-        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{cause}; not counted"
-    if not cell.settings.original:
-        yield from warnings_about_rounds(cell)
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
 
-def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
+def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
+    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as "
-                         "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
-    levels = bimodality(cell.samples, cell.tick_ns)
+        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
+                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
-                          f"near {levels[1] / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
-                          "--rounds average it")
+        cause = "" if engine == "reference" else "an engine's clock that switches, or "
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
+                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
                         "differences; close other programs, or try more --rounds and --iters")
     base = cell.baseline
     if base and "ci95" in cell.ratio and "ci95" in base.ms:
-        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
+        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low if low else math.inf
         if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
             yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
-                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, which "
-                            "is taken round by round, or try more --rounds")
+                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, "
+                            "which is taken round by round, or try more --rounds")
 
 
 def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
-    chip, ms, tops = chip_of(system), cell.ms["median"], float(cell.tops or 0)
-    look = "look at its check, and try --verify 4" if cell.settings.verifies else "measure it with --verify 4 and random input"
-    if ms < chip.dispatch_ms:
-        yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
+    """Yield warnings about figures that an engine of this chip cannot have. Unknown chips have the least floor."""
+    chip, settings, tops = chip_of(system), cell.settings, float(cell.tops or 0)
+    look = "compare its outputs with random --input and --verify 4"
+    if settings.original:
+        look = "measure without --original, so that outputs are compared"
+    elif settings.verifies:
+        look = f"compare more pixels with --verify {4 * settings.verify}"
+    if cell.ms["median"] < chip.dispatch_ms:
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
+                        f"do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
-        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do less "
-                       f"than it should; {look}")
+        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
+                       f"less than it should; {look}")
 
 
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
@@ -3297,7 +3308,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
+    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3315,6 +3326,7 @@ class Check(NamedTuple):
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
 NOT_NEEDED = "a run can do without it"
+APPLE_SILICON = "use a Mac with Apple silicon"
 
 
 def checks() -> list[Check]:
@@ -3325,15 +3337,15 @@ def checks() -> list[Check]:
     return [
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
-        Check("Rosetta", check_rosetta, needed=True, first=True),
-        Check("architecture", check_architecture, needed=True, first=True),
-        *(Check(f"library {name}", functools.partial(check_library, name), name != "IOKit") for name in LIBRARIES),
-        Check("functions", check_functions, needed=True),
+        Check("processor", check_processor, needed=True, first=True),
+        *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
+        Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed) for name, needed in classes.items()),
+        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
+          for name, needed in classes.items()),
         *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *SYSTEM_VALUES, *DEVICE_VALUES)),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
         Check("temporary directory", check_temporary_directory),
         Check("memory", check_memory),
         *(Check(name, functools.partial(check_condition, fact, codes)) for name, fact, codes in (
@@ -3347,59 +3359,53 @@ def require_engine(probe: Probe) -> None:
     for check in checks():
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
-            raise Unavailable(f"{finding.value}; {finding.advice}")
+            raise Unavailable("; ".join(filter(None, finding[1:])))
 
 
 def check_standin(probe: Probe) -> Finding:
     """Check that this Python has ctypes, and that a library that the environment names can be opened."""
-    if not probe.standin:
-        return Finding("ok", "none: Apple's libraries are used" if probe.libraries else "")
     try:
-        probe.libraries.open("libobjc")
+        if probe.libraries and probe.standin:
+            probe.libraries.open("libobjc")
     except Unavailable as error:
-        return Finding("FAIL", f"{STANDIN_VARIABLE} names {probe.standin}, which cannot be opened ({error})",
+        if CTYPES_PROBLEM:
+            return Finding("FAIL", str(error))
+        return Finding("FAIL", f"the library that {STANDIN_VARIABLE} names {str(error).partition('libobjc ')[2]}",
                        f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
-    return Finding("ok", probe.standin)
+    return Finding("ok", probe.standin or "none: Apple's libraries are used")
 
 
 def check_platform(probe: Probe) -> Finding:
     """Check for macOS, which alone has the engine's libraries."""
     if probe.standin or sys.platform == "darwin":
         return Finding("ok", "stand-in library" if probe.standin else "macOS")
-    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only",
-                   "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", APPLE_SILICON)
 
 
-def check_rosetta(probe: Probe) -> Finding:
-    """Check that this Python is not translated: it would find the libraries, and no engine."""
-    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
-        return Finding("ok", "not translated")
-    return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
-                   f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
-
-
-def check_architecture(probe: Probe) -> Finding:
-    """Check for Apple silicon, which alone has the engine."""
+def check_processor(probe: Probe) -> Finding:
+    """Check for Apple silicon, which alone has the engine. A Python that Rosetta translates does not find it there."""
     machine = os.uname().machine
+    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) == 1:
+        return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
+                       f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine",
-                   "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
-def check_library(name: str, probe: Probe) -> Finding:
-    """Check that a library opens."""
-    try:
-        probe.libraries.open(name)
-    except Unavailable as error:
-        return Finding("note", str(error), NOT_NEEDED) if name == "IOKit" else Finding("FAIL", str(error), MISSING_ADVICE)
-    return Finding("ok", probe.standin or LIBRARIES[name])
+def check_system_value(name: str, probe: Probe) -> Finding:
+    """Look up a fact of the machine that no framework is needed for."""
+    return known(probe.libraries.system_value(*SYSTEM_VALUES[name]))
 
 
-def check_functions(probe: Probe) -> Finding:
-    """Check that the libraries have every C function and constant that a run needs."""
+def check_libraries(probe: Probe) -> Finding:
+    """Check that the libraries open, and have every C function and constant that a run needs."""
     assert probe.engine
-    return Finding("ok", "all C functions and constants found")
+    try:
+        probe.libraries.open("IOKit")
+    except Unavailable as error:
+        return Finding("note", str(error), NOT_NEEDED)
+    return Finding("ok", f"{', '.join(LIBRARIES)}, with all functions and constants")
 
 
 def check_virtual_machine(probe: Probe) -> Finding:
@@ -3414,7 +3420,8 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     """Check that a class exists."""
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
-    value = f"{probe.engine.runtime.macos_version()} has no class {name}"
+    methods = ", ".join(method.selector for method in METHODS if method.class_name == name)
+    value = f"{probe.engine.runtime.macos_version()} has no class {name}; its methods are left out: {methods}"
     return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
@@ -3422,7 +3429,7 @@ def check_method(method: Method, probe: Probe) -> Finding:
     """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
     runtime = probe.engine.runtime
     if not runtime.find_class(method.class_name):
-        return Finding("skip", f"class {method.class_name} is missing")
+        return Finding("skip", "")
     encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
     if encoding and method.matches(encoding):
         return Finding("ok", encoding)
@@ -3436,20 +3443,28 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    if found:
-        return Finding("ok", "present")
-    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", "use a Mac with Apple silicon")
+    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
+                                                          APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
     """Look up a fact that the record holds if it is known."""
-    value = probe.system.get(name)
+    return known(probe.system.get(name))
+
+
+def known(value: Any) -> Finding:
+    """Return the finding of a fact; None if it is unknown."""
     return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
+
+
+def largest_room() -> int:
+    """Return the bytes on the startup disk that a default run takes at most."""
+    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
 
 
 def check_temporary_directory(probe: Probe) -> Finding:
     """Check that programs can be written to the directory in which the framework looks for them."""
-    path = probe.engine.temporary_directory()
+    path, needed = probe.engine.temporary_directory(), largest_room()
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
         os.mkdir(aside, 0o700)
@@ -3458,18 +3473,18 @@ def check_temporary_directory(probe: Probe) -> Finding:
     except OSError as error:
         other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
         return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
-    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
-    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
+    value = f"{path}, {amount(free)} free, of which a run takes up to {amount(needed)}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
 
 def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
-    size = probe.system.get("memory_bytes", 0)
-    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
-    if size >= needed:
-        return Finding("ok", f"{size >> 20} MiB")
-    return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
+    size = probe.system.get("memory_bytes")
+    if size is None:
+        return known(None)
+    if size >= 4 * largest_room():
+        return Finding("ok", amount(size))
+    return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
@@ -4235,7 +4250,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def configs_of(given: Any, engine: str) -> list[Config]:
     """Return configurations as Configs; those of the engine's defaults if none are given."""
     if given is None:
-        return list(DEFAULT_CONFIGS[engine, 1])
+        return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
@@ -4333,10 +4348,11 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
                 or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
         if worker.unpurged and not run.settings.original:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}), so they may stay in the system's cache")
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
         if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
-                               f"{worker.problem}")
+                               f"{worker.problem}; if later programs fail to load, restart the Mac")
         culprits = [worker.at_work] if worker.at_work in left else left
         problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
         for variant in left if worker.hung else culprits:
@@ -4414,10 +4430,10 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
-CHECK_S = 30.0  # seconds that a check may take
+DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
 TEST_CONFIG = Config(64, 64, 2)
 TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
 REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
@@ -4431,29 +4447,33 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
     called before work that may take long.
     """
     standin, every = standin_library(), checks()
-    count, failures = 0, 0
-    while count < len(every):
+    found: list[Finding] = []
+    well = True
+    while len(found) < len(every):
         try:
-            with Worker(["examine", standin, count], min(CHECK_S, seconds)) as worker:
+            with Worker(["examine", standin, len(found)], seconds) as worker:
                 for message in worker.messages():
-                    if message["kind"] == "check" and count < len(every):
-                        finding = Finding(message["state"], message["value"], message["advice"])
-                        tell(every[count].name, finding)
-                        failures += finding.state == "FAIL"
-                        count += 1
+                    if message["kind"] == "check" and len(found) < len(every):
+                        found.append(Finding(message["state"], message["value"], message["advice"]))
+                        if found[-1].state != "skip":
+                            tell(every[len(found) - 1].name, found[-1])
             break
         except StageError as error:
-            name = every[count].name if count < len(every) else "end of the checks"
-            tell(name, Finding("FAIL", str(error), REPORT_ADVICE))
-            failures += 1
-            count = len(every) if error.stage == "start" else min(count + 1, len(every))
-    if failures and count < len(every) or any(check.needed for check in every[count:]):
-        skipped = [*(check.name for check in every[count:]), "program"]
-        names = f"{', '.join(skipped[:4])} and {max(0, len(skipped) - 4)} more"
-        tell("left out", Finding("skip", f"{names}: a check above must pass first"))
+            finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
+            if error.stage == "start" or len(found) == len(every):
+                tell("worker", finding)
+                break
+            tell(every[len(found)].name, finding)
+            found.append(finding)
+            if every[len(found) - 1].first:
+                break
+    left = [check.name for check in every[len(found):]]
+    if left or any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found)):
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return test_programs(standin, tell, seconds) and not failures
+    return test_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
 
 
 def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
@@ -4471,11 +4491,12 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], 
     except Unavailable as error:
         tell("program", Finding("FAIL", str(error), REPORT_ADVICE))
     for cell in run.cells:
-        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else cell.failure
+        reason = re.sub("; try [^;]*", "", cell.failure)  # options of run
+        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else reason
         tell(f"program {cell.name}", Finding("ok", value) if cell.ok else Finding("FAIL", value, REPORT_ADVICE))
     for warning in run.warnings:
         if warning["code"] == "cache":
-            tell("cache", Finding("note", warning["message"], "macOS clears it in time; restarting the Mac helps"))
+            tell("cache", Finding("note", warning["message"]))
     return bool(run.cells) and run.ok
 
 
@@ -4494,13 +4515,14 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
     """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and fewer decimals or a power of ten if it would be too long."""
+    and as many as there is room for if it would be too long, as a power of ten if need be."""
     if value is None:
         return ""
-    small = value and not float(f"{value:.{decimals}f}")
-    places = [2 - math.floor(math.log10(abs(value)))] if small else range(decimals, -1, -1)
-    forms = [f"{value:.{number}f}" for number in places]
-    forms += [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{number}e}") for number in (2, 1, 0)]
+    powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
+    forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
+    if value and not float(forms[0]):
+        most = 2 - math.floor(math.log10(abs(value)))
+        forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
 
 
@@ -4568,10 +4590,21 @@ def grouped_warnings(run: Run) -> list[str]:
         groups.setdefault(warning["code"], []).append(warning["message"])
     lines = []
     for code, found in groups.items():
-        others = list(dict.fromkeys(message.split(": ")[0] for message in found[1:]))
-        more = f", and {len(others) - 6} more" if len(others) > 6 else ""
-        lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+        others = names_of_cells(run, [message.split(": ")[0] for message in found])
+        lines.append(f"warning ({code}) {found[0]}" + (f" ({others})" if others else ""))
     return lines
+
+
+def names_of_cells(run: Run, names: Sequence[str]) -> str:
+    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
+        return f"and all {len(run.cells) - 1} other cells"
+    cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names[1:]):
+        variant, config = cells.get(name, ("", name))
+        groups.setdefault(config, []).append(variant)
+    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
 
 
 def remarks(run: Run) -> list[str]:
@@ -4733,7 +4766,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     if len(intervals) == len(pairs) and not faster and not slower:
         return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
     spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+    return f"{name} is {statistics.geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
 
 
 # Notes below a table.
@@ -5096,7 +5129,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
                          f"over {len(speeds)} cells)")
     return lines
 
@@ -5487,6 +5520,7 @@ WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain 
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
              "repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
+SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -5569,10 +5603,10 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
     if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
+        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
     found = []
     for kernel in kernels:
-        first = DEFAULT_CONFIGS[engine, kernel][0]
+        first = DEFAULTS[engine, kernel][0]
         values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
         found += list(itertools.starmap(Config, itertools.product(*values)))
     return found
@@ -5651,70 +5685,83 @@ def fit_terminal(text: str, stream: TextIO) -> str:
 
 class Progress:
     """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
-    configuration, and at most every ten seconds."""
+    configuration, and at most every ten seconds.
+
+    The end is expected anew when a round or a configuration is over, and at no other time.
+    """
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
         self._live = terminal_columns(stream) is not None and os.environ.get("TERM") != "dumb"
-        self._began = self._config_began = self._stage_began = self._rounds_began = clock()
         self._printed = -math.inf
-        self._finish: Optional[float] = None
-        self._tail_s: Optional[float] = None
-        self._number, self._config, self._step, self._limit = 1, "", "start", 0.0
+        self._began = self._config_began = self._stage_began = clock()
+        self._rounds_began: Optional[float] = None
+        self._rounds_ended: Optional[float] = None
+        self._tail_s: Optional[float] = None  # the last configuration's verification and unloading
+        self._end: Optional[float] = None
+        self._number, self._config, self._step, self._limit = 0, "", "", 0.0
 
     def __call__(self, message: Message) -> None:
         now = self._clock()
         if message["kind"] == "wait":
-            self.clear()
             print_error(f"waiting for another run on this machine to end (it holds the lock on {message['path']})")
         elif message["kind"] == "configuration":
-            self._learn_configuration(now)
-            self._number, self._config = message["number"], Config.parse(message["config"]).label()
-            self._config_began = self._stage_began = now
-            self._step, self._limit, self._printed = "start", self._run.settings.timeout, -math.inf
+            self._note_configuration(message, now)
         elif message["kind"] == "stage":
             self._note_stage(message, now)
-        if self._stream and (self._live or now - self._printed >= PLAIN_S) and self._config:
+        if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            line = self._line(now)
-            self._write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+            self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+
+    def _note_configuration(self, message: Message, now: float) -> None:
+        """Note the next configuration; those that are done tell how long the others will take."""
+        if self._rounds_ended:
+            self._tail_s = now - self._rounds_ended
+        if self._number:
+            self._end = now + (now - self._began) / self._number * (len(self._run.configs) - self._number)
+        self._number, self._config = message["number"], Config.parse(message["config"]).label()
+        self._step, self._limit = "start", self._run.settings.timeout
+        self._config_began = self._stage_began = now
+        self._rounds_began = self._rounds_ended = None
+        self._printed = -math.inf
 
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
-        label = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{label} {message['stage']}".strip()
+        labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
+        step = f"{labels} {message['stage']}".strip()
         if "number" in message:
-            step = f"{label} round {message['number']} of {message['of']}"
-            done = message["number"] - 1
-            if not done:
-                self._rounds_began = now
-            else:
-                tail = self._tail_s if self._tail_s is not None else self._rounds_began - self._config_began
-                rest = (now - self._rounds_began) / done * (message["of"] - done) + tail
-                each = now - self._config_began + rest
-                if self._number > 1:
-                    each = (self._config_began - self._began) / (self._number - 1)
-                self._finish = now + rest + each * (len(self._run.configs) - self._number)
+            step = f"{labels} round {message['number']} of {message['of']}"
+            self._note_round(message["number"] - 1, message["of"], now)
+        elif self._rounds_began and not self._rounds_ended:
+            self._rounds_ended = now
         if step != self._step:
-            self._stage_began = now
-        self._step, self._limit = step, message["limit"] + self._run.settings.timeout
+            self._step, self._stage_began = step, now
+        self._limit = message["limit"] + self._run.settings.timeout
 
-    def _learn_configuration(self, now: float) -> None:
-        """Learn from a configuration that is done how long the others will take."""
-        done = self._number if self._config else 0
-        if done:
-            self._tail_s = now - self._stage_began
-            self._finish = now + (now - self._began) / done * (len(self._run.configs) - done)
+    def _note_round(self, done: int, count: int, now: float) -> None:
+        """Expect the end after so many rounds of a configuration were done. The first configuration's verification and
+        unloading are taken to last as long as its compiling and loading, and the others as long as those before."""
+        if not done or self._rounds_began is None:
+            self._rounds_began, self._rounds_ended = now, None
+            return
+        tail = self._rounds_began - self._config_began if self._tail_s is None else self._tail_s
+        rest = (now - self._rounds_began) / done * (count - done) + tail
+        each = now - self._config_began + rest
+        if self._number > 1:
+            each = (self._config_began - self._began) / (self._number - 1)
+        self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line: where the run is, how long the stage has lasted, and as the last to be cut the time left."""
-        stage_s = now - self._stage_began
-        lasting = f", {clock_time(stage_s)} of at most {clock_time(self._limit)}" if stage_s >= 2 else ""
-        place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
-        times = f", {clock_time(now - self._began)} elapsed"
-        left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
-        room = (terminal_columns(self._stream) or 200) - 1 - len(left)
-        return (place + times)[:max(0, room)] + left
+        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        lasting = now - self._stage_began
+        parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
+                 f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
+                 f", {clock_time(now - self._began)} elapsed"]
+        left = "" if self._end is None else f", {clock_time(max(0.0, self._end - now))} left"
+        room = (terminal_columns(self._stream) or sys.maxsize) - 1 - len(left)
+        while len(parts) > 1 and len("".join(parts)) > room:
+            parts.pop()
+        return ("".join(parts)[:max(0, room)] + left)[:room + len(left)]
 
     def clear(self) -> None:
         """Clear the live line."""
@@ -5739,25 +5786,39 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.save is not None:
         check_save(options.save)
     progress = Progress(found, None if options.quiet else sys.stderr)
-    columns, unsaved = terminal_columns(sys.stdout) or DEFAULT_COLUMNS, False
+    shown, printed, unsaved = Table(found, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
+
+    def print_rows() -> None:
+        """Print the rows of configurations that have not been printed."""
+        nonlocal printed
+        for _, cells in found.results[printed:] if options.format == "table" else ():
+            write_stdout(("" if printed else shown.head()) + shown.rows(cells))
+            printed += 1
+
     try:
-        for cells in measured(found, progress):
+        for _ in measured(found, progress):
             progress.clear()
             unsaved = bool(options.save) and not saved(found, options.save)
-            if options.format == "table":
-                shown = Table(found, columns)
-                write_stdout((shown.head() if len(found.results) == 1 else "") + shown.rows(cells))
-    except (KeyboardInterrupt, Terminated):
+            print_rows()
+    except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
-        if found.cells:
-            finish_report(found, options)
-        if options.save and found.cells and not unsaved:
-            print_error(f"{coverage(found)} are in {options.save}")
-        raise
+        if not found.cells:
+            return broken_off(stop)
+        print_rows()
+        finish_report(found, options)
+        place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
+        return broken_off(stop, f": {len(found.results)} of {len(found.configs)} configurations {place}")
     finally:
         progress.clear()
     finish_report(found, options)
     return 0 if found.ok and not unsaved else 1
+
+
+def broken_off(stop: BaseException, result: str = "") -> int:
+    """Print the last line of a command that a signal broke off, and return its exit code."""
+    number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
+    print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
+    return 128 + number
 
 
 def finish_report(run: Run, options: argparse.Namespace) -> None:
@@ -5811,7 +5872,7 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Show what this machine has, check by check, and what to do about each that fails."""
     found: list[dict[str, str]] = []
-    timeout = Settings().timeout if options.timeout is None else Settings(timeout=options.timeout).check().timeout
+    seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
     def tell(name: str, finding: Finding) -> None:
         found.append({"name": name, **finding._asdict()})
@@ -5823,22 +5884,24 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     def begin(text: str) -> None:
         if options.format == "table":
             write_stdout(f"      {text}\n")
+        else:
+            print_error(text)
 
-    well = run_checks(tell, begin, timeout)
+    well = run_checks(tell, begin, seconds)
     failed = [check for check in found if check["state"] == "FAIL"]
+    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     if options.format == "json":
         report = {"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}
         write_stdout(json.dumps(report, indent=1) + "\n")
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
-        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor**: {len(failed)} checks failed\n\n"
+        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
                      + markdown_table(["State", "Check", "Found", "What to do"], rows))
     elif well:
         write_stdout(f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n")
     else:
-        count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
-        write_stdout(f"\n{count}:\n" + "".join(map(doctor_line, failed))
-                     + f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n")
+        ask = f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n" if failed[0]["name"] != "stand-in" else ""
+        write_stdout(f"\n{count}:\n{''.join(map(doctor_line, failed))}{ask}")
     return 0 if well else 3
 
 
@@ -5996,12 +6059,8 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except MemoryError:
         print_error("out of memory; ask for less, or close other programs")
         return unwritten
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return 130
-    except Terminated as stop:
-        print_error("terminated")
-        return 128 + stop.signal
+    except (KeyboardInterrupt, Terminated) as stop:
+        return broken_off(stop)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
 

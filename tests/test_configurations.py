@@ -4,7 +4,7 @@ import copy
 import pickle
 import unittest
 
-from ane_bench import DEFAULT_CONFIGS, DEFAULTS_BY_KERNEL, VARIANTS, Config, UsageError
+from ane_bench import DEFAULT_CONFIGS, DEFAULTS, VARIANTS, Config, UsageError
 
 
 class ConfigTest(unittest.TestCase):
@@ -15,8 +15,8 @@ class ConfigTest(unittest.TestCase):
         self.assertEqual(names, ["512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"])
 
     def test_defaults_by_kernel(self) -> None:
-        self.assertEqual(DEFAULTS_BY_KERNEL[1], DEFAULT_CONFIGS)
-        self.assertEqual([config.name for config in DEFAULTS_BY_KERNEL[3]], ["256x64x32k3", "512x32x16k3"])
+        self.assertEqual(DEFAULTS["ane", 1], DEFAULT_CONFIGS)
+        self.assertEqual([config.name for config in DEFAULTS["ane", 3]], ["256x64x32k3", "512x32x16k3"])
 
     def test_operations_and_weights(self) -> None:
         config = Config.parse("512x64x128")

@@ -190,6 +190,7 @@ class DoctorTest(support.StandinCase):
         self.assertEqual(self.failed(found), [AFTER_CHECKS])
         self.assertIn(KILLED, found[AFTER_CHECKS].value)
 
+    @support.long_test
     def test_a_library_that_ends_the_process(self) -> None:
         done = self.run_standin("doctor", FAULT="rubbish that the stand-in refuses")
         self.assertEqual(done.code, NOT_WELL)

@@ -104,6 +104,23 @@ class FormsTest(support.StandinCase):
         self.assert_runs(command, **homes)
 
 
+class TestsTest(unittest.TestCase):
+    """`python3 -m unittest` says in the end what it left out, and why."""
+
+    def test_without_a_compiler_and_without_the_long_tests(self) -> None:
+        environment = {**os.environ, "PATH": "/nowhere", "ANE_BENCH_TESTS": ""}
+        chosen = ["-k", "DoctorTest.test_all_is_well", "-k", "FormsTest", "-k", "test_the_version"]
+        done = subprocess.run([sys.executable, "-m", "unittest", *chosen], cwd=support.ROOT, env=environment,
+                              capture_output=True, encoding="utf-8", check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        results, told = done.stderr.split("Left out:\n")
+        self.assertRegex(results, r"\nRan [89] tests in .*\n\nOK \(skipped=8\)\n$")
+        self.assertIn("  1 test: long; ANE_BENCH_TESTS=all runs it (FormsTest.test_pipx)\n", told)
+        compiler = "the command line tools" if sys.platform == "darwin" else "gcc"
+        self.assertRegex(told, f"  7 tests: there is no .* install .*{compiler}.*\\(DoctorTest.test_all_is_well, ")
+        self.assertIn("  9,000 of 10,000 damaged inputs of each kind: long; ANE_BENCH_TESTS=all runs them\n", told)
+
+
 class ImportTest(unittest.TestCase):
     """What an import costs others."""
 
