@@ -2046,7 +2046,7 @@ class _LoadedModel:
         path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
         self._begin("files")
         if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
-            raise StageError(self._stage, f"{path!r} as model directory: expected {identifier} in {temporary!r}")
+            raise StageError(self._stage, f"{path!r}: expected a directory {identifier}, not a link, in {temporary!r}")
         existed = os.path.lexists(path)
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
@@ -2473,6 +2473,9 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
+    running = [trial for trial in running if trial.cell.ok]
+    if not running:
+        return
     names = ",".join(trial.cell.variant for trial in running)
     paces = sum(trial.pace_s for trial in running)
     if count is not None:
@@ -2481,8 +2484,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
             events.turn(trial.cell.variant)
             with trial.guarded(events):
                 warm_up_slice(engine, trial, count - 1)
-        return
-    if running:
+    else:
         events.stage("warm-up", names, LONGEST_WARMUP_S + HANG_FACTOR * 2 * paces)
         warm_up_until_steady(engine, running, events)
 
