@@ -2043,7 +2043,7 @@ class _LoadedModel:
         path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
         self._begin("files")
         if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
-            raise StageError(self._stage, f"{path!r} as model directory: expected {identifier} in {temporary!r}")
+            raise StageError(self._stage, f"{path!r}: expected a directory {identifier}, not a link, in {temporary!r}")
         existed = os.path.lexists(path)
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
@@ -2486,6 +2486,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
+    running = [trial for trial in running if trial.runs]
     paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
         limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
