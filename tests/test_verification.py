@@ -291,7 +291,7 @@ CLAIMS_3X3 = (
     Claim(1.0, "unquantized", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(0.9, "transposed,border", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(0.9, "one transposed", "int8", "unknown", 2, "64x16x8k3", "128x16x16k3,512x16x16k3"),
-    Claim(0.9, "scaled,shrunk", "int8", "unknown", 2, "64x16x8k3", "256x16x8k3"),
+    Claim(0.75, "scaled,shrunk", "int8", "unknown", 2, "64x16x8k3", "256x16x8k3"),
     Claim(1.0, "8 dead", "fp16,int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
 )
 
