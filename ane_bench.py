@@ -2562,19 +2562,18 @@ def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[flo
 
 
 def observed_tick_ns(engine: Engine) -> float:
-    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
+    """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
     steps: list[int] = []
     last, until = engine.now(), time.monotonic() + 0.1
-    while len(steps) < 5 and time.monotonic() < until:
+    while len(steps) < 10 and time.monotonic() < until:
         mark = engine.now()
-        if mark > last:
-            steps.append(mark - last)
+        steps += [mark - last] if mark > last else []
         last = mark
-    return min(steps, default=1) * engine.tick_ns
+    return math.gcd(*steps) * engine.tick_ns if steps else engine.tick_ns
 
 
 def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Vectors one after the other."""
+    """Return the values of vectors, one vector after the other."""
     return [value for vector in vectors for value in vector]
 
 
