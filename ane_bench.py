@@ -2043,7 +2043,7 @@ class _LoadedModel:
         path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
         self._begin("files")
         if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
-            raise StageError(self._stage, f"{path!r} as model directory: expected {identifier} in {temporary!r}")
+            raise StageError(self._stage, f"{path!r}: expected a directory {identifier}, not a link, in {temporary!r}")
         existed = os.path.lexists(path)
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
@@ -2497,6 +2497,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
+    running = [trial for trial in running if trial.runs]
     paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
         limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
@@ -2572,19 +2573,18 @@ def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[flo
 
 
 def observed_tick_ns(engine: Engine) -> float:
-    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
+    """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
     steps: list[int] = []
     last, until = engine.now(), time.monotonic() + 0.1
-    while len(steps) < 5 and time.monotonic() < until:
+    while len(steps) < 10 and time.monotonic() < until:
         mark = engine.now()
-        if mark > last:
-            steps.append(mark - last)
+        steps += [mark - last] if mark > last else []
         last = mark
-    return min(steps, default=1) * engine.tick_ns
+    return math.gcd(*steps) * engine.tick_ns if steps else engine.tick_ns
 
 
 def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Vectors one after the other."""
+    """Return the values of vectors, one vector after the other."""
     return [value for vector in vectors for value in vector]
 
 
@@ -2793,7 +2793,7 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[floa
 # more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
 # with as many channels. Sums in fp16 lose more if they have more terms.
 LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
-          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.0075, 512)}
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.009, 512)}
 MAX_RELATIVE_L2 = 1.2
 MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
@@ -2976,8 +2976,8 @@ def verification_limits(count: int, config: Config, activations: str) -> tuple[f
     """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
     relative, slope, channels = LIMITS[activations, config.kernel]
     depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
-    few = 16 / count if config.kernel == 3 else 4 / count
-    return min(MAX_RELATIVE_L2, relative * depth * (1 + few) * terms), slope * depth * (1 + 16 / count)
+    few, fewer = (4, 16) if config.kernel == 1 else (16, 32)  # values scatter more if they are few
+    return min(MAX_RELATIVE_L2, relative * depth * (1 + few / count) * terms), slope * depth * (1 + fewer / count)
 
 
 def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
@@ -4624,8 +4624,8 @@ def remarks(run: Run) -> list[str]:
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. A line has 80 letters with
-# names of up to 29; beside shorter ones TOPS takes two more, for three digits of small rates.
+# The table. Headings and their order are the original's, with intervals and the check added. Lines have up to 80 letters,
+# 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
     """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
@@ -4660,8 +4660,8 @@ class Table:
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
         self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
-        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
-        self.width = max([NARROWEST_LABEL, *map(len, names)])
+        longest = max([len(self.label(config, variant)) for config in run.configs for variant in run.variants], default=0)
+        self.width = max(NARROWEST_LABEL, min(longest, columns - sum(column.width for column in COLUMNS)))
         for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
             if self._spare(columns) < 0:
                 self.columns = [column for column in self.columns if column.field != field]
@@ -4679,6 +4679,8 @@ class Table:
     def common(self) -> list[str]:
         """Return a line about what all configurations of a sweep share; none for other runs."""
         same = [name for name in Config._fields if name not in self.dimensions]
+        if "kernel" in same and self.run.configs[0].kernel == 1:
+            same.remove("kernel")
         return [f"All: {self.run.configs[0].label(same)}"] if same else []
 
     def head(self) -> str:
@@ -4691,8 +4693,8 @@ class Table:
         return "\n".join([title, "", *(f"{line}\n" for line in self.common()), heading, "-" * len(heading), ""])
 
     def rows(self, cells: Sequence[Cell]) -> str:
-        """Return the lines of one configuration, and a blank one. A cell that failed says why, below its figures if it
-        has any."""
+        """Return the lines of one configuration, and a blank one. A name that is too long has a line of its own; a cell
+        that failed says why, below its figures if it has any."""
         lines = []
         for cell in cells:
             label = self.label(cell.config, cell.variant)
@@ -4702,6 +4704,9 @@ class Table:
             line = f"{label:<30} {original_figures(cell)}"
             if not self.run.settings.original:
                 texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+                if len(label) > self.width:
+                    lines.append(label)
+                    label = ""
                 line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
             lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
@@ -4750,7 +4755,8 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
         stage = statistics.mode(cell.stage for cell in cells)
         reason = next(str(cell.error) for cell in cells if cell.stage == stage).split(";")[0]
         doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
-        return f"No cell of {len(cells)} is right {where}; most failed in stage {stage} ({reason}).{doctor}"
+        which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
+        return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
     best = max(right, key=lambda cell: cell.tops or 0)
     most = f"at most {figure(best.tops, 1)} TOPS"
     for variant in reversed(SPOKEN):
@@ -4762,15 +4768,16 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
 
 def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
-    name, base = SPOKEN[pairs[0].variant], VARIANTS[pairs[0].baseline.variant].label if pairs[0].baseline else ""
+    pairs = sorted(pairs, key=lambda cell: float(cell.ratio["value"]))
+    least, most = pairs[0], pairs[-1]
+    name, base = SPOKEN[least.variant], VARIANTS[least.baseline.variant].label if least.baseline else ""
     values = [cell.ratio["value"] for cell in pairs]
-    ends = values if len(pairs) > 1 else pairs[0].ratio.get("ci95", ())
-    spread = f"{min(ends):.2f}x to {max(ends):.2f}x " if ends else ""
-    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {pairs[0].config.label()}"
+    ends = values if len(pairs) > 1 else least.ratio.get("ci95", ())
+    spread = f"{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
+    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {least.config.label()}"
     intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
     faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
     if faster and slower:
-        least, most = (min(pairs, key=lambda cell: sign * cell.ratio["value"]) for sign in (1, -1))
         return (f"Whether {name} is faster than {base} {where} depends on the configuration: {faster} faster, {slower} "
                 f"slower, from {least.ratio['value']:.2f}x at {least.config.label()} to {most.ratio['value']:.2f}x at "
                 f"{most.config.label()}")
@@ -4819,17 +4826,14 @@ def marginal_notes(run: Run) -> list[str]:
     lines: dict[str, list[str]] = {}
     for cell in run.cells:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
-        if least is None:
+        if slow is None:
             continue
-        speed, cost = "a rate that cannot be told", "a fixed cost that cannot be told"
-        if slow:
-            speed = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})"
-        if least > 0:
-            cost = (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it "
-                    "computes")
+        text = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)}) and "
+        text += (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it computes"
+                 if least > 0 else "a fixed cost that cannot be told")
         shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
         lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
-            f"{VARIANTS[cell.variant].label} {speed} and {cost}")
+            f"{VARIANTS[cell.variant].label} {text}")
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
