@@ -4333,9 +4333,11 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     left = list(job.variants)
     while True:
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
-        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
         unverified = [variant for variant, cell in cells.items() if cell.ok and run.settings.verifies and not cell.verified]
         left = [variant for variant in left if variant not in cells or variant in unverified]
+        if left and not worker.problem:
+            worker.problem = f"the worker ended without a result: {worker.last_line()}"
+        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
         if worker.unpurged:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
                               f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
@@ -4362,7 +4364,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         with worker:
             for message in worker.messages():
                 if message["kind"] == "cell":
-                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    if "thermal_state" in message:
+                        run.system["thermal_state_after"] = message["thermal_state"]
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
                     run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
@@ -4372,8 +4375,6 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                 elif message["kind"] == "unavailable":
                     raise Unavailable(message["reason"])
                 notify(message)
-            if len(cells) < len(job.variants):
-                worker.problem = f"the worker ended without a result: {worker.last_line()}"
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
     except (Unavailable, UsageError) as error:
