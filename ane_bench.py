@@ -2162,7 +2162,7 @@ class _LoadedModel:
 
 def without_paths(text: str) -> str:
     """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
-    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+    for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
