@@ -2161,7 +2161,7 @@ class _LoadedModel:
 
 def without_paths(text: str) -> str:
     """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
-    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+    for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
@@ -4387,7 +4387,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         with worker:
             for message in worker.messages():
                 if message["kind"] == "cell":
-                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    if "thermal_state" in message:
+                        run.system["thermal_state_after"] = message["thermal_state"]
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
                     run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
