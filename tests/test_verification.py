@@ -359,6 +359,16 @@ class ClaimsTest(unittest.TestCase):
             self.assertIn("channels are left out or exchanged", problem or "")
 
 
+    def test_a_small_error_among_equal_values_is_seen(self) -> None:
+        """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding, on any chip."""
+        draw, config = random.Random(1).gauss, Config(512, 64, 128)
+        expected = [[draw(0, 1) for _ in range(512)] for _ in range(2)]
+        output = [[value + (0.1 if channel == 7 else 0) for channel, value in enumerate(vector)] for vector in expected]
+        references = {Arithmetic(): expected}
+        self.assertIsNone(ane_bench.judge(config, "int8", expected, references, False).problem)
+        problem = ane_bench.judge(config, "int8", output, references, False).problem
+        self.assertIn("1 of 512 channels differ", problem or "")
+
     def test_a_wrong_pixel_is_seen_among_right_ones(self) -> None:
         """Right pixels do not lessen what a wrong one weighs."""
         draw, config = random.Random(1).gauss, Config(512, 64, 128)
