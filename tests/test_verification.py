@@ -322,7 +322,7 @@ class ClaimsTest(unittest.TestCase):
         They differ in seeds, in pixels, and in the channels that the defect picks.
         """
         config = Config.parse(name)
-        large = config.weights >= 1 << 23
+        large = config.weights >= 1 << 21
         groups = 4 if large else 32 if ALL else 16
         draws = range(1 if defect in EVERYWHERE else 2 if large or not ALL else 4)
         seen: list[bool] = []
