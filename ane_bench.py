@@ -72,7 +72,7 @@ Options of run; those with a star also of emit
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 120)
+                             (default 30)
     --format table|markdown|json
 
 Options of show
@@ -130,7 +130,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import array
 import base64
-import bisect
 import cmath
 import codecs
 import contextlib
@@ -162,7 +161,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, eq, mul, sub
+from operator import add, attrgetter, eq, mul, sub
 from string import Formatter
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -177,7 +176,7 @@ __all__ = [
 # 1. Constants and errors
 #
 # Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
-# AneBenchError, UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
+# UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -244,7 +243,7 @@ def printable(text: str) -> str:
 # ======================================================================================================================
 # 2. Configurations
 #
-# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS.
+# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS, DEFAULTS.
 # ======================================================================================================================
 
 KERNELS = (1, 3)
@@ -278,7 +277,7 @@ class Config(_Shape):
         return config
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> "Config":
+    def _make(cls, iterable: Iterable[Any]) -> "Config":  # type: ignore[override]
         """Return a configuration of these numbers; `_replace` calls this, so it is checked too."""
         return cls(*iterable)
 
@@ -378,9 +377,9 @@ VARIANTS = {
     "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
 }
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-# By engine and kernel; for the engine with 1x1 convolutions those of the original.
-DEFAULT_CONFIGS = {
-    ("ane", 1): tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"))),
+DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
+DEFAULTS = {  # by engine and kernel; those of the original for the engine with 1x1 convolutions
+    ("ane", 1): DEFAULT_CONFIGS,
     ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
     ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
     ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
@@ -428,7 +427,7 @@ class Weights(NamedTuple):
     pool: Sequence[float]
     exponent: int
     starts: Sequence[Sequence[int]]
-    patterns: Sequence[Sequence[int]]
+    patterns: Sequence[tuple[int, ...]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
         """Yield the bytes of each layer, [output][input][row][column], as `fp16` or `int8` (then without the scale)."""
@@ -460,7 +459,7 @@ def chain_weights(config: Config, seed: int) -> Weights:
         signs = [draw() for _ in range(config.channels)]
         order = sorted(range(config.channels), key=keys.__getitem__)
         starts.append([turn if sign < 0.5 else turn + 2 * config.channels for turn, sign in zip(order, signs)])
-    patterns = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
+    patterns: list[tuple[int, ...]] = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
     return Weights(2 * row + [-value for value in 2 * row], exponent, starts, patterns)
 
 
@@ -486,14 +485,13 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
     """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
 
     That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
-    amplitude is searched for it, and rows are drawn until it is met within 0.5 %. Few channels may never meet it: then
-    the nearest is returned.
+    amplitude is searched, and rows are drawn, until it is within 0.1 %. With few channels the nearest must do.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
         row = flat_spectrum_row(length, draw)
         largest = LARGEST_FACTOR / max(map(abs, row))
-        for step in range(201, 100, -1):  # an odd number of steps: no value of 1 or 2 channels is halfway between integers
+        for step in range(201, 100, -1):  # of an odd number: no value of 1 or 2 channels is halfway between integers
             integers = dense_integers(row, largest * step / 201, draw)
             power = PATTERN_POWER * sum(map(mul, integers, integers))
             exponent = round(math.log(power, 4))
@@ -503,12 +501,12 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
     return best[1:]
 
 
-def draw_patterns(depth: int, draw: Callable[[], float]) -> list[Sequence[int]]:
+def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat. Their signs are drawn for each layer, so that the image does
-    not drift. Patterns commute, so a layer alone does not show a transposed kernel. The sign across the anti-diagonal is
-    the product of the horizontal and the vertical sign: no pattern is the transpose of another, and the signs stay
+    Antisymmetric neighbours leave the spectrum nearly flat. Signs are drawn for each layer, so that the image does not
+    drift. Patterns commute, so a transposed chain must differ as a whole. Therefore the sign across the anti-diagonal
+    is the product of the horizontal and the vertical sign: no pattern is the transpose of another, and signs stay
     pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
     """
     while True:
@@ -574,13 +572,15 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 def random_input(config: Config, seed: int) -> bytes:
     """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
 
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel begins
-    at its own place of one pool of such values.
+    With a kernel of 3 it is five eighths of that: such chains grow in places, and their reference does not clip.
+
+    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel
+    begins at its own place of one pool of such values.
     """
     draw = random.Random(seed).random
-    period, one = 8191, 1 << 16
+    period, one, size = 8191, 1 << 16, 1.0 if config.kernel == 1 else 0.625
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
-    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value / (one >> INPUT_EXPONENT)))) for value in sums]
+    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT)))) for value in sums]
     pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
@@ -616,8 +616,8 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
                       aligned: bool = True) -> bytearray:
     """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
-    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count 1,
-    type 1, its one size, data offset 0 (the data follow the record). The original does not align either: `aligned` False.
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
+    1, type 1, its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
     """
     stride = tensor_stride(size, aligned)
     blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
@@ -644,8 +644,8 @@ class Tensor(NamedTuple):
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
     """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
 
-    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero, bytes
-    after the last tensor.
+    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero,
+    bytes after the last tensor.
     """
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
@@ -668,7 +668,7 @@ def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`. Raises BlobError if the record does not describe data in the file."""
+    """Return the tensor whose record is at `offset`, or raise BlobError if that does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -687,7 +687,7 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
     """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
 
-    The data of the original's records follow them. Raises BlobError if the file does not hold `size` bytes of that type.
+    The original's records are followed by their data. Raises BlobError if the file does not hold `size` such bytes.
     """
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
@@ -703,7 +703,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, Weight, Operation, parse_mil, Program, build_program.
+# Used below: DIALECTS, Layer, MilProgram, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
@@ -712,136 +712,129 @@ DIALECTS = ("1.3", "1.0", "1.3-long")
 LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
 # Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
-# types in the form of the dialect. buildInfo is as in the original; nothing is known to read it.
+# types in the form of the dialect. buildInfo is the original's; nothing is known to read it.
 HEAD_LINES = (
     "program({version})",
-    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, {{"coremlc-version", "3505.4.1"}}, '
-    '{{"coremltools-component-milinternal", ""}}, {{"coremltools-version", "9.0"}}}})]',
+    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, '
+    '{{"coremlc-version", "3505.4.1"}}, {{"coremltools-component-milinternal", ""}}, '
+    '{{"coremltools-version", "9.0"}}}})]',
     "{{",
-    "    func main<{opset}>(tensor<fp16, [{shape}]> x) {{",
+    "    func main<{opset}>(tensor<fp16, [1, {channels}, {side}, {side}]> x) {{",
 )
-END_LINES = ("    }} -> ({output});", "}}")
+SETTINGS = (
+    '{string} c_pad_type = const()[name = {string}("c_pad_type"), val = {string}("{pad_type}")];',
+    'tensor<int32, [2]> c_strides = const()[name = {string}("c_strides"), val = tensor<int32, [2]>([1, 1])];',
+    'tensor<int32, [4]> c_pad = const()[name = {string}("c_pad"), '
+    "val = tensor<int32, [4]>([{pad}, {pad}, {pad}, {pad}])];",
+    'tensor<int32, [2]> c_dilations = const()[name = {string}("c_dilations"), val = tensor<int32, [2]>([1, 1])];',
+    '{int32} c_groups = const()[name = {string}("c_groups"), val = {int32}(1)];',
+)
+SCALES = (
+    '{fp16} q_scale = const()[name = {string}("q_scale"), val = {fp16}(0x1p{exponent})];',
+    '{string} q_dtype = const()[name = {string}("q_dtype"), val = {string}("int8")];',
+    '{fp16} dq_scale = const()[name = {string}("dq_scale"), val = {fp16}(0x1p{exponent})];',
+)
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
-CONSTANTS = {
-    "text": '{string} {name} = const()[name = {string}("{name}"), val = {string}("{text}")];',
-    "integer": '{int32} {name} = const()[name = {string}("{name}"), val = {int32}({integer})];',
-    "integers": 'tensor<int32, [{count}]> {name} = const()[name = {string}("{name}"), '
-                "val = tensor<int32, [{count}]>([{integers}])];",
-    "exponent": '{fp16} {name} = const()[name = {string}("{name}"), val = {fp16}(0x1p{exponent})];',
-}
 WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
-    "fp16": 'tensor<fp16, [{shape}]> {name} = const()[name = {string}("{name}"), '
-            f"val = tensor<fp16, [{{shape}}]>({BLOB_FILE})];",
-    "int8": 'tensor<fp16, [{shape}]> {name} = constexpr_affine_dequantize()[axis = {int32}(0), name = {string}("{name}"), '
-            f"quantized_data = tensor<int8, [{{shape}}]>({BLOB_FILE}), scale = {{fp16}}(0x1p{{exponent}}), "
-            "zero_point = {int8}(0)];",
+    "fp16": 'tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = const()[name = {string}("{name}"), '
+            f"val = tensor<fp16, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE})];",
+    "int8": "tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = constexpr_affine_dequantize()["
+            'axis = {int32}(0), name = {string}("{name}"), '
+            f"quantized_data = tensor<int8, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE}), "
+            "scale = {fp16}(0x1p{exponent}), zero_point = {int8}(0)];",
 }
-OPERATIONS = {
-    "conv": "tensor<fp16, [{shape}]> {name} = conv(dilations = {dilations}, groups = {groups}, pad = {pad}, "
-            'pad_type = {pad_type}, strides = {strides}, weight = {weight}, x = {x})[name = {string}("{name}")];',
-    "quantize": "tensor<int8, [{shape}]> {name} = quantize(input = {x}, output_dtype = {output_dtype}, scale = {scale})"
-                '[name = {string}("{name}")];',
-    "dequantize": 'tensor<fp16, [{shape}]> {name} = dequantize(input = {x}, scale = {scale})[name = {string}("{name}")];',
-}
-STATEMENTS = {**CONSTANTS, **WEIGHTS, **OPERATIONS}
-INDENT = " " * 8
+CONVOLUTION = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, "
+               "groups = c_groups, pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
+               '[name = {string}("{name}")];')
+QUANTIZE = ("tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
+            'scale = q_scale)[name = {string}("{name}")];')
+DEQUANTIZE = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
+              '[name = {string}("{name}")];')
+END_LINES = ("    }} -> ({x});", "}}")
 
-# The forms of fields that are not names, for the reader. Scales are powers of two, and 128 of them are in fp16's range.
-FIELD_FORMS = {
-    "opset": "ios1[678]", "shape": "[1-9][0-9]{0,8}(?:, [1-9][0-9]{0,8}){3}", "offset": "[0-9]{1,20}", "count": "[24]",
-    "text": "[a-z0-9]+", "integer": "[0-9]", "integers": "[0-9](?:, [0-9]){1,3}",
-    "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]",
-}
-NAME = "[A-Za-z_][A-Za-z0-9_]*"
+# The forms of fields, for the reader; all others are names. Scales are powers of two of which fp16 holds 128.
+FIELD_FORMS = {"opset": "ios1[678]", "channels": "[1-9][0-9]{0,8}", "side": "[1-9][0-9]{0,8}", "offset": "[0-9]{1,20}",
+               "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
+NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
-def fixed_fields(dialect: str) -> dict[str, str]:
-    """Return the fields that a dialect decides: its version, and scalar types as `fp16` or long as `tensor<fp16, []>`."""
+def indented(form: str) -> str:
+    """Return the form of a line with its indentation; those of head and end have their own."""
+    return form if form in HEAD_LINES + END_LINES else " " * 8 + form
+
+
+def fixed_fields(dialect: str, kernel: int) -> dict[str, str]:
+    """Return the fields that dialect and kernel decide; scalar types are such as `fp16`, or long `tensor<fp16, []>`."""
     form = "{}" if dialect == "1.3" else "tensor<{}, []>"
     scalars = {name: form.format(name) for name in ("string", "fp16", "int32", "int8", "uint64")}
-    return {"version": dialect[:3], **scalars}
+    padding = {"pad_type": "valid" if kernel == 1 else "custom", "pad": str(kernel // 2)}
+    return {"version": dialect[:3], "kernel": str(kernel), **padding, **scalars}
 
 
 class MilWriter:
-    """Write a program of one function to a stream, one method for each kind of statement."""
+    """Write the program of a configuration to a stream, one method for each kind of statement."""
 
-    def __init__(self, stream: TextIO, dialect: str = "1.3") -> None:
+    def __init__(self, stream: TextIO, dialect: str, config: Config) -> None:
         self._stream = stream
-        self._fixed = fixed_fields(dialect)
+        self._fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial}
 
-    def begin(self, opset: str, shape: Sequence[int]) -> None:
-        """Write the program's head, and that of `main` with one fp16 input, `x`."""
-        for line in HEAD_LINES:
-            self._line(line, opset=opset, shape=shape)
+    def begin(self, opset: str) -> None:
+        """Write the program's head, that of `main` with one fp16 input, `x`, and the settings of convolutions."""
+        for form in (*HEAD_LINES, *SETTINGS):
+            self._line(form, opset=opset)
 
-    def end(self, output: str) -> None:
-        """Write the function's output and the end of the program."""
-        for line in END_LINES:
-            self._line(line, output=output)
+    def scales(self, exponent: int) -> None:
+        """Write the constants of quantize and dequantize, with a scale of 2**exponent."""
+        for form in SCALES:
+            self._line(form, exponent=f"{exponent:+d}")
 
-    def constant(self, kind: str, name: str, value: Any) -> None:
-        """Write a named `text`, `integer`, vector of `integers`, or fp16 of value 2**`exponent`."""
-        count = len(value) if kind == "integers" else 1
-        self._statement(kind, name, count=count, **{kind: f"{value:+d}" if kind == "exponent" else value})
-
-    def weight(self, name: str, data_type: str, shape: Sequence[int], offset: int, exponent: int) -> None:
+    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
         """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
-        self._statement(data_type, name, shape=shape, offset=offset, exponent=f"{exponent:+d}")
+        self._line(WEIGHTS[data_type], name=name, offset=offset, exponent=f"{exponent:+d}")
 
-    def convolution(self, name: str, shape: Sequence[int], weight: str, x: str, settings: Iterable[str]) -> None:
-        """Write a convolution; each setting names the constant `c_` and its own name."""
-        self._statement("conv", name, shape=shape, weight=weight, x=x, **{key: f"c_{key}" for key in settings})
+    def convolution(self, name: str, weight: str, x: str) -> None:
+        """Write a convolution."""
+        self._line(CONVOLUTION, name=name, weight=weight, x=x)
 
-    def quantize(self, name: str, shape: Sequence[int], x: str) -> None:
+    def quantize(self, name: str, x: str) -> None:
         """Write a quantization to int8."""
-        self._statement("quantize", name, shape=shape, x=x, output_dtype="q_dtype", scale="q_scale")
+        self._line(QUANTIZE, name=name, x=x)
 
-    def dequantize(self, name: str, shape: Sequence[int], x: str) -> None:
+    def dequantize(self, name: str, x: str) -> None:
         """Write a dequantization to fp16."""
-        self._statement("dequantize", name, shape=shape, x=x, scale="dq_scale")
+        self._line(DEQUANTIZE, name=name, x=x)
 
-    def _statement(self, kind: str, name: str, **fields: Any) -> None:
-        self._line(INDENT + STATEMENTS[kind], name=name, **fields)
+    def end(self, x: str) -> None:
+        """Write the function's output and the end of the program."""
+        for form in END_LINES:
+            self._line(form, x=x)
 
-    def _line(self, template: str, **fields: Any) -> None:
-        lists = {key: ", ".join(map(str, value)) for key, value in fields.items() if isinstance(value, list)}
-        self._stream.write(template.format(**self._fixed, **{**fields, **lists}) + "\n")
+    def _line(self, form: str, **fields: Any) -> None:
+        self._stream.write(indented(form).format(**self._fixed, **fields) + "\n")
 
 
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int, activation_exponent: int) -> str:
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
+              activation_exponent: int) -> str:
     """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
 
     All names are the original's.
     """
     stream = io.StringIO()
-    writer = MilWriter(stream, dialect)
-    shape = [1, config.channels, config.spatial, config.spatial]
-    weight_shape = [config.channels, config.channels, config.kernel, config.kernel]
-    settings = convolution_settings(config.kernel)
-    writer.begin(opset_of(dialect, variant), shape)
-    for name, (kind, value) in settings.items():
-        writer.constant(kind, f"c_{name}", value)
+    writer = MilWriter(stream, dialect, config)
+    writer.begin(opset_of(dialect, variant))
     if variant.activations == "int8":
-        writer.constant("exponent", "q_scale", -activation_exponent)
-        writer.constant("text", "q_dtype", "int8")
-        writer.constant("exponent", "dq_scale", -activation_exponent)
+        writer.scales(-activation_exponent)
     previous = "x"
     for layer in range(config.depth):
-        writer.weight(f"W{layer}", variant.weights, weight_shape, HEADER.size + layer * stride, -exponent)
-        writer.convolution(f"c{layer}", shape, f"W{layer}", previous, settings)
+        writer.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, -exponent)
+        writer.convolution(f"c{layer}", f"W{layer}", previous)
         previous = f"c{layer}"
         if variant.activations == "int8" and layer < config.depth - 1:
-            writer.quantize(f"q{layer}", shape, previous)
-            writer.dequantize(f"dq{layer}", shape, f"q{layer}")
+            writer.quantize(f"q{layer}", previous)
+            writer.dequantize(f"dq{layer}", f"q{layer}")
             previous = f"dq{layer}"
     writer.end(previous)
     return stream.getvalue()
-
-
-def convolution_settings(kernel: int) -> dict[str, tuple[str, Any]]:
-    """Return the kind and value of each constant that all convolutions name, in the original's order."""
-    return {"pad_type": ("text", "valid" if kernel == 1 else "custom"), "strides": ("integers", [1, 1]),
-            "pad": ("integers", [kernel // 2] * 4), "dilations": ("integers", [1, 1]), "groups": ("integer", [1])}
 
 
 def opset_of(dialect: str, variant: Variant) -> str:
@@ -849,177 +842,138 @@ def opset_of(dialect: str, variant: Variant) -> str:
     return "ios18" if dialect == "1.3" else variant.opset
 
 
-class Weight(NamedTuple):
-    """Weights that a text names: their type and place in the weight file; those in int8 are times 2**exponent."""
+class Layer(NamedTuple):
+    """A convolution: its line, and its weights' offset in the weight file; those in int8 are times 2**exponent."""
 
     line: int
-    data_type: str
-    shape: Sequence[int]
     offset: int
     exponent: int
 
 
-class Operation(NamedTuple):
-    """An operation on the activation before it: `conv` with a weight, `quantize` or `dequantize` with 2**exponent."""
-
-    line: int
-    name: str
-    kind: str
-    weight: Optional[Weight]
-    exponent: int
-
-
 class MilProgram(NamedTuple):
-    """A program as its text has it: dialect, configuration, and the chain of operations from `x` to the output."""
+    """A program as its text has it. In W8A8, activations between layers are quantized and dequantized.
+
+    `scales` are the exponents of the scales of quantize and dequantize, which are powers of two; otherwise none.
+    """
 
     dialect: str
     config: Config
-    operations: Sequence[Operation]
+    variant: Variant
+    layers: Sequence[Layer]
+    scales: Sequence[int]
 
 
 def parse_mil(text: str) -> MilProgram:
     """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
 
-    Names, offsets and scales may differ from those of write_mil. Raises MilError with the line of anything else: another
-    form, a name that is undefined or defined twice, a literal or a shape that does not fit the chain, a text that is cut
-    off or goes on.
+    Names of weights and activations, offsets, and scales may differ from those of write_mil. Raises MilError with the
+    line of anything else: another form, a name that is undefined or defined twice, a literal or a shape that does not
+    fit the chain, a text that is cut off or goes on.
     """
     return _MilReader(text).program()
 
 
-@functools.lru_cache(maxsize=None)
-def _pattern(template: str, dialect: str) -> "re.Pattern[str]":
-    """Return the expression of a line of the writer's; a field that stands twice must be the same twice."""
-    fixed, pattern, seen = fixed_fields(dialect), "", set()
-    for literal, field, _, _ in Formatter().parse(template):
+@functools.lru_cache(maxsize=100)
+def _pattern(form: str, fixed: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
+    """Return the expression of a line. Some fields are fixed; another that stands twice must be the same twice."""
+    pattern, known = "", {name: re.escape(value) for name, value in fixed}
+    for literal, field, _, _ in Formatter().parse(indented(form)):
         pattern += re.escape(literal)
-        if field in fixed:
-            pattern += re.escape(fixed[field])
-        elif field in seen:
-            pattern += f"(?P={field})"
-        elif field:
+        if field and field not in known:
             pattern += f"(?P<{field}>{FIELD_FORMS.get(field, NAME)})"
-            seen.add(field)
+            known[field] = f"(?P={field})"
+        elif field:
+            pattern += known[field]
     return re.compile(pattern)
 
 
 class _MilReader:
-    """Read a program line by line; keep each name with the kind of its value, and with the value of a constant."""
+    """Read a program line by line, as the writer writes it."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.split("\n")
         self._line = 1
-        self._dialect = max(DIALECTS, key=lambda dialect: sum(
-            bool(_pattern(form, dialect).fullmatch(line)) for form, line in zip(HEAD_LINES[:2], self._lines)))
-        self._values: dict[str, tuple[str, Any]] = {"x": ("fp16 activation", None)}
-        self._last = "x"
-        self._operations: list[Operation] = []
+        kernel = 3 if '"custom"' in text else 1
+        self._dialect = max(DIALECTS, key=lambda dialect: self._head_matches(fixed_fields(dialect, kernel)))
+        self._fixed = fixed_fields(self._dialect, kernel)
+        self._names = {"x", "c_pad_type", "c_strides", "c_pad", "c_dilations", "c_groups", "q_scale", "q_dtype",
+                       "dq_scale"}
 
     def program(self) -> MilProgram:
         """Return the program of the whole text."""
         for form in HEAD_LINES:
-            head = self._take(form)
-        self._shape = _integers(head["shape"])
-        end = self._found(END_LINES[0])
-        while end is None:
-            self._statement()
-            end = self._found(END_LINES[0])
-        if end["output"] != self._last or not self._operations or self._operations[-1].kind != "conv":
-            self._fail(f"the output is {end['output']}; expected the last convolution's")
-        self._line += 1
+            self._fixed.update(self._take(form))
+        for form in SETTINGS:
+            self._take(form)
+        scales = [self._take(form).get("exponent") for form in SCALES] if self._found(SCALES[0]) else []
+        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHTS["int8"]) else "fp16"]
+        layers: list[Layer] = []
+        x = "x"
+        while not layers or self._found(END_LINES[0]) is None:
+            if layers and scales:
+                x = self._operation(DEQUANTIZE, self._operation(QUANTIZE, x))
+            layer, weight = self._weight(WEIGHTS[variant.weights])
+            layers.append(layer)
+            x = self._operation(CONVOLUTION, x, weight)
+        self._end(x)
+        exponents = [int(scale) for scale in scales if scale]
+        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
+
+    def _weight(self, form: str) -> tuple[Layer, str]:
+        """Take a line of weights; return the layer, whose line is that of the convolution after it, and the name."""
+        fields = self._take(form)
+        return Layer(self._line, int(fields["offset"]), int(fields.get("exponent", 0))), fields["name"]
+
+    def _operation(self, form: str, x: str, weight: str = "") -> str:
+        """Take a line of an operation on `x`; return its name."""
+        return self._take(form, x=x, **({"weight": weight} if weight else {}))["name"]
+
+    def _end(self, x: str) -> None:
+        """Take the function's output, which is `x`, and the end of the text."""
+        self._take(END_LINES[0], x=x)
         self._take(END_LINES[1])
         if self._lines[self._line - 1:] != [""]:
             self._fail("expected a newline and the end of the text")
-        return MilProgram(self._dialect, self._config(head["opset"]), self._operations)
 
-    def _config(self, opset: str) -> Config:
-        """Return the configuration, if the head's shape and opset are those of a program of ours."""
-        batch, channels, height, width = self._shape
-        kernels = [operation.weight.shape[-1] for operation in self._operations if operation.weight]
-        is_w8a8 = any(kind == "exponent" for kind, _ in self._values.values())
+    def _config(self, variant: Variant, depth: int) -> Config:
+        """Return the configuration, if it is valid and the opset is that of the program."""
         self._line = len(HEAD_LINES)
-        if batch != 1 or height != width or opset != opset_of(self._dialect, VARIANTS["w8a8" if is_w8a8 else "w8a16"]):
-            self._fail(f"{opset}, input of shape {self._shape}; expected one square image, and the opset of its operations")
+        if self._fixed["opset"] != opset_of(self._dialect, variant):
+            self._fail(f"{self._fixed['opset']}; expected {opset_of(self._dialect, variant)}")
         try:
-            return Config(channels, height, len(kernels), kernels[0])
+            return Config(int(self._fixed["channels"]), int(self._fixed["side"]), depth, int(self._fixed["kernel"]))
         except UsageError as error:
             return self._fail(str(error))
 
-    def _fail(self, message: str) -> NoReturn:
-        raise MilError(min(self._line, len(self._lines)), message)
+    def _head_matches(self, fixed: dict[str, str]) -> int:
+        """Return how many of the first two lines, which tell the dialect, have the form of a dialect's fields."""
+        lines = zip(HEAD_LINES[:2], self._lines)
+        return sum(bool(_pattern(form, tuple(fixed.items())).fullmatch(line)) for form, line in lines)
 
     def _found(self, form: str) -> Optional[dict[str, str]]:
         """Return the fields of the present line, or None if it has another form."""
         line = self._lines[self._line - 1] if self._line <= len(self._lines) else ""
-        match = _pattern(form, self._dialect).fullmatch(line)
+        match = _pattern(form, tuple(self._fixed.items())).fullmatch(line)
         return match and match.groupdict()
 
-    def _take(self, form: str) -> dict[str, str]:
-        """Return the fields of the present line, which must have a form, and go on to the next."""
+    def _take(self, form: str, **expected: str) -> dict[str, str]:
+        """Return the fields of the present line, which must have a form and the expected names, and go on."""
         fields = self._found(form)
         if fields is None:
-            self._fail(f"expected a line such as {form.strip()[:40]!r}")
+            found = "".join(self._lines[self._line - 1:self._line]).strip()
+            self._fail(f"found {found[:60]!r}; expected the form {form[:60]!r}")
+        for field, name in expected.items():
+            if fields[field] != name:
+                known = "" if fields[field] in self._names else ", which is not defined"
+                self._fail(f"{field} is {fields[field]}{known}; expected {name}")
+        if fields.get("name") in self._names:
+            self._fail(f"{fields['name']} is defined twice")
+        self._names.add(fields.get("name", "x"))
         self._line += 1
         return fields
 
-    def _statement(self) -> None:
-        """Read one statement and define its name."""
-        kinds = ((kind, self._found(INDENT + form)) for kind, form in STATEMENTS.items())
-        kind, fields = next(((kind, fields) for kind, fields in kinds if fields), ("", {}))
-        if not fields:
-            self._fail("expected a statement of ane_bench's, or the end of the function")
-        if fields["name"] in self._values:
-            self._fail(f"{fields['name']} is defined twice")
-        if kind in CONSTANTS:
-            value = kind, fields["text"] if kind == "text" else _integers(fields[kind])
-        elif kind in WEIGHTS:
-            value = "weight", Weight(self._line, kind, _integers(fields["shape"]), int(fields["offset"]),
-                                     int(fields.get("exponent", 0)))
-        else:
-            value = self._operation(kind, fields), None
-        if kind == "integers" and len(value[1]) != int(fields["count"]):
-            self._fail(f"{len(value[1])} integers; the type says {fields['count']}")
-        self._values[fields["name"]] = value
-        self._line += 1
-
-    def _operation(self, kind: str, fields: dict[str, str]) -> str:
-        """Add an operation to the chain and return the kind of its result."""
-        self._value(fields["x"], "int8 activation" if kind == "dequantize" else "fp16 activation")
-        if fields["x"] != self._last:
-            self._fail(f"{kind} of {fields['x']}; expected the activation before it, {self._last}")
-        if _integers(fields["shape"]) != self._shape:
-            self._fail(f"a result of shape [{fields['shape']}]; expected {self._shape}")
-        weight = self._convolution_weight(fields) if kind == "conv" else None
-        exponent = self._value(fields["scale"], "exponent") if kind != "conv" else [0]
-        if kind == "quantize" and self._value(fields["output_dtype"], "text") != "int8":
-            self._fail("quantize to another type than int8")
-        self._last = fields["name"]
-        self._operations.append(Operation(self._line, self._last, kind, weight, exponent[0]))
-        return "int8 activation" if kind == "quantize" else "fp16 activation"
-
-    def _convolution_weight(self, fields: dict[str, str]) -> Weight:
-        """Return the weight of a convolution, if its shape and the convolution's settings are those of the program."""
-        weight: Weight = self._value(fields["weight"], "weight")
-        first = self._operations[0].weight if self._operations else None
-        kernel, channels = (first or weight).shape[-1], self._shape[1]
-        if kernel not in KERNELS or weight.shape != [channels, channels, kernel, kernel]:
-            self._fail(f"weights of shape {weight.shape} for {channels} channels and a kernel of {kernel}")
-        for name, (kind, value) in convolution_settings(kernel).items():
-            found = self._value(fields[name], kind)
-            if found != value:
-                self._fail(f"{name} is {found}; expected {value}")
-        return weight
-
-    def _value(self, name: str, kind: str) -> Any:
-        """Return the value of a name that is defined before this line, as the given kind."""
-        found, value = self._values.get(name, ("not defined", None))
-        if found != kind:
-            self._fail(f"{name}: {found}; expected {kind}")
-        return value
-
-
-def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(", ")]
+    def _fail(self, message: str) -> NoReturn:
+        raise MilError(min(self._line, len(self._lines)), message)
 
 
 class Program(NamedTuple):
@@ -1065,10 +1019,10 @@ def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
 
 def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
                   dialect: str = "1.3") -> Program:
-    """Return the program of a configuration in a variant of VARIANTS; the same arguments give the same bytes everywhere.
+    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The weights are drawn by the seed, from 0 to 2**53
-    - 1 (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights
+    (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
     ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
     """
     _check_choices(config, variant, seed, original, blob, dialect)
@@ -1079,7 +1033,8 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
     else:
         weights = chain_weights(config, seed)
     size = config.weights // config.depth * DATA_TYPES[kind.weights].size
-    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob, not original)
+    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob,
+                             not original)
     text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
                      ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
     return Program(config, kind, text, data, blob, dialect)
@@ -1091,8 +1046,8 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
-    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("blob", blob, LAYOUTS), ("dialect", dialect, DIALECTS),
-                                 ("original", original, (False, True))):
+    choices_of = {"variant": tuple(VARIANTS), "blob": LAYOUTS, "dialect": DIALECTS, "original": (False, True)}
+    for value, (name, choices) in zip((variant, blob, dialect, original), choices_of.items()):
         if type(value) is not type(choices[0]) or value not in choices:
             raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
     if original and config.kernel != 1:
@@ -1122,9 +1077,6 @@ class Events(typing.Protocol):
 
     def rest(self, variant: str) -> None:
         """Wait until the compile service has recovered from a refused compile."""
-
-    def refused(self) -> None:
-        """Note that a compile was refused."""
 
     def round(self, variants: str, limit: float, number: int, of: int) -> None:
         """Announce a round without waiting."""
@@ -1190,8 +1142,8 @@ class Arithmetic(NamedTuple):
     def nudge(self) -> float:
         """Return a factor by which rounding to even becomes this rounding.
 
-        To round away, it moves each half away from zero and no other value past one. That is exact for values of at most
-        50 significant bits.
+        To round away, it moves each half away from zero, and no other value past one. That is exact for values of at
+        most 50 significant bits.
         """
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
@@ -1230,15 +1182,16 @@ class Matrix:
         self._packed: dict[int, list[int]] = {}
 
     @classmethod
-    def read(cls, weight: Weight, blob: memoryview) -> "Matrix":
-        """Return the weights that a text names, or raise BlobError if the file does not hold them."""
-        count = math.prod(weight.shape)
-        data = weight_data(blob, weight.offset, weight.data_type, count * DATA_TYPES[weight.data_type].size)
-        if weight.data_type == "int8":
-            return cls(bytes(data), weight.exponent, weight.shape[0])
+    def read(cls, layer: Layer, program: MilProgram, blob: memoryview) -> "Matrix":
+        """Return a layer's weights, or raise BlobError if the file does not hold them."""
+        config, data_type = program.config, program.variant.weights
+        count = config.weights // config.depth
+        data = weight_data(blob, layer.offset, data_type, count * DATA_TYPES[data_type].size)
+        if data_type == "int8":
+            return cls(bytes(data), layer.exponent, config.channels)
         integers, exponent = halves_as_integers(data)
         values = () if integers else struct.unpack(f"<{count}e", data)
-        return cls(integers, exponent, weight.shape[0], values)
+        return cls(integers, exponent, config.channels, values)
 
     def product(self, vector: Vector) -> Vector:
         """Return the sums, exact before they become floats; NaN and infinities as in IEEE 754."""
@@ -1317,12 +1270,13 @@ def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
         characters = codecs.utf_16_le_decode(data)[0]
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
-                codecs.charmap_encode(characters[:256], "strict", _level_map(exponent))  # a failure scans all that follows
+                codecs.charmap_encode(characters[:256], "strict",
+                                      _level_map(exponent))  # a failure scans all that follows
                 return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
     return None, 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _level_map(exponent: int) -> Any:
     """Return the codec's map from each fp16 of an int8 times 2**exponent, taken as a character, to that int8."""
     halves = struct.pack("<256e", *[value * 2.0 ** exponent for value in SIGNED])
@@ -1356,7 +1310,7 @@ def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
 def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
     """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
 
-    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border of zeros.
+    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border.
     """
     width = side + 2
     row, column = divmod(pixel, side)
@@ -1375,8 +1329,8 @@ def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
 
 def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
     """Yield for each pixel its 3x3 neighbours' values, [channel][row][column]; outside of the image they are zero."""
-    zeros, width = (0.0,) * len(image[0]), side + 2
-    padded = [zeros] * (width * width)
+    width = side + 2
+    padded: list[Vector] = [(0.0,) * len(image[0])] * (width * width)
     for row in range(side):
         padded[(row + 1) * width + 1:(row + 1) * width + 1 + side] = image[row * side:(row + 1) * side]
     for row, column in itertools.product(range(side), range(side)):
@@ -1384,8 +1338,8 @@ def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
         yield list(itertools.chain.from_iterable(zip(*nine)))
 
 
-# Fraction bits of what passes between the layers of a factored chain: errors stay below 1e-10.
-FACTORED_BITS = 40
+# Steps of 1 in which values pass between the layers of a factored chain: errors stay below 1e-10.
+FACTORED_STEPS = 2.0 ** 40
 
 
 class Reference:
@@ -1400,15 +1354,15 @@ class Reference:
         self._config = self._program.config
         self._blob = memoryview(blob)
         self._keep = keep
-        self._matrices: dict[str, Matrix] = {}
+        self._matrices: dict[int, Matrix] = {}
 
     def compute(self, data: bytes, pixels: Sequence[int],
                 arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
         """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
         A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
-        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises MilError
-        if its weights have no factors.
+        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises
+        MilError if its weights have no factors.
         """
         if self._config.kernel == 3:
             return [self._factored(data, pixels)]
@@ -1422,53 +1376,50 @@ class Reference:
     def _chain(self, inputs: list[Vector], arithmetics: Sequence[Arithmetic]) -> list[list[Vector]]:
         """Return the outputs for each arithmetic; a layer's weights are read and packed once for all."""
         states = [arithmetic for arithmetic in arithmetics for _ in inputs]
-        values = list(inputs) * len(arithmetics)
-        apply = {"conv": self._convolve, "quantize": self._quantize, "dequantize": self._dequantize}
-        for operation in self._program.operations:
-            values = apply[operation.kind](operation, values, states)
-        return [values[start:start + len(inputs)] for start in range(0, len(values), len(inputs))]
+        values: Iterable[Vector] = list(inputs) * len(arithmetics)
+        for index in range(self._config.depth):
+            matrix, last = self._matrix(index), index == self._config.depth - 1
+            if self._config.kernel == 3:
+                values = neighbourhoods(list(values), self._config.spatial)
+            values = [store(matrix.product(vector), arithmetic, "e" if last else "")
+                      for vector, arithmetic in zip(values, states)]
+            if self._program.scales and not last:
+                values = [self._requantized(vector, arithmetic) for vector, arithmetic in zip(values, states)]
+        outputs = list(values)
+        return [outputs[start:start + len(inputs)] for start in range(0, len(outputs), len(inputs))]
 
-    def _convolve(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        matrix = self._matrix(operation)
-        letter = "e" if operation is self._program.operations[-1] else ""
-        vectors = values if self._config.kernel == 1 else neighbourhoods(values, self._config.spatial)
-        return [store(matrix.product(vector), arithmetic, letter) for vector, arithmetic in zip(vectors, states)]
+    def _requantized(self, vector: Vector, arithmetic: Arithmetic) -> Vector:
+        """Return values after quantize and dequantize."""
+        if not arithmetic.quantizes:
+            return vector
+        quantizing, dequantizing = self._program.scales
+        return [step * 2.0 ** dequantizing for step in quantize(vector, quantizing, arithmetic)]
 
-    def _quantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        return [quantize(vector, operation.exponent, arithmetic) if arithmetic.quantizes else vector
-                for vector, arithmetic in zip(values, states)]
-
-    def _dequantize(self, operation: Operation, values: Sequence[Vector], states: Sequence[Arithmetic]) -> list[Vector]:
-        scale = 2.0 ** operation.exponent
-        return [[step * scale for step in vector] if arithmetic.quantizes else vector
-                for vector, arithmetic in zip(values, states)]
-
-    def _matrix(self, operation: Operation) -> Matrix:
-        assert operation.weight is not None
-        matrix = self._matrices.get(operation.name) or Matrix.read(operation.weight, self._blob)
+    def _matrix(self, index: int) -> Matrix:
+        """Return the weights of a layer."""
+        matrix = self._matrices.get(index) or Matrix.read(self._program.layers[index], self._program, self._blob)
         if self._keep:
-            self._matrices[operation.name] = matrix
+            self._matrices[index] = matrix
         return matrix
 
     def _factored(self, data: bytes, pixels: Sequence[int]) -> list[Vector]:
-        """Return the outputs of a 3x3 chain: its patterns mix the pixels of each channel, then its matrices the channels."""
+        """Return the outputs of a 3x3 chain: the patterns mix a channel's pixels, then the matrices the channels."""
         patterns, matrices = [], []
-        for operation in self._program.operations:
-            if operation.kind == "conv":
-                found = factors(self._matrix(operation))
-                if found is None:
-                    raise MilError(operation.line, "3x3 weights without factors: a program that the reference does not compute")
-                patterns.append(found[0])
-                matrices.append(found[1])
+        for index, layer in enumerate(self._program.layers):
+            found = factors(self._matrix(index))
+            if found is None:
+                raise MilError(layer.line, "3x3 weights without factors: a program that the reference does not compute")
+            patterns.append(found[0])
+            matrices.append(found[1])
         rows = [pixel_weights(patterns, self._config.spatial, pixel) for pixel in pixels]
         size = 2 * self._config.pixels
         images = (struct.unpack(f"<{size // 2}e", data[start:start + size]) for start in range(0, len(data), size))
         mixed = [[float_sum(map(mul, row, image)) for row in rows] for image in images]
-        outputs = [list(vector) for vector in zip(*mixed)]
+        outputs: list[Vector] = list(zip(*mixed))
         for matrix in matrices:
-            outputs = [list(matrix.product([round(value * 2 ** FACTORED_BITS) / 2 ** FACTORED_BITS for value in vector]))
-                       for vector in outputs]
-        return list(outputs)
+            fixed_point = [[round(value * FACTORED_STEPS) / FACTORED_STEPS for value in vector] for vector in outputs]
+            outputs = [matrix.product(vector) for vector in fixed_point]
+        return outputs
 
 
 class ReferenceEngine:
@@ -1489,7 +1440,7 @@ class ReferenceEngine:
 
 
 class ReferenceExecutable:
-    """A program that the reference computes, in its default arithmetic. Both kernels are computed by the plain definition."""
+    """A program that the reference computes in its default arithmetic, with either kernel by the plain definition."""
 
     def __init__(self, program: Program) -> None:
         self.facts: dict[str, Any] = {}
@@ -1524,7 +1475,7 @@ class ReferenceExecutable:
 # ======================================================================================================================
 # 6. Objective-C runtime
 #
-# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
+# Used below: CTYPES_PROBLEM, LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -1890,14 +1841,13 @@ def advice_for(error: str) -> str:
 def foundation_directory() -> str:
     """Return Foundation's directory of temporary files, without opening any library.
 
-    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is Python's.
+    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is TMPDIR, even if it
+    cannot be written: /tmp is shared by all users, and no run should wait for those of others.
     """
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
-    with contextlib.suppress(FileNotFoundError):  # no directory can be written, as when the disk is full
-        return tempfile.gettempdir()
-    return "/tmp"
+    return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
 def is_model_directory(path: str, temporary: str) -> bool:
@@ -2093,7 +2043,7 @@ class _LoadedModel:
         path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
         self._begin("files")
         if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
-            raise StageError(self._stage, f"{path!r} as model directory: expected {identifier} in {temporary!r}")
+            raise StageError(self._stage, f"{path!r}: expected a directory {identifier}, not a link, in {temporary!r}")
         existed = os.path.lexists(path)
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
@@ -2144,7 +2094,9 @@ class _LoadedModel:
             try:
                 self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
-                self._events.warn("unload", f"unloading {self._variant} failed: {error}; its figures are not affected")
+                self._events.warn("unload", f"{VARIANTS[self._variant].label} {self._config.label()}: unloading failed "
+                                            f"({error}), after its figures were taken; if later programs fail to load, "
+                                            "restart the Mac")
 
     def _create_surface(self) -> Pointer:
         """Return a surface that is one row of bytes."""
@@ -2165,8 +2117,8 @@ class _LoadedModel:
         given, found = (runtime.array(self._retained(runtime.create("_ANEIOSurfaceObject", _SURFACE_OBJECT, surface)))
                         for surface in (self._input, self._output))
         zero = runtime.number(0)
-        first = runtime.array(zero)
-        return self._retained(runtime.create("_ANERequest", _REQUEST, given, first, found, first, None, None, zero))
+        indices = runtime.array(zero)
+        return self._retained(runtime.create("_ANERequest", _REQUEST, given, indices, found, indices, None, None, zero))
 
     def write_input(self, data: bytes) -> None:
         """Write the fp16 input, [channels][pixels], of exactly the tensor's size."""
@@ -2204,7 +2156,7 @@ class _LoadedModel:
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
 # Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# geometric_mean, marginal, within_rounds_pattern, bimodality.
+# verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2249,7 +2201,7 @@ class Settings(NamedTuple):
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices or type(getattr(self, name)) is not type(choices[0]):  # 1 is not True
                 raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         return self
 
@@ -2382,7 +2334,7 @@ class Cell:
         median = statistics.median(samples)
         figures: dict[str, Any] = {
             "median": median, "mean": statistics.fmean(samples), "min": min(samples),
-            "p95": statistics.quantiles(samples if samples[1:] else samples * 2, n=20, method="inclusive")[-1],
+            "p95": statistics.quantiles(samples * 2 if len(samples) == 1 else samples, n=20, method="inclusive")[-1],
             "mad": statistics.median([abs(sample - median) for sample in samples])}
         interval = median_interval(self.samples_ns, self.tick_ns)
         return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
@@ -2405,20 +2357,27 @@ class Cell:
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = [own > other for own, other in zip(self.turns, base.turns)]
+        classes: list[Any] = list(zip(self.turns, base.turns))
         classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, pixels of its outputs."""
+    """A variant while it is measured: its cell, the program that the engine has loaded, and readings of the clock and
+    pixels of outputs, by rounds."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.program: Optional[Program] = None
         self.executable: Optional[Executable] = None
         self.pace_s = DEFAULT_PACE_S
+        self.marks: list[list[int]] = []
         self.outputs: list[list[Vector]] = []
+
+    @property
+    def runs(self) -> bool:
+        """Return whether the variant can be evaluated, as far as is known."""
+        return self.cell.ok and self.executable is not None
 
     @contextlib.contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
@@ -2427,9 +2386,9 @@ class Trial:
             yield
         except StageError as error:
             self.cell.fail(error.stage, str(error))
-        except (AneBenchError, MemoryError, OSError, ArithmeticError, ValueError, TypeError, LookupError) as error:
-            if isinstance(error, Unavailable):
-                raise
+        except Unavailable:
+            raise
+        except Exception as error:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
 
@@ -2451,17 +2410,18 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
         program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
                                 blob=layout, dialect=dialect)
         try:
-            events.rest(cell.variant)
             executable = engine.load(program, settings.qos, events, owner)
         except StageError as error:
             refused.append(without_paths(f"{layout}/{dialect}: {error}"))
             if error.stage == "compile":
-                events.refused()
+                events.rest(cell.variant)
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
             text = "; ".join(refused) if cell.refused else str(error)
             advice = advice_for(text)
+            if "--dialect" in advice and len(forms) > 1:
+                advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
@@ -2469,27 +2429,32 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
 
 
 def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order.
+    """Warm all loaded programs up, then time them in rounds of changing order. Between rounds nothing is worked out.
 
     `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
     """
     settings = trials[0].cell.settings
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
-    with collector_off():
-        for number in range(settings.rounds):
-            running = [trial for trial in trials if trial.executable and trial.cell.ok]
-            if not running:
-                return
-            seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
-            names = ",".join(trial.cell.variant for trial in running)
-            events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
-            turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
-            for turn, trial in enumerate(turns):
-                events.turn(trial.cell.variant)
-                with trial.guarded(events):
-                    measure_round(engine, trial, pixels if number in poisoned else ())
-                    trial.cell.turns.append(turn)
+    for number in range(settings.rounds):
+        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place].runs]
+        if not turns:
+            return
+        seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
+        events.round(variant_names(turns), seconds, number + 1, settings.rounds)
+        for turn, trial in enumerate(turns):
+            events.turn(trial.cell.variant)
+            with trial.guarded(events):
+                measure_round(engine, trial, pixels if number in poisoned else ())
+                trial.cell.turns.append(turn)
+    for trial in filter(attrgetter("runs"), trials):
+        with trial.guarded(events):
+            trial.cell.samples_ns = samples_of(engine, trial.marks)
+
+
+def variant_names(trials: Iterable[Trial]) -> str:
+    """Return the variants that are at work, as events name them."""
+    return ",".join(trial.cell.variant for trial in trials)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2498,10 +2463,10 @@ def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
     assert executable
     with engine.pool():
         if not settings.original:
-            evaluate(executable, "evaluate")
+            timed_evaluates(engine, executable, "evaluate", 1)
         if pixels:
             executable.poison(pixels)
-        trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
+        trial.marks.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
     if pixels:
         trial.outputs.append(executable.read_pixels(pixels))
 
@@ -2515,360 +2480,296 @@ def poisoned_rounds(settings: Settings) -> Sequence[int]:
 def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     """Evaluate uncounted, each variant in turn: `warmup` times, or until the times of all are steady."""
     count = trials[0].cell.settings.warmup
-    running = [trial for trial in trials if trial.executable and trial.cell.ok and count != 0]
+    running = [trial for trial in trials if trial.runs and count != 0]
     for trial in running:  # the first by itself: it tells how long the others may take
         events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
-    names = ",".join(trial.cell.variant for trial in running)
-    paces = sum(trial.pace_s for trial in running)
-    if count is not None:
-        events.stage("warm-up", names, HANG_FACTOR * paces * count)
-        for trial in running:
-            events.turn(trial.cell.variant)
-            with trial.guarded(events):
-                warm_up_slice(engine, trial, count - 1)
-        return
+    running = [trial for trial in running if trial.runs]
+    paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
-        events.stage("warm-up", names, LONGEST_WARMUP_S + HANG_FACTOR * 2 * paces)
-        warm_up_until_steady(engine, running, events)
+        limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
+        events.stage("warm-up", variant_names(running), limit)
+        warm_up_in_slices(engine, running, events, None if count is None else count - 1)
 
 
-def warm_up_until_steady(engine: Engine, running: Sequence[Trial], events: Events) -> None:
-    """Evaluate in slices until for each variant the medians of its last two differ by less than half a percent."""
+def warm_up_in_slices(engine: Engine, running: Sequence[Trial], events: Events, count: Optional[int]) -> None:
+    """Evaluate each variant `count` times, or in slices until for each the medians of its last two differ by less than
+    half a percent."""
     started, spent_ns, previous = time.monotonic(), 0.0, [math.inf] * len(running)
     while True:
         latest = []
         for trial in running:
             events.turn(trial.cell.variant)
-            samples = [math.inf]
-            if trial.cell.ok:
-                with trial.guarded(events):
-                    samples = warm_up_slice(engine, trial, None)
+            samples = [0.0]
+            with trial.guarded(events):
+                samples = warm_up_slice(engine, trial, count) if trial.cell.ok else samples
             latest.append(statistics.median(samples))
             spent_ns += sum(samples)
-        steady = all(abs(new - old) < STEADY * new or not trial.cell.ok
-                     for old, new, trial in zip(previous, latest, running))
+        steady = all(abs(new - old) <= STEADY * new for old, new in zip(previous, latest))
         elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
-        if elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
+        if count is not None or elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
             return
         previous = latest
 
 
 def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[float]:
-    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns."""
+    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns (of many the last)."""
     assert trial.executable
     samples: list[float] = []
     spent_ns, until = 0.0, time.monotonic() + SLICE_S
-    with engine.pool(), collector_off():
+    with engine.pool():
         if count is not None:
-            samples = timed_evaluates(engine, trial.executable, "warm-up", count)
+            samples = durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", count)[-9:])
         while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
-            samples += timed_evaluates(engine, trial.executable, "warm-up", 2)
+            samples += durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", 2))
             spent_ns += samples[-1] + samples[-2]
     trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
-    return samples
+    return samples or [0.0]
 
 
-def evaluate(executable: Executable, stage: str) -> None:
-    """Evaluate once; raise StageError if the engine answers NO."""
-    if not executable.evaluate():
-        raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
-
-
-def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
-    """Evaluate `count` times back to back and return the ns of each.
-
-    If the clock is so coarse that it stands still over one of them, they share the time of all. Raise StageError if an
-    evaluate fails, if the clock runs backwards, or if it stands still over all of them.
-    """
+def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[int]:
+    """Evaluate `count` times back to back; return what the clock read before, between and after. Raise StageError if an
+    evaluate fails."""
     run_once, now = executable.evaluate, engine.now
     marks = [now()]
     for _ in range(count):
         if not run_once():
             raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
         marks.append(now())
-    ticks = [end - start for start, end in zip(marks, marks[1:])]
-    if any(tick < 0 for tick in ticks):
-        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
-    if not all(ticks) and count > 1:
-        ticks = [sum(ticks) / count] * count
+    return marks
+
+
+def durations(engine: Engine, stage: str, marks: Sequence[int]) -> list[float]:
+    """Return the ns between readings of the clock. If it is so coarse that it stood still over one evaluate, they share
+    the time of all. Raise StageError if it ran backwards."""
+    ticks: list[float] = list(map(sub, marks[1:], marks))
+    if min(ticks, default=0) < 0:
+        raise StageError(stage, f"the clock ran backwards by {-min(ticks):.0f} ticks, so its times mean nothing")
     if not all(ticks):
-        raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
+        ticks = [sum(ticks) / len(ticks)] * len(ticks)
     return [tick * engine.tick_ns for tick in ticks]
 
 
+def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the ns of each timed evaluate, by rounds. Raise StageError if the clock stood still over a round."""
+    samples = [durations(engine, "evaluate", marks) for marks in rounds]
+    if not all(map(all, samples)):
+        raise StageError("evaluate", f"the clock stood still over {len(samples[0])} evaluates in a row: they took less "
+                                     "than its tick, or did nothing; try more --iters in as many --rounds")
+    return samples
+
+
 def observed_tick_ns(engine: Engine) -> float:
-    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
-    steps, last, until = [], engine.now(), time.monotonic() + 0.1
-    while len(steps) < 5 and time.monotonic() < until:
+    """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
+    steps: list[int] = []
+    last, until = engine.now(), time.monotonic() + 0.1
+    while len(steps) < 10 and time.monotonic() < until:
         mark = engine.now()
-        if mark > last:
-            steps.append(mark - last)
+        steps += [mark - last] if mark > last else []
         last = mark
-    return min(steps, default=1) * engine.tick_ns
-
-
-@contextlib.contextmanager
-def collector_off() -> Iterator[None]:
-    """Switch Python's garbage collector off, and back afterwards."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return math.gcd(*steps) * engine.tick_ns if steps else engine.tick_ns
 
 
 def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Vectors one after the other."""
+    """Return the values of vectors, one vector after the other."""
     return [value for vector in vectors for value in vector]
 
 
 # Statistics
 #
-# Evaluates of one round are alike, so intervals come from rounds, and fewer than five rounds cannot tell how much they
-# vary. "95 %" means that simulated intervals cover the truth in 92.5 to 97 % of runs (tests/test_statistics.py) if rounds
-# are independent; neighbours that resemble each other widen them. A coarse clock reads a time as its number of ticks, rounded
-# either way, so a median of readings is wrong by less than one tick: both ends are moved outwards by a tick.
+# Evaluates of one round are alike, so intervals come from rounds; fewer than five cannot tell how much they vary.
+# "95 %" means that intervals cover the truth in 92.5 to 97 % of simulated runs of independent rounds. A coarse clock
+# gives a time as one of the two whole numbers of ticks next to it, so a median is wrong by less than a tick: intervals
+# are wider by a tick at each end. Figures named "simulated" come from tests/test_statistics.py.
 
 FEWEST_ROUNDS = 5
-STRONGEST_CORRELATION = 0.9  # a correlation above this is not told from few rounds: no interval is widened more than 4.4 times
-LEAST_FACTOR = 1.05  # patterns below 5 % matter less than what differs from run to run
+TWO_TICKS = 2  # the errors of two readings may add up, but Estimate.less adds squares: 2 is over sqrt(2) / 0.78
+LEAST_FACTOR = 1.05  # patterns below this matter less than what differs between runs
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval, which are infinite if it cannot be told."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def interval(self) -> Optional[list[float]]:
+        """Return [low, high], or None if it cannot be told."""
+        return [self.low, self.high] if math.isfinite(self.high - self.low) else None
+
     def times(self, factor: float) -> "Estimate":
-        """Return the estimate in other units; factor is positive."""
+        """Return the estimate times a positive number."""
         return Estimate(*(factor * value for value in self))
 
     def less(self, other: "Estimate") -> "Estimate":
-        """Return the difference of two independent estimates. The distances to each end add up as squares: Zou and Donner,
-        "Construction of confidence limits about effect measures" (2008), so that a skewed interval stays skewed."""
+        """Return the difference of independent estimates. Distances to the ends add up as squares, each side by
+        itself (Zou and Donner 2008); two sign intervals so combined cover 98 %, hence 0.78 (simulated)."""
         value = self.value - other.value
-        return Estimate(value, value - math.hypot(self.value - self.low, other.high - other.value),
-                        value + math.hypot(self.high - self.value, other.value - other.low))
-
-
-class RoundPattern(NamedTuple):
-    """The `first` evaluates of each round take `factor` times as long as its others."""
-
-    first: int
-    factor: float
-
-
-class TwoLevels(NamedTuple):
-    """Times on two levels: the median of each, and the share of samples on the lower one."""
-
-    low: float
-    high: float
-    share: float
+        return Estimate(value, value - 0.78 * math.hypot(self.value - self.low, other.high - other.value),
+                        value + 0.78 * math.hypot(self.high - self.value, other.value - other.low))
 
 
 def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: each stands in each place once in `count` rounds."""
+    """Return the order of `count` variants in round `number`: in `count` rounds each stands once in each place."""
     return [(number + place) % count for place in range(count)]
 
 
-@functools.lru_cache(maxsize=None)
 def student_quantile(confidence: float, freedom: int) -> float:
-    """Return t so that a Student's t of `freedom` degrees lies within ±t with this confidence: Abramowitz and Stegun, 26.7.3 and
-    26.7.4, solved by bisection. More than 200 degrees count as 200, whose t is too large by less than 1 %."""
-    freedom = min(freedom, 200)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        term = math.cos(angle) if freedom % 2 else 1.0
-        total = 0.0
-        for power in range(1 + freedom % 2, freedom, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * power / (power + 1)
-        within = math.sin(angle) * total
-        if freedom % 2:
-            within = (angle + within) * 2 / math.pi
-        low, high = (angle, high) if within < confidence else (low, angle)
-    return math.sqrt(freedom) * math.tan(low)
+    """Return the quantile of Student's t for a two-sided interval: Abramowitz and Stegun 26.7.5, too small by 0.1 %
+    for three degrees of freedom, by 1 % for two."""
+    x = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    return (x + (x ** 3 + x) / 4 / freedom + (5 * x ** 5 + 16 * x ** 3 + 3 * x) / 96 / freedom ** 2
+            + (3 * x ** 7 + 19 * x ** 5 + 17 * x ** 3 - 15 * x) / 384 / freedom ** 3
+            + (79 * x ** 9 + 776 * x ** 7 + 1482 * x ** 5 - 1920 * x ** 3 - 945 * x) / 92160 / freedom ** 4)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def sign_interval(count: int) -> tuple[int, float]:
-    """Return depth and share: the 95 % interval for a median of `count` values ends between the values of rank depth and
-    depth + 1 from below and from above, after this share of the way. Hettmansperger and Sheather, "Confidence intervals based
-    on interpolated order statistics" (1986). Five values reach 93.75 %, with their extremes."""
-    if count > 1000:  # the binomial's normal limit
+    """Return depth and share: the 95 % interval of a median of `count` values begins this share of the way from the
+    value of rank `depth` to the next, and ends alike, counted from above (Hettmansperger and Sheather 1986). Five
+    values reach 93.75 %, with their extremes."""
+    if count > 1000:  # the normal limit
         rank = (count + 1) / 2 - 0.98 * math.sqrt(count)
         return int(rank), rank % 1
     depth, outside, term, total = 1, 1, count, 2 ** count  # a binomial's tail, in units of 2**-count
     while 40 * (outside + term) <= total:
-        outside += term
-        term = term * (count - depth) // (depth + 1)
-        depth += 1
-    if 40 * outside > total:
-        return depth, 0.0
-    part = (total / 40 - outside) / term  # how far the level of 95 % lies between those of the two ranks
+        outside, term, depth = outside + term, term * (count - depth) // (depth + 1), depth + 1
+    part = max(0.0, (total / 40 - outside) / term)
     return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
 
 
 def centred_ranks(values: Sequence[float]) -> list[int]:
-    """Return twice the rank of each value, less the mean; equal values share one."""
+    """Return twice the rank of each value, less the mean; equal values share theirs."""
     ordered = sorted(values)
-    return [bisect.bisect_left(ordered, value) + bisect.bisect_right(ordered, value) - len(ordered) for value in values]
+    last = {value: place for place, value in enumerate(ordered)}
+    last_of_reversed = {value: place for place, value in enumerate(reversed(ordered))}
+    return [last[value] - last_of_reversed[value] for value in values]
 
 
-def widening(values: Sequence[float], classes: int = 1) -> float:
-    """Return how many times wider an interval must be because neighbouring rounds resemble each other: as in a first-order
-    autoregression, by the lag-1 correlation of ranks without its bias in short series (Kendall 1954: -(1 + 4r) / n). `classes`
-    is the number of means that were subtracted from the values."""
+def widening(values: Sequence[float], means: int = 1) -> float:
+    """Return how many times wider an interval is because neighbouring rounds resemble each other, as in a first-order
+    autoregression: from the lag-1 correlation of ranks, without its bias in short series (Kendall 1954: -(1 + 4r) /
+    n). `means` is how many were subtracted from the values."""
     count, ranks = len(values), centred_ranks(values)
     correlation = sum(map(mul, ranks, ranks[1:])) / (sum(map(mul, ranks, ranks)) or 1)
-    if correlation <= 0.6 / math.sqrt(count - classes):  # less is chance
+    if correlation < 0.7 / math.sqrt(count - means):  # may be chance
         return 1.0
-    correlation = min((count * correlation + 1) / (count - 4), STRONGEST_CORRELATION)
+    correlation = min(0.9, (count * correlation + 1) / (count - 4))  # few rounds do not tell more
     return math.sqrt((1 + correlation) / (1 - correlation))
 
 
-def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[Estimate]:
-    """Return the median of all samples with its 95 % interval from the medians of rounds; None below FEWEST_ROUNDS."""
+def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Estimate:
+    """Return the median of all samples, its interval from the medians of rounds; all in the unit of the tick."""
+    median, middles = statistics.median(flat(rounds)), [statistics.median(samples) for samples in rounds]
     if len(rounds) < FEWEST_ROUNDS:
-        return None
-    median = statistics.median(flat(rounds))
-    middles = [statistics.median(samples) for samples in rounds]
-    ordered, wider = sorted(middles), widening(middles)
-    depth, share = sign_interval(len(rounds))
+        return Estimate(median, -math.inf, math.inf)
+    (depth, share), ordered, wider = sign_interval(len(rounds)), sorted(middles), widening(middles)
     low = ordered[depth - 1] + share * (ordered[depth] - ordered[depth - 1])
-    high = ordered[-depth] + share * (ordered[-depth - 1] - ordered[-depth])
-    return Estimate(median, max(0.0, median - wider * max(0.0, median - low) - tick),
-                    median + wider * max(0.0, high - median) + tick)
+    high = ordered[-depth] - share * (ordered[-depth] - ordered[-depth - 1])
+    bias = (median - statistics.median(middles)) / 2  # of medians of skewed times; the other half may be chance
+    return Estimate(median, max(0.0, median - wider * max(0.0, median - min(low, low + bias)) - tick),
+                    median + wider * max(0.0, max(high, high + bias) - median) + tick)
 
 
 def median_interval(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[list[float]]:
-    """Return the 95 % interval [low, high] for the median of all samples, in the unit of samples and tick; None below
-    FEWEST_ROUNDS."""
-    estimate = median_estimate(rounds, tick)
-    return [estimate.low, estimate.high] if estimate else None
+    """Return the 95 % interval [low, high] of the median of all samples; None below FEWEST_ROUNDS."""
+    return median_estimate(rounds, tick).interval
 
 
 def ratio_estimate(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]], classes: Sequence[Any],
                    average: Callable[[Sequence[float]], float] = statistics.median, tick: float = 0) -> dict[str, Any]:
-    """Return {"value", "ci95"}: how many times faster than the baseline. The logarithms of each round's quotient are averaged for
-    each class of rounds (the order of variants in it) apart, then over classes, so what an order adds cancels out. Exchanging
-    the variants gives the inverse. Without ci95 below FEWEST_ROUNDS; empty if an average is less than a tick."""
+    """Return {"value", "ci95"}: how many times faster than the baseline. Logarithms of each round's quotient are
+    averaged over the rounds of a class (those with the same order of variants), then over classes, so that effects of
+    the order cancel out; exchanging the variants gives the inverse. Without ci95 if rounds are too few; {} if the
+    average of one is not over a tick."""
     pairs = [(average(base), average(own)) for base, own in zip(baseline, rounds)]
-    if not pairs or min(map(min, pairs)) <= tick:
+    if min(map(min, pairs)) <= tick:
         return {}
-    groups: dict[Any, list[float]] = {}
-    for (base, own), group in zip(pairs, classes):
-        groups.setdefault(group, []).append(math.log(base) - math.log(own))
-    means = {group: statistics.fmean(quotients) for group, quotients in groups.items()}
-    centre = statistics.fmean(means.values())
-    freedom = len(pairs) - len(groups)
-    if len(pairs) < FEWEST_ROUNDS or freedom < 1:
+    logarithms = [math.log(base) - math.log(own) for base, own in pairs]
+    groups = [[value for value, own in zip(logarithms, classes) if own == group] for group in dict.fromkeys(classes)]
+    means = dict(zip(dict.fromkeys(classes), map(statistics.fmean, groups)))
+    centre, freedom = statistics.fmean(means.values()), len(pairs) - len(groups)
+    if len(pairs) < FEWEST_ROUNDS or freedom < 2:
         return {"value": math.exp(centre)}
-    rest = [math.log(base) - math.log(own) - means[group] for (base, own), group in zip(pairs, classes)]
-    spread = math.sqrt(sum(value * value for value in rest) / freedom)
-    error = spread * math.sqrt(sum(1 / len(quotients) for quotients in groups.values())) / len(groups)
-    unread = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)  # what ticks may hide
-    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + unread
+    rest = [value - means[group] for value, group in zip(logarithms, classes)]
+    error = math.sqrt(sum(map(mul, rest, rest)) / freedom * sum(1 / len(group) for group in groups)) / len(groups)
+    ticks = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)
+    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + ticks
     return {"value": math.exp(centre), "ci95": [math.exp(centre - half), math.exp(centre + half)]}
 
 
 def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]],
                    tick: float = 0) -> tuple[float, Optional[list[float]]]:
-    """Return how many times faster the new one of two independent runs is, and the 95 % interval [low, high] of that: None if either has
-    too few rounds or is too short for its clock."""
-    value = statistics.median(flat(base)) / statistics.median(flat(new))
-    estimates = [median_estimate(rounds, tick) for rounds in (base, new)]
-    logarithms = [Estimate(*map(math.log, estimate)) for estimate in estimates if estimate and estimate.low > 0]
-    if len(logarithms) < 2:
-        return value, None
+    """Return how many times faster the new of two independent runs is, and its 95 % interval [low, high] or None."""
+    estimates = [median_estimate(rounds, TWO_TICKS * tick) for rounds in (base, new)]
+    logarithms = [Estimate(*(math.log(value) if value > 0 else -math.inf for value in estimate))
+                  for estimate in estimates]
     quotient = logarithms[0].less(logarithms[1])
-    return value, [math.exp(quotient.low), math.exp(quotient.high)]
+    return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the mean on a logarithmic scale."""
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
-class Marginal(NamedTuple):
-    """The rate of what a deeper program computes more, in TOPS, and the time in ms that an evaluate takes whatever it computes;
-    each with its 95 % interval, None if it cannot be told."""
-
-    tops: float
-    tops_interval: Optional[list[float]]
-    fixed_ms: float
-    fixed_interval: Optional[list[float]]
+def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
+    """Return a speed's interval made twice as wide, on a logarithmic scale. Runs differ if it excludes 1: that is
+    wrong for less than 5 % of equal runs even if neighbouring rounds correlate by 0.5, which few rounds do not show."""
+    return [end * end / value for end in interval]
 
 
 def marginal(shallow: Sequence[Sequence[float]], deep: Sequence[Sequence[float]], shallow_gop: float, deep_gop: float,
-             tick: float = 0) -> Optional[Marginal]:
-    """Return rate and fixed cost from two depths measured independently, in nanoseconds, as if each takes fixed + GOP / rate; None
-    if the deeper is not the slower one."""
+             tick: float = 0) -> dict[str, Any]:
+    """Return {"tops", "tops_interval", "fixed_ms", "fixed_interval"}, intervals of 95 % or None, from the times in ns
+    of two depths measured independently, as if each were fixed + GOP / rate; {} if the deeper is not the slower one."""
     more = deep_gop - shallow_gop
-    times = [statistics.median(flat(rounds)) / 1e6 for rounds in (shallow, deep)]
-    if times[1] <= times[0]:
-        return None
-    tops, fixed_ms = more / (times[1] - times[0]), (deep_gop * times[0] - shallow_gop * times[1]) / more
-    one, other = median_estimate(shallow, tick), median_estimate(deep, tick)
-    if not one or not other:
-        return Marginal(tops, None, fixed_ms, None)
-    time = other.times(1e-6).less(one.times(1e-6))
-    fixed = one.times(1e-6 * deep_gop / more).less(other.times(1e-6 * shallow_gop / more))
-    return Marginal(tops, [more / time.high, more / time.low] if time.low > 0 else None, fixed_ms, [fixed.low, fixed.high])
+    less_ms, more_ms = (median_estimate(rounds, TWO_TICKS * tick).times(1e-6) for rounds in (shallow, deep))
+    time, fixed = more_ms.less(less_ms), less_ms.times(deep_gop / more).less(more_ms.times(shallow_gop / more))
+    if time.value <= 0:
+        return {}
+    return {"tops": more / time.value, "tops_interval": [more / time.high, more / time.low] if time.low > 0 else None,
+            "fixed_ms": fixed.value, "fixed_interval": fixed.interval}
 
 
-def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[RoundPattern]:
-    """Return how the first evaluates of rounds differ from the others, or None. Ranks within rounds must tell that it is not
-    chance, and the factor must be the same in all rounds and exceed how rounds differ from each other, so that neither drift nor
-    correlated noise counts as a pattern."""
+def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[tuple[int, float]]:
+    """Return how many first evaluates of rounds differ from the others, and by which factor; or None. Ranks within
+    rounds must not be explained by chance, and the factor must be alike in all rounds and exceed the scatter of
+    rounds, or it is drift or correlated noise."""
     count, length = len(rounds), min(map(len, rounds), default=0)
     if count < FEWEST_ROUNDS or length < 2:
         return None
-    sums = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
+    sums: Iterable[float] = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
     scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
               for first, total in zip(range(1, length), sums)]
     first = 1 + scores.index(max(scores))
-    begins, ends = ([statistics.median(part) for part in parts]
-                    for parts in ([samples[:first] for samples in rounds], [samples[first:] for samples in rounds]))
-    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(*begins, *ends) <= tick:
+    starts, ends = ([statistics.median(samples[part]) for samples in rounds]
+                    for part in (slice(first), slice(first, None)))
+    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
         return None
-    steps = [math.log(begin / end) for begin, end in zip(begins, ends)]
+    steps: list[float] = [math.log(start / end) for start, end in zip(starts, ends)]
+    error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
+    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
     step = statistics.fmean(steps)
-    error = student_quantile(0.99, count - 1) * statistics.stdev(steps) / math.sqrt(count)
-    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR))
-    differ = statistics.median(abs(begin - end) for begin, end in zip(begins, ends)) > 1.5 * tick
-    return RoundPattern(first, math.exp(step)) if abs(step) > least and differ else None
+    return (first, math.exp(step)) if abs(step) > least else None
 
 
-def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]:
-    """Return the two levels that samples lie on, or None: each holds a fifth of them or more, and they lie six times as far
-    apart, on a logarithmic scale, as the samples of either scatter. One peak, a long tail, a drift reach five."""
+def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[float, float, float]]:
+    """Return the two levels that samples lie on, as low, high, and the share on the low one; or None. Each holds a
+    fifth of them or more, and they lie six times as far apart, on a logarithmic scale, as samples of a level scatter:
+    one peak, a long tail or a drift does so in less than 1 % of runs (simulated)."""
     ordered = sorted(samples)
-    if len(ordered) < 20 or ordered[0] <= tick:
+    if len(ordered) < 25 or ordered[0] <= 0:
         return None
-    middle = statistics.median(ordered)
-    values = [math.log(sample / middle) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
-    count = len(values)
-    sums, squares = ([0.0, *itertools.accumulate(terms)] for terms in (values, [value * value for value in values]))
-
-    def scatter(begin: int, end: int) -> float:
-        return max(0.0, squares[end] - squares[begin] - (sums[end] - sums[begin]) ** 2 / (end - begin))
-
-    split = min(range(math.ceil(count / 5), count - math.ceil(count / 5) + 1),
-                key=lambda place: scatter(0, place) + scatter(place, count))
-    distance = (sums[count] - sums[split]) / (count - split) - sums[split] / split
-    deviation = math.sqrt((scatter(0, split) / (split - 1) + scatter(split, count) / (count - split - 1)) / 2)
+    values = [math.log(sample) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
+    fifth = math.ceil(len(values) / 5)
+    split = max(range(fifth, len(values) - fifth + 1), key=lambda place: values[place] - values[place - 1])
+    parts = values[:split], values[split:]
+    means = [statistics.fmean(part) for part in parts]
+    scatter = math.hypot(*(math.dist(part, [mean] * len(part)) / math.sqrt(len(part) - 1)
+                           for part, mean in zip(parts, means))) / math.sqrt(2)
     low, high = statistics.median(ordered[:split]), statistics.median(ordered[split:])
-    found = distance > 6 * deviation and high > LEAST_FACTOR * low and high - low > 1.5 * tick
-    return TwoLevels(low, high, split / len(ordered)) if found else None
+    found = means[1] - means[0] > 6 * scatter and high > max(LEAST_FACTOR * low, low + 2 * tick)
+    return (low, high, split / len(ordered)) if found else None
 
 
 # ======================================================================================================================
@@ -2879,12 +2780,11 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[TwoLevels]
 
 # Limits are 1.3 times what right engines of any arithmetic reach in the simulations of tests/test_verification.py, or
 # more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
-# with as many channels. Sums in fp16 lose more if they have more terms. Clipped activations, which the reference of 3x3
-# chains does not know, count more if there are few channels.
+# with as many channels. Sums in fp16 lose more if they have more terms.
 LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
-          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.025, 0.010, 512)}
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.009, 512)}
 MAX_RELATIVE_L2 = 1.2
-MOST_CLIPPED = 7
+MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
 
 # The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
@@ -2961,15 +2861,7 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
     data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
     known. Raises MilError or BlobError if the reference cannot compute the program.
     """
-    arithmetics = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
-    unquantized = Arithmetic(quantizes=False)
-    quantizes = program.variant.activations == "int8" and program.config.depth > 1
-    if program.config.kernel == 3:  # the reference does not round between such layers
-        arithmetics = [unquantized]
-    elif quantizes:
-        arithmetics.append(unquantized)
-    reference = Reference(program.mil, program.blob).compute(data, pixels, arithmetics)
-    references = {arithmetic: flat(vectors) for arithmetic, vectors in zip(arithmetics, reference)}
+    references = compute_references(program, data, pixels, outputs)
     verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
     worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
@@ -2981,54 +2873,89 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
     return Verdict(verified, problem, list(warnings.values()))
 
 
-def judge(config: Config, activations: str, output: Sequence[Vector], references: Mapping[Arithmetic, Vector],
-          known: bool) -> Verdict:
-    """Return the verdict on one round: its output, [pixel][channel], against the flat references of these pixels."""
-    values = flat(output)
-    rounded = {arithmetic: vector for arithmetic, vector in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(values, next(iter(rounded.values())))
+def compute_references(program: Program, data: bytes, pixels: Sequence[int],
+                       outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
+    """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
+
+    INT8 is exact, so a right output equals the reference in its arithmetic: if it equals that of an M4, the others are
+    not computed. With 3x3 there is one reference, without rounding.
+    """
+    reference = Reference(program.mil, program.blob)
+    first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
+    unquantized = Arithmetic(quantizes=False)
+    if program.config.kernel == 3:
+        return {unquantized: reference.compute(data, pixels, [unquantized])[0]}
+    quantizes = program.variant.activations == "int8" and program.config.depth > 1
+    chosen = [first, unquantized] if quantizes else [first, *others]
+    found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
+    if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
+        found.update(zip(others, reference.compute(data, pixels, others)))
+    return found
+
+
+def equal_share(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
+    """Return the share of values of [pixel][channel] that are equal to the last bit."""
+    return statistics.fmean(map(eq, flat(output), flat(expected)))
+
+
+def judge(config: Config, activations: str, output: Sequence[Vector],
+          references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
+    """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
+    rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
+    problem = output_defect(flat(output), flat(next(iter(rounded.values()))), config)
     if problem:
         return Verdict({}, problem, [])
-    compared = {arithmetic: compare_vectors(values, vector) for arithmetic, vector in rounded.items()}
+    compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
     nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
     found, expected = compared[nearest], rounded[nearest]
+    equal = equal_share(output, expected)
     verified: dict[str, Any] = {}
-    if others:
-        equal = sum(map(eq, values, expected)) / len(values)
-        clear = equal > 0.5 or found.relative_l2 <= compared[others[0]].relative_l2 / 2
-        verified = {**({"arithmetic": nearest.name} if clear else {}), "equal": equal}
+    if config.kernel == 1:
+        if equal > MOST or others and found.relative_l2 <= compared[others[0]].relative_l2 / 2:
+            verified["arithmetic"] = nearest.name
+        verified["equal"] = equal
     verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
-    problem = (explain_mismatch(found, len(values), config, activations)
-               or explain_large_errors(output, expected, config, activations))
+    pixels = [compare_vectors(*pair) for pair in zip(output, expected)]
+    mismatches = [explain_mismatch(found, len(output) * config.channels, config, activations),
+                  *[explain_mismatch(pixel, config.channels, config, activations) for pixel in pixels],
+                  explain_large_errors(output, expected, config, activations, equal > MOST)]
+    problem = next(filter(None, mismatches), None)
     warnings = []
-    unquantized = next((vector for arithmetic, vector in references.items() if not arithmetic.quantizes), None)
+    unquantized = next((vectors for arithmetic, vectors in references.items() if not arithmetic.quantizes), None)
     if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
-        noise = explain_noise(values, list(rounded.values()), unquantized, config)
-        if noise and known:
+        noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
+        if known:
             problem = problem or noise
         elif noise:
             warnings.append(("quantization", noise))
-    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
-    if known and others and not problem and found.relative_l2 * found.floor > limit:
-        warnings.append(("unknown-rounding", (
-            f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic "
-            f"stays within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: "
-            "compare more pixels with --verify 16, and send the output of doctor")))
+    if known and config.kernel == 1 and not problem:
+        warnings += warnings_about_rounding(found, config, activations)
     return Verdict(verified, problem, warnings)
 
 
-def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+def warnings_about_rounding(found: Comparison, config: Config, activations: str) -> list[tuple[str, str]]:
+    """Return the warning that an output is farther from the reference than the chip's known arithmetic, if it is."""
+    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
+    if found.relative_l2 * found.floor <= limit:
+        return []
+    return [("unknown-rounding", (
+        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic stays "
+        f"within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: compare "
+        "more pixels with --verify 16, and send the output of doctor"))]
+
+
+def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
     """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
-        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try another --qos or "
                 "--dialect")
     if not all(map(math.isfinite, values)):
         return "the output holds infinities: weights or scales were misread; try another --blob"
     if not any(values) and any(expected):
-        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
-                "--dialect")
+        spatial = "a spatial that is a multiple of 32, or " if config.spatial % 32 else ""
+        return f"the output is all zeros: the engine did no work; try {spatial}another --dialect"
     if min(values) == max(values) and min(expected) != max(expected):
         return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
     return None
@@ -3038,11 +2965,8 @@ def verification_limits(count: int, config: Config, activations: str) -> tuple[f
     """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
     relative, slope, channels = LIMITS[activations, config.kernel]
     depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
-    clipped = 1.0
-    if (activations, config.kernel) == ("int8", 3):
-        clipped = min(MOST_CLIPPED, max(1.0, channels / config.channels))
-    return (min(MAX_RELATIVE_L2, relative * depth * (1 + 4 / count) * terms * clipped),
-            slope * depth * (1 + 16 / count) * clipped ** 1.5)
+    few, fewer = (4, 16) if config.kernel == 1 else (16, 32)  # values scatter more if they are few
+    return min(MAX_RELATIVE_L2, relative * depth * (1 + few / count) * terms), slope * depth * (1 + fewer / count)
 
 
 def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
@@ -3059,22 +2983,25 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
 
 
-def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Config, activations: str) -> Optional[str]:
+def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
+                         equal: bool) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
-    The usual error of a pixel is estimated from the median, and a part of the limit is added since that may be zero.
-    Large values may differ more.
+    The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
+    is added; if most values are equal, the limit is that of a known arithmetic. Large values may differ more.
     """
-    if config.channels < FEWEST_CHANNELS:
+    channels = config.channels
+    if channels < FEWEST_CHANNELS:
         return None
-    limit, _ = verification_limits(len(expected), config, activations)
-    powers = [0.0] * config.channels
-    for index, values in enumerate(output):
-        should = expected[index * config.channels:(index + 1) * config.channels]
-        size = math.sqrt(sum(map(mul, should, should)) / config.channels) or 1.0
+    limit, _ = verification_limits(len(output) * channels, config, activations)
+    if activations == "int8" and equal:
+        limit = KNOWN_LIMITS["int8"]
+    powers = [0.0] * channels
+    for values, should in zip(output, expected):
+        size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
         errors = list(map(abs, map(sub, values, should)))
         usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
         powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
@@ -3083,7 +3010,7 @@ def explain_large_errors(output: Sequence[Vector], expected: Vector, config: Con
     for rank, excess in ERROR_LIMITS[activations]:
         most = 1 + excess / math.sqrt(len(output))
         if largest[rank - 1] > most:
-            return (f"{rank} of {config.channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
+            return (f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
                     f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
     return None
 
@@ -3109,7 +3036,7 @@ def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vec
 # 10. Machine and warnings
 #
 # Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
-# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine, check_platform.
+# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine.
 # ======================================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
@@ -3149,7 +3076,7 @@ DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-NOTE_CODES = {"first", "cached", "repeated"}  # observations that ask for nothing: notes in the record, not printed as warnings
+NOTE_CODES = {"first", "cached", "repeated"}  # they ask for nothing: notes in the record, not printed
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
@@ -3177,8 +3104,8 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
     """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
-    changing = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-    return {**facts, **first, **system, **changing}
+    changing = ("power_source", "low_power_mode", "load_average")
+    return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
 
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
@@ -3218,12 +3145,17 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
+def amount(size: int) -> str:
+    """Return a number of bytes as people say it."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
+
+
 def room_bytes(config: Config, variants: Iterable[str]) -> int:
     """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each yields a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3235,7 +3167,7 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
             yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slower; let it cool, and measure fewer configurations at a time")
+                                     "slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3246,12 +3178,12 @@ def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str
     deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
         yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
-                        f"the compile service; try --depth {deepest}")
+                        f"the compile service; choose a depth of at most {deepest}")
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(foundation_directory()).free
         if free < needed:
-            yield "room", (f"{config.label()}: compiling may take {needed >> 20} MiB of temporary files, and "
-                           f"{free >> 20} MiB are free; free some space, or choose a smaller --config")
+            yield "room", (f"{config.label()}: compiling may take {amount(needed)} of temporary files, and "
+                           f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
 def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -3259,13 +3191,15 @@ def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> I
     if cell.config.spatial % 32 and cell.samples and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; --blob {cell.blob} "
-                           f"--dialect {cell.dialect} asks for that at once")
+        yield "fallback", (f"refused as {'; '.join(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask for that "
+                           f"at once with --blob {cell.blob} --dialect {cell.dialect}")
     if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
-        yield "one-layer", ("a chain of one layer quantizes nothing between layers, so w8a16 is really measured; ask for "
-                            "a --depth of 2 or more")
+        yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
+                            "w8a16; choose a depth of 2 or more")
     if len(cell.samples) >= 3:
         yield from warnings_about_times(cell, engine)
+        if not cell.settings.original:
+            yield from warnings_about_rounds(cell, engine)
     if cell.samples and engine != "reference":
         yield from warnings_about_rate(cell, system)
 
@@ -3274,62 +3208,68 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about anything in a cell's own times that makes them less certain."""
     samples, median = cell.samples, statistics.median(cell.samples)
     more = "" if cell.settings.original else ", or try more --iters"
+    wake, user = ("", "processor") if engine == "reference" else (": the engine's wake-up, most likely", "engine")
     if cell.compiled_before:
         yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        cause = "other work" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        cause = "heat, or the engine's clock; let the Mac cool"
+        if engine == "reference":
+            cause = "other programs, most likely; close them"
+        elif drift < 0:
+            cause = "the engine's clock was still rising; let nothing else use the engine"
         yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
-        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         f"close other programs{more}")
+        yield "spread", (f"times scatter by {spread:.0%} about the median: another program uses the {user} or the "
+                         f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
         yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
                            "between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        cause = "" if engine == "reference" else ": the engine's wake-up (50 to 260 ms), most likely"
-        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{cause}; not counted"
-    if not cell.settings.original:
-        yield from warnings_about_rounds(cell)
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
 
-def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
+def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
+    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern.first} evaluates of each round took {pattern.factor:.2f} times as long as "
-                         "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
-    levels = bimodality(cell.samples, cell.tick_ns)
+        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
+                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels.share:.0%} near {levels.low / 1e6:.3f} ms and the others "
-                          f"near {levels.high / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
-                          "--rounds average it")
+        cause = "" if engine == "reference" else "an engine's clock that switches, or "
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
+                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
                         "differences; close other programs, or try more --rounds and --iters")
     base = cell.baseline
     if base and "ci95" in cell.ratio and "ci95" in base.ms:
-        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
+        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low if low else math.inf
         if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
             yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
-                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, which "
-                            "is taken round by round, or try more --rounds")
+                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, "
+                            "which is taken round by round, or try more --rounds")
 
 
 def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
-    chip, ms, tops = chip_of(system), cell.ms["median"], float(cell.tops or 0)
-    look = "look at its check, and try --verify 4" if cell.settings.verifies else "measure it with --verify 4 and random input"
-    if ms < chip.dispatch_ms:
-        yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
+    """Yield warnings about figures that an engine of this chip cannot have. Unknown chips have the least floor."""
+    chip, settings, tops = chip_of(system), cell.settings, float(cell.tops or 0)
+    look = "compare its outputs with random --input and --verify 4"
+    if settings.original:
+        look = "measure without --original, so that outputs are compared"
+    elif settings.verifies:
+        look = f"compare more pixels with --verify {4 * settings.verify}"
+    if cell.ms["median"] < chip.dispatch_ms:
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
+                        f"do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
-        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do less "
-                       f"than it should; {look}")
+        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
+                       f"less than it should; {look}")
 
 
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
@@ -3368,7 +3308,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
+    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3386,6 +3326,7 @@ class Check(NamedTuple):
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
 NOT_NEEDED = "a run can do without it"
+APPLE_SILICON = "use a Mac with Apple silicon"
 
 
 def checks() -> list[Check]:
@@ -3396,15 +3337,15 @@ def checks() -> list[Check]:
     return [
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
-        Check("Rosetta", check_rosetta, needed=True, first=True),
-        Check("architecture", check_architecture, needed=True, first=True),
-        *(Check(f"library {name}", functools.partial(check_library, name), name != "IOKit") for name in LIBRARIES),
-        Check("functions", check_functions, needed=True),
+        Check("processor", check_processor, needed=True, first=True),
+        *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
+        Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed) for name, needed in classes.items()),
+        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
+          for name, needed in classes.items()),
         *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *SYSTEM_VALUES, *DEVICE_VALUES)),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
         Check("temporary directory", check_temporary_directory),
         Check("memory", check_memory),
         *(Check(name, functools.partial(check_condition, fact, codes)) for name, fact, codes in (
@@ -3418,59 +3359,53 @@ def require_engine(probe: Probe) -> None:
     for check in checks():
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
-            raise Unavailable(f"{finding.value}; {finding.advice}")
+            raise Unavailable("; ".join(filter(None, finding[1:])))
 
 
 def check_standin(probe: Probe) -> Finding:
     """Check that this Python has ctypes, and that a library that the environment names can be opened."""
-    if not probe.standin:
-        return Finding("ok", "none: Apple's libraries are used" if probe.libraries else "")
     try:
-        probe.libraries.open("libobjc")
+        if probe.libraries and probe.standin:
+            probe.libraries.open("libobjc")
     except Unavailable as error:
-        return Finding("FAIL", f"{STANDIN_VARIABLE} names {probe.standin}, which cannot be opened ({error})",
+        if CTYPES_PROBLEM:
+            return Finding("FAIL", str(error))
+        return Finding("FAIL", f"the library that {STANDIN_VARIABLE} names {str(error).partition('libobjc ')[2]}",
                        f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
-    return Finding("ok", probe.standin)
+    return Finding("ok", probe.standin or "none: Apple's libraries are used")
 
 
 def check_platform(probe: Probe) -> Finding:
     """Check for macOS, which alone has the engine's libraries."""
     if probe.standin or sys.platform == "darwin":
         return Finding("ok", "stand-in library" if probe.standin else "macOS")
-    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only",
-                   "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", APPLE_SILICON)
 
 
-def check_rosetta(probe: Probe) -> Finding:
-    """Check that this Python is not translated: it would find the libraries, and no engine."""
-    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
-        return Finding("ok", "not translated")
-    return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
-                   f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
-
-
-def check_architecture(probe: Probe) -> Finding:
-    """Check for Apple silicon, which alone has the engine."""
+def check_processor(probe: Probe) -> Finding:
+    """Check for Apple silicon, which alone has the engine. A Python that Rosetta translates does not find it there."""
     machine = os.uname().machine
+    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) == 1:
+        return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
+                       f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine",
-                   "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
-def check_library(name: str, probe: Probe) -> Finding:
-    """Check that a library opens."""
-    try:
-        probe.libraries.open(name)
-    except Unavailable as error:
-        return Finding("note", str(error), NOT_NEEDED) if name == "IOKit" else Finding("FAIL", str(error), MISSING_ADVICE)
-    return Finding("ok", probe.standin or LIBRARIES[name])
+def check_system_value(name: str, probe: Probe) -> Finding:
+    """Look up a fact of the machine that no framework is needed for."""
+    return known(probe.libraries.system_value(*SYSTEM_VALUES[name]))
 
 
-def check_functions(probe: Probe) -> Finding:
-    """Check that the libraries have every C function and constant that a run needs."""
+def check_libraries(probe: Probe) -> Finding:
+    """Check that the libraries open, and have every C function and constant that a run needs."""
     assert probe.engine
-    return Finding("ok", "all C functions and constants found")
+    try:
+        probe.libraries.open("IOKit")
+    except Unavailable as error:
+        return Finding("note", str(error), NOT_NEEDED)
+    return Finding("ok", f"{', '.join(LIBRARIES)}, with all functions and constants")
 
 
 def check_virtual_machine(probe: Probe) -> Finding:
@@ -3485,7 +3420,8 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     """Check that a class exists."""
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
-    value = f"{probe.engine.runtime.macos_version()} has no class {name}"
+    methods = ", ".join(method.selector for method in METHODS if method.class_name == name)
+    value = f"{probe.engine.runtime.macos_version()} has no class {name}; its methods are left out: {methods}"
     return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
@@ -3493,7 +3429,7 @@ def check_method(method: Method, probe: Probe) -> Finding:
     """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
     runtime = probe.engine.runtime
     if not runtime.find_class(method.class_name):
-        return Finding("skip", f"class {method.class_name} is missing")
+        return Finding("skip", "")
     encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
     if encoding and method.matches(encoding):
         return Finding("ok", encoding)
@@ -3507,20 +3443,28 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    if found:
-        return Finding("ok", "present")
-    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", "use a Mac with Apple silicon")
+    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
+                                                          APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
     """Look up a fact that the record holds if it is known."""
-    value = probe.system.get(name)
+    return known(probe.system.get(name))
+
+
+def known(value: Any) -> Finding:
+    """Return the finding of a fact; None if it is unknown."""
     return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
+
+
+def largest_room() -> int:
+    """Return the bytes on the startup disk that a default run takes at most."""
+    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
 
 
 def check_temporary_directory(probe: Probe) -> Finding:
     """Check that programs can be written to the directory in which the framework looks for them."""
-    path = probe.engine.temporary_directory()
+    path, needed = probe.engine.temporary_directory(), largest_room()
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
         os.mkdir(aside, 0o700)
@@ -3529,18 +3473,18 @@ def check_temporary_directory(probe: Probe) -> Finding:
     except OSError as error:
         other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
         return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
-    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
-    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
+    value = f"{path}, {amount(free)} free, of which a run takes up to {amount(needed)}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
 
 def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
-    size = probe.system.get("memory_bytes", 0)
-    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS["ane", 1])
-    if size >= needed:
-        return Finding("ok", f"{size >> 20} MiB")
-    return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
+    size = probe.system.get("memory_bytes")
+    if size is None:
+        return known(None)
+    if size >= 4 * largest_room():
+        return Finding("ok", amount(size))
+    return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
@@ -3554,7 +3498,7 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 # ======================================================================================================================
 # 11. Record
 #
-# Used below: REPORTS, LARGEST_RECORD, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
+# Used below: LARGEST_RECORD, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
 # matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
@@ -3853,6 +3797,7 @@ REST_S = 15.0
 MOST_HANGS = 2
 SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
                   "restart the Mac")
+NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
 # The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
@@ -3860,7 +3805,6 @@ Message = dict[str, Any]
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
-    "refused": {"until": float},
     "directory": {"path": str},
     "warning": {"code": str, "message": str},
     "cell": {"variant": str, "cell": Cell.FORM, "thermal_state?": str},
@@ -3872,8 +3816,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 class Job(NamedTuple):
     """One configuration to be measured: by which engine (`standin` names a library), in which variants.
 
-    `forms` holds the (layout, dialect) pairs to try for each variant. No compile begins before `rest_until`, on the
-    monotonic clock, which all processes share, nor within `rest_s` seconds of a refused one.
+    `forms` holds the (layout, dialect) pairs to try for each variant. After a refused compile the worker rests for
+    `rest_s` seconds.
     """
 
     engine: str
@@ -3883,7 +3827,6 @@ class Job(NamedTuple):
     settings: Settings
     forms: Mapping[str, Sequence[tuple[str, str]]]
     rest_s: float = 0
-    rest_until: float = 0
 
 
 def read_message(line: bytes) -> Message:
@@ -3901,7 +3844,7 @@ class Link:
 
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
         self.current = "start"
-        self.rest_s = self.rest_until = 0.0
+        self.rest_s = 0.0
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[tuple[str, bool]] = []
@@ -3967,16 +3910,10 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile."""
-        seconds = self.rest_until - time.monotonic()
-        if seconds > 0:
-            self.stage("rest", variant, seconds)
-            time.sleep(seconds)
-
-    def refused(self) -> None:
-        """Note that a compile was refused; the next one waits, in the next worker too."""
-        self.rest_until = time.monotonic() + self.rest_s
-        self.send("refused", until=self.rest_until)
+        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        if self.rest_s > 0:
+            self.stage("rest", variant, self.rest_s)
+            time.sleep(self.rest_s)
 
 
 def work() -> int:
@@ -3998,22 +3935,23 @@ def work() -> int:
     return 0
 
 
-def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
-                 settings: Sequence[Any], forms: Mapping[str, Sequence[tuple[str, str]]], *rest: float) -> None:
+def measure_task(link: Link, *arguments: Any) -> None:
     """Measure one configuration; the arguments are those of a Job."""
-    job = Job(engine, standin, Config(*config), variants, Settings(*settings), forms, *rest)
-    link.rest_s, link.rest_until = job.rest_s, job.rest_until
+    job = Job(*arguments)
+    job = job._replace(config=Config(*job.config), settings=Settings(*job.settings))
+    link.rest_s = job.rest_s
     try:
-        if engine == "ane":
-            require_engine(Probe(standin))
-        reference = engine == "reference"
-        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
+        reference = job.engine == "reference"
+        if not reference:
+            require_engine(Probe(job.standin))
+        gc.disable()  # a collection would take longer than an evaluate
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(job.standin), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
             if isinstance(chosen, NeuralEngine):
                 chosen.keep_awake(owner)
             system = describe_machine(chosen)
             link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
-            for code, text in warnings_before(job.config, variants, system) if not reference else ():
+            for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
                 link.warn(code, text)
             measure(chosen, job, chip_of(system).known_arithmetic, link)
     except Unavailable as error:
@@ -4097,14 +4035,6 @@ def own_command() -> list[str]:
     return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
 
 
-def worker_environment() -> dict[str, str]:
-    """Return the environment of a worker: nothing that changes its Python, and what makes macOS tell its true version
-    to a Python built with an older SDK (SYSTEM_VERSION_COMPAT; XNU source, python/cpython issue 135675)."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
-    return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
-
-
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put off signals, so that cleaning up is done whole."""
@@ -4119,19 +4049,17 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `hung` that the compile service made no progress; it rests until `rest_until`. `unpurged` lists the variants that
-    the worker left in the system's cache.
+    `hung` that the compile service made no progress. `unpurged` are the variants that it may have left in the system's
+    cache.
     """
 
-    def __init__(self, task: Sequence[Any], timeout: float, rest_until: float = 0) -> None:
-        self.stage, self.problem, self.hung, self.rest_until = "start", "", False, rest_until
-        self.at_work = ""
-        self.unpurged: list[str] = []
-        self.error_output = b""
+    def __init__(self, task: Sequence[Any], timeout: float) -> None:
+        self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
+        self.unpurged: set[str] = set()
         self._variant = ""
         self._task, self._timeout = task, timeout
         self._directories: list[tuple[str, bool]] = []
-        self._pending = bytearray()
+        self._output, self._error_output = bytearray(), bytearray()
         self._owner = contextlib.ExitStack()
 
     def __enter__(self) -> "Worker":
@@ -4140,9 +4068,13 @@ class Worker:
         with contextlib.suppress(OSError):
             self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
         shared = [self._turn_file.fileno()] if self._turn_file else []
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+        # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython issue 135675).
+        environment["SYSTEM_VERSION_COMPAT"] = "0"
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE, bufsize=0, env=worker_environment(), pass_fds=shared)
+                                             stderr=subprocess.PIPE, bufsize=0, env=environment, pass_fds=shared)
         except OSError as error:
             self._owner.close()
             raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
@@ -4150,8 +4082,8 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             self._owner.enter_context(stream)
         self._selector = self._owner.enter_context(selectors.DefaultSelector())
-        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_output)
-        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_error_output)
+        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._output)
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._error_output)
         name, *arguments = self._task
         self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
         return self
@@ -4159,17 +4091,13 @@ class Worker:
     def __exit__(self, *exception: Any) -> None:
         with uninterrupted(), self._owner:
             self.at_work = self._variant_at_work()
-            self._process.poll()
-            if self._process.returncode is None:
+            if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(STOP_S)
-            if self._process.returncode is None:
-                self._process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(KILL_S)
-            if self._process.returncode in (0, 128 + signal.SIGTERM):
-                self.unpurged = []
+                if self._wait(STOP_S) is None:
+                    self._process.kill()
+                    self._wait(KILL_S)
+            if self._process.returncode == 128 + signal.SIGTERM:
+                self.unpurged.clear()
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4181,9 +4109,9 @@ class Worker:
         """
         limit, spent = self._timeout, 0.0
         while True:
-            began = time.monotonic()
-            line = self._line(max(0.0, min(TICK_S, limit - spent)))
-            spent += min(time.monotonic() - began, 2 * TICK_S)
+            began, step = time.monotonic(), min(TICK_S, limit / 4)
+            line = self._line(step)
+            spent += min(time.monotonic() - began, step)
             if line is None:
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
@@ -4205,14 +4133,14 @@ class Worker:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
-        elif message["kind"] == "refused":
-            self.rest_until = message["until"]
         elif message["kind"] == "stage":
+            if self.stage == "compile" and message["stage"] != "load":  # it was refused
+                self.unpurged.discard(self._variant)
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
-                self.unpurged.append(self._variant)
-            elif self.stage == "purge" and self._variant in self.unpurged:
-                self.unpurged.remove(self._variant)
+                self.unpurged.add(self._variant)
+            elif self.stage == "purge":
+                self.unpurged.discard(self._variant)
 
     def _variant_at_work(self) -> str:
         """Return the variant that the worker was last at; within rounds the turn file names it."""
@@ -4229,34 +4157,32 @@ class Worker:
 
     def _line(self, seconds: float) -> Optional[bytes]:
         """Return a line, empty at the end of all; None if none was complete within some seconds."""
-        end = self._pending.find(b"\n") + 1
-        if not end and self._selector.get_map():
+        if b"\n" not in self._output and self._selector.get_map():
             for key, _ in self._selector.select(seconds):
                 data = os.read(key.fd, 1 << 20)
-                key.data(data)
+                key.data.extend(data)
                 if not data:
                     self._selector.unregister(key.fileobj)
-            end = self._pending.find(b"\n") + 1
-        if len(self._pending) >= LONGEST_MESSAGE or not self._selector.get_map():
-            end = end or len(self._pending)
-        elif not end:
+            del self._error_output[:-KEPT_ERROR_OUTPUT]
+        end = self._output.find(b"\n") + 1
+        if not end and self._selector.get_map() and len(self._output) < LONGEST_MESSAGE:
             return None
-        line = bytes(self._pending[:end])
-        del self._pending[:end]
+        line = bytes(self._output[:end or None])
+        del self._output[:end or None]
         return line
 
-    def _take_output(self, data: bytes) -> None:
-        self._pending += data
-
-    def _take_error_output(self, data: bytes) -> None:
-        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
+    def _wait(self, seconds: float) -> Optional[int]:
+        """Return the exit code; None if the worker does not exit within some seconds in which this process runs."""
+        for _ in range(math.ceil(seconds / TICK_S)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(TICK_S)
+        return None
 
     def _check_end(self) -> None:
         """Raise StageError if the worker did not exit by itself and well."""
-        try:
-            code = self._process.wait(self._timeout)
-        except subprocess.TimeoutExpired:
-            raise StageError(self.stage, "the worker did not exit") from None
+        code = self._wait(self._timeout)
+        if code is None:
+            raise StageError(self.stage, "the worker did not exit")
         if code:
             names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
             how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
@@ -4265,7 +4191,7 @@ class Worker:
     def last_line(self) -> str:
         """Return the last line that the worker wrote to standard error, or the one with the reason of an uncaught
         exception: a Mac writes the stack below it."""
-        lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
+        lines = [line.strip() for line in self._error_output.decode(errors="replace").split("\n") if line.strip()]
         last = lines[-1] if lines else "it wrote nothing to standard error"
         return printable(next((line for line in lines if "reason:" in line), last))
 
@@ -4324,7 +4250,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def configs_of(given: Any, engine: str) -> list[Config]:
     """Return configurations as Configs; those of the engine's defaults if none are given."""
     if given is None:
-        return list(DEFAULT_CONFIGS[engine, 1])
+        return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
         found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
@@ -4368,30 +4294,23 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 
     Raise Unavailable if the first worker finds no usable engine.
     """
-    standin = standin_library() if run.engine == "stand-in" else None
-    if run.engine == "ane":
-        require_platform()
-    every = attempts(run.settings)
+    engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
+    every, hangs = attempts(run.settings), 0
     forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
-    engine = "reference" if run.engine == "reference" else "ane"
-    job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
-    hangs = 0
-    with crashes_visible(), machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
-        for number, config in enumerate(run.configs):
-            notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
-            job = job._replace(config=config)
+    with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
+        for number, config in enumerate(run.configs, 1):
+            notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
+            cells = [Cell(config, variant, run.settings) for variant in run.variants]
+            for cell in cells:
+                cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                cells, worker = measure_configuration(run, job, notify)
-                job = job._replace(rest_until=worker.rest_until)
-                hangs += worker.hung
-            else:
-                cells = [Cell(config, variant, run.settings, run.tick_ns) for variant in run.variants]
-                for cell in cells:
-                    cell.fail("start", f"not measured, since the compile service hung {hangs} times; {SERVICE_ADVICE}")
+                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin))
+                cells, hung = measure_configuration(run, job, notify)
+                hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
             run.add(cells)
             note_warnings(run, cells)
-            run.complete = number + 1 == len(run.configs)
+            run.complete = number == len(run.configs)
             yield cells
 
 
@@ -4414,8 +4333,9 @@ def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
-def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], "Worker"]:
-    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and the last worker.
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
+    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and whether the
+    compile service hung.
 
     If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
     compile service hangs.
@@ -4424,25 +4344,24 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     left = list(job.variants)
     while True:
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
-        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
-        left = [variant for variant in left if variant not in cells or awaits_verification(cells[variant])]
-        if worker.unpurged:
+        left = [variant for variant in left if variant not in cells
+                or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
+        if worker.unpurged and not run.settings.original:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
-        if not left and problem:
-            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: {problem}")
-        culprits = [worker.at_work] if worker.at_work in left and not worker.hung else left
-        for variant in culprits:
-            cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns)).fail(worker.stage, problem)
-        left = [variant for variant in left if variant not in culprits]
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
+        if worker.problem and not left:
+            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
+                               f"{worker.problem}; if later programs fail to load, restart the Mac")
+        culprits = [worker.at_work] if worker.at_work in left else left
+        problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
+        for variant in left if worker.hung else culprits:
+            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings))
+            told = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+            cell.fail(*told)
+        left = [variant for variant in left if variant not in culprits and not worker.hung]
         if not left:
-            return [cells[variant] for variant in job.variants], worker
-        job = job._replace(rest_until=worker.rest_until)
-
-
-def awaits_verification(cell: Cell) -> bool:
-    """Return whether a cell was measured and is still to be verified."""
-    return cell.ok and cell.settings.verifies and not cell.verified
+            return [cells[variant] for variant in job.variants], worker.hung
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
@@ -4452,7 +4371,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
     measured.
     """
     again = {"measured_again": True} if cells else {}
-    worker = Worker(["measure", *job], job.settings.timeout, job.rest_until)
+    worker = Worker(["measure", *job], job.settings.timeout)
     try:
         with worker:
             for message in worker.messages():
@@ -4467,14 +4386,14 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                 elif message["kind"] == "unavailable":
                     raise Unavailable(message["reason"])
                 notify(message)
-            if len(cells) < len(job.variants):
-                worker.problem = f"the worker ended without a result: {worker.last_line()}"
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
     except (Unavailable, UsageError) as error:
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    if worker.hung:
+        worker.problem += f"; {SERVICE_ADVICE}"
     return worker
 
 
@@ -4484,27 +4403,6 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
         if variant in job.variants:
             return read_cell(run, job.config, variant, facts)
     raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {facts['status'][:20]!r}")
-
-
-@contextlib.contextmanager
-def crashes_visible() -> Iterator[None]:
-    """Let the system keep a worker's exit code: where SIGCHLD is ignored, a crash would look like a good end."""
-    main = threading.current_thread() is threading.main_thread()
-    ignored = main and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
-
-def require_platform() -> None:
-    """Raise Unavailable if no worker needs to look further."""
-    finding = check_platform(Probe(None))
-    if finding.state == "FAIL":
-        raise Unavailable(f"{finding.value}; {finding.advice}")
 
 
 @contextlib.contextmanager
@@ -4532,10 +4430,10 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
-CHECK_S = 30.0  # seconds that a check may take
+DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
 TEST_CONFIG = Config(64, 64, 2)
 TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
 REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
@@ -4549,29 +4447,33 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
     called before work that may take long.
     """
     standin, every = standin_library(), checks()
-    count, failures = 0, 0
-    while count < len(every):
+    found: list[Finding] = []
+    well = True
+    while len(found) < len(every):
         try:
-            with Worker(["examine", standin, count], min(CHECK_S, seconds)) as worker:
+            with Worker(["examine", standin, len(found)], seconds) as worker:
                 for message in worker.messages():
-                    if message["kind"] == "check" and count < len(every):
-                        finding = Finding(message["state"], message["value"], message["advice"])
-                        tell(every[count].name, finding)
-                        failures += finding.state == "FAIL"
-                        count += 1
+                    if message["kind"] == "check" and len(found) < len(every):
+                        found.append(Finding(message["state"], message["value"], message["advice"]))
+                        if found[-1].state != "skip":
+                            tell(every[len(found) - 1].name, found[-1])
             break
         except StageError as error:
-            name = every[count].name if count < len(every) else "end of the checks"
-            tell(name, Finding("FAIL", str(error), REPORT_ADVICE))
-            failures += 1
-            count = len(every) if error.stage == "start" else min(count + 1, len(every))
-    if failures and count < len(every) or any(check.needed for check in every[count:]):
-        skipped = [*(check.name for check in every[count:]), "program"]
-        names = f"{', '.join(skipped[:4])} and {max(0, len(skipped) - 4)} more"
-        tell("left out", Finding("skip", f"{names}: a check above must pass first"))
+            finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
+            if error.stage == "start" or len(found) == len(every):
+                tell("worker", finding)
+                break
+            tell(every[len(found)].name, finding)
+            found.append(finding)
+            if every[len(found) - 1].first:
+                break
+    left = [check.name for check in every[len(found):]]
+    if left or any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found)):
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return test_programs(standin, tell, seconds) and not failures
+    return test_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
 
 
 def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
@@ -4589,11 +4491,12 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], 
     except Unavailable as error:
         tell("program", Finding("FAIL", str(error), REPORT_ADVICE))
     for cell in run.cells:
-        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else cell.failure
+        reason = re.sub("; try [^;]*", "", cell.failure)  # options of run
+        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else reason
         tell(f"program {cell.name}", Finding("ok", value) if cell.ok else Finding("FAIL", value, REPORT_ADVICE))
     for warning in run.warnings:
         if warning["code"] == "cache":
-            tell("cache", Finding("note", warning["message"], "macOS clears it in time; restarting the Mac helps"))
+            tell("cache", Finding("note", warning["message"]))
     return bool(run.cells) and run.ok
 
 
@@ -4687,10 +4590,21 @@ def grouped_warnings(run: Run) -> list[str]:
         groups.setdefault(warning["code"], []).append(warning["message"])
     lines = []
     for code, found in groups.items():
-        others = list(dict.fromkeys(message.split(": ")[0] for message in found[1:]))
-        more = f", and {len(others) - 6} more" if len(others) > 6 else ""
-        lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+        others = names_of_cells(run, [message.split(": ")[0] for message in found])
+        lines.append(f"warning ({code}) {found[0]}" + (f" ({others})" if others else ""))
     return lines
+
+
+def names_of_cells(run: Run, names: Sequence[str]) -> str:
+    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
+        return f"and all {len(run.cells) - 1} other cells"
+    cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names[1:]):
+        variant, config = cells.get(name, ("", name))
+        groups.setdefault(config, []).append(variant)
+    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
 
 
 def remarks(run: Run) -> list[str]:
@@ -4859,7 +4773,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     if len(intervals) == len(pairs) and not faster and not slower:
         return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
     spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
-    return f"{name} is {geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+    return f"{name} is {statistics.geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
 
 
 # Notes below a table.
@@ -4892,8 +4806,8 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
         found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
     if not found:
         return dict.fromkeys(MARGINAL_FIELDS)
-    rates, times = found.tops_interval or (None, None), found.fixed_interval or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found.tops, *rates, found.fixed_ms, *times)))
+    rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
+    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
 
 
 def marginal_notes(run: Run) -> list[str]:
@@ -5145,7 +5059,7 @@ def difference(base: Cell, new: Cell) -> Difference:
     speed, interval = speed_estimate(base.samples_ns, new.samples_ns, max(base.tick_ns, new.tick_ns))
     if base.settings.original or new.settings.original:
         speed, interval = base.ms["mean"] / new.ms["mean"], None
-    low, high = interval or (0, math.inf)
+    low, high = verdict_interval(speed, interval) if interval else (0, math.inf)
     same = low > 1 - SAME and high < 1 + SAME
     verdict = "same" if same else "faster" if low > 1 else "slower" if high < 1 else "undecided"
     return Difference(base, new, speed, interval, verdict)
@@ -5219,7 +5133,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {geometric_mean(speeds):.3f}x as fast (geometric mean "
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
                          f"over {len(speeds)} cells)")
     return lines
 
@@ -5305,7 +5219,7 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
 # ======================================================================================================================
 
 # Sizes in pixels.
-CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 16
+CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 15
 HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
 PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
@@ -5475,7 +5389,7 @@ class Chart:
             self.paragraph("No configuration was measured.", FONT, INK)
         elif not self.rate_ticks:
             most = statistics.mode(cell.stage or "unknown" for cell in self.cells)
-            self.paragraph(f"All {len(self.cells)} cells failed, most often in stage {most}.", FONT, INK)
+            self.paragraph(f"All cells failed ({len(self.cells)}), most often in stage {most}.", FONT, INK)
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""
@@ -5605,11 +5519,12 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-SUFFIXES = {"table": "", "markdown": ".md", "csv": ".csv", "json": ".json"}
-WITHOUT_ENGINE = "Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work anywhere."
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
+                  "anywhere.")
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
              "repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
+SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -5631,7 +5546,8 @@ class Parser(argparse.ArgumentParser):
 def manual(command: str) -> str:
     """Return the docstring, or what of it belongs to one command: its usage and its options."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
-    usage = [line for line in (__doc__ or "").split("\n") if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
+    lines = (__doc__ or "").split("\n")
+    usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
     own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
     return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
 
@@ -5682,7 +5598,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
 
     A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
     """
-    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name) is not None}
+    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
     if options.configs and given:
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
     if not given:
@@ -5691,13 +5607,22 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
     if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULT_CONFIGS[engine, kernel]]
+        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
     found = []
     for kernel in kernels:
-        first = DEFAULT_CONFIGS[engine, kernel][0]
+        first = DEFAULTS[engine, kernel][0]
         values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
         found += list(itertools.starmap(Config, itertools.product(*values)))
     return found
+
+
+def planned(options: argparse.Namespace, engine: str) -> Run:
+    """Return the run that the options ask for. Raise UsageError if it is invalid."""
+    if options.original and options.kernel:
+        raise UsageError("--kernel cannot be combined with --original (always 1)")
+    given = {name: getattr(options, name, None) for name in Settings._fields}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return plan_run(configs_asked(options, engine), options.variants, engine, settings)
 
 
 def dimensions(name: str, text: str) -> list[int]:
@@ -5705,11 +5630,6 @@ def dimensions(name: str, text: str) -> list[int]:
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
         raise UsageError(f"--{name} {text!r}: expected whole numbers separated by commas, such as 256,512")
     return list(dict.fromkeys(map(int, text.split(","))))
-
-
-def settings_asked(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the options name."""
-    return {name: getattr(options, name) for name in Settings._fields if getattr(options, name, None) is not None}
 
 
 def write_stdout(text: str) -> None:
@@ -5749,97 +5669,103 @@ def write_stream(stream: TextIO, text: str) -> None:
             select.select([], [descriptor], [])
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Return whether a stream leads to a terminal."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return stream.isatty()
-    return False
-
-
-def terminal_columns(stream: Optional[TextIO]) -> int:
-    """Return how many columns a terminal has; 80 if the stream does not lead to one."""
+def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
+    """Return how many columns a terminal has; None if the stream does not lead to one."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if stream and stream.isatty():
             return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
-    return DEFAULT_COLUMNS
+    return None
 
 
 def fit_terminal(text: str, stream: TextIO) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
-    if not is_terminal(stream):
-        return text
-    columns = terminal_columns(stream)
-    return "\n".join("\n".join(textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False,
-                                             drop_whitespace=True)) if len(line) > columns else line
-                     for line in text.split("\n"))
+    columns = terminal_columns(stream) or sys.maxsize
+    lines = []
+    for line in text.split("\n"):
+        long = len(line) > columns
+        lines += textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False) if long else [line]
+    return "\n".join(lines)
 
 
 class Progress:
     """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
-    configuration, and at most every ten seconds."""
+    configuration, and at most every ten seconds.
+
+    The end is expected anew when a round or a configuration is over, and at no other time.
+    """
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
-        self._live = stream is not None and is_terminal(stream) and os.environ.get("TERM") != "dumb"
-        self._began = self._config_began = self._stage_began = self._rounds_began = clock()
+        self._live = terminal_columns(stream) is not None and os.environ.get("TERM") != "dumb"
         self._printed = -math.inf
-        self._finish: Optional[float] = None
-        self._tail_s: Optional[float] = None
-        self._number, self._config, self._step, self._limit = 1, "", "start", 0.0
+        self._began = self._config_began = self._stage_began = clock()
+        self._rounds_began: Optional[float] = None
+        self._rounds_ended: Optional[float] = None
+        self._tail_s: Optional[float] = None  # the last configuration's verification and unloading
+        self._end: Optional[float] = None
+        self._number, self._config, self._step, self._limit = 0, "", "", 0.0
 
     def __call__(self, message: Message) -> None:
         now = self._clock()
         if message["kind"] == "wait":
-            self.clear()
             print_error(f"waiting for another run on this machine to end (it holds the lock on {message['path']})")
         elif message["kind"] == "configuration":
-            self._learn_configuration(now)
-            self._number, self._config = message["number"], Config.parse(message["config"]).label()
-            self._config_began = self._stage_began = now
-            self._step, self._limit, self._printed = "start", self._run.settings.timeout, -math.inf
+            self._note_configuration(message, now)
         elif message["kind"] == "stage":
             self._note_stage(message, now)
-        if self._stream and (self._live or now - self._printed >= PLAIN_S) and self._config:
+        if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            line = self._line(now)
-            self._write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+            self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+
+    def _note_configuration(self, message: Message, now: float) -> None:
+        """Note the next configuration; those that are done tell how long the others will take."""
+        if self._rounds_ended:
+            self._tail_s = now - self._rounds_ended
+        if self._number:
+            self._end = now + (now - self._began) / self._number * (len(self._run.configs) - self._number)
+        self._number, self._config = message["number"], Config.parse(message["config"]).label()
+        self._step, self._limit = "start", self._run.settings.timeout
+        self._config_began = self._stage_began = now
+        self._rounds_began = self._rounds_ended = None
+        self._printed = -math.inf
 
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
-        label = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{label} {message['stage']}".strip()
+        labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
+        step = f"{labels} {message['stage']}".strip()
         if "number" in message:
-            step = f"{label} round {message['number']} of {message['of']}"
-            done = message["number"] - 1
-            if not done:
-                self._rounds_began = now
-            else:
-                tail = self._tail_s if self._tail_s is not None else self._rounds_began - self._config_began
-                rest = (now - self._rounds_began) / done * (message["of"] - done) + tail
-                each = now - self._config_began + rest
-                if self._number > 1:
-                    each = (self._config_began - self._began) / (self._number - 1)
-                self._finish = now + rest + each * (len(self._run.configs) - self._number)
+            step = f"{labels} round {message['number']} of {message['of']}"
+            self._note_round(message["number"] - 1, message["of"], now)
+        elif self._rounds_began and not self._rounds_ended:
+            self._rounds_ended = now
         if step != self._step:
-            self._stage_began = now
-        self._step, self._limit = step, message["limit"] + self._run.settings.timeout
+            self._step, self._stage_began = step, now
+        self._limit = message["limit"] + self._run.settings.timeout
 
-    def _learn_configuration(self, now: float) -> None:
-        """Learn from a configuration that is done how long the others will take."""
-        done = self._number if self._config else 0
-        if done:
-            self._tail_s = now - self._stage_began
-            self._finish = now + (now - self._began) / done * (len(self._run.configs) - done)
+    def _note_round(self, done: int, count: int, now: float) -> None:
+        """Expect the end after so many rounds of a configuration were done. The first configuration's verification and
+        unloading are taken to last as long as its compiling and loading, and the others as long as those before."""
+        if not done or self._rounds_began is None:
+            self._rounds_began, self._rounds_ended = now, None
+            return
+        tail = self._rounds_began - self._config_began if self._tail_s is None else self._tail_s
+        rest = (now - self._rounds_began) / done * (count - done) + tail
+        each = now - self._config_began + rest
+        if self._number > 1:
+            each = (self._config_began - self._began) / (self._number - 1)
+        self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line: where the run is, how long the stage has lasted, and as the last to be cut the time left."""
-        stage_s = now - self._stage_began
-        lasting = f", {clock_time(stage_s)} of at most {clock_time(self._limit)}" if stage_s >= 2 else ""
-        place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
-        times = f", {clock_time(now - self._began)} elapsed"
-        left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
-        room = (terminal_columns(self._stream) if self._live else 200) - 1 - len(left)
-        return (place + times)[:max(0, room)] + left
+        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        lasting = now - self._stage_began
+        parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
+                 f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
+                 f", {clock_time(now - self._began)} elapsed"]
+        left = "" if self._end is None else f", {clock_time(max(0.0, self._end - now))} left"
+        room = (terminal_columns(self._stream) or sys.maxsize) - 1 - len(left)
+        while len(parts) > 1 and len("".join(parts)) > room:
+            parts.pop()
+        return ("".join(parts)[:max(0, room)] + left)[:room + len(left)]
 
     def clear(self) -> None:
         """Clear the live line."""
@@ -5859,32 +5785,44 @@ def clock_time(seconds: float) -> str:
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
-    if options.original and options.kernel:
-        raise UsageError("--kernel cannot be combined with --original (always 1)")
-    found = plan_run(configs_asked(options, options.engine), options.variants, options.engine, settings_asked(options))
+    found = planned(options, options.engine)
     found.command = list(command)
     if options.save is not None:
         check_save(options.save)
     progress = Progress(found, None if options.quiet else sys.stderr)
-    columns, unsaved = terminal_columns(sys.stdout), False
+    shown, printed, unsaved = Table(found, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
+
+    def print_rows() -> None:
+        """Print the rows of configurations that have not been printed."""
+        nonlocal printed
+        for _, cells in found.results[printed:] if options.format == "table" else ():
+            write_stdout(("" if printed else shown.head()) + shown.rows(cells))
+            printed += 1
+
     try:
-        for cells in measured(found, progress):
+        for _ in measured(found, progress):
             progress.clear()
             unsaved = bool(options.save) and not saved(found, options.save)
-            if options.format == "table":
-                shown = Table(found, columns)
-                write_stdout((shown.head() if len(found.results) == 1 else "") + shown.rows(cells))
-    except (KeyboardInterrupt, Terminated):
+            print_rows()
+    except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
-        if found.cells:
-            finish_report(found, options)
-        if options.save and found.cells and not unsaved:
-            print_error(f"{coverage(found)} are in {options.save}")
-        raise
+        if not found.cells:
+            return broken_off(stop)
+        print_rows()
+        finish_report(found, options)
+        place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
+        return broken_off(stop, f": {len(found.results)} of {len(found.configs)} configurations {place}")
     finally:
         progress.clear()
     finish_report(found, options)
     return 0 if found.ok and not unsaved else 1
+
+
+def broken_off(stop: BaseException, result: str = "") -> int:
+    """Print the last line of a command that a signal broke off, and return its exit code."""
+    number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
+    print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
+    return 128 + number
 
 
 def finish_report(run: Run, options: argparse.Namespace) -> None:
@@ -5927,22 +5865,18 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
-    own_command = f"python3 {PROGRAM_NAME}.py"
-    cures = {"csv": f"{own_command} show RECORD.json --format csv > {path}",
-             "md": f"{own_command} show RECORD.json --format markdown > {path}",
-             "txt": f"{own_command} show RECORD.json > {path}",
-             "svg": f"{own_command} chart RECORD.json -o {path}",
-             "json": f"{own_command} run --save {path}",
-             "png": f"{own_command} chart RECORD.json, whose .svg a browser shows and prints"}
+    cures = {"csv": "show RECORD.json --format csv", "md": "show RECORD.json --format markdown",
+             "svg": "chart RECORD.json -o FILE.svg", "png": "chart RECORD.json (a browser shows and prints its .svg)",
+             "json": "run --save FILE.json"}
     cures.update(markdown=cures["md"], pdf=cures["png"], jpg=cures["png"])
     if suffix in cures and suffix != own:
-        raise UsageError(f"{path}: {wrong}; for that name: {cures[suffix]}")
+        raise UsageError(f"{path}: {wrong}; for that: python3 {PROGRAM_NAME}.py {cures[suffix]}")
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Show what this machine has, check by check, and what to do about each that fails."""
     found: list[dict[str, str]] = []
-    timeout = Settings().timeout if options.timeout is None else Settings(timeout=options.timeout).check().timeout
+    seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
     def tell(name: str, finding: Finding) -> None:
         found.append({"name": name, **finding._asdict()})
@@ -5954,22 +5888,24 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     def begin(text: str) -> None:
         if options.format == "table":
             write_stdout(f"      {text}\n")
+        else:
+            print_error(text)
 
-    well = run_checks(tell, begin, timeout)
+    well = run_checks(tell, begin, seconds)
     failed = [check for check in found if check["state"] == "FAIL"]
+    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     if options.format == "json":
         report = {"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}
         write_stdout(json.dumps(report, indent=1) + "\n")
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
-        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor**: {len(failed)} checks failed\n\n"
+        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
                      + markdown_table(["State", "Check", "Found", "What to do"], rows))
     elif well:
         write_stdout(f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n")
     else:
-        count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
-        write_stdout(f"\n{count}:\n" + "".join(map(doctor_line, failed))
-                     + f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n")
+        ask = f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n" if failed[0]["name"] != "stand-in" else ""
+        write_stdout(f"\n{count}:\n{''.join(map(doctor_line, failed))}{ask}")
     return 0 if well else 3
 
 
@@ -5981,12 +5917,12 @@ def doctor_line(check: Mapping[str, str]) -> str:
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
-    planned = plan_run(configs_asked(options, "ane"), options.variants, "ane", settings_asked(options))
-    layout, dialect = attempts(planned.settings)[0]
-    for config in planned.configs:
-        for variant in planned.variants:
-            program = build_program(config, variant, seed=planned.settings.seed, original=planned.settings.original,
-                                    blob=layout, dialect=dialect)
+    run = planned(options, "ane")
+    layout, dialect = attempts(run.settings)[0]
+    for config in run.configs:
+        for variant in run.variants:
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
+                                    dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -6073,10 +6009,12 @@ def answering_signals() -> Iterator[None]:
             answered = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    answers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), answer)
+    answers[signal.SIGCHLD] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
+    before = {number: signal.getsignal(number) for number in answers}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number == signal.SIGTERM:
-            signal.signal(number, answer)
+        if handler != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, answers[number])
     try:
         yield
     finally:
@@ -6125,12 +6063,8 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except MemoryError:
         print_error("out of memory; ask for less, or close other programs")
         return unwritten
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return 130
-    except Terminated as stop:
-        print_error("terminated")
-        return 128 + stop.signal
+    except (KeyboardInterrupt, Terminated) as stop:
+        return broken_off(stop)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
 

@@ -1,7 +1,7 @@
 """Read the general grammar of MIL texts: an oracle for the writer and the reader of ane_bench.
 
-It reads every program of Apple's compiler in the shared folder, with all of their types, literals and attributes. Whatever
-the writer writes goes through it, and must then mean what ane_bench's own reader says.
+It reads every program of Apple's compiler in the shared folder, with all of their types, literals and attributes.
+Whatever the writer writes goes through it, and must then mean what ane_bench's own reader says.
 """
 
 import re
@@ -78,8 +78,8 @@ class MilProgram(NamedTuple):
 def parse(text: str) -> MilProgram:
     """Return the program that a MIL text holds.
 
-    Raises MilError with the line of bad grammar, of a literal that does not fit its type, of a name that is undefined or
-    defined twice, of text after the program, and of nesting that exhausts Python's stack.
+    Raises MilError with the line of bad grammar, of a literal that does not fit its type, of a name that is undefined
+    or defined twice, of text after the program, and of nesting that exhausts Python's stack.
     """
     parser = _MilParser(text)
     try:

@@ -114,7 +114,7 @@ def spread(values: Any, pattern: Any, border: str) -> Any:
 def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> Any:
     """Return the sums of a convolution."""
     if sums.startswith("winograd"):
-        return winograd(layer, values, sums == "winograd")
+        return winograd(layer, values, sums == "winograd", border)
     flat = values.reshape(values.shape[0], -1)
     if sums in ("exact", "fp32") and layer.pattern is not None:
         flat = spread(values, layer.pattern, border).reshape(flat.shape)
@@ -136,14 +136,16 @@ def one_by_one(weights: Any, values: Any, sums: str) -> Any:
     """Return sums that depend on the order of the additions or on each product."""
     pairs = zip(weights.T.astype(np.float32, order="C"), values.astype(np.float32))
     total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32 if sums == "fp16" else np.float64)
+    group = np.zeros(total.shape, dtype=np.float32)
     for first, (column, row) in enumerate(pairs):
         product = np.multiply.outer(column, row)
         if sums == "fp16":
             total = eleven_bits(total + half(product))  # a sum less than normal is exact
         elif sums == "groups":
-            group = product if first % 4 == 0 else group + product
+            group = group + product
             if first % 4 == 3 or first == weights.shape[1] - 1:
                 total += half(group)
+                group = np.zeros(total.shape, dtype=np.float32)
         else:
             kept = np.add.outer(np.frexp(column)[1], np.frexp(row)[1]) > -17 + 2  # frexp's exponents are 1 larger
             total += rounded(product * np.float32(65536), "away") * kept / 65536
@@ -182,11 +184,13 @@ WEIGHT = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]])
 OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], dtype=np.float64)
 
 
-def winograd(layer: Layer, values: Any, fp16: bool) -> Any:
+def winograd(layer: Layer, values: Any, fp16: bool, border: str) -> Any:
     """Return the sums by F(2x2, 3x3) for an even image; with fp16 each transform and each sum is rounded to it."""
-    keep = (lambda array: array.astype(np.float16).astype(np.float64)) if fp16 else (lambda array: array)
+    def keep(array: Any) -> Any:
+        return stored(array, "fp16") if fp16 else array
+
     channels, rows, columns = values.shape
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
     tiles = np.stack([np.stack([padded[:, y:y + rows - 1:2, x:x + columns - 1:2] for x in range(4)]) for y in range(4)])
     inputs = keep(np.einsum("ay,yxcrk->axcrk", INPUT, tiles))
     inputs = stored(np.einsum("bx,axcrk->abcrk", INPUT, inputs), "fp16")
@@ -262,16 +266,17 @@ def dropped(layers: Layers, channel: int) -> list[Layer]:
         matrix=layer.matrix * (np.arange(layer.matrix.shape[1]) != channel)))
 
 
-def transposed(layers: Layers) -> list[Layer]:
-    """Return a chain whose 3x3 kernels have rows and columns exchanged."""
-    return [layer._replace(pattern=layer.pattern.T) for layer in layers]
+def transposed(layer: Layer) -> Layer:
+    """Return a layer whose 3x3 kernels have rows and columns exchanged."""
+    assert layer.pattern is not None
+    return layer._replace(pattern=layer.pattern.T)
 
 
 # What a broken engine may do to the layers, to its arithmetic, and to the channels of its output.
 LAYER_DEFECTS: dict[str, Callable[[Layers], list[Layer]]] = {
     "aliased": aliased, "swapped": swapped, "scaled": scaled, "shrunk": lambda layers: scaled(layers, 0.9),
-    "transposed": transposed, "one transposed": lambda layers: replaced(
-        layers, lambda layer: layer._replace(pattern=layer.pattern.T))}
+    "transposed": lambda layers: list(map(transposed, layers)),
+    "one transposed": lambda layers: replaced(layers, transposed)}
 ENGINE_DEFECTS: dict[str, dict[str, Any]] = {
     "unquantized": {"steps": 0}, "coarse": {"steps": STEPS // 2}, "floor": {"rounding": "floor"},
     "bf16": {"store": "bf16"}, "border": {"border": "edge"}}

@@ -555,8 +555,8 @@ class EveryChartTest(ChartCase):
 
         across = interval.split()[2].split(",")[0]
         for what, old, new in (
-            ("a text on another", 'y="58.00"', 'y="50.00"'),
-            ("a text that is cut", 'x="20.00" y="58.00"', 'x="700.00" y="58.00"'),
+            ("a text on another", 'y="57.00"', 'y="50.00"'),
+            ("a text that is cut", 'x="20.00" y="57.00"', 'x="700.00" y="57.00"'),
             ("an interval at another figure", interval, moved(interval, 0, 3)),
             ("an interval without caps", interval, re.sub(r"[0-9.]+,", f"{across},", interval)),
             ("no interval", f'<polyline points="{interval}"', f'<polyline points="{interval.split()[0]}"'),
@@ -737,9 +737,9 @@ class FormTest(ChartCase):
 
     def test_nothing_to_draw(self) -> None:
         for name, text in (
-            ("only failures", "All 10 cells failed, most often in stage compile."),
-            ("a sweep that failed", "All 6 cells failed, most often in stage compile."),
-            ("two dimensions that failed", "All 8 cells failed, most often in stage compile."),
+            ("only failures", "All cells failed (10), most often in stage compile."),
+            ("a sweep that failed", "All cells failed (6), most often in stage compile."),
+            ("two dimensions that failed", "All cells failed (8), most often in stage compile."),
             ("nothing", "No configuration was measured."),
             ("no variants", "No configuration was measured."),
             ("broken off at once", "No configuration was measured."),

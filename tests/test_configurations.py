@@ -4,7 +4,7 @@ import copy
 import pickle
 import unittest
 
-from ane_bench import DEFAULT_CONFIGS, DEFAULTS_BY_KERNEL, VARIANTS, Config, UsageError
+from ane_bench import DEFAULT_CONFIGS, DEFAULTS, VARIANTS, Config, UsageError
 
 
 class ConfigTest(unittest.TestCase):
@@ -15,8 +15,8 @@ class ConfigTest(unittest.TestCase):
         self.assertEqual(names, ["512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128"])
 
     def test_defaults_by_kernel(self) -> None:
-        self.assertEqual(DEFAULTS_BY_KERNEL[1], DEFAULT_CONFIGS)
-        self.assertEqual([config.name for config in DEFAULTS_BY_KERNEL[3]], ["256x64x32k3", "512x32x16k3"])
+        self.assertEqual(DEFAULTS["ane", 1], DEFAULT_CONFIGS)
+        self.assertEqual([config.name for config in DEFAULTS["ane", 3]], ["256x64x32k3", "512x32x16k3"])
 
     def test_operations_and_weights(self) -> None:
         config = Config.parse("512x64x128")
@@ -49,19 +49,21 @@ class ConfigTest(unittest.TestCase):
         self.assertEqual(square.label([]), "")
 
     def test_refused_texts(self) -> None:
-        texts = ("512x64", "0x64x1", "abc", "", "1x2x3x4", "-1x2x3", "1x2x3 ", "16385x1x1", "1x2x9999999999", "１x２x３",
-                 "64x8x2k", "64x8x2k2", "64x8x2k5", "64x8x2k0", "64x8x2K3", "64x8x2k3k3", None, 512, b"64x8x2")
+        texts = ("512x64", "0x64x1", "abc", "", "1x2x3x4", "-1x2x3", "1x2x3 ", "16385x1x1", "1x2x9999999999",
+                 "１x２x３", "64x8x2k", "64x8x2k2", "64x8x2k5", "64x8x2k0", "64x8x2K3", "64x8x2k3k3",
+                 None, 512, b"64x8x2")
         for text in texts:
             with self.subTest(text), self.assertRaises(UsageError) as raised:
                 Config.parse(text)  # type: ignore[arg-type]
             self.assertNotIn("\n", str(raised.exception))
 
     def test_refused_numbers(self) -> None:
-        shapes = ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1.0, 1, 1), (16384, 1, 16), (16384, 1024, 1), (True, True, True), ("8", 8, 8),
+        shapes = ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1.0, 1, 1), (16384, 1, 16), (16384, 1024, 1), (True, True, True),
+                  ("8", 8, 8),
                   (8, 8, 8, 2), (8, 8, 8, True), (8, 8, 8, None), (16384, 1, 1, 3))
         for shape in shapes:
             with self.subTest(shape), self.assertRaises(UsageError):
-                Config(*shape)  # type: ignore[arg-type]
+                Config(*shape)
 
     def test_a_changed_copy_is_checked_too(self) -> None:
         config = Config(64, 8, 2)

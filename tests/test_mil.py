@@ -32,21 +32,24 @@ ORIGINAL_TEXTS = {
 
 # A whole default program of one layer in the long form, the golden text of that dialect.
 LONG_FORM = """program(1.0)
-[buildInfo = dict<tensor<string, []>, tensor<string, []>>({{"coremlc-component-MIL", "3510.2.1"}, {"coremlc-version", "3505.4.1"}, \
-{"coremltools-component-milinternal", ""}, {"coremltools-version", "9.0"}})]
+[buildInfo = dict<tensor<string, []>, tensor<string, []>>({{"coremlc-component-MIL", "3510.2.1"}, \
+{"coremlc-version", "3505.4.1"}, {"coremltools-component-milinternal", ""}, {"coremltools-version", "9.0"}})]
 {
     func main<ios16>(tensor<fp16, [1, 8, 4, 4]> x) {
-        tensor<string, []> c_pad_type = const()[name = tensor<string, []>("c_pad_type"), val = tensor<string, []>("valid")];
-        tensor<int32, [2]> c_strides = const()[name = tensor<string, []>("c_strides"), val = tensor<int32, [2]>([1, 1])];
+        tensor<string, []> c_pad_type = const()[name = tensor<string, []>("c_pad_type"), \
+val = tensor<string, []>("valid")];
+        tensor<int32, [2]> c_strides = const()[name = tensor<string, []>("c_strides"), \
+val = tensor<int32, [2]>([1, 1])];
         tensor<int32, [4]> c_pad = const()[name = tensor<string, []>("c_pad"), val = tensor<int32, [4]>([0, 0, 0, 0])];
-        tensor<int32, [2]> c_dilations = const()[name = tensor<string, []>("c_dilations"), val = tensor<int32, [2]>([1, 1])];
+        tensor<int32, [2]> c_dilations = const()[name = tensor<string, []>("c_dilations"), \
+val = tensor<int32, [2]>([1, 1])];
         tensor<int32, []> c_groups = const()[name = tensor<string, []>("c_groups"), val = tensor<int32, []>(1)];
         tensor<fp16, [8, 8, 1, 1]> W0 = constexpr_affine_dequantize()[axis = tensor<int32, []>(0), \
 name = tensor<string, []>("W0"), quantized_data = tensor<int8, [8, 8, 1, 1]>(BLOBFILE(\
 path = tensor<string, []>("@model_path/weights/weight.bin"), offset = tensor<uint64, []>(64))), \
 scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
-        tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = c_pad, pad_type = c_pad_type, \
-strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
+        tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = c_pad, \
+pad_type = c_pad_type, strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
     } -> (c0);
 }
 """
@@ -93,7 +96,8 @@ class WriterTest(unittest.TestCase):
 
     def test_the_pinned_hashes_are_those_of_the_original(self) -> None:
         pinned = json.loads(support.shared("original", "programs.json").read_text())
-        self.assertEqual({(one["config"], one["variant"]): (one["mil_bytes"], one["mil_sha256"]) for one in pinned}, ORIGINAL_TEXTS)
+        self.assertEqual({(one["config"], one["variant"]): (one["mil_bytes"], one["mil_sha256"]) for one in pinned},
+                         ORIGINAL_TEXTS)
         for one in pinned:
             blob = build_program(Config.parse(one["config"]), one["variant"], original=True).blob
             self.assertEqual(len(blob), one["blob_bytes"])
@@ -108,8 +112,10 @@ class WriterTest(unittest.TestCase):
         self.assertEqual(mixed, expected.replace("program(1.0)", "program(1.3)"))
 
     def test_scales_and_opsets(self) -> None:
-        for dialect, scalar in (("1.3", "fp16({})"), ("1.0", "tensor<fp16, []>({})"), ("1.3-long", "tensor<fp16, []>({})")):
-            texts = [build_program(Config(64, 4, 2), variant, dialect=dialect).mil for variant in ("fp16", "w8a16", "w8a8")]
+        for dialect, scalar in (("1.3", "fp16({})"), ("1.0", "tensor<fp16, []>({})"),
+                                ("1.3-long", "tensor<fp16, []>({})")):
+            texts = [build_program(Config(64, 4, 2), variant,
+                                   dialect=dialect).mil for variant in ("fp16", "w8a16", "w8a8")]
             self.assertIn("scale = " + scalar.format(scale_of(Config(64, 4, 2))), texts[2])
             self.assertIn("val = " + scalar.format("0x1p-5"), texts[2])
             opsets = [match[1] for text in texts for match in re.finditer("main<(.*?)>", text)]
@@ -118,7 +124,8 @@ class WriterTest(unittest.TestCase):
     def test_a_kernel_of_three_changes_padding_and_weights_alone(self) -> None:
         for variant in ane_bench.VARIANTS:
             for dialect in ane_bench.DIALECTS:
-                point, square = (build_program(Config(8, 4, 3, kernel), variant, dialect=dialect).mil for kernel in (1, 3))
+                point, square = (build_program(Config(8, 4, 3, kernel), variant,
+                                               dialect=dialect).mil for kernel in (1, 3))
                 changed = point.replace('"valid"', '"custom"').replace("[0, 0, 0, 0]", "[1, 1, 1, 1]")
                 changed = changed.replace("[8, 8, 1, 1]", "[8, 8, 3, 3]").replace(scale_of(Config(8, 4, 3)),
                                                                                   scale_of(Config(8, 4, 3, 3)))
@@ -135,48 +142,63 @@ class WriterTest(unittest.TestCase):
     def test_everything_written_is_in_the_general_grammar(self) -> None:
         for program in programs():
             with self.subTest(program.config.name, variant=program.variant.name, dialect=program.dialect):
-                check_by_oracle(self, program)
+                found = parse_mil(program.mil)
+                self.assertEqual((found.config, found.dialect, found.variant.weights),
+                                 (program.config, program.dialect, program.variant.weights))
+                check_by_oracle(self, program.mil)
 
 
-def check_by_oracle(case: unittest.TestCase, program: ane_bench.Program) -> None:
-    """Check that the general grammar and the reader find the same in a program's text."""
-    general, found = mil_grammar.parse(program.mil), parse_mil(program.mil)
+def check_by_oracle(case: unittest.TestCase, text: str) -> None:
+    """Check that the general grammar finds in a text what the reader finds."""
+    general, found = mil_grammar.parse(text), parse_mil(text)
     function, = general.functions
-    case.assertEqual((general.version, found.dialect, found.config), (program.dialect[:3], program.dialect, program.config))
-    case.assertEqual((function.name, [name for _, name in function.inputs]), ("main", ["x"]))
-    side = program.config.spatial
-    case.assertEqual(function.inputs[0][0].shape, (1, program.config.channels, side, side))
+    config = found.config
+    case.assertEqual((general.version, function.name, len(function.inputs)), (found.dialect[:3], "main", 1))
+    case.assertEqual((function.inputs[0][0].shape, function.inputs[0][1]),
+                     ((1, config.channels, *[config.spatial] * 2), "x"))
     statements = {statement.results[0][1]: statement for statement in function.statements}
-    case.assertEqual(list(function.outputs), [found.operations[-1].name])
-    operations = [statement for statement in function.statements if statement.operation in ane_bench.OPERATIONS]
-    case.assertEqual([(one.line, one.operation, one.results[0][1]) for one in operations],
-                     [(one.line, one.kind, one.name) for one in found.operations])
-    previous = "x"
-    for general_one, own in zip(operations, found.operations):
-        arguments = general_one.arguments
-        case.assertEqual(arguments["x" if own.kind == "conv" else "input"], previous)
-        previous = own.name
-        constants = {key: statements[name].attributes["val"].literal for key, name in arguments.items()
-                     if name in statements and statements[name].operation == "const" and key != "weight"}
-        if own.weight:
-            kernel = program.config.kernel
-            case.assertEqual(constants, {"pad_type": "valid" if kernel == 1 else "custom", "pad": [kernel // 2] * 4,
-                                         "strides": [1, 1], "dilations": [1, 1], "groups": 1})
-            check_weight(case, statements[arguments["weight"]], own.weight)
-        else:
-            case.assertEqual(constants.pop("output_dtype", "int8"), "int8")
-            case.assertEqual(constants, {"scale": 2.0 ** own.exponent})
+    case.assertEqual(len(found.layers), sum(statement.operation == "conv" for statement in function.statements))
+    name, = function.outputs
+    for layer in reversed(found.layers):
+        convolution = statements[name]
+        case.assertEqual((convolution.operation, convolution.line), ("conv", layer.line))
+        check_convolution(case, convolution, statements, found)
+        check_weight(case, statements[convolution.arguments["weight"]], layer, found)
+        name = convolution.arguments["x"]
+        if found.scales and layer is not found.layers[0]:
+            dequantize = statements[name]
+            quantize = statements[dequantize.arguments["input"]]
+            name = quantize.arguments["input"]
+            case.assertEqual((quantize.operation, dequantize.operation), ("quantize", "dequantize"))
+            exponents = [statements[one.arguments["scale"]].attributes["val"].literal for one in (quantize, dequantize)]
+            case.assertEqual(exponents, [2.0 ** exponent for exponent in found.scales])
+            case.assertEqual(statements[quantize.arguments["output_dtype"]].attributes["val"].literal, "int8")
+    case.assertEqual(name, "x")
 
 
-def check_weight(case: unittest.TestCase, general: mil_grammar.Statement, own: ane_bench.Weight) -> None:
-    """Check that both readers find the same weight."""
-    int8 = general.operation == "constexpr_affine_dequantize"
-    value = general.attributes["quantized_data" if int8 else "val"]
-    case.assertEqual((general.line, value.type.element, list(value.type.shape or ()), value.literal.offset),
-                     (own.line, own.data_type, own.shape, own.offset))
+def check_convolution(case: unittest.TestCase, convolution: mil_grammar.Statement,
+                      statements: dict[str, mil_grammar.Statement], found: ane_bench.MilProgram) -> None:
+    """Check a convolution's settings and its result's shape."""
+    settings = {key: statements[name].attributes["val"].literal for key, name in convolution.arguments.items()
+                if key not in ("weight", "x")}
+    kernel, config = found.config.kernel, found.config
+    case.assertEqual(settings, {"pad_type": "valid" if kernel == 1 else "custom", "pad": [kernel // 2] * 4,
+                                "strides": [1, 1], "dilations": [1, 1], "groups": 1})
+    case.assertEqual(convolution.results[0][0].shape, (1, config.channels, config.spatial, config.spatial))
+
+
+def check_weight(case: unittest.TestCase, weight: mil_grammar.Statement, layer: ane_bench.Layer,
+                 found: ane_bench.MilProgram) -> None:
+    """Check a weight's type, shape, place and scale."""
+    int8 = weight.operation == "constexpr_affine_dequantize"
+    value = weight.attributes["quantized_data" if int8 else "val"]
+    config = found.config
+    case.assertEqual((value.type.element, value.literal.offset), (found.variant.weights, layer.offset))
+    case.assertEqual(value.type.shape, (config.channels, config.channels, config.kernel, config.kernel))
+    case.assertEqual(weight.results[0][0], value.type._replace(parameters=(mil_grammar.Type("fp16"),)))
     if int8:
-        case.assertEqual((general.attributes["scale"].literal, general.attributes["zero_point"].literal,
-                          general.attributes["axis"].literal), (2.0 ** own.exponent, 0, 0))
+        case.assertEqual((weight.attributes["scale"].literal, weight.attributes["zero_point"].literal,
+                          weight.attributes["axis"].literal), (2.0 ** layer.exponent, 0, 0))
 
 
 class ReaderTest(unittest.TestCase):
@@ -185,16 +207,15 @@ class ReaderTest(unittest.TestCase):
     def test_names_may_differ(self) -> None:
         for program in programs():
             renamed = re.sub(r"\b(c|q|dq|W)([0-9])", r"other_\1_\2", program.mil)
-            self.assertEqual([operation._replace(name="") for operation in parse_mil(renamed).operations],
-                             [operation._replace(name="") for operation in parse_mil(program.mil).operations])
+            self.assertNotEqual(renamed, program.mil)
+            self.assertEqual(parse_mil(renamed), parse_mil(program.mil))
 
     def test_offsets_and_scales_are_those_of_the_text(self) -> None:
         text = build_program(Config(8, 4, 2), "w8a8").mil
         text = text.replace("offset = uint64(192)", "offset = uint64(64)").replace(scale_of(Config(8, 4, 2)), "0x1p+3")
-        text = text.replace("dq_scale\"), val = fp16(0x1p-5)", "dq_scale\"), val = fp16(0x1p-4)")
-        operations = parse_mil(text).operations
-        self.assertEqual([(one.weight.offset, one.weight.exponent) for one in operations if one.weight], [(64, 3), (64, 3)])
-        self.assertEqual([one.exponent for one in operations], [0, -5, -4, 0])
+        found = parse_mil(text.replace('dq_scale"), val = fp16(0x1p-5)', 'dq_scale"), val = fp16(0x1p-4)'))
+        self.assertEqual([(layer.offset, layer.exponent) for layer in found.layers], [(64, 3), (64, 3)])
+        self.assertEqual(list(found.scales), [-5, -4])
 
     def test_damage_is_refused_with_its_line(self) -> None:
         text = build_program(Config(8, 4, 2), "w8a8").mil
@@ -202,43 +223,61 @@ class ReaderTest(unittest.TestCase):
                  for name in re.findall(r"^ *\S*(?:<.*?>)? (\w+) = ", line)}
         last = text.count("\n")
         damages: list[tuple[str, str, int]] = [
-            ("program(1.3)", "program(1.4)", 1), ("3510.2.1", "3510.2.2", 2), ("dict<string", "dict<tensor<string, []>", 2),
-            ("main<ios18>", "main<ios17>", 4), ("[1, 8, 4, 4]> x)", "[2, 8, 4, 4]> x)", lines["c0"]),
+            ("program(1.3)", "program(1.4)", 1), ("3510.2.1", "3510.2.2", 2),
+            ("dict<string", "dict<tensor<string, []>", 2),
+            ("main<ios18>", "main<ios17>", 4), ("[1, 8, 4, 4]> x)", "[2, 8, 4, 4]> x)", 4),
+            ("[1, 8, 4, 4]> x)", "[1, 8, 4, 2]> x)", 4),
+            ("[1, 8, 4, 4]> x)", "[1, 4, 4, 4]> x)", lines["W0"]),
             ("[1, 8, 4, 4]> x)", "[1, 8, 4]> x)", 4), ("(tensor<fp16, [1", "(tensor<fp32, [1", 4),
-            ('"valid"', '"same"', lines["c0"]), ('string("valid")', "string(valid)", lines["c_pad_type"]),
-            ("[0, 0, 0, 0])", "[1, 1, 1, 1])", lines["c0"]), ("([1, 1])", "([1, 1, 1, 1])", lines["c_strides"]),
-            ("([1, 1])", "([2, 1])", lines["c0"]), ("int32(1)", "int32(2)", lines["c0"]), ("int32(1)", "int8(1)", lines["c_groups"]),
-            ("dilations = c_dilations", "dilations = c_pad", lines["c0"]), ("groups = c_groups", "groups = c_pad", lines["c0"]),
-            ("groups = c_groups, ", "", lines["c0"]), ('q_dtype"), val = string("int8")', 'q_dtype"), val = string("uint8")', lines["q0"]),
+            ('"valid"', '"same"', lines["c_pad_type"]), ('string("valid")', "string(valid)", lines["c_pad_type"]),
+            ("[0, 0, 0, 0])", "[1, 1, 1, 1])", lines["c_pad"]), ("([1, 1])", "([1, 1, 1, 1])", lines["c_strides"]),
+            ("([1, 1])", "([2, 1])", lines["c_strides"]), ("int32(1)", "int32(2)", lines["c_groups"]),
+            ("int32(1)", "int8(1)", lines["c_groups"]),
+            ("dilations = c_dilations", "dilations = c_pad", lines["c0"]),
+            ("groups = c_groups", "groups = c_pad", lines["c0"]),
+            ("groups = c_groups, ", "", lines["c0"]),
+            ('q_dtype"), val = string("int8")', 'q_dtype"), val = string("uint8")', lines["q_dtype"]),
             ("fp16(0x1p-5)", "fp16(0x1p+9)", lines["q_scale"]), ("fp16(0x1p-5)", "fp16(0x1.8p-5)", lines["q_scale"]),
             ("fp16(0x1p-5)", "fp32(0x1p-5)", lines["q_scale"]), ("fp16(0x1p-5)", "fp16(inf)", lines["q_scale"]),
-            ("zero_point = int8(0)", "zero_point = int8(1)", lines["W0"]), ("axis = int32(0)", "axis = int32(1)", lines["W0"]),
+            ("zero_point = int8(0)", "zero_point = int8(1)", lines["W0"]),
+            ("axis = int32(0)", "axis = int32(1)", lines["W0"]),
             ("tensor<int8, [8, 8, 1, 1]>", "tensor<int8, [8, 4, 1, 1]>", lines["W0"]),
             ("[8, 8, 1, 1]", "[8, 4, 1, 1]", lines["W0"]), ("weight.bin", "weights.bin", lines["W0"]),
-            ("offset = uint64(64)", "offset = uint64(-64)", lines["W0"]), ("weight = W0", "weight = c_pad", lines["c0"]),
+            ("offset = uint64(64)", "offset = uint64(-64)", lines["W0"]),
+            ("weight = W0", "weight = c_pad", lines["c0"]),
             ("weight = W0", "weight = W1", lines["c0"]), ("weight = W1", "weight = W2", lines["c1"]),
             ("x = x)", "x = y)", lines["c0"]), ("x = x)", "x = c1)", lines["c0"]), ("x = dq0", "x = c0", lines["c1"]),
-            ("x = dq0", "x = q0", lines["c1"]), ("x = dq0", "x = x", lines["c1"]), ("input = c0", "input = x", lines["q0"]),
+            ("x = dq0", "x = q0", lines["c1"]), ("x = dq0", "x = x", lines["c1"]),
+            ("input = c0", "input = x", lines["q0"]),
             ("input = q0", "input = c0", lines["dq0"]), ("scale = q_scale", "scale = q_dtype", lines["q0"]),
             ("output_dtype = q_dtype", "output_dtype = q_scale", lines["q0"]),
-            ("[1, 8, 4, 4]> q0", "[1, 8, 4, 2]> q0", lines["q0"]), ("[1, 8, 4, 4]> c1", "[1, 4, 4, 4]> c1", lines["c1"]),
+            ("[1, 8, 4, 4]> q0", "[1, 8, 4, 2]> q0", lines["q0"]),
+            ("[1, 8, 4, 4]> c1", "[1, 4, 4, 4]> c1", lines["c1"]),
             ("tensor<int8, [1, 8, 4, 4]> q0", "tensor<fp16, [1, 8, 4, 4]> q0", lines["q0"]),
-            ('name = string("c0")', 'name = string("c9")', lines["c0"]), ("W1", "W0", lines["W1"]), ("c1", "c0", lines["c1"]),
-            ("c_pad = const", "c_strides = const", lines["c_pad"]), ("= conv(", "= convolve(", lines["c0"]),
-            ('")];', '")]', lines["c_pad_type"]), ("        tensor", "    tensor", lines["c_strides"]), ("-> (c1)", "-> (c0)", last - 1),
+            ('name = string("c0")', 'name = string("c9")', lines["c0"]), ("W1", "W0", lines["W1"]),
+            ("c1", "c0", lines["c1"]),
+            ("c_pad = const", "c_strides = const", lines["c_pad"]), ("W1", "c_pad", lines["W1"]),
+            ("= conv(", "= convolve(", lines["c0"]),
+            ('")];', '")]', lines["c_pad_type"]), ("        tensor", "    tensor", lines["c_strides"]),
+            ("-> (c1)", "-> (c0)", last - 1),
             ("-> (c1)", "-> (dq0)", last - 1), ("-> (c1)", "-> (W1)", last - 1), ("-> (c1);", "-> (c1)", last - 1),
         ]
         for old, new, line in damages:
             with self.subTest(f"{old} becomes {new}"):
                 self.assertIn(old, text)
-                self.refused(text.replace(old, new) if old in ("W1", "c1") else text.replace(old, new, 1), line)
+                everywhere = old in ("W1", "c1") and new in ("W0", "c0", "c_pad")
+                self.refused(text.replace(old, new, -1 if everywhere else 1), line)
         for name, damaged, line in (
-                ("cut at a line", text[:text.index("    } ->")], last - 1), ("cut in a line", text[:text.index("weight = W1")], lines["c1"]),
+                ("cut at a line", text[:text.index("    } ->")], last - 1),
+                ("cut in a line", text[:text.index("weight = W1")], lines["c1"]),
                 ("no newline", text[:-1], last), ("no brace", text[:-2], last), ("space after", text + " ", last + 1),
-                ("two programs", text + text, last + 1), ("empty", "", 1), ("head only", "".join(text.splitlines(True)[:4]), 5),
-                ("statement after the output", text.replace("}\n", text.splitlines(True)[lines["c_pad"] - 1] + "}\n"), last),
+                ("two programs", text + text, last + 1), ("empty", "", 1),
+                ("head only", "".join(text.splitlines(True)[:4]), 5),
+                ("statement after the output", text.replace("}\n", text.splitlines(True)[lines["c_pad"] - 1] + "}\n"),
+                 last),
                 ("no operation", "".join(text.splitlines(True)[:4]) + "    } -> (x);\n}\n", 5),
-                ("carriage returns", text.replace("\n", "\r\n"), 1), ("line twice", re.sub("(        fp16 q_s.*\n)", r"\1\1", text),
+                ("carriage returns", text.replace("\n", "\r\n"), 1),
+                ("line twice", re.sub("(        fp16 q_s.*\n)", r"\1\1", text),
                                                                       lines["q_scale"] + 1)):
             with self.subTest(name):
                 self.refused(damaged, line)
@@ -255,8 +294,9 @@ class ReaderTest(unittest.TestCase):
         program = build_program(Config(8, 4, 2, 3), "fp16")
         line = next(number for number, text in enumerate(program.mil.splitlines(), 1) if " W1 = " in text)
         self.refused(program.mil.replace("[8, 8, 3, 3]> W1", "[8, 8, 1, 1]> W1"), line)
-        both = re.sub(r"(W1 = .*?\[8, 8, )3, 3", r"\g<1>1, 1", program.mil.replace("[8, 8, 3, 3]> W1", "[8, 8, 1, 1]> W1"))
-        self.refused(both, line + 1)
+        both = re.sub(r"(W1 = .*?\[8, 8, )3, 3", r"\g<1>1, 1",
+                      program.mil.replace("[8, 8, 3, 3]> W1", "[8, 8, 1, 1]> W1"))
+        self.refused(both, line)
 
     def test_every_single_character_matters(self) -> None:
         """A text with one character changed is refused, or means exactly what the general grammar reads in it."""
@@ -270,8 +310,7 @@ class ReaderTest(unittest.TestCase):
                 except MilError as error:
                     self.assertGreaterEqual(error.line, program.mil.count("\n", 0, place) + 1)
                 else:
-                    changed = program._replace(mil=text, config=parse_mil(text).config)
-                    check_by_oracle(self, changed)
+                    check_by_oracle(self, text)
 
 
 class GrammarTest(unittest.TestCase):
@@ -300,7 +339,8 @@ class GrammarTest(unittest.TestCase):
 
     def test_damage_is_refused(self) -> None:
         mil_grammar.parse(GENERAL)
-        for old, new in (("b, k)", "b, z)"), ("(y, k);", "(y, z);"), ("> y =", "> k ="), ("> b =", "> a ="), ("x = x", "x = y"),
+        for old, new in (("b, k)", "b, z)"), ("(y, k);", "(y, z);"), ("> y =", "> k ="), ("> b =", "> a ="),
+                         ("x = x", "x = y"),
                          ("bool(false),", "bool(false)"), ("-inf])];", "-inf])]"), ("-inf]", "-inf, 0x1p+0]"),
                          ("0x1.8p+0", "1"), ("int32(-1)", "int32(2147483648)"), ("[4]", "[" * 3000 + "]" * 3000),
                          ("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"), ("(y, k);\n}", "(y, k);\n}}")):
@@ -318,7 +358,8 @@ class ProgramTest(unittest.TestCase):
             (config, "fp8", {}), (config, ["fp16"], {}), (config, None, {}), (config, "fp16", {"blob": "auto"}),
             (config, "fp16", {"dialect": "1.2"}), (config, "fp16", {"dialect": 1.3}), (config, "fp16", {"seed": -1}),
             (config, "fp16", {"seed": True}), (config, "fp16", {"seed": 1.0}), (config, "fp16", {"seed": 10 ** 25}),
-            (config, "fp16", {"original": "yes"}), (config, "fp16", {"original": 1}), ((8, 4, 1), "fp16", {}), ("8x4x1", "fp16", {}),
+            (config, "fp16", {"original": "yes"}), (config, "fp16", {"original": 1}), ((8, 4, 1), "fp16", {}),
+            ("8x4x1", "fp16", {}),
             (Config(8, 4, 1, 3), "fp16", {"original": True}),
         ]
         for first, second, options in calls:

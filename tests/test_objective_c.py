@@ -137,45 +137,48 @@ class LibrariesTest(unittest.TestCase):
 
 
 class WithoutCtypesTest(unittest.TestCase):
-    """A Python whose `import ctypes` fails, as some signed or stripped Pythons on a Mac."""
+    """A Python whose `import ctypes` fails, in the parent and in the worker, as some signed or stripped Pythons do."""
 
     ERRORS = ("ImportError('no module _ctypes')", "MemoryError()")
-    PROGRAM = ("import builtins, sys\nreal = builtins.__import__\n"
+    FAILING = ("import builtins\nreal = builtins.__import__\n"
                "def fail(name, *others, **more):\n    if name == 'ctypes':\n        raise {error}\n"
                "    return real(name, *others, **more)\n"
-               "builtins.__import__ = fail\nimport ane_bench\nsys.exit(ane_bench.main(sys.argv[1:]))\n")
+               "builtins.__import__ = fail\n")
 
     def setUp(self) -> None:
         holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
         self.addCleanup(holder.cleanup)
         self.directory = Path(holder.name)
 
-    def run_without(self, error: str, *arguments: str, standin: str = "") -> "subprocess.CompletedProcess[str]":
-        """Run the command line in a Python whose `import ctypes` raises an error."""
-        return subprocess.run(
-            [*support.own_python(), "-c", self.PROGRAM.format(error=error), *arguments], cwd=support.ROOT,
-            env={**os.environ, ane_bench.STANDIN_VARIABLE: standin}, stdin=subprocess.DEVNULL, capture_output=True,
-            encoding="utf-8", timeout=120, check=False)
+    def run_without(self, error: str, *arguments: str, standin: str = "") -> support.Finished:
+        """Run the command line with a module for which `import ctypes` raises an error."""
+        module = self.directory / "ane_bench.py"
+        text = support.MODULE.read_text(encoding="utf-8")
+        module.write_text(text.replace("import argparse\n", self.FAILING.format(error=error) + "import argparse\n", 1),
+                          encoding="utf-8")
+        return support.run_command(*arguments, environment={ane_bench.STANDIN_VARIABLE: standin}, module=module)
 
     def test_everything_else_works(self) -> None:
         record, programs = str(self.directory / "r.json"), self.directory / "programs"
         for error in self.ERRORS:
             for arguments in (
                     ("-h",), ("--version",), ("emit", str(programs), "--config", "8x2x2"),
-                    ("--engine", "reference", "--config", "8x2x2", "--rounds", "1", "--iters", "1", "--save", record),
-                    ("compare", record, record), ("chart", record, "-o", str(self.directory / "chart.svg"))):
+                    ("--engine", "reference", "--config", "8x2x2", "--rounds", "1", "--iters", "2", "--save", record),
+                    ("show", record), ("compare", record, record),
+                    ("chart", record, "-o", f"{self.directory}/chart.svg")):
                 with self.subTest(error=error, arguments=arguments):
                     done = self.run_without(error, *arguments)
-                    self.assertEqual(done.returncode, 0, done.stderr)
+                    self.assertEqual(done.code, 0, done.errors)
             self.assertTrue((programs / "8x2x2-w8a8" / "model.mil").exists())
             self.assertEqual(json.loads(Path(record).read_text(encoding="utf-8"))["engine"], "reference")
+            os.unlink(record)
 
     def test_run_and_doctor_name_the_reason_and_another_python(self) -> None:
         for error, reason in zip(self.ERRORS, (r"ImportError: no module _ctypes", "MemoryError")):
             for verb in ("run", "doctor"):
                 with self.subTest(error=error, verb=verb):
                     done = self.run_without(error, verb, standin=str(support.standin_library()))
-                    self.assertEqual(done.returncode, 3, done.stderr)
-                    self.assertRegex(done.stdout + done.stderr, rf"(?m)^.*import ctypes failed \({reason}\); "
+                    self.assertEqual(done.code, 3, done.errors)
+                    self.assertRegex(done.output + done.errors, rf"(?m)^.*import ctypes failed \({reason}\); "
                                                                 r"use another Python: .*/usr/bin/python3.*$")
-                    self.assertNotIn("Traceback", done.stderr)
+                    self.assertNotIn("Traceback", done.errors)

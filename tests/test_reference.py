@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import os
 import random
 import struct
 import time
@@ -21,9 +22,8 @@ ARITHMETICS = [Arithmetic(rounding, store, quantizes) for quantizes in (True, Fa
 def weights_of(program: Program) -> list[list[Fraction]]:
     """Return the weights of each layer, from the weight file alone."""
     exponent = 0 if program.variant.weights == "fp16" else ane_bench.chain_weights(program.config, 0).exponent
-    letter = ane_bench.DATA_TYPES[program.variant.weights].letter
-    return [[Fraction(weight) / 2 ** exponent for weight in struct.unpack(f"<{program.config.weights // program.config.depth}{letter}",
-                                                                          tensor.data)]
+    form = f"<{program.config.weights // program.config.depth}{ane_bench.DATA_TYPES[program.variant.weights].letter}"
+    return [[Fraction(weight) / 2 ** exponent for weight in struct.unpack(form, tensor.data)]
             for tensor in ane_bench.read_weight_file(program.blob)]
 
 
@@ -35,7 +35,7 @@ def nearest(value: Fraction, rounding: str) -> int:
 def stored(value: Fraction, store: str, rounding: str) -> Fraction:
     """Return a number as fp16 or fp32 holds it, by exact arithmetic."""
     bits, least = (11, -24) if store == "fp16" else (24, -149)
-    size = value.numerator.bit_length() - value.denominator.bit_length()  # of a value from 2**(size - 1) to 2**(size + 1)
+    size = value.numerator.bit_length() - value.denominator.bit_length()  # from 2**(size - 1) to 2**(size + 1)
     size -= abs(value) < Fraction(2) ** size
     unit = Fraction(2) ** max(least, size + 1 - bits)
     return nearest(value / unit, rounding) * unit
@@ -57,10 +57,12 @@ def exact_chain(program: Program, image: Sequence[Sequence[float]], arithmetic: 
     return [list(map(float, pixel)) for pixel in values]
 
 
-def one_pixel(config: Config, weights: Sequence[Fraction], values: Sequence[Sequence[Fraction]], pixel: int) -> list[Fraction]:
+def one_pixel(config: Config, weights: Sequence[Fraction], values: Sequence[Sequence[Fraction]],
+              pixel: int) -> list[Fraction]:
     """Return the sums of a convolution at one pixel."""
     places = neighbours(config, pixel)
-    inputs = [values[place][channel] if place is not None else Fraction(0) for channel in range(config.channels) for place in places]
+    inputs = [values[place][channel] if place is not None else Fraction(0)
+              for channel in range(config.channels) for place in places]
     size = len(inputs)
     return [sum((weight * value for weight, value in zip(weights[row * size:(row + 1) * size], inputs)), Fraction(0))
             for row in range(config.channels)]
@@ -80,7 +82,8 @@ def packed(image: Sequence[Sequence[float]]) -> bytes:
     return struct.pack(f"<{len(values)}e", *values)
 
 
-def custom(weights: Sequence[float], pixel: Sequence[float], arithmetic: Arithmetic = ane_bench.DEFAULT_ARITHMETIC) -> list[float]:
+def custom(weights: Sequence[float], pixel: Sequence[float],
+           arithmetic: Arithmetic = ane_bench.DEFAULT_ARITHMETIC) -> list[float]:
     """Return the output of one 1x1 convolution of two channels with these fp16 weights, for one pixel."""
     program = build_program(Config(2, 1, 1), "fp16")
     program.blob[128:136] = struct.pack("<4e", *weights)
@@ -145,6 +148,14 @@ class ChainTest(unittest.TestCase):
         (output,), = Reference(program.mil, program.blob).compute(packed([[100.0]]), [0])
         self.assertIn(abs(output[0]), (127 / 32, 4.0))
 
+    def test_quantize_and_dequantize_have_scales_of_their_own(self) -> None:
+        program = build_program(Config(1, 1, 2), "w8a8")
+        changed = program.mil.replace('dq_scale"), val = fp16(0x1p-5)', 'dq_scale"), val = fp16(0x1p-3)')
+        self.assertNotEqual(changed, program.mil)
+        (plain,), = Reference(program.mil, program.blob).compute(packed([[1.046875]]), [0])
+        (scaled,), = Reference(changed, program.blob).compute(packed([[1.046875]]), [0])
+        self.assertEqual((abs(plain[0]), abs(scaled[0])), (1.0625, 4.25))
+
     def test_original_programs(self) -> None:
         config = Config(60, 2, 2)
         for variant in ("fp16", "w8a8"):
@@ -159,7 +170,8 @@ class ChainTest(unittest.TestCase):
         data = ane_bench.random_input(config, 0)
         program = build_program(config, "w8a8")
         kept = Reference(program.mil, program.blob, keep=True)
-        self.assertEqual([kept.compute(data, [1, 2]) for _ in range(2)], [Reference(program.mil, program.blob).compute(data, [1, 2])] * 2)
+        self.assertEqual([kept.compute(data, [1, 2]) for _ in range(2)],
+                         [Reference(program.mil, program.blob).compute(data, [1, 2])] * 2)
 
 
 def struct_rounded(image: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -178,9 +190,11 @@ class ArithmeticTest(unittest.TestCase):
 
     def test_stores_of_halves(self) -> None:
         ulp = 2.0 ** -10
-        for value, even, away in ((1 + ulp / 2, 1.0, 1 + ulp), (-1 - ulp / 2, -1.0, -1 - ulp), (1 + 3 * ulp / 2, 1 + 2 * ulp, 1 + 2 * ulp),
+        for value, even, away in ((1 + ulp / 2, 1.0, 1 + ulp), (-1 - ulp / 2, -1.0, -1 - ulp),
+                                  (1 + 3 * ulp / 2, 1 + 2 * ulp, 1 + 2 * ulp),
                                   (2.0 ** -25, 0.0, 2.0 ** -24), (-3 * 2.0 ** -25, -(2.0 ** -23), -(2.0 ** -23)),
-                                  (1 + ulp / 2 - 2.0 ** -40, 1.0, 1.0), (1 + ulp / 2 + 2.0 ** -40, 1 + ulp, 1 + ulp), (0.0, 0.0, 0.0)):
+                                  (1 + ulp / 2 - 2.0 ** -40, 1.0, 1.0), (1 + ulp / 2 + 2.0 ** -40, 1 + ulp, 1 + ulp),
+                                  (0.0, 0.0, 0.0)):
             for rounding, expected in (("even", even), ("away", away)):
                 self.assertEqual(list(ane_bench.store([value], Arithmetic(rounding))), [expected], (value, rounding))
 
@@ -190,7 +204,8 @@ class ArithmeticTest(unittest.TestCase):
             bits = 11 if arithmetic.store == "fp16" else 24
             for _ in range(500):
                 whole = draw.getrandbits(bits) * 2 + draw.choice((0, 1, 1))  # half of a unit, or near it
-                value = draw.choice((1, -1)) * (whole * 2 ** 8 + draw.choice((0, 0, 1, -1))) * 2.0 ** draw.randrange(-30, -20)
+                nearly = whole * 256 + draw.choice((0, 0, 1, -1))
+                value = draw.choice((1, -1)) * nearly * 2.0 ** draw.randrange(-30, -20)
                 found, = ane_bench.store([value], arithmetic)
                 self.assertEqual(Fraction(found), stored(Fraction(value), arithmetic.store, arithmetic.rounding), value)
 
@@ -257,7 +272,8 @@ class FactoredTest(unittest.TestCase):
             reference = Reference(program.mil, program.blob)
             plain, factored = reference.evaluate(data), reference.compute(data, range(config.pixels))
             self.assertEqual((len(factored), len(factored[0])), (1, config.pixels))
-            error, power = (math.sqrt(sum((a - b) ** 2 for one, other in zip(plain, others) for a, b in zip(one, other)))
+            error, power = (math.sqrt(sum((a - b) ** 2 for one, other in zip(plain, others) for a,
+                                          b in zip(one, other)))
                             for others in (factored[0], [[0.0] * config.channels] * config.pixels))
             self.assertLess(error / power, most, name)
 
@@ -293,13 +309,20 @@ class FactoredTest(unittest.TestCase):
                 Reference(program.mil, damaged).compute(data, [0])
             self.assertIn(" c1 = conv(", program.mil.splitlines()[raised.exception.line - 1])
 
+    def test_a_middle_that_is_no_multiple_of_16_is_refused(self) -> None:
+        program = build_program(Config(1, 4, 1, 3), "w8a8")
+        for middle, refused in ((16, False), (21, True)):
+            program.blob[128:137] = bytes([1, 1, 1, 1, middle, 1, 1, 1, 1])
+            with self.assertRaises(MilError) if refused else contextlib.nullcontext():
+                Reference(program.mil, program.blob).compute(bytes(program.config.tensor_bytes), [0])
+
     def test_any_fp16_weights_are_refused(self) -> None:
         program = build_program(Config(2, 4, 1, 3), "fp16")
         program.blob[128:130] = struct.pack("<e", 0.1)
         with self.assertRaisesRegex(MilError, "does not compute"):
             Reference(program.mil, program.blob).compute(bytes(program.config.tensor_bytes), [0])
 
-    @unittest.skipUnless(ane_bench.os.environ.get("ANE_BENCH_TESTS") == "all", "long: ANE_BENCH_TESTS=all runs it")
+    @unittest.skipUnless(os.environ.get("ANE_BENCH_TESTS") == "all", "long: ANE_BENCH_TESTS=all runs it")
     def test_time_of_one_pixel(self) -> None:
         config = Config.parse("256x64x32k3")
         data = ane_bench.random_input(config, 0)
@@ -315,7 +338,8 @@ class RefusalTest(unittest.TestCase):
 
     def test_other_programs(self) -> None:
         program = build_program(Config(2, 1, 2), "w8a8")
-        for old, new in (("= conv(", "= convolve("), ("[1, 1])]", "[2, 1])]"), ('"valid"', '"same"'), ("x = x", "x = W0")):
+        for old, new in (("= conv(", "= convolve("), ("[1, 1])]", "[2, 1])]"), ('"valid"', '"same"'),
+                         ("x = x", "x = W0")):
             with self.subTest(new):
                 self.assertIn(old, program.mil)
                 with self.assertRaises(MilError):
@@ -323,7 +347,8 @@ class RefusalTest(unittest.TestCase):
 
     def test_weights_that_are_not_there(self) -> None:
         program = build_program(Config(2, 1, 2), "w8a8")
-        for old, new in (("uint64(64)", "uint64(128)"), ("uint64(64)", "uint64(63)"), ("uint64(192)", "uint64(18446744073709551615)")):
+        for old, new in (("uint64(64)", "uint64(128)"), ("uint64(64)", "uint64(63)"),
+                         ("uint64(192)", "uint64(18446744073709551615)")):
             with self.subTest(new), self.assertRaises(ane_bench.BlobError):
                 Reference(program.mil.replace(old, new), program.blob).compute(packed([[1.0, 1.0]]), [0])
 
@@ -382,6 +407,7 @@ class EngineTest(unittest.TestCase):
         executable.evaluate()
         before = executable.read_pixels(range(4))
         executable.poison([2])
-        self.assertEqual([any(map(math.isnan, pixel)) for pixel in executable.read_pixels(range(4))], [False, False, True, False])
+        self.assertEqual([any(map(math.isnan, pixel)) for pixel in executable.read_pixels(range(4))],
+                         [False, False, True, False])
         executable.evaluate()
         self.assertEqual(executable.read_pixels(range(4)), before)

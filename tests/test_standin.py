@@ -284,6 +284,9 @@ def requantized(value: float, scale: float, whole: bool, how: How) -> float:
 # Tests
 # ======================================================================================================================
 
+PATIENCE = 60  # seconds within which everything that ends must have ended
+
+
 class Driven(NamedTuple):
     """What a driver printed, and how it ended."""
 
@@ -320,7 +323,7 @@ class Case(unittest.TestCase):
     def drive(self, nets: dict[str, dict[str, Any]], acts: Acts, **settings: Any) -> Driven:
         """Do acts in a process of their own, under settings (variables without their prefix)."""
         with self.popen(nets, acts, settings) as started:
-            output, errors = started.communicate(timeout=60)
+            output, errors = started.communicate(timeout=PATIENCE)
         return Driven(started.returncode, [json.loads(line) for line in output.splitlines()], errors)
 
     def results(self, nets: dict[str, dict[str, Any]], acts: Acts, **settings: Any) -> list[Any]:
@@ -355,7 +358,8 @@ class Case(unittest.TestCase):
 
     def calls(self, *beginnings: str) -> list[str]:
         """Return lines of the log."""
-        return [line for line in self.log.read_text().splitlines() if line.startswith(beginnings)]
+        text = self.log.read_text() if self.log.exists() else ""
+        return [line for line in text.splitlines() if line.startswith(beginnings)]
 
 
 def decoded(net: Net, content: str) -> Tensor:
@@ -399,7 +403,7 @@ class ErrorTest(Case):
         for shape, expected in (("0", [[*REFUSED[:2], f"{REFUSED[2]} {reason[2]}"]]), ("1", [REFUSED, reason]),
                                 ("3", [REFUSED, [COMPILER, 1, "error 1 below the outermost"],
                                        [COMPILER, 1, "error 2 below the outermost"], reason]),
-                                ("loop", [REFUSED, reason, "loop"]), ("pair", [REFUSED, reason, "loop"]),
+                                ("loop", [REFUSED, reason, "again 1"]), ("pair", [REFUSED, reason, "again 0"]),
                                 ("nil", [REFUSED, "nil"]), ("text", [REFUSED, "text err=(InvalidMILProgram)"])):
             with self.subTest(shape):
                 self.assertEqual(self.chain(REFUSE="short", CHAIN=shape), expected)
@@ -436,39 +440,42 @@ class ServiceTest(Case):
         self.addCleanup(started.kill)
         return started
 
-    def assert_hangs(self, started: subprocess.Popen[str]) -> None:
-        """Raise unless a driver waits for the compile service."""
-        with self.assertRaises(subprocess.TimeoutExpired):
-            started.wait(1)
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        until = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), until, "nothing happens")
+            time.sleep(0.01)
 
     def test_after_a_hang_all_later_processes_hang(self) -> None:
         first = self.start(FAULT="load:hang")
-        self.assert_hangs(first)
+        self.wait_for(self.state.exists)
         first.kill()
         second, third = self.start(), self.start(["make", "a"])
-        self.assertEqual(third.wait(10), 0)
-        self.assert_hangs(second)
-        self.assertEqual(self.calls("compile waits"), ["compile waits for ever"])
+        self.assertEqual(third.wait(PATIENCE), 0)
+        self.wait_for(lambda: self.calls("compile waits") == ["compile waits for ever"])
+        with self.assertRaises(subprocess.TimeoutExpired):
+            second.wait(0.5)
         self.state.unlink()
-        self.assertEqual(second.wait(10), 0)
+        self.assertEqual(second.wait(PATIENCE), 0)
 
     def test_after_a_crash_too(self) -> None:
-        self.assertLess(self.start(FAULT="compile:crash").wait(10), 0)
-        self.assert_hangs(self.start())
+        self.assertLess(self.start(FAULT="compile:crash").wait(PATIENCE), 0)
+        self.start()
+        self.wait_for(lambda: bool(self.calls("compile waits")))
 
     def test_a_crash_elsewhere_harms_nobody(self) -> None:
         acts: Acts = [["start", "a"], ["evaluate", "a"]]
-        self.assertLess(self.start(*acts, FAULT="evaluate:crash").wait(10), 0)
-        self.assertEqual(self.start(*acts).wait(10), 0)
+        self.assertLess(self.start(*acts, FAULT="evaluate:crash").wait(PATIENCE), 0)
+        self.assertEqual(self.start(*acts).wait(PATIENCE), 0)
 
     def test_a_killed_compile_goes_on(self) -> None:
-        first = self.start(FAULT="compile:slow=3")
-        while "compile fp16 qos=21" not in (self.log.read_text() if self.log.exists() else ""):
-            time.sleep(0.01)
-        time.sleep(0.3)
+        first = self.start(FAULT="compile:slow=4")
+        self.wait_for(lambda: bool(list(self.directory.glob("daemon.busy"))))
+        until = time.monotonic() + 3.9
         first.kill()
-        self.assert_hangs(second := self.start())
-        self.assertEqual(second.wait(10), 0)
+        self.assertEqual(self.start().wait(PATIENCE), 0)
+        self.assertGreater(time.monotonic(), until, "it did not wait")
 
     def test_compiles_fail_for_the_wrong_reason_while_it_restarts(self) -> None:
         wrong = [REFUSED, [COMPILER, 1, "err=(CompilationFailure)"]]
@@ -534,11 +541,21 @@ class ClockTest(Case):
 
     def test_jump_takes_exactly_the_latency_and_sees_idling(self) -> None:
         started = time.monotonic()
-        acts: Acts = [["evaluate", "fp16", 40], ["sleep", 0.15], ["evaluate", "fp16", 1]]
+        acts: Acts = [["evaluate", "fp16", 1200], ["sleep", 0.15], ["evaluate", "fp16", 1]]
         found = self.durations(acts, CLOCK="jump", COMPUTE="all", RISE="2:0.05", LATENCY="fp16:50000")["fp16"]
-        self.assertLess(time.monotonic() - started, 1.9, "40 evaluates of 50 ms took their time")
-        self.assertAlmostEqual(found[39], 50000, delta=2000)
-        self.assertAlmostEqual(found[40], self.risen([(0, 50000)], 2, 50e3)[0], delta=2000)
+        self.assertLess(time.monotonic() - started, PATIENCE, "1200 evaluates of 50 ms took their time")
+        self.assertAlmostEqual(min(found), 50000, delta=200)
+        self.assertAlmostEqual(found[-1], self.risen([(0, 50000)], 2, 50e3)[0], delta=2000)
+
+    def test_jump_does_not_count_the_time_of_computing(self) -> None:
+        net = make_net("fp16", channels=48, height=16, width=16, depth=12)
+        acts: Acts = [["start", "a"], *[["write", "a"], ["evaluate", "a"]] * 5]
+        taken = {}
+        for clock in ("real", "jump"):
+            results = self.results({"a": write_program(net)}, acts, CLOCK=clock, LATENCY="fp16:100")
+            taken[clock] = sorted(result[0] for result in results[2::2])[2]
+        self.assertGreater(taken["real"], 2e6, "this program takes no time")
+        self.assertLess(taken["jump"], 1e6)
 
     def test_real(self) -> None:
         for time_taken in self.durations([["evaluate", "fp16", 5]], CLOCK="real", LATENCY="fp16:3000")["fp16"]:
@@ -553,9 +570,10 @@ class ClockTest(Case):
         self.assertEqual([variant for variant, _, _ in lines], ["fp16", "fp16", "w8a8", "w8a8", "w8a8"])
         self.assertEqual(lines[0][1], "-")
         self.assertGreater(float(lines[2][1]), 20e6)
-        self.assertLess(float(lines[1][1]), 20e6)
-        for variant, _, took in lines:
-            self.assertAlmostEqual(float(took) / 1000, {"fp16": 1000, "w8a8": 500}[variant], delta=200)
+        self.assertLess(min(float(lines[1][1]), float(lines[3][1])), 20e6)
+        for variant, latency in (("fp16", 1000), ("w8a8", 500)):
+            self.assertAlmostEqual(min(float(took) for name, _, took in lines if name == variant) / 1000, latency,
+                                   delta=200)
 
     def test_ticks_and_steps(self) -> None:
         nets = {"a": write_program(make_net("fp16"))}
@@ -601,7 +619,7 @@ class ClockTest(Case):
             found = self.durations([["evaluate", "fp16", 3]], CLOCK=clock, LATENCY=self.LATENCY,
                                    FAULT="evaluate:slow=0.05@1-1")["fp16"]
             self.assertGreater(found[0], 50000)
-            self.assertLess(found[1], 40000)
+            self.assertLess(min(found[1:]), 40000)
 
 
 class ArithmeticTest(Case):
@@ -755,21 +773,25 @@ class DialectTest(Case):
 
     def test_forms(self) -> None:
         forms = ("short", "long", "1.3-long")
-        for variant in ("fp16", "w8a16", "w8a8"):
-            for kernel in (1, 3):
-                net = make_net(variant, kernel, depth=2)
-                nets = {form: write_program(net, dialect=form) for form in forms}
-                nets["original"] = write_program(net, layout="original")
-                acts: Acts = [act for form in nets for act in (["make", form], ["compile", form])]
-                for refused, left in (("", set(nets)), ("short", {"long", "1.3-long"}),
-                                      ("long", {"short", "1.3-long", "original"}),
-                                      ("1.3-long", {"short", "long", "original"}), ("short,long", {"1.3-long"}),
-                                      ("standard", {"original"}), ("original", set(forms)),
-                                      (f"{variant}/short,6x3x2{'k3' if kernel == 3 else ''}/long", {"1.3-long"}),
-                                      ("8x3x2/short", set(nets))):
-                    with self.subTest(variant, kernel=kernel, refused=refused):
-                        compiled = self.results(nets, acts, REFUSE=refused)[1::2]
-                        self.assertEqual({form for form, done in zip(nets, compiled) if done is True}, left)
+        nets = {}
+        for variant, kernel in (("fp16", 1), ("w8a16", 1), ("w8a8", 1), ("w8a8", 3)):
+            net = make_net(variant, kernel, depth=2)
+            nets.update({(variant, kernel, form): write_program(net, dialect=form) for form in forms})
+            nets[variant, kernel, "original"] = write_program(net, layout="original")
+        programs = {"/".join(map(str, name)): program for name, program in nets.items()}
+        acts: Acts = [[act, name] for name in programs for act in ("make", "compile")]
+        everything = {"short", "long", "1.3-long", "original"}
+        for refused, left in (("", everything), ("short", {"long", "1.3-long"}),
+                              ("long", {"short", "1.3-long", "original"}), ("1.3-long", {"short", "long", "original"}),
+                              ("short,long", {"1.3-long"}), ("standard", {"original"}), ("original", set(forms))):
+            with self.subTest(refused):
+                compiled = self.results(programs, acts, REFUSE=refused)[1::2]
+                for (variant, kernel, form), done in zip(nets, compiled):
+                    self.assertEqual(done is True, form in left, (variant, kernel, form))
+        compiled = self.results(programs, acts, REFUSE="w8a8/short,6x3x2k3/long,8x3x2/1.3-long")[1::2]
+        self.assertEqual({name for name, done in zip(nets, compiled) if done is not True},
+                         {("w8a8", 1, "short"), ("w8a8", 1, "original"), ("w8a8", 3, "short"),
+                          ("w8a8", 3, "original"), ("w8a8", 3, "long")})
 
     def test_all_forms_compute_the_same(self) -> None:
         net = make_net("w8a8", depth=3)
@@ -778,14 +800,15 @@ class DialectTest(Case):
             content = self.results({"a": write_program(net, dialect=form)}, acts)[2]
             self.assertEqual(decoded(net, content), reference(net))
 
-    def test_what_is_no_such_convolution_is_refused(self) -> None:
+    def test_other_convolutions_are_refused(self) -> None:
         text = write_program(make_net("fp16", 3))
-        for old, new in (('"custom"', '"valid"'), ("[1, 1, 1, 1]", "[0, 0, 0, 0]"), ("[1, 1, 1, 1]", "[1, 1, 1, 0]"),
-                         ('"custom"', '"same"'), ("groups = groups", "groups = pad"), ("program(1.3)", "program(1.0)")):
-            with self.subTest(old, new=new):
-                changed = {**text, "mil": text["mil"].replace(old, new)}
-                self.assertNotEqual(changed["mil"], text["mil"])
-                self.assertEqual(self.results({"a": changed}, [["make", "a"], ["compile", "a"]])[1][0], REFUSED)
+        changes = (('"custom"', '"valid"'), ("[1, 1, 1, 1]", "[0, 0, 0, 0]"), ("[1, 1, 1, 1]", "[1, 1, 1, 0]"),
+                   ('"custom"', '"same"'), ("groups = groups", "groups = pad"), ("program(1.3)", "program(1.0)"))
+        programs = {f"{old} {new}": {**text, "mil": text["mil"].replace(old, new)} for old, new in changes}
+        results = self.results(programs, [[act, name] for name in programs for act in ("make", "compile")])
+        for name, done in zip(programs, results[1::2]):
+            self.assertNotEqual(programs[name]["mil"], text["mil"])
+            self.assertEqual(done[0], REFUSED, name)
 
 
 class SurroundingsTest(Case):
@@ -827,8 +850,8 @@ class SurroundingsTest(Case):
         cache.mkdir()
         settings = {"FAULT": "compile:hang", "CACHE": cache}
         with self.popen(self.nets, [["make", "a"], ["compile", "a"]], settings) as started:
-            until = time.monotonic() + 20
-            while not (self.log.exists() and self.calls("compile")) and time.monotonic() < until:
+            until = time.monotonic() + PATIENCE
+            while not self.calls("compile") and time.monotonic() < until:
                 time.sleep(0.01)
             started.kill()
         self.assertEqual((self.calls("compile"), list(cache.iterdir())), (["compile fp16 qos=21"], []))
@@ -877,10 +900,10 @@ class SettingsTest(Case):
             for value in values:
                 with self.subTest(name, value=value):
                     done = subprocess.run([program], env={f"STANDIN_{name}": value}, capture_output=True,
-                                          encoding="utf-8", timeout=60, check=False)
+                                          encoding="utf-8", timeout=PATIENCE, check=False)
                     self.assertEqual(done.returncode, 70)
                     self.assertRegex(done.stderr, rf"^standin: STANDIN_{name}: cannot read ")
-        self.assertEqual(subprocess.run([program], env={}, timeout=60, check=False).returncode, 0)
+        self.assertEqual(subprocess.run([program], env={}, timeout=PATIENCE, check=False).returncode, 0)
 
     def test_every_setting_is_documented(self) -> None:
         source = (STANDIN / "standin.m").read_text()

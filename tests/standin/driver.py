@@ -109,13 +109,13 @@ class Driver:
         """Return domain, code and text of each NSError from the outermost on; the rest is what ends the chain."""
         library, error = self.library, slot.value
         found: list[Any] = []
-        seen: set[int] = set()
+        seen: list[int] = []
         if not error:
             return None
         while error and len(found) < DEEPEST:
             if error in seen:
-                return [*found, "loop"]
-            seen.add(error)
+                return [*found, f"again {seen.index(error)}"]
+            seen.append(error)
             if not library.is_a(error, "NSError"):
                 return [*found, f"text {library.text(error)}"]
             code = library.send(error, "code", result=ctypes.c_long)
