@@ -484,7 +484,7 @@ class M4Test(support.StandinCase):
 
     def test_the_default_configurations_are_right(self) -> None:
         if not ALL:
-            self.skipTest("takes a minute: set ANE_BENCH_TESTS=all")
+            self.skipTest("long; ANE_BENCH_TESTS=all runs it")
         if "ARITHMETIC" not in (support.ROOT / "tests" / "standin" / "standin.m").read_text():
             self.skipTest("the stand-in computes in one arithmetic only")
         for config in ane_bench.DEFAULT_CONFIGS:
