@@ -2155,13 +2155,13 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# verdict_interval, marginal, within_rounds_pattern, bimodality.
+# Cell, Trial, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
+# speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
     """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
-    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+    for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
@@ -2197,7 +2197,8 @@ class Settings(NamedTuple):
                 continue
             types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
             if type(value) not in types or not least <= value <= most:
-                raise UsageError(f"{name} {value!r}: expected {types[-1].__name__} from {least} to {most}")
+                kind = "a number" if name == "timeout" else "a whole number"
+                raise UsageError(f"{name} {value!r}: expected {kind} from {least} to {most}")
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():
@@ -2400,6 +2401,14 @@ def attempts(settings: Settings) -> list[tuple[str, str]]:
     return list(ATTEMPTS) if len(layouts) > 1 and len(dialects) > 1 else every
 
 
+def each_reason_once(refused: Sequence[str]) -> str:
+    """Return texts such as `standard/1.3: reason` as one, in which each reason stands once, behind all its forms."""
+    forms: dict[str, list[str]] = {}
+    for form, _, reason in (text.partition(": ") for text in refused):
+        forms.setdefault(reason, []).append(form)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
+
+
 def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
                  owner: contextlib.ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
@@ -2418,8 +2427,10 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
-            text = "; ".join(refused) if cell.refused else str(error)
+            text = each_reason_once(refused) if cell.refused else str(error)
             advice = advice_for(text)
+            if settings.original:
+                advice = advice.replace("another --dialect", "it without --original")
             if "--dialect" in advice and len(forms) > 1:
                 advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
@@ -2926,7 +2937,7 @@ def judge(config: Config, activations: str, output: Sequence[Vector],
         noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
         if known:
             problem = problem or noise
-        elif noise:
+        elif noise and not problem:
             warnings.append(("quantization", noise))
     if known and config.kernel == 1 and not problem:
         warnings += warnings_about_rounding(found, config, activations)
@@ -3191,8 +3202,8 @@ def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> I
     if cell.config.spatial % 32 and cell.samples and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {'; '.join(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask for that "
-                           f"at once with --blob {cell.blob} --dialect {cell.dialect}")
+        yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask "
+                           f"for that at once with --blob {cell.blob} --dialect {cell.dialect}")
     if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
         yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
                             "w8a16; choose a depth of 2 or more")
@@ -3420,8 +3431,8 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     """Check that a class exists."""
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
-    methods = ", ".join(method.selector for method in METHODS if method.class_name == name)
-    value = f"{probe.engine.runtime.macos_version()} has no class {name}; its methods are left out: {methods}"
+    count = sum(method.class_name == name for method in METHODS)
+    value = f"{probe.engine.runtime.macos_version()} has no class {name} (left out: its methods, {count})"
     return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
@@ -4133,9 +4144,9 @@ class Worker:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
-        elif message["kind"] == "stage":
-            if self.stage == "compile" and message["stage"] != "load":  # it was refused
-                self.unpurged.discard(self._variant)
+        if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
+            self.unpurged.discard(self._variant)  # it was refused
+        if message["kind"] == "stage":
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
                 self.unpurged.add(self._variant)
@@ -4376,7 +4387,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         with worker:
             for message in worker.messages():
                 if message["kind"] == "cell":
-                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    if "thermal_state" in message:
+                        run.system["thermal_state_after"] = message["thermal_state"]
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
                     run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it

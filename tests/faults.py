@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Protocol
 
+from ane_bench import Cell, Config, Run, Settings
 from tests import support
 from tests.support import PATIENCE, Finished, Scene
 
@@ -72,7 +73,7 @@ FORMS = ("standard/1.3", "standard/1.0", "standard/1.3-long", "original/1.3")
 
 def in_every_form(reason: str) -> str:
     """Return the pattern of an error that tells a reason for each form that was tried."""
-    return "^" + ".*; ".join(f"{re.escape(form)}: {reason}" for form in FORMS)
+    return f"^{re.escape(', '.join(FORMS))}: {reason}"
 
 
 class Case(Protocol):
@@ -216,6 +217,16 @@ OPTIONAL = """
 """
 METHODS = [Method(line[0], *line[1:].split(), needed=text is NEEDED)  # type: ignore[misc,arg-type]
            for text in (NEEDED, OPTIONAL) for line in text.strip().splitlines()]
+
+
+def save_record(path: Path) -> str:
+    """Save a record as an earlier run might have left it, and return its text."""
+    settings = Settings(iters=2, rounds=2, verify=0)
+    run = Run("stand-in", settings, [Config(8, 2, 2)], ["fp16"])
+    run.add([Cell(run.configs[0], "fp16", settings, samples_ns=[[1000.0], [1000.0]])])
+    run.complete = True
+    run.save(path)
+    return path.read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

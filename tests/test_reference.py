@@ -322,7 +322,7 @@ class FactoredTest(unittest.TestCase):
         with self.assertRaisesRegex(MilError, "does not compute"):
             Reference(program.mil, program.blob).compute(bytes(program.config.tensor_bytes), [0])
 
-    @unittest.skipUnless(os.environ.get("ANE_BENCH_TESTS") == "all", "long: ANE_BENCH_TESTS=all runs it")
+    @support.long_test
     def test_time_of_one_pixel(self) -> None:
         config = Config.parse("256x64x32k3")
         data = ane_bench.random_input(config, 0)

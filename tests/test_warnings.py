@@ -230,8 +230,8 @@ class TableTest(unittest.TestCase):
         base = [(3 if place // EACH % 10 < 3 else 2) * time for place, time in enumerate(times)]
         found = cell(times, base=base, protocol=settings)
         self.assertEqual(found.get("ratio"),
-                         "Ratio is 2.26, the quotient of the times shown 2.00: times drifted or scattered; trust Ratio, "
-                         "which is taken round by round, or try more --rounds")
+                         "Ratio is 2.26, the quotient of the times shown 2.00: times drifted or scattered; trust "
+                         "Ratio, which is taken round by round, or try more --rounds")
         self.assertNotIn("ratio", cell(times, base=[2 * time for time in times], protocol=settings))
         # Both drift alike: the ratio and the times agree.
         times = [time * (1 + place / 200) for place, time in enumerate(times)]
