@@ -6,9 +6,9 @@ or later and nothing else. It times chains of convolutions on the Neural Engine
 in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
 outputs, and prints the comparison:
 
-    Config                     W(MB)     GOP ms/eval  ±95%  TOPS Ratio  ±95% Check
-    FP16 128x conv 512ch 64x64  64.0  274.88  14.780 ±0.1% 18.60                ok
-    W8A8 128x conv 512ch 64x64  32.0  274.88   7.831 ±0.1% 35.10 1.89x ±0.1%    ok
+ Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
+ FP16 128x conv 512ch 64x64  64.0 274.88  14.780 ±0.1%   18.60                ok
+ W8A8 128x conv 512ch 64x64  32.0 274.88   7.831 ±0.1%   35.10 1.89x ±0.1%    ok
 
 W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
 (2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
