@@ -4739,10 +4739,8 @@ def answers(run: Run) -> list[str]:
     """Return what the run found, in sentences. Under `original` there are none."""
     if run.settings.original:
         return []
-    groups: dict[int, list[Cell]] = {}
-    for cell in run.cells:
-        groups.setdefault(cell.config.kernel, []).append(cell)
-    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
+    groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
+    return [*(answer_of(run, cells) for cells in groups if cells), *remarks(run)]
 
 
 def answer_of(run: Run, cells: Sequence[Cell]) -> str:
@@ -4811,14 +4809,14 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config._replace(depth=1) == cell.config._replace(depth=1)]
     alike.sort(key=lambda other: other.config.depth)
-    found = None
-    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
-        other = alike[-2]
-        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    other = alike[-2]
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
     if not found:
         return dict.fromkeys(MARGINAL_FIELDS)
     rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
+    return dict(zip(MARGINAL_FIELDS, (other.config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
 
 
 def marginal_notes(run: Run) -> list[str]:
@@ -5180,42 +5178,40 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
     pairs = compare(base, new)
     now = {**{cell.name: "missing from NEW" for cell in base.cells}, **{cell.name: cell.failure for cell in new.cells}}
     failed = [f"{cell.name}: {now[cell.name]}" for cell in base.cells if cell.ok and now[cell.name]]
-    times = [(item.new, *time_growth(item)) for item in pairs]
-    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    times = [(item.new, item.speed, item.interval) for item in pairs]
+    ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
     undecided: list[str] = []
-    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
-                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+    checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
+        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {:.1%} longer"),
+        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {:.1%} lower")]
+    for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
-        if not failed and not any(ends for _, _, ends in losses):
+        if not failed and not any(interval for _, _, interval in changes):
             raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
                              "record both with a second variant and more --iters")
-        for cell, loss, ends in losses:
-            limit = percent / 100
-            if not ends:
+        for cell, change, interval in changes:
+            limit, loss = percent / 100, loss_of(change)
+            if not interval:
                 undecided.append(f"{cell.name}: undecided, since it has no interval in one of the records")
-            elif min(ends) > limit:
+                continue
+            least, most = sorted(map(loss_of, verdict_interval(change, interval)))
+            if least > limit:
                 failed.append(f"{cell.name}: {text.format(loss)}")
-            elif max(ends) > limit:
-                advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
-                undecided.append(f"{cell.name}: undecided: at most it {text.format(max(ends))}; {advice}")
+            elif most > limit:
+                advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
+                undecided.append(f"{cell.name}: undecided: at most it {text.format(most)}; {advice}")
     return failed, undecided
 
 
-def time_growth(item: Difference) -> tuple[float, list[float]]:
-    """Return the share by which a time grew, and the ends of the interval that verdicts go by."""
-    ends = verdict_interval(item.speed, item.interval) if item.interval else []
-    return 1 / item.speed - 1, [1 / end - 1 for end in ends]
-
-
-def ratio_loss(item: Difference) -> tuple[float, list[float]]:
-    """Return the share by which a ratio dropped, and the ends of the same interval of that."""
+def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
-        return 0.0, []
+        return 1.0, None
     change = new["value"] / base["value"]
     half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
-    return 1 - change, [1 - end for end in verdict_interval(change, [change * math.exp(-half), change * math.exp(half)])]
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 def rounds_needed(settings: Settings, half: float, distance: float) -> str:

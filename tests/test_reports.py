@@ -189,6 +189,12 @@ class TableTest(unittest.TestCase):
                     self.assertRegex(line, r" +[^ ]+ +[^ ]+ +[^ ]+ +±[^ ]+ +[^ ]+ +([^ ]+x +±[^ ]+ +|– +)?ok\*$")
                     self.assertNotRegex(line, r" 0\.0+ ")
 
+    def test_the_manuals_sample_has_these_columns(self) -> None:
+        heading, *rows = re.findall("^ ((?:Config|FP16|W8A8) .*)$", ane_bench.__doc__ or "", re.MULTILINE)
+        own = lines_of(made_run(spread=0.0005))
+        self.assertEqual(heading, own[2])
+        self.assertEqual([re.sub("[0-9]", "#", row) for row in rows], [re.sub("[0-9]", "#", row) for row in own[4:6]])
+
     def test_narrow_terminals_lose_what_the_configuration_tells(self) -> None:
         run = made_run(ORIGINAL)
         for columns, headings in (
@@ -523,6 +529,8 @@ class MarginalTest(support.StandinCase):
 
     def test_the_deepest_two_of_each_shape(self) -> None:
         run = self.deep_run({"fp16": 18.8}, 0.11, depths=(256, 4, 64, 128))
+        for cell in (run.cells[1], run.cells[2]):
+            cell.samples_ns = [[sample / 3 for sample in samples] for samples in cell.samples_ns]
         self.assertIn("512ch 64x64, from 128 to 256 layers: FP16 18.8 TOPS", run.table())
         both = made_run([*sweep((64,), (8,), (2, 8)), *sweep((64,), (8,), (2, 8), (3,))], ("fp16",))
         self.assertEqual(re.findall("^.*(?=, from)", both.table(), re.MULTILINE), ["64ch 8x8", "conv3x3 64ch 8x8"])
@@ -531,7 +539,8 @@ class MarginalTest(support.StandinCase):
         run = self.deep_run({"fp16": 18.8, "w8a8": 36.2}, 0.11)
         rows = list(csv.DictReader(io.StringIO(ane_bench.REPORTS["csv"](run))))
         names = ("marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low", "fixed_high")
-        for row in rows[:2]:
+        original = self.deep_run({"fp16": 18.8, "w8a8": 36.2}, 0.11, settings=AS_ORIGINAL)
+        for row in [*rows[:2], *csv.DictReader(io.StringIO(ane_bench.REPORTS["csv"](original)))]:
             self.assertEqual({row[name] for name in (*names, "marginal_from")}, {""})
         for row, tops in zip(rows[2:], (18.8, 36.2)):
             rate, slow, fast, fixed, least, most = (float(row[name]) for name in names)
