@@ -6,9 +6,9 @@ or later and nothing else. It times chains of convolutions on the Neural Engine
 in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
 outputs, and prints the comparison:
 
-    Config                     W(MB)     GOP ms/eval  ±95%  TOPS Ratio  ±95% Check
-    FP16 128x conv 512ch 64x64  64.0  274.88  14.780 ±0.1% 18.60                ok
-    W8A8 128x conv 512ch 64x64  32.0  274.88   7.831 ±0.1% 35.10 1.89x ±0.1%    ok
+ Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
+ FP16 128x conv 512ch 64x64  64.0 274.88  14.780 ±0.1%   18.60                ok
+ W8A8 128x conv 512ch 64x64  32.0 274.88   7.831 ±0.1%   35.10 1.89x ±0.1%    ok
 
 W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
 (2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
@@ -4616,7 +4616,8 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
     for name in dict.fromkeys(names[1:]):
         variant, config = cells.get(name, ("", name))
         groups.setdefault(config, []).append(variant)
-    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    return f"also {listed}" if listed else ""
 
 
 def remarks(run: Run) -> list[str]:
@@ -4625,8 +4626,8 @@ def remarks(run: Run) -> list[str]:
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. Lines have up to 80 letters,
-# 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
+# The table. Headings and their order are the original's, with intervals and the check added. A line has up to 80
+# letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
     """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
@@ -4661,17 +4662,17 @@ class Table:
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
         self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
-        longest = max([len(self.label(config, variant)) for config in run.configs for variant in run.variants], default=0)
-        self.width = max(NARROWEST_LABEL, min(longest, columns - sum(column.width for column in COLUMNS)))
+        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
+        longest = max(map(len, names), default=0)
+        room = columns - sum(column.width for column in COLUMNS)
+        self.width = max(NARROWEST_LABEL, min(longest, room))
         for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
-            if self._spare(columns) < 0:
+            if self.width > room:
+                room += sum(column.width for column in self.columns if column.field == field)
                 self.columns = [column for column in self.columns if column.field != field]
-        wider = min(2, max(0, self._spare(columns)))
+        wider = min(2, max(0, room - self.width))
         self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
                         for column in self.columns]
-
-    def _spare(self, columns: int) -> int:
-        return columns - self.width - sum(column.width for column in self.columns)
 
     def label(self, config: Config, variant: str) -> str:
         """Return a row's name."""
@@ -4718,17 +4719,15 @@ class Table:
             return f"=== {coverage(self.run) or 'Done'} ===\n"
         return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
 
+    def text(self) -> str:
+        """Return the whole table."""
+        return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
+
 
 def original_figures(cell: Cell) -> str:
     """Return a cell's figures as the original's printf writes them."""
     ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
     return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
-def table(run: Run) -> str:
-    """Return the whole table of a run."""
-    whole = Table(run)
-    return whole.head() + "".join(whole.rows(cells) for _, cells in run.results) + whole.end()
 
 
 # The answer in a sentence for each kernel.
@@ -4740,10 +4739,8 @@ def answers(run: Run) -> list[str]:
     """Return what the run found, in sentences. Under `original` there are none."""
     if run.settings.original:
         return []
-    groups: dict[int, list[Cell]] = {}
-    for cell in run.cells:
-        groups.setdefault(cell.config.kernel, []).append(cell)
-    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
+    groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
+    return [*(answer_of(run, cells) for cells in groups if cells), *remarks(run)]
 
 
 def answer_of(run: Run, cells: Sequence[Cell]) -> str:
@@ -4812,14 +4809,14 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config._replace(depth=1) == cell.config._replace(depth=1)]
     alike.sort(key=lambda other: other.config.depth)
-    found = None
-    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
-        other = alike[-2]
-        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    other = alike[-2]
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
     if not found:
         return dict.fromkeys(MARGINAL_FIELDS)
     rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
+    return dict(zip(MARGINAL_FIELDS, (other.config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
 
 
 def marginal_notes(run: Run) -> list[str]:
@@ -4934,7 +4931,8 @@ def comma_separated(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
+REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
+               json=record_text)
 
 # A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
@@ -5016,7 +5014,8 @@ def show(runs: Sequence[Run], form: str) -> str:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
+    runs = sorted(runs, key=lambda run: ([int(part) if part.isdecimal() else part for part in
+                                          re.split("([0-9]+)", chip_name(run))], run.started))  # M2 before M10
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
@@ -5033,11 +5032,6 @@ def show(runs: Sequence[Run], form: str) -> str:
         parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
         return "\n".join([*parts, *markdown_items(notes)])
     return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
-
-
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts M2 before M10."""
-    return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
 
 
 # Compare.
@@ -5061,9 +5055,8 @@ def compare(base: Run, new: Run) -> list[Difference]:
 
     Intervals are those within a run; two runs of one machine may differ by more.
     """
-    others = {(cell.config, cell.variant): cell for cell in new.cells}
-    pairs = [(cell, others.get((cell.config, cell.variant))) for cell in base.cells]
-    return [difference(cell, other) for cell, other in pairs if other and cell.ok and other.ok]
+    others = {cell.name: cell for cell in new.cells if cell.ok}
+    return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
@@ -5122,15 +5115,15 @@ def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
 
 def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
-    right = [{(cell.config, cell.variant): cell for cell in run.cells if cell.ok} for run in runs]
-    speeds = [{(item.new.config, item.new.variant): f" {item.speed:.2f}x" for item in compare(runs[0], run)}
-              for run in runs]
+    right = [{cell.name: cell for cell in run.cells if cell.ok} for run in runs]
+    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in compare(runs[0], run)} for run in runs]
     rates, ratios = [], []
-    for key, name in {(cell.config, cell.variant): cell.name for run in runs for cell in run.cells}.items():
-        rates.append([name, *(f"{figure(cells[key].tops, 2)} TOPS{speed.get(key, '')}" if key in cells else "–"
-                              for cells, speed in zip(right, speeds))])
-        texts = [ratio_text(cells[key]) if key in cells else "–" for cells in right]
-        ratios += [[f"{name} Ratio", *texts]] if any(text.endswith("x") for text in texts) else []
+    for name in dict.fromkeys(cell.name for run in runs for cell in run.cells):
+        cells = [found.get(name) for found in right]
+        rates.append([name, *(f"{figure(cell.tops, 2)} TOPS{speed.get(name, '')}" if cell else "–"
+                              for cell, speed in zip(cells, speeds))])
+        if any(cell and cell.ratio for cell in cells):
+            ratios.append([f"{name} Ratio", *(ratio_text(cell) if cell else "–" for cell in cells)])
     return ["Cell", *names], [*rates, *ratios]
 
 
@@ -5138,15 +5131,15 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
     for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
-        others = {(cell.config, cell.variant) for cell in other.cells}
-        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
-        only = [cell.name for cell in own.cells if (cell.config, cell.variant) not in others]
+        others = {cell.name for cell in other.cells}
+        only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
+        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
-                         f"over {len(speeds)} cells)")
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
+                         f"(geometric mean of {len(speeds)} cells)")
     return lines
 
 
@@ -5183,44 +5176,47 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
     base, new = runs
     check_gate(base, new)
     pairs = compare(base, new)
-    now = {(cell.config, cell.variant): cell.failure for cell in new.cells}
-    failed = [f"{cell.name}: {now.get((cell.config, cell.variant), 'missing from NEW')}" for cell in base.cells
-              if cell.ok and now.get((cell.config, cell.variant), "missing")]
-    times = [(item.new, 1 / item.speed - 1, [1 / end - 1 for end in item.interval or ()]) for item in pairs]
-    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    now = {**{cell.name: "missing from NEW" for cell in base.cells}, **{cell.name: cell.failure for cell in new.cells}}
+    failed = [f"{cell.name}: {now[cell.name]}" for cell in base.cells if cell.ok and now[cell.name]]
+    times = [(item.new, item.speed, item.interval) for item in pairs]
+    ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
     undecided: list[str] = []
-    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
-                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+    checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
+        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {:.1%} longer"),
+        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {:.1%} lower")]
+    for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
-        if not failed and not any(ends for _, _, ends in losses):
+        if not failed and not any(interval for _, _, interval in changes):
             raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
                              "record both with a second variant and more --iters")
-        for cell, loss, ends in losses:
-            limit, verdict = percent / 100, "undecided, since it has no interval"
-            if ends and min(ends) > limit:
+        for cell, change, interval in changes:
+            limit, loss = percent / 100, loss_of(change)
+            if not interval:
+                undecided.append(f"{cell.name}: undecided, since it has no interval in one of the records")
+                continue
+            least, most = sorted(map(loss_of, verdict_interval(change, interval)))
+            if least > limit:
                 failed.append(f"{cell.name}: {text.format(loss)}")
-            elif not ends or max(ends) > limit:
-                if ends:
-                    advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
-                    verdict = f"undecided: at most it {text.format(max(ends))}; {advice}"
-                undecided.append(f"{cell.name}: {verdict}")
+            elif most > limit:
+                advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
+                undecided.append(f"{cell.name}: undecided: at most it {text.format(most)}; {advice}")
     return failed, undecided
 
 
-def ratio_loss(item: Difference) -> tuple[float, list[float]]:
-    """Return the share by which a ratio dropped, and the ends of its 95 % interval: both intervals as logarithms."""
+def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
-        return 0.0, []
+        return 1.0, None
     change = new["value"] / base["value"]
     half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
-    return 1 - change, [1 - change * math.exp(half), 1 - change * math.exp(-half)]
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 def rounds_needed(settings: Settings, half: float, distance: float) -> str:
     """Return the advice to record so many rounds that half an interval is less than its distance from the limit."""
-    rounds = math.ceil(settings.rounds * 1.5 * min(half / max(distance, 1e-9), 20) ** 2)
+    rounds = math.ceil(settings.rounds * 2 * min(half / max(distance, 1e-9), 20) ** 2)
     return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
