@@ -2160,12 +2160,13 @@ class _LoadedModel:
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
-    """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
+    """Return a text without the directories that may name a user: of temporary files, this file, Python, the home."""
     for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names: /tmp is not in /tmpfs
+                # Whole names: /tmp is not in /tmpfs.
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)
     return text
 
 
@@ -2994,7 +2995,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
+    return f"the output differs more than rounding explains ({figures}): work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3112,7 +3113,7 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
+    """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
     changing = ("power_source", "low_power_mode", "load_average")
@@ -3177,8 +3178,8 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
     for moment in ("before", "after"):
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slow; let it cool, and measure fewer configurations at a time")
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine "
+                                     "is slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3237,8 +3238,8 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                          f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
-                           "between; the median ignores them, the mean does not; close other programs")
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work "
+                           "came between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
         yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
@@ -3251,8 +3252,8 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                          "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
-                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
+                          f"near {levels[1] / 1e6:.3f} ms: {cause}another program; more --iters, --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
@@ -3275,8 +3276,8 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
     elif settings.verifies:
         look = f"compare more pixels with --verify {4 * settings.verify}"
     if cell.ms["median"] < chip.dispatch_ms:
-        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
-                        f"do nothing; {look}")
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate "
+                        f"may do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
         yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
@@ -3401,7 +3402,7 @@ def check_processor(probe: Probe) -> Finding:
                        f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
+    return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
 def check_system_value(name: str, probe: Probe) -> Finding:
@@ -3454,8 +3455,9 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
-                                                          APPLE_SILICON)
+    if found:
+        return Finding("ok", "present")
+    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
@@ -3806,8 +3808,8 @@ KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and mus
 # (sbryngelson/ane-guide; ANEForge rests as long).
 REST_S = 15.0
 MOST_HANGS = 2
-SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
-                  "restart the Mac")
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, "
+                  "or restart the Mac")
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
@@ -3921,14 +3923,14 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        """Wait until the compile service has recovered from a refused compile, so that no later worker need."""
         if self.rest_s > 0:
             self.stage("rest", variant, self.rest_s)
             time.sleep(self.rest_s)
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send what comes of it. Ignore terminal signals: the parent handles them, and
+    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
     the worker must survive to clean up."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -4037,7 +4039,7 @@ def own_command() -> list[str]:
     """Return the command of a worker: this very file, wherever it is and whatever its name.
 
     Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on. Raise UsageError if the module does not come from a file.
+    options for finding faults in Python programs are passed on. Raise UsageError if the module is not from a file.
     """
     path = os.path.abspath(globals().get("__file__", ""))
     if not os.path.isfile(path) or not sys.executable:
@@ -4421,8 +4423,8 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
     """Hold the lock that keeps runs from disturbing each other's figures.
 
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if it must
-    be waited for; go on without it if there can be none.
+    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
+    run holds it; go on without a lock if none is possible.
     """
     directory = foundation_directory()
     with contextlib.ExitStack() as owner:
@@ -5264,7 +5266,7 @@ def figure_text(value: float) -> str:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -5527,10 +5529,10 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
-                  "anywhere.")
-REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
-             "repository that this file came from.")
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart "
+                  "work anywhere.")
+REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
+             "the repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
@@ -5552,7 +5554,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def manual(command: str) -> str:
-    """Return the docstring, or what of it belongs to one command: its usage and its options."""
+    """Return the docstring, or the part of it about one command: its usage, its options and the exit codes."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
     lines = (__doc__ or "").split("\n")
     usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
@@ -5564,41 +5566,35 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
     parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    options = {verb: verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS}
-    for name in ("run", "emit"):
-        add_program_options(options[name])
-    options["emit"].add_argument("directory", metavar="DIR")
-    for name in ("iters", "rounds", "warmup", "qos", "verify"):
-        options["run"].add_argument(f"--{name}", type=int)
-    options["run"].add_argument("--input", choices=SETTING_CHOICES["input"])
-    options["run"].add_argument("--engine", choices=ENGINES, default="ane")
-    options["run"].add_argument("--save", metavar="FILE.json")
-    options["run"].add_argument("--quiet", action="store_true")
-    for name, formats in (("run", FORMATS), ("show", FORMATS), ("doctor", ("table", "markdown", "json")),
-                          ("compare", ("table", "markdown", "json"))):
-        options[name].add_argument("--format", choices=formats, default="table")
-    for name in ("run", "doctor"):
-        options[name].add_argument("--timeout", type=float)
-    options["show"].add_argument("records", nargs="+", metavar="RECORD.json")
-    options["compare"].add_argument("records", nargs="+", metavar="RECORD.json")
-    for name in ("slower", "ratio-drops"):
-        options["compare"].add_argument(f"--fail-if-{name}", type=float, metavar="PERCENT")
-    options["chart"].add_argument("record", metavar="RUN.json")
-    options["chart"].add_argument("-o", dest="output", metavar="FILE.svg")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
+
+    def add(verbs: str, *names: str, **settings: Any) -> None:
+        for verb in verbs.split():
+            for name in names:
+                parsers[verb].add_argument(name, **settings)
+
+    add("run emit", "--config", action="append", dest="configs")
+    add("run emit", *(f"--{name}" for name in Config._fields))
+    add("run emit", "--variants", default=",".join(DEFAULT_VARIANTS))
+    add("run emit", "--original", action="store_true", default=None)
+    add("run emit", "--seed", type=int)
+    add("run emit", "--blob", choices=SETTING_CHOICES["blob"])
+    add("run emit", "--dialect", choices=SETTING_CHOICES["dialect"])
+    add("emit", "directory", metavar="DIR")
+    add("run", "--iters", "--rounds", "--warmup", "--qos", "--verify", type=int)
+    add("run", "--input", choices=SETTING_CHOICES["input"])
+    add("run", "--engine", choices=ENGINES, default="ane")
+    add("run", "--save")
+    add("run", "--quiet", action="store_true")
+    add("run doctor", "--timeout", type=float)
+    add("run show", "--format", choices=FORMATS, default="table")
+    add("doctor compare", "--format", choices=[name for name in FORMATS if name != "csv"], default="table")
+    add("show compare", "records", nargs="+", metavar="RECORD.json")
+    add("compare", "--fail-if-slower", "--fail-if-ratio-drops", type=float)
+    add("chart", "record", metavar="RUN.json")
+    add("chart", "-o", dest="output")
     return parser
-
-
-def add_program_options(options: argparse.ArgumentParser) -> None:
-    """Add the options that say which programs are meant."""
-    options.add_argument("--config", action="append", dest="configs", metavar="CHxSPxDEPTH")
-    for name in Config._fields:
-        options.add_argument(f"--{name}")
-    options.add_argument("--variants", default=",".join(DEFAULT_VARIANTS))
-    options.add_argument("--original", action="store_true", default=None)
-    options.add_argument("--seed", type=int)
-    for name in ("blob", "dialect"):
-        options.add_argument(f"--{name}", choices=SETTING_CHOICES[name])
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
@@ -5641,7 +5637,7 @@ def dimensions(name: str, text: str) -> list[int]:
 
 
 def write_stdout(text: str) -> None:
-    """Write to standard output. Raise OutputError if that is not possible, and BrokenPipeError if the reader went away."""
+    """Write to standard output. Raise OutputError if that fails, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
@@ -5740,7 +5736,8 @@ class Progress:
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{labels} {message['stage']}".strip()
+        stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
+        step = f"{labels} {stage}".strip()
         if "number" in message:
             step = f"{labels} round {message['number']} of {message['of']}"
             self._note_round(message["number"] - 1, message["of"], now)
@@ -5764,7 +5761,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5864,8 +5861,8 @@ def check_save(path: str) -> None:
         try:
             read_record(path)
         except UsageError:
-            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another name, "
-                             "or remove it") from None
+            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another "
+                             "name, or remove it") from None
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
@@ -5929,8 +5926,8 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
-            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
-                                    dialect=dialect)
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original,
+                                    blob=layout, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -6063,13 +6060,10 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except Unavailable as error:
         print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
         return 3
-    except OutputError as error:
-        print_error(str(error))
+    except (OutputError, MemoryError) as error:
+        print_error(str(error) or "out of memory; ask for less, or close other programs")
         return unwritten
     except BrokenPipeError:
-        return unwritten
-    except MemoryError:
-        print_error("out of memory; ask for less, or close other programs")
         return unwritten
     except (KeyboardInterrupt, Terminated) as stop:
         return broken_off(stop)
