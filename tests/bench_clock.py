@@ -3,10 +3,12 @@
 Programs of 0.2, 2 and 15 ms are measured on the stand-in, where an evaluate takes 2.8 times as long from idle and the
 excess falls with a time constant of 60 or 250 ms of work. For each the script prints by how much both times and the
 ratio differ from the final ones (those of a run whose clock does not rise), for ane_bench.py of a commit before and as
-it is now, side by side; and the longest gap between two evaluates in the rounds. The stand-in's clock jumps: evaluates take exactly as long as they should, and
-whatever passes between them is the program's own, or the machine's. Interruptions by the machine only ever make gaps
-longer and times later, and fall elsewhere in each run: of some runs the one with the least errors counts, and at each
-place among the evaluates the least gap.
+it is now, side by side; and the longest gap between two evaluates in the rounds.
+
+The stand-in's clock jumps: evaluates take exactly as long as they should, and whatever passes between them is the
+program's own, or the machine's. Interruptions by the machine only ever make gaps longer and times later, and fall
+elsewhere in each run: of some runs the one with the least errors counts, and at each place among the evaluates the
+least gap. A busy machine still shows in programs of 0.2 ms, since an interruption of 1 ms is five of their evaluates.
 
 Exit code 0 if all is within a hundredth and 100 µs now, else 1; 2 if the stand-in cannot be built.
 """

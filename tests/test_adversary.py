@@ -680,7 +680,8 @@ class InterpreterTest(support.StandinCase):
 
     def test_the_file_is_on_the_disk_before_it_gets_its_name(self) -> None:
         calls = unittest.mock.Mock()
-        with unittest.mock.patch.object(os, "fsync", calls.fsync), unittest.mock.patch.object(os, "replace", calls.replace):
+        with unittest.mock.patch.object(os, "fsync", calls.fsync), \
+                unittest.mock.patch.object(os, "replace", calls.replace):
             run_with_samples().save(self.directory / "run.json")
         self.assertEqual([call[0] for call in calls.method_calls], ["fsync", "replace"])
 
@@ -705,9 +706,9 @@ class LibraryTest(unittest.TestCase):
     def test_refused_at_once(self) -> None:
         bad: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
             (([],), {}), ((7,), {}), ((True,), {}), (([7],), {}), ((["4x4"],), {}), (([(4, 4)],), {}),
-            ((b"4x4x2",), {}), (([b"abc"],), {}), (([(True, 4, 2)],), {}), (([(4.0, 4, 2)],), {}), (([None],), {}), (([{4, 5, 6}],), {}),
-            ((None, []), {}), ((None, {"fp16", "w8a8"}), {}), ((None, ["fp16", "fp16"]), {}), ((None, "fp32"), {}),
-            ((None, None), {}), ((None, 7), {}), ((None, [["fp16"]]), {}), ((None, b"fp16"), {}),
+            ((b"4x4x2",), {}), (([b"abc"],), {}), (([(True, 4, 2)],), {}), (([(4.0, 4, 2)],), {}), (([None],), {}),
+            (([{4, 5, 6}],), {}), ((None, []), {}), ((None, {"fp16", "w8a8"}), {}), ((None, ["fp16", "fp16"]), {}),
+            ((None, "fp32"), {}), ((None, None), {}), ((None, 7), {}), ((None, [["fp16"]]), {}), ((None, b"fp16"), {}),
             ((), {"engine": "gpu"}), ((), {"engine": None}), ((), {"iters": True}), ((), {"seed": 10 ** 25}),
             ((), {"original": "yes"}), ((), {"original": 1}), ((), {"iter": 5}), ((), {"timeout": "5"}),
             ((), {"original": True, "qos": 0}), ((), {"original": True, "engine": "reference"})]
