@@ -2214,7 +2214,7 @@ class Settings(NamedTuple):
 
 
 # A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
-MOST_ITERS, MOST_SAMPLES = 1_000_000, 4_000_000
+MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
     "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
@@ -3246,10 +3246,13 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
 
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
-    if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
-                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
+    levels = bimodality(cell.samples, cell.tick_ns)
+    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
+    patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
+    for first, factor in itertools.islice(filter(None, patterns), 1):
+        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
+                         "cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
         yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
@@ -4266,7 +4269,7 @@ def configs_of(given: Any, engine: str) -> list[Config]:
         return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
-        found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
+        found = [Config(*item) if isinstance(item, (tuple, list)) else Config.parse(item) for item in items]
     except TypeError:
         text = printable(repr(given))[:60]
         raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
@@ -5564,7 +5567,7 @@ def manual(command: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
-    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False, description=f"Commands: {', '.join(VERBS)}.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
@@ -5983,9 +5986,9 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     runs = records_of([options.record])
     if len(runs) > 1:
         raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+    check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    check_writable(path)
     write_file(path, chart(runs[0]))
     write_stdout(f"{path}\n")
     return 0
