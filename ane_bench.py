@@ -72,7 +72,7 @@ Options of run; those with a star also of emit
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 120)
+                             (default 30)
     --format table|markdown|json
 
 Options of show
@@ -161,7 +161,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, eq, mul, sub
+from operator import add, attrgetter, eq, mul, sub
 from string import Formatter
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -1078,9 +1078,6 @@ class Events(typing.Protocol):
     def rest(self, variant: str) -> None:
         """Wait until the compile service has recovered from a refused compile."""
 
-    def refused(self) -> None:
-        """Note that a compile was refused."""
-
     def round(self, variants: str, limit: float, number: int, of: int) -> None:
         """Announce a round without waiting."""
 
@@ -1478,7 +1475,7 @@ class ReferenceExecutable:
 # ======================================================================================================================
 # 6. Objective-C runtime
 #
-# Used below: LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
+# Used below: CTYPES_PROBLEM, LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
 # ======================================================================================================================
 
 # The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
@@ -2097,7 +2094,9 @@ class _LoadedModel:
             try:
                 self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
-                self._events.warn("unload", f"unloading {self._variant} failed: {error}; its figures are not affected")
+                self._events.warn("unload", f"{VARIANTS[self._variant].label} {self._config.label()}: unloading failed "
+                                            f"({error}), after its figures were taken; if later programs fail to load, "
+                                            "restart the Mac")
 
     def _create_surface(self) -> Pointer:
         """Return a surface that is one row of bytes."""
@@ -2156,8 +2155,8 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# verdict_interval, marginal, within_rounds_pattern, bimodality.
+# Cell, Trial, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
+# speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
@@ -2198,11 +2197,12 @@ class Settings(NamedTuple):
                 continue
             types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
             if type(value) not in types or not least <= value <= most:
-                raise UsageError(f"{name} {value!r}: expected {types[-1].__name__} from {least} to {most}")
+                kind = "a number" if name == "timeout" else "a whole number"
+                raise UsageError(f"{name} {value!r}: expected {kind} from {least} to {most}")
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices or type(getattr(self, name)) is not type(choices[0]):  # 1 is not True
                 raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         return self
 
@@ -2364,14 +2364,21 @@ class Cell:
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, pixels of its outputs."""
+    """A variant while it is measured: its cell, the program that the engine has loaded, and readings of the clock and
+    pixels of outputs, by rounds."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.program: Optional[Program] = None
         self.executable: Optional[Executable] = None
         self.pace_s = DEFAULT_PACE_S
+        self.marks: list[list[int]] = []
         self.outputs: list[list[Vector]] = []
+
+    @property
+    def runs(self) -> bool:
+        """Return whether the variant can be evaluated, as far as is known."""
+        return self.cell.ok and self.executable is not None
 
     @contextlib.contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
@@ -2394,6 +2401,14 @@ def attempts(settings: Settings) -> list[tuple[str, str]]:
     return list(ATTEMPTS) if len(layouts) > 1 and len(dialects) > 1 else every
 
 
+def each_reason_once(refused: Sequence[str]) -> str:
+    """Return texts such as `standard/1.3: reason` as one, in which each reason stands once, behind all its forms."""
+    forms: dict[str, list[str]] = {}
+    for form, _, reason in (text.partition(": ") for text in refused):
+        forms.setdefault(reason, []).append(form)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
+
+
 def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
                  owner: contextlib.ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
@@ -2404,17 +2419,20 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
         program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
                                 blob=layout, dialect=dialect)
         try:
-            events.rest(cell.variant)
             executable = engine.load(program, settings.qos, events, owner)
         except StageError as error:
             refused.append(without_paths(f"{layout}/{dialect}: {error}"))
             if error.stage == "compile":
-                events.refused()
+                events.rest(cell.variant)
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
-            text = "; ".join(refused) if cell.refused else str(error)
+            text = each_reason_once(refused) if cell.refused else str(error)
             advice = advice_for(text)
+            if settings.original:
+                advice = advice.replace("another --dialect", "it without --original")
+            if "--dialect" in advice and len(forms) > 1:
+                advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
@@ -2422,7 +2440,7 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
 
 
 def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order.
+    """Warm all loaded programs up, then time them in rounds of changing order. Between rounds nothing is worked out.
 
     `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
     """
@@ -2430,18 +2448,24 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
     for number in range(settings.rounds):
-        running = [trial for trial in trials if trial.executable and trial.cell.ok]
-        if not running:
+        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place].runs]
+        if not turns:
             return
-        seconds = sum(trial.pace_s for trial in running) * (settings.iters // settings.rounds + 1)
-        names = ",".join(trial.cell.variant for trial in running)
-        events.round(names, HANG_FACTOR * seconds, number + 1, settings.rounds)
-        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place] in running]
+        seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
+        events.round(variant_names(turns), seconds, number + 1, settings.rounds)
         for turn, trial in enumerate(turns):
             events.turn(trial.cell.variant)
             with trial.guarded(events):
                 measure_round(engine, trial, pixels if number in poisoned else ())
                 trial.cell.turns.append(turn)
+    for trial in filter(attrgetter("runs"), trials):
+        with trial.guarded(events):
+            trial.cell.samples_ns = samples_of(engine, trial.marks)
+
+
+def variant_names(trials: Iterable[Trial]) -> str:
+    """Return the variants that are at work, as events name them."""
+    return ",".join(trial.cell.variant for trial in trials)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2453,7 +2477,7 @@ def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
             timed_evaluates(engine, executable, "evaluate", 1)
         if pixels:
             executable.poison(pixels)
-        trial.cell.samples_ns.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
+        trial.marks.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
     if pixels:
         trial.outputs.append(executable.read_pixels(pixels))
 
@@ -2467,100 +2491,100 @@ def poisoned_rounds(settings: Settings) -> Sequence[int]:
 def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     """Evaluate uncounted, each variant in turn: `warmup` times, or until the times of all are steady."""
     count = trials[0].cell.settings.warmup
-    running = [trial for trial in trials if trial.executable and trial.cell.ok and count != 0]
+    running = [trial for trial in trials if trial.runs and count != 0]
     for trial in running:  # the first by itself: it tells how long the others may take
         events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
-    running = [trial for trial in running if trial.cell.ok]
-    if not running:
-        return
-    names = ",".join(trial.cell.variant for trial in running)
-    paces = sum(trial.pace_s for trial in running)
-    if count is not None:
-        events.stage("warm-up", names, HANG_FACTOR * paces * count)
-        for trial in running:
-            events.turn(trial.cell.variant)
-            with trial.guarded(events):
-                warm_up_slice(engine, trial, count - 1)
-    else:
-        events.stage("warm-up", names, LONGEST_WARMUP_S + HANG_FACTOR * 2 * paces)
-        warm_up_until_steady(engine, running, events)
+    running = [trial for trial in running if trial.runs]
+    paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
+    if running:
+        limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
+        events.stage("warm-up", variant_names(running), limit)
+        warm_up_in_slices(engine, running, events, None if count is None else count - 1)
 
 
-def warm_up_until_steady(engine: Engine, running: Sequence[Trial], events: Events) -> None:
-    """Evaluate in slices until for each variant the medians of its last two differ by less than half a percent."""
+def warm_up_in_slices(engine: Engine, running: Sequence[Trial], events: Events, count: Optional[int]) -> None:
+    """Evaluate each variant `count` times, or in slices until for each the medians of its last two differ by less than
+    half a percent."""
     started, spent_ns, previous = time.monotonic(), 0.0, [math.inf] * len(running)
     while True:
         latest = []
         for trial in running:
             events.turn(trial.cell.variant)
-            samples = [math.inf]
-            if trial.cell.ok:
-                with trial.guarded(events):
-                    samples = warm_up_slice(engine, trial, None)
+            samples = [0.0]
+            with trial.guarded(events):
+                samples = warm_up_slice(engine, trial, count) if trial.cell.ok else samples
             latest.append(statistics.median(samples))
             spent_ns += sum(samples)
-        steady = all(abs(new - old) < STEADY * new or not trial.cell.ok
-                     for old, new, trial in zip(previous, latest, running))
+        steady = all(abs(new - old) <= STEADY * new for old, new in zip(previous, latest))
         elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
-        if elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
+        if count is not None or elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
             return
         previous = latest
 
 
 def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[float]:
-    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns."""
+    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns (of many the last)."""
     assert trial.executable
     samples: list[float] = []
     spent_ns, until = 0.0, time.monotonic() + SLICE_S
     with engine.pool():
         if count is not None:
-            samples = timed_evaluates(engine, trial.executable, "warm-up", count)
+            samples = durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", count)[-9:])
         while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
-            samples += timed_evaluates(engine, trial.executable, "warm-up", 2)
+            samples += durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", 2))
             spent_ns += samples[-1] + samples[-2]
     trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
-    return samples
+    return samples or [0.0]
 
 
-def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[float]:
-    """Evaluate `count` times back to back and return the ns of each.
-
-    If the clock is so coarse that it stands still over one of them, they share the time of all. Raise StageError if an
-    evaluate fails, if the clock runs backwards, or if it stands still over all of them.
-    """
+def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[int]:
+    """Evaluate `count` times back to back; return what the clock read before, between and after. Raise StageError if an
+    evaluate fails."""
     run_once, now = executable.evaluate, engine.now
     marks = [now()]
     for _ in range(count):
         if not run_once():
             raise StageError(stage, f"evaluate returned NO: {executable.failure()}")
         marks.append(now())
-    ticks: list[float] = [end - start for start, end in zip(marks, marks[1:])]
-    if any(tick < 0 for tick in ticks):
-        raise StageError(stage, f"the clock ran backwards by {-min(ticks)} ticks, so its times mean nothing")
-    if not all(ticks) and count > 1:
-        ticks = [sum(ticks) / count] * count  # they share the time of all
+    return marks
+
+
+def durations(engine: Engine, stage: str, marks: Sequence[int]) -> list[float]:
+    """Return the ns between readings of the clock. If it is so coarse that it stood still over one evaluate, they share
+    the time of all. Raise StageError if it ran backwards."""
+    ticks: list[float] = list(map(sub, marks[1:], marks))
+    if min(ticks, default=0) < 0:
+        raise StageError(stage, f"the clock ran backwards by {-min(ticks):.0f} ticks, so its times mean nothing")
     if not all(ticks):
-        raise StageError(stage, f"the clock stood still over {count} evaluates in a row, so they did nothing")
+        ticks = [sum(ticks) / len(ticks)] * len(ticks)
     return [tick * engine.tick_ns for tick in ticks]
 
 
+def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the ns of each timed evaluate, by rounds. Raise StageError if the clock stood still over a round."""
+    samples = [durations(engine, "evaluate", marks) for marks in rounds]
+    if not all(map(all, samples)):
+        raise StageError("evaluate", f"the clock stood still over {len(samples[0])} evaluates in a row: they took less "
+                                     "than its tick, or did nothing; try more --iters in as many --rounds")
+    return samples
+
+
 def observed_tick_ns(engine: Engine) -> float:
-    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
+    """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
     steps: list[int] = []
     last, until = engine.now(), time.monotonic() + 0.1
-    while len(steps) < 5 and time.monotonic() < until:
+    while len(steps) < 10 and time.monotonic() < until:
         mark = engine.now()
-        if mark > last:
-            steps.append(mark - last)
+        steps += [mark - last] if mark > last else []
         last = mark
-    return min(steps, default=1) * engine.tick_ns
+    return math.gcd(*steps) * engine.tick_ns if steps else engine.tick_ns
 
 
 def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Vectors one after the other."""
+    """Return the values of vectors, one vector after the other."""
     return [value for vector in vectors for value in vector]
 
 
@@ -2769,7 +2793,7 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[floa
 # more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
 # with as many channels. Sums in fp16 lose more if they have more terms.
 LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
-          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.0075, 512)}
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.009, 512)}
 MAX_RELATIVE_L2 = 1.2
 MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
@@ -2889,7 +2913,7 @@ def judge(config: Config, activations: str, output: Sequence[Vector],
           references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
     """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
     rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(flat(output), flat(next(iter(rounded.values()))))
+    problem = output_defect(flat(output), flat(next(iter(rounded.values()))), config)
     if problem:
         return Verdict({}, problem, [])
     compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
@@ -2913,7 +2937,7 @@ def judge(config: Config, activations: str, output: Sequence[Vector],
         noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
         if known:
             problem = problem or noise
-        elif noise:
+        elif noise and not problem:
             warnings.append(("quantization", noise))
     if known and config.kernel == 1 and not problem:
         warnings += warnings_about_rounding(found, config, activations)
@@ -2931,18 +2955,18 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
         "more pixels with --verify 16, and send the output of doctor"))]
 
 
-def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
     """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
-        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try --qos 0, or another "
+        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try another --qos or "
                 "--dialect")
     if not all(map(math.isfinite, values)):
         return "the output holds infinities: weights or scales were misread; try another --blob"
     if not any(values) and any(expected):
-        return ("the output is all zeros: the engine did no work; try a spatial that is a multiple of 32, or another "
-                "--dialect")
+        spatial = "a spatial that is a multiple of 32, or " if config.spatial % 32 else ""
+        return f"the output is all zeros: the engine did no work; try {spatial}another --dialect"
     if min(values) == max(values) and min(expected) != max(expected):
         return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
     return None
@@ -2952,8 +2976,8 @@ def verification_limits(count: int, config: Config, activations: str) -> tuple[f
     """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
     relative, slope, channels = LIMITS[activations, config.kernel]
     depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
-    few = 16 / count if config.kernel == 3 else 4 / count
-    return min(MAX_RELATIVE_L2, relative * depth * (1 + few) * terms), slope * depth * (1 + 16 / count)
+    few, fewer = (4, 16) if config.kernel == 1 else (16, 32)  # values scatter more if they are few
+    return min(MAX_RELATIVE_L2, relative * depth * (1 + few / count) * terms), slope * depth * (1 + fewer / count)
 
 
 def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
@@ -2970,7 +2994,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try --verify 4"
+    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3063,7 +3087,7 @@ DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
 
-NOTE_CODES = {"first", "cached", "repeated"}  # observations that ask for nothing: notes in the record, not printed as warnings
+NOTE_CODES = {"first", "cached", "repeated"}  # they ask for nothing: notes in the record, not printed
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
@@ -3091,8 +3115,8 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
     """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
-    changing: dict[str, Any] = {name: facts[name] for name in ("power_source", "low_power_mode", "load_average") if name in facts}
-    return {**facts, **first, **system, **changing}
+    changing = ("power_source", "low_power_mode", "load_average")
+    return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
 
 
 def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
@@ -3132,12 +3156,17 @@ def power_source(runtime: Runtime) -> Optional[str]:
         release(snapshot)
 
 
+def amount(size: int) -> str:
+    """Return a number of bytes as people say it."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
+
+
 def room_bytes(config: Config, variants: Iterable[str]) -> int:
     """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each yields a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3149,7 +3178,7 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
             yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slower; let it cool, and measure fewer configurations at a time")
+                                     "slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3160,12 +3189,12 @@ def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str
     deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
         yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
-                        f"the compile service; try --depth {deepest}")
+                        f"the compile service; choose a depth of at most {deepest}")
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(foundation_directory()).free
         if free < needed:
-            yield "room", (f"{config.label()}: compiling may take {needed >> 20} MiB of temporary files, and "
-                           f"{free >> 20} MiB are free; free some space, or choose a smaller --config")
+            yield "room", (f"{config.label()}: compiling may take {amount(needed)} of temporary files, and "
+                           f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
 def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -3173,13 +3202,15 @@ def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> I
     if cell.config.spatial % 32 and cell.samples and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {'; '.join(cell.refused)}; taken as {cell.blob}/{cell.dialect}; --blob {cell.blob} "
-                           f"--dialect {cell.dialect} asks for that at once")
+        yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask "
+                           f"for that at once with --blob {cell.blob} --dialect {cell.dialect}")
     if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
-        yield "one-layer", ("a chain of one layer quantizes nothing between layers, so w8a16 is really measured; ask for "
-                            "a --depth of 2 or more")
+        yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
+                            "w8a16; choose a depth of 2 or more")
     if len(cell.samples) >= 3:
         yield from warnings_about_times(cell, engine)
+        if not cell.settings.original:
+            yield from warnings_about_rounds(cell, engine)
     if cell.samples and engine != "reference":
         yield from warnings_about_rate(cell, system)
 
@@ -3188,62 +3219,68 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about anything in a cell's own times that makes them less certain."""
     samples, median = cell.samples, statistics.median(cell.samples)
     more = "" if cell.settings.original else ", or try more --iters"
+    wake, user = ("", "processor") if engine == "reference" else (": the engine's wake-up, most likely", "engine")
     if cell.compiled_before:
         yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
     if abs(drift) > DRIFT:
-        cause = "other work" if engine == "reference" else "heat, or the engine's clock; let the Mac cool"
+        cause = "heat, or the engine's clock; let the Mac cool"
+        if engine == "reference":
+            cause = "other programs, most likely; close them"
+        elif drift < 0:
+            cause = "the engine's clock was still rising; let nothing else use the engine"
         yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
     spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
     if spread > SPREAD:
-        yield "spread", (f"times scatter by {spread:.0%} about the median: something else uses the engine or the memory; "
-                         f"close other programs{more}")
+        yield "spread", (f"times scatter by {spread:.0%} about the median: another program uses the {user} or the "
+                         f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
         yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
                            "between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        cause = "" if engine == "reference" else ": the engine's wake-up (50 to 260 ms), most likely"
-        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{cause}; not counted"
-    if not cell.settings.original:
-        yield from warnings_about_rounds(cell)
+        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
 
-def warnings_about_rounds(cell: Cell) -> Iterator[tuple[str, str]]:
+def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern = within_rounds_pattern(cell.samples_ns, cell.tick_ns)
+    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
     if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as "
-                         "the others: the cost of switching between variants; more --iters in as many --rounds dilute it")
-    levels = bimodality(cell.samples, cell.tick_ns)
+        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
+                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
-                          f"near {levels[1] / 1e6:.3f} ms: a clock that switches, or another program; more --iters and "
-                          "--rounds average it")
+        cause = "" if engine == "reference" else "an engine's clock that switches, or "
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
+                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
                         "differences; close other programs, or try more --rounds and --iters")
     base = cell.baseline
     if base and "ci95" in cell.ratio and "ci95" in base.ms:
-        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low
+        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low if low else math.inf
         if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
             yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
-                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, which "
-                            "is taken round by round, or try more --rounds")
+                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, "
+                            "which is taken round by round, or try more --rounds")
 
 
 def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield warnings about times and rates that an engine of this chip cannot have. Unknown chips have the least floor."""
-    chip, ms, tops = chip_of(system), cell.ms["median"], float(cell.tops or 0)
-    look = "look at its check, and try --verify 4" if cell.settings.verifies else "measure it with --verify 4 and random input"
-    if ms < chip.dispatch_ms:
-        yield "floor", f"{ms:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may do nothing; {look}"
+    """Yield warnings about figures that an engine of this chip cannot have. Unknown chips have the least floor."""
+    chip, settings, tops = chip_of(system), cell.settings, float(cell.tops or 0)
+    look = "compare its outputs with random --input and --verify 4"
+    if settings.original:
+        look = "measure without --original, so that outputs are compared"
+    elif settings.verifies:
+        look = f"compare more pixels with --verify {4 * settings.verify}"
+    if cell.ms["median"] < chip.dispatch_ms:
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
+                        f"do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
-        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do less "
-                       f"than it should; {look}")
+        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
+                       f"less than it should; {look}")
 
 
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
@@ -3282,7 +3319,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """One thing to look at. Without one that is `needed` no run is possible; without a `first` one no other check is."""
+    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3300,6 +3337,7 @@ class Check(NamedTuple):
 
 MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
 NOT_NEEDED = "a run can do without it"
+APPLE_SILICON = "use a Mac with Apple silicon"
 
 
 def checks() -> list[Check]:
@@ -3310,15 +3348,15 @@ def checks() -> list[Check]:
     return [
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
-        Check("Rosetta", check_rosetta, needed=True, first=True),
-        Check("architecture", check_architecture, needed=True, first=True),
-        *(Check(f"library {name}", functools.partial(check_library, name), name != "IOKit") for name in LIBRARIES),
-        Check("functions", check_functions, needed=True),
+        Check("processor", check_processor, needed=True, first=True),
+        *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
+        Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed) for name, needed in classes.items()),
+        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
+          for name, needed in classes.items()),
         *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *SYSTEM_VALUES, *DEVICE_VALUES)),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
         Check("temporary directory", check_temporary_directory),
         Check("memory", check_memory),
         *(Check(name, functools.partial(check_condition, fact, codes)) for name, fact, codes in (
@@ -3332,59 +3370,53 @@ def require_engine(probe: Probe) -> None:
     for check in checks():
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
-            raise Unavailable(f"{finding.value}; {finding.advice}")
+            raise Unavailable("; ".join(filter(None, finding[1:])))
 
 
 def check_standin(probe: Probe) -> Finding:
     """Check that this Python has ctypes, and that a library that the environment names can be opened."""
-    if not probe.standin:
-        return Finding("ok", "none: Apple's libraries are used" if probe.libraries else "")
     try:
-        probe.libraries.open("libobjc")
+        if probe.libraries and probe.standin:
+            probe.libraries.open("libobjc")
     except Unavailable as error:
-        return Finding("FAIL", f"{STANDIN_VARIABLE} names {probe.standin}, which cannot be opened ({error})",
+        if CTYPES_PROBLEM:
+            return Finding("FAIL", str(error))
+        return Finding("FAIL", f"the library that {STANDIN_VARIABLE} names {str(error).partition('libobjc ')[2]}",
                        f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
-    return Finding("ok", probe.standin)
+    return Finding("ok", probe.standin or "none: Apple's libraries are used")
 
 
 def check_platform(probe: Probe) -> Finding:
     """Check for macOS, which alone has the engine's libraries."""
     if probe.standin or sys.platform == "darwin":
         return Finding("ok", "stand-in library" if probe.standin else "macOS")
-    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only",
-                   "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", APPLE_SILICON)
 
 
-def check_rosetta(probe: Probe) -> Finding:
-    """Check that this Python is not translated: it would find the libraries, and no engine."""
-    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) != 1:
-        return Finding("ok", "not translated")
-    return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
-                   f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
-
-
-def check_architecture(probe: Probe) -> Finding:
-    """Check for Apple silicon, which alone has the engine."""
+def check_processor(probe: Probe) -> Finding:
+    """Check for Apple silicon, which alone has the engine. A Python that Rosetta translates does not find it there."""
     machine = os.uname().machine
+    if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) == 1:
+        return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
+                       f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine",
-                   "use a Mac with Apple silicon")
+    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
-def check_library(name: str, probe: Probe) -> Finding:
-    """Check that a library opens."""
-    try:
-        probe.libraries.open(name)
-    except Unavailable as error:
-        return Finding("note", str(error), NOT_NEEDED) if name == "IOKit" else Finding("FAIL", str(error), MISSING_ADVICE)
-    return Finding("ok", probe.standin or LIBRARIES[name])
+def check_system_value(name: str, probe: Probe) -> Finding:
+    """Look up a fact of the machine that no framework is needed for."""
+    return known(probe.libraries.system_value(*SYSTEM_VALUES[name]))
 
 
-def check_functions(probe: Probe) -> Finding:
-    """Check that the libraries have every C function and constant that a run needs."""
+def check_libraries(probe: Probe) -> Finding:
+    """Check that the libraries open, and have every C function and constant that a run needs."""
     assert probe.engine
-    return Finding("ok", "all C functions and constants found")
+    try:
+        probe.libraries.open("IOKit")
+    except Unavailable as error:
+        return Finding("note", str(error), NOT_NEEDED)
+    return Finding("ok", f"{', '.join(LIBRARIES)}, with all functions and constants")
 
 
 def check_virtual_machine(probe: Probe) -> Finding:
@@ -3399,7 +3431,8 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     """Check that a class exists."""
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
-    value = f"{probe.engine.runtime.macos_version()} has no class {name}"
+    count = sum(method.class_name == name for method in METHODS)
+    value = f"{probe.engine.runtime.macos_version()} has no class {name} (left out: its methods, {count})"
     return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
@@ -3407,7 +3440,7 @@ def check_method(method: Method, probe: Probe) -> Finding:
     """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
     runtime = probe.engine.runtime
     if not runtime.find_class(method.class_name):
-        return Finding("skip", f"class {method.class_name} is missing")
+        return Finding("skip", "")
     encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
     if encoding and method.matches(encoding):
         return Finding("ok", encoding)
@@ -3421,20 +3454,28 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    if found:
-        return Finding("ok", "present")
-    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", "use a Mac with Apple silicon")
+    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
+                                                          APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
     """Look up a fact that the record holds if it is known."""
-    value = probe.system.get(name)
+    return known(probe.system.get(name))
+
+
+def known(value: Any) -> Finding:
+    """Return the finding of a fact; None if it is unknown."""
     return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
+
+
+def largest_room() -> int:
+    """Return the bytes on the startup disk that a default run takes at most."""
+    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
 
 
 def check_temporary_directory(probe: Probe) -> Finding:
     """Check that programs can be written to the directory in which the framework looks for them."""
-    path = probe.engine.temporary_directory()
+    path, needed = probe.engine.temporary_directory(), largest_room()
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
         os.mkdir(aside, 0o700)
@@ -3443,18 +3484,18 @@ def check_temporary_directory(probe: Probe) -> Finding:
     except OSError as error:
         other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
         return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
-    needed = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
-    value = f"{path}, {free >> 20} MiB free, of which a run takes up to {needed >> 20}"
+    value = f"{path}, {amount(free)} free, of which a run takes up to {amount(needed)}"
     return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
 
 
 def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
-    size = probe.system.get("memory_bytes", 0)
-    needed = 4 * max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
-    if size >= needed:
-        return Finding("ok", f"{size >> 20} MiB")
-    return Finding("note", f"{size >> 20} MiB" if size else "unknown", "measure smaller programs: --config 256x64x64")
+    size = probe.system.get("memory_bytes")
+    if size is None:
+        return known(None)
+    if size >= 4 * largest_room():
+        return Finding("ok", amount(size))
+    return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
@@ -3767,6 +3808,7 @@ REST_S = 15.0
 MOST_HANGS = 2
 SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
                   "restart the Mac")
+NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
 # The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
@@ -3774,7 +3816,6 @@ Message = dict[str, Any]
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
-    "refused": {"until": float},
     "directory": {"path": str},
     "warning": {"code": str, "message": str},
     "cell": {"variant": str, "cell": Cell.FORM, "thermal_state?": str},
@@ -3786,8 +3827,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 class Job(NamedTuple):
     """One configuration to be measured: by which engine (`standin` names a library), in which variants.
 
-    `forms` holds the (layout, dialect) pairs to try for each variant. No compile begins before `rest_until`, on the
-    monotonic clock, which all processes share, nor within `rest_s` seconds of a refused one.
+    `forms` holds the (layout, dialect) pairs to try for each variant. After a refused compile the worker rests for
+    `rest_s` seconds.
     """
 
     engine: str
@@ -3797,7 +3838,6 @@ class Job(NamedTuple):
     settings: Settings
     forms: Mapping[str, Sequence[tuple[str, str]]]
     rest_s: float = 0
-    rest_until: float = 0
 
 
 def read_message(line: bytes) -> Message:
@@ -3815,7 +3855,7 @@ class Link:
 
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
         self.current = "start"
-        self.rest_s = self.rest_until = 0.0
+        self.rest_s = 0.0
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[tuple[str, bool]] = []
@@ -3881,16 +3921,10 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile."""
-        seconds = self.rest_until - time.monotonic()
-        if seconds > 0:
-            self.stage("rest", variant, seconds)
-            time.sleep(seconds)
-
-    def refused(self) -> None:
-        """Note that a compile was refused; the next one waits, in the next worker too."""
-        self.rest_until = time.monotonic() + self.rest_s
-        self.send("refused", until=self.rest_until)
+        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        if self.rest_s > 0:
+            self.stage("rest", variant, self.rest_s)
+            time.sleep(self.rest_s)
 
 
 def work() -> int:
@@ -3912,23 +3946,23 @@ def work() -> int:
     return 0
 
 
-def measure_task(link: Link, engine: str, standin: Optional[str], config: Sequence[int], variants: Sequence[str],
-                 settings: Sequence[Any], forms: Mapping[str, Sequence[tuple[str, str]]], *rest: float) -> None:
+def measure_task(link: Link, *arguments: Any) -> None:
     """Measure one configuration; the arguments are those of a Job."""
-    job = Job(engine, standin, Config(*config), variants, Settings(*settings), forms, *rest)
-    link.rest_s, link.rest_until = job.rest_s, job.rest_until
+    job = Job(*arguments)
+    job = job._replace(config=Config(*job.config), settings=Settings(*job.settings))
+    link.rest_s = job.rest_s
     try:
-        if engine == "ane":
-            require_engine(Probe(standin))
+        reference = job.engine == "reference"
+        if not reference:
+            require_engine(Probe(job.standin))
         gc.disable()  # a collection would take longer than an evaluate
-        reference = engine == "reference"
-        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin), job.settings.original)
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(job.standin), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
             if isinstance(chosen, NeuralEngine):
                 chosen.keep_awake(owner)
             system = describe_machine(chosen)
             link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
-            for code, text in warnings_before(job.config, variants, system) if not reference else ():
+            for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
                 link.warn(code, text)
             measure(chosen, job, chip_of(system).known_arithmetic, link)
     except Unavailable as error:
@@ -4026,19 +4060,17 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `hung` that the compile service made no progress; it rests until `rest_until`. `unpurged` lists the variants that
-    the worker left in the system's cache.
+    `hung` that the compile service made no progress. `unpurged` are the variants that it may have left in the system's
+    cache.
     """
 
-    def __init__(self, task: Sequence[Any], timeout: float, rest_until: float = 0) -> None:
-        self.stage, self.problem, self.hung, self.rest_until = "start", "", False, rest_until
-        self.at_work = ""
-        self.unpurged: list[str] = []
-        self.error_output = b""
+    def __init__(self, task: Sequence[Any], timeout: float) -> None:
+        self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
+        self.unpurged: set[str] = set()
         self._variant = ""
         self._task, self._timeout = task, timeout
         self._directories: list[tuple[str, bool]] = []
-        self._pending = bytearray()
+        self._output, self._error_output = bytearray(), bytearray()
         self._owner = contextlib.ExitStack()
 
     def __enter__(self) -> "Worker":
@@ -4061,8 +4093,8 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             self._owner.enter_context(stream)
         self._selector = self._owner.enter_context(selectors.DefaultSelector())
-        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._take_output)
-        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._take_error_output)
+        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._output)
+        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._error_output)
         name, *arguments = self._task
         self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
         return self
@@ -4070,17 +4102,13 @@ class Worker:
     def __exit__(self, *exception: Any) -> None:
         with uninterrupted(), self._owner:
             self.at_work = self._variant_at_work()
-            self._process.poll()
-            if self._process.returncode is None:
+            if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(STOP_S)
-            if self._process.returncode is None:
-                self._process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(KILL_S)
-            if self._process.returncode in (0, 128 + signal.SIGTERM):
-                self.unpurged = []
+                if self._wait(STOP_S) is None:
+                    self._process.kill()
+                    self._wait(KILL_S)
+            if self._process.returncode == 128 + signal.SIGTERM:
+                self.unpurged.clear()
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4092,9 +4120,9 @@ class Worker:
         """
         limit, spent = self._timeout, 0.0
         while True:
-            began = time.monotonic()
-            line = self._line(max(0.0, min(TICK_S, limit - spent)))
-            spent += min(time.monotonic() - began, 2 * TICK_S)
+            began, step = time.monotonic(), min(TICK_S, limit / 4)
+            line = self._line(step)
+            spent += min(time.monotonic() - began, step)
             if line is None:
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
@@ -4116,14 +4144,14 @@ class Worker:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
-        elif message["kind"] == "refused":
-            self.rest_until = message["until"]
-        elif message["kind"] == "stage":
+        if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
+            self.unpurged.discard(self._variant)  # it was refused
+        if message["kind"] == "stage":
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
-                self.unpurged.append(self._variant)
-            elif self.stage == "purge" and self._variant in self.unpurged:
-                self.unpurged.remove(self._variant)
+                self.unpurged.add(self._variant)
+            elif self.stage == "purge":
+                self.unpurged.discard(self._variant)
 
     def _variant_at_work(self) -> str:
         """Return the variant that the worker was last at; within rounds the turn file names it."""
@@ -4140,34 +4168,32 @@ class Worker:
 
     def _line(self, seconds: float) -> Optional[bytes]:
         """Return a line, empty at the end of all; None if none was complete within some seconds."""
-        end = self._pending.find(b"\n") + 1
-        if not end and self._selector.get_map():
+        if b"\n" not in self._output and self._selector.get_map():
             for key, _ in self._selector.select(seconds):
                 data = os.read(key.fd, 1 << 20)
-                key.data(data)
+                key.data.extend(data)
                 if not data:
                     self._selector.unregister(key.fileobj)
-            end = self._pending.find(b"\n") + 1
-        if len(self._pending) >= LONGEST_MESSAGE or not self._selector.get_map():
-            end = end or len(self._pending)
-        elif not end:
+            del self._error_output[:-KEPT_ERROR_OUTPUT]
+        end = self._output.find(b"\n") + 1
+        if not end and self._selector.get_map() and len(self._output) < LONGEST_MESSAGE:
             return None
-        line = bytes(self._pending[:end])
-        del self._pending[:end]
+        line = bytes(self._output[:end or None])
+        del self._output[:end or None]
         return line
 
-    def _take_output(self, data: bytes) -> None:
-        self._pending += data
-
-    def _take_error_output(self, data: bytes) -> None:
-        self.error_output = (self.error_output + data)[-KEPT_ERROR_OUTPUT:]
+    def _wait(self, seconds: float) -> Optional[int]:
+        """Return the exit code; None if the worker does not exit within some seconds in which this process runs."""
+        for _ in range(math.ceil(seconds / TICK_S)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(TICK_S)
+        return None
 
     def _check_end(self) -> None:
         """Raise StageError if the worker did not exit by itself and well."""
-        try:
-            code = self._process.wait(self._timeout)
-        except subprocess.TimeoutExpired:
-            raise StageError(self.stage, "the worker did not exit") from None
+        code = self._wait(self._timeout)
+        if code is None:
+            raise StageError(self.stage, "the worker did not exit")
         if code:
             names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
             how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
@@ -4176,7 +4202,7 @@ class Worker:
     def last_line(self) -> str:
         """Return the last line that the worker wrote to standard error, or the one with the reason of an uncaught
         exception: a Mac writes the stack below it."""
-        lines = [line.strip() for line in self.error_output.decode(errors="replace").split("\n") if line.strip()]
+        lines = [line.strip() for line in self._error_output.decode(errors="replace").split("\n") if line.strip()]
         last = lines[-1] if lines else "it wrote nothing to standard error"
         return printable(next((line for line in lines if "reason:" in line), last))
 
@@ -4279,28 +4305,23 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 
     Raise Unavailable if the first worker finds no usable engine.
     """
-    standin = standin_library() if run.engine == "stand-in" else None
-    every = attempts(run.settings)
+    engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
+    every, hangs = attempts(run.settings), 0
     forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
-    engine = "reference" if run.engine == "reference" else "ane"
-    job = Job(engine, standin, run.configs[0], run.variants, run.settings, forms, rest_seconds(standin))
-    hangs = 0
-    with machine_lock(notify) if run.engine != "reference" else contextlib.nullcontext():
-        for number, config in enumerate(run.configs):
-            notify({"kind": "configuration", "config": config.name, "number": number + 1, "of": len(run.configs)})
-            job = job._replace(config=config)
+    with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
+        for number, config in enumerate(run.configs, 1):
+            notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
+            cells = [Cell(config, variant, run.settings) for variant in run.variants]
+            for cell in cells:
+                cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                cells, worker = measure_configuration(run, job, notify)
-                job = job._replace(rest_until=worker.rest_until)
-                hangs += worker.hung
-            else:
-                cells = [Cell(config, variant, run.settings, run.tick_ns) for variant in run.variants]
-                for cell in cells:
-                    cell.fail("start", f"not measured, since the compile service hung {hangs} times; {SERVICE_ADVICE}")
+                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin))
+                cells, hung = measure_configuration(run, job, notify)
+                hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
             run.add(cells)
             note_warnings(run, cells)
-            run.complete = number + 1 == len(run.configs)
+            run.complete = number == len(run.configs)
             yield cells
 
 
@@ -4323,8 +4344,9 @@ def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
-def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], "Worker"]:
-    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and the last worker.
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
+    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and whether the
+    compile service hung.
 
     If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
     compile service hangs.
@@ -4333,23 +4355,24 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     left = list(job.variants)
     while True:
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
-        unverified = [variant for variant, cell in cells.items() if cell.ok and run.settings.verifies and not cell.verified]
-        left = [variant for variant in left if variant not in cells or variant in unverified]
-        if left and not worker.problem:
-            worker.problem = f"the worker ended without a result: {worker.last_line()}"
-        problem = f"{worker.problem}; {SERVICE_ADVICE}" if worker.hung else worker.problem
-        if worker.unpurged:
+        left = [variant for variant in left if variant not in cells
+                or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
+        if worker.unpurged and not run.settings.original:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(worker.unpurged)}), so they stay in the system's cache")
-        if not left and problem:
-            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: {problem}")
-        culprits = [worker.at_work] if worker.at_work in left and not worker.hung else left
-        for variant in culprits:
-            cells.setdefault(variant, Cell(job.config, variant, run.settings, run.tick_ns)).fail(worker.stage, problem)
-        left = [variant for variant in left if variant not in culprits]
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
+        if worker.problem and not left:
+            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
+                               f"{worker.problem}; if later programs fail to load, restart the Mac")
+        culprits = [worker.at_work] if worker.at_work in left else left
+        problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
+        for variant in left if worker.hung else culprits:
+            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings))
+            told = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+            cell.fail(*told)
+        left = [variant for variant in left if variant not in culprits and not worker.hung]
         if not left:
-            return [cells[variant] for variant in job.variants], worker
-        job = job._replace(rest_until=worker.rest_until)
+            return [cells[variant] for variant in job.variants], worker.hung
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
@@ -4359,7 +4382,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
     measured.
     """
     again = {"measured_again": True} if cells else {}
-    worker = Worker(["measure", *job], job.settings.timeout, job.rest_until)
+    worker = Worker(["measure", *job], job.settings.timeout)
     try:
         with worker:
             for message in worker.messages():
@@ -4381,6 +4404,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    if worker.hung:
+        worker.problem += f"; {SERVICE_ADVICE}"
     return worker
 
 
@@ -4417,10 +4442,10 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
 # ======================================================================================================================
 
-CHECK_S = 30.0  # seconds that a check may take
+DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
 TEST_CONFIG = Config(64, 64, 2)
 TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
 REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
@@ -4434,29 +4459,33 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
     called before work that may take long.
     """
     standin, every = standin_library(), checks()
-    count, failures = 0, 0
-    while count < len(every):
+    found: list[Finding] = []
+    well = True
+    while len(found) < len(every):
         try:
-            with Worker(["examine", standin, count], min(CHECK_S, seconds)) as worker:
+            with Worker(["examine", standin, len(found)], seconds) as worker:
                 for message in worker.messages():
-                    if message["kind"] == "check" and count < len(every):
-                        finding = Finding(message["state"], message["value"], message["advice"])
-                        tell(every[count].name, finding)
-                        failures += finding.state == "FAIL"
-                        count += 1
+                    if message["kind"] == "check" and len(found) < len(every):
+                        found.append(Finding(message["state"], message["value"], message["advice"]))
+                        if found[-1].state != "skip":
+                            tell(every[len(found) - 1].name, found[-1])
             break
         except StageError as error:
-            name = every[count].name if count < len(every) else "end of the checks"
-            tell(name, Finding("FAIL", str(error), REPORT_ADVICE))
-            failures += 1
-            count = len(every) if error.stage == "start" else min(count + 1, len(every))
-    if failures and count < len(every) or any(check.needed for check in every[count:]):
-        skipped = [*(check.name for check in every[count:]), "program"]
-        names = f"{', '.join(skipped[:4])} and {max(0, len(skipped) - 4)} more"
-        tell("left out", Finding("skip", f"{names}: a check above must pass first"))
+            finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
+            if error.stage == "start" or len(found) == len(every):
+                tell("worker", finding)
+                break
+            tell(every[len(found)].name, finding)
+            found.append(finding)
+            if every[len(found) - 1].first:
+                break
+    left = [check.name for check in every[len(found):]]
+    if left or any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found)):
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return test_programs(standin, tell, seconds) and not failures
+    return test_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
 
 
 def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
@@ -4474,11 +4503,12 @@ def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], 
     except Unavailable as error:
         tell("program", Finding("FAIL", str(error), REPORT_ADVICE))
     for cell in run.cells:
-        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else cell.failure
+        reason = re.sub("; try [^;]*", "", cell.failure)  # options of run
+        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else reason
         tell(f"program {cell.name}", Finding("ok", value) if cell.ok else Finding("FAIL", value, REPORT_ADVICE))
     for warning in run.warnings:
         if warning["code"] == "cache":
-            tell("cache", Finding("note", warning["message"], "macOS clears it in time; restarting the Mac helps"))
+            tell("cache", Finding("note", warning["message"]))
     return bool(run.cells) and run.ok
 
 
@@ -4572,10 +4602,21 @@ def grouped_warnings(run: Run) -> list[str]:
         groups.setdefault(warning["code"], []).append(warning["message"])
     lines = []
     for code, found in groups.items():
-        others = list(dict.fromkeys(message.split(": ")[0] for message in found[1:]))
-        more = f", and {len(others) - 6} more" if len(others) > 6 else ""
-        lines.append(f"warning ({code}) {found[0]}" + (f" (also {', '.join(others[:6])}{more})" if others else ""))
+        others = names_of_cells(run, [message.split(": ")[0] for message in found])
+        lines.append(f"warning ({code}) {found[0]}" + (f" ({others})" if others else ""))
     return lines
+
+
+def names_of_cells(run: Run, names: Sequence[str]) -> str:
+    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
+        return f"and all {len(run.cells) - 1} other cells"
+    cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names[1:]):
+        variant, config = cells.get(name, ("", name))
+        groups.setdefault(config, []).append(variant)
+    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
 
 
 def remarks(run: Run) -> list[str]:
@@ -4584,8 +4625,8 @@ def remarks(run: Run) -> list[str]:
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. A line has 80 letters with
-# names of up to 29; beside shorter ones TOPS takes two more, for three digits of small rates.
+# The table. Headings and their order are the original's, with intervals and the check added. Lines have up to 80 letters,
+# 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
     """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
@@ -4620,8 +4661,8 @@ class Table:
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
         self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
-        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
-        self.width = max([NARROWEST_LABEL, *map(len, names)])
+        longest = max([len(self.label(config, variant)) for config in run.configs for variant in run.variants], default=0)
+        self.width = max(NARROWEST_LABEL, min(longest, columns - sum(column.width for column in COLUMNS)))
         for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
             if self._spare(columns) < 0:
                 self.columns = [column for column in self.columns if column.field != field]
@@ -4639,6 +4680,8 @@ class Table:
     def common(self) -> list[str]:
         """Return a line about what all configurations of a sweep share; none for other runs."""
         same = [name for name in Config._fields if name not in self.dimensions]
+        if "kernel" in same and self.run.configs[0].kernel == 1:
+            same.remove("kernel")
         return [f"All: {self.run.configs[0].label(same)}"] if same else []
 
     def head(self) -> str:
@@ -4651,8 +4694,8 @@ class Table:
         return "\n".join([title, "", *(f"{line}\n" for line in self.common()), heading, "-" * len(heading), ""])
 
     def rows(self, cells: Sequence[Cell]) -> str:
-        """Return the lines of one configuration, and a blank one. A cell that failed says why, below its figures if it
-        has any."""
+        """Return the lines of one configuration, and a blank one. A name that is too long has a line of its own; a cell
+        that failed says why, below its figures if it has any."""
         lines = []
         for cell in cells:
             label = self.label(cell.config, cell.variant)
@@ -4662,6 +4705,9 @@ class Table:
             line = f"{label:<30} {original_figures(cell)}"
             if not self.run.settings.original:
                 texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+                if len(label) > self.width:
+                    lines.append(label)
+                    label = ""
                 line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
             lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
@@ -4710,7 +4756,8 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
         stage = statistics.mode(cell.stage for cell in cells)
         reason = next(str(cell.error) for cell in cells if cell.stage == stage).split(";")[0]
         doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
-        return f"No cell of {len(cells)} is right {where}; most often failed stage {stage} ({reason}).{doctor}"
+        which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
+        return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
     best = max(right, key=lambda cell: cell.tops or 0)
     most = f"at most {figure(best.tops, 1)} TOPS"
     for variant in reversed(SPOKEN):
@@ -4722,15 +4769,16 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
 
 def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
-    name, base = SPOKEN[pairs[0].variant], VARIANTS[pairs[0].baseline.variant].label if pairs[0].baseline else ""
+    pairs = sorted(pairs, key=lambda cell: float(cell.ratio["value"]))
+    least, most = pairs[0], pairs[-1]
+    name, base = SPOKEN[least.variant], VARIANTS[least.baseline.variant].label if least.baseline else ""
     values = [cell.ratio["value"] for cell in pairs]
-    ends = values if len(pairs) > 1 else pairs[0].ratio.get("ci95", ())
-    spread = f"{min(ends):.2f}x to {max(ends):.2f}x " if ends else ""
-    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {pairs[0].config.label()}"
+    ends = values if len(pairs) > 1 else least.ratio.get("ci95", ())
+    spread = f"{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
+    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {least.config.label()}"
     intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
     faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
     if faster and slower:
-        least, most = (min(pairs, key=lambda cell: sign * cell.ratio["value"]) for sign in (1, -1))
         return (f"Whether {name} is faster than {base} {where} depends on the configuration: {faster} faster, {slower} "
                 f"slower, from {least.ratio['value']:.2f}x at {least.config.label()} to {most.ratio['value']:.2f}x at "
                 f"{most.config.label()}")
@@ -4779,17 +4827,14 @@ def marginal_notes(run: Run) -> list[str]:
     lines: dict[str, list[str]] = {}
     for cell in run.cells:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
-        if least is None:
+        if slow is None:
             continue
-        speed, cost = "a rate that cannot be told", "a fixed cost that cannot be told"
-        if slow:
-            speed = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})"
-        if least > 0:
-            cost = (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it "
-                    "computes")
+        text = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)}) and "
+        text += (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it computes"
+                 if least > 0 else "a fixed cost that cannot be told")
         shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
         lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
-            f"{VARIANTS[cell.variant].label} {speed} and {cost}")
+            f"{VARIANTS[cell.variant].label} {text}")
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
@@ -5491,6 +5536,7 @@ WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain 
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
              "repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
+SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -5655,70 +5701,83 @@ def fit_terminal(text: str, stream: TextIO) -> str:
 
 class Progress:
     """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
-    configuration, and at most every ten seconds."""
+    configuration, and at most every ten seconds.
+
+    The end is expected anew when a round or a configuration is over, and at no other time.
+    """
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
         self._live = terminal_columns(stream) is not None and os.environ.get("TERM") != "dumb"
-        self._began = self._config_began = self._stage_began = self._rounds_began = clock()
         self._printed = -math.inf
-        self._finish: Optional[float] = None
-        self._tail_s: Optional[float] = None
-        self._number, self._config, self._step, self._limit = 1, "", "start", 0.0
+        self._began = self._config_began = self._stage_began = clock()
+        self._rounds_began: Optional[float] = None
+        self._rounds_ended: Optional[float] = None
+        self._tail_s: Optional[float] = None  # the last configuration's verification and unloading
+        self._end: Optional[float] = None
+        self._number, self._config, self._step, self._limit = 0, "", "", 0.0
 
     def __call__(self, message: Message) -> None:
         now = self._clock()
         if message["kind"] == "wait":
-            self.clear()
             print_error(f"waiting for another run on this machine to end (it holds the lock on {message['path']})")
         elif message["kind"] == "configuration":
-            self._learn_configuration(now)
-            self._number, self._config = message["number"], Config.parse(message["config"]).label()
-            self._config_began = self._stage_began = now
-            self._step, self._limit, self._printed = "start", self._run.settings.timeout, -math.inf
+            self._note_configuration(message, now)
         elif message["kind"] == "stage":
             self._note_stage(message, now)
-        if self._stream and (self._live or now - self._printed >= PLAIN_S) and self._config:
+        if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            line = self._line(now)
-            self._write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+            self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+
+    def _note_configuration(self, message: Message, now: float) -> None:
+        """Note the next configuration; those that are done tell how long the others will take."""
+        if self._rounds_ended:
+            self._tail_s = now - self._rounds_ended
+        if self._number:
+            self._end = now + (now - self._began) / self._number * (len(self._run.configs) - self._number)
+        self._number, self._config = message["number"], Config.parse(message["config"]).label()
+        self._step, self._limit = "start", self._run.settings.timeout
+        self._config_began = self._stage_began = now
+        self._rounds_began = self._rounds_ended = None
+        self._printed = -math.inf
 
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
-        label = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{label} {message['stage']}".strip()
+        labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
+        step = f"{labels} {message['stage']}".strip()
         if "number" in message:
-            step = f"{label} round {message['number']} of {message['of']}"
-            done = message["number"] - 1
-            if not done:
-                self._rounds_began = now
-            else:
-                tail = self._tail_s if self._tail_s is not None else self._rounds_began - self._config_began
-                rest = (now - self._rounds_began) / done * (message["of"] - done) + tail
-                each = now - self._config_began + rest
-                if self._number > 1:
-                    each = (self._config_began - self._began) / (self._number - 1)
-                self._finish = now + rest + each * (len(self._run.configs) - self._number)
+            step = f"{labels} round {message['number']} of {message['of']}"
+            self._note_round(message["number"] - 1, message["of"], now)
+        elif self._rounds_began and not self._rounds_ended:
+            self._rounds_ended = now
         if step != self._step:
-            self._stage_began = now
-        self._step, self._limit = step, message["limit"] + self._run.settings.timeout
+            self._step, self._stage_began = step, now
+        self._limit = message["limit"] + self._run.settings.timeout
 
-    def _learn_configuration(self, now: float) -> None:
-        """Learn from a configuration that is done how long the others will take."""
-        done = self._number if self._config else 0
-        if done:
-            self._tail_s = now - self._stage_began
-            self._finish = now + (now - self._began) / done * (len(self._run.configs) - done)
+    def _note_round(self, done: int, count: int, now: float) -> None:
+        """Expect the end after so many rounds of a configuration were done. The first configuration's verification and
+        unloading are taken to last as long as its compiling and loading, and the others as long as those before."""
+        if not done or self._rounds_began is None:
+            self._rounds_began, self._rounds_ended = now, None
+            return
+        tail = self._rounds_began - self._config_began if self._tail_s is None else self._tail_s
+        rest = (now - self._rounds_began) / done * (count - done) + tail
+        each = now - self._config_began + rest
+        if self._number > 1:
+            each = (self._config_began - self._began) / (self._number - 1)
+        self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line: where the run is, how long the stage has lasted, and as the last to be cut the time left."""
-        stage_s = now - self._stage_began
-        lasting = f", {clock_time(stage_s)} of at most {clock_time(self._limit)}" if stage_s >= 2 else ""
-        place = f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}{lasting}"
-        times = f", {clock_time(now - self._began)} elapsed"
-        left = "" if self._finish is None else f", {clock_time(max(0, self._finish - now))} left"
-        room = (terminal_columns(self._stream) or 200) - 1 - len(left)
-        return (place + times)[:max(0, room)] + left
+        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        lasting = now - self._stage_began
+        parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
+                 f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
+                 f", {clock_time(now - self._began)} elapsed"]
+        left = "" if self._end is None else f", {clock_time(max(0.0, self._end - now))} left"
+        room = (terminal_columns(self._stream) or sys.maxsize) - 1 - len(left)
+        while len(parts) > 1 and len("".join(parts)) > room:
+            parts.pop()
+        return ("".join(parts)[:max(0, room)] + left)[:room + len(left)]
 
     def clear(self) -> None:
         """Clear the live line."""
@@ -5743,25 +5802,39 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.save is not None:
         check_save(options.save)
     progress = Progress(found, None if options.quiet else sys.stderr)
-    columns, unsaved = terminal_columns(sys.stdout) or DEFAULT_COLUMNS, False
+    shown, printed, unsaved = Table(found, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
+
+    def print_rows() -> None:
+        """Print the rows of configurations that have not been printed."""
+        nonlocal printed
+        for _, cells in found.results[printed:] if options.format == "table" else ():
+            write_stdout(("" if printed else shown.head()) + shown.rows(cells))
+            printed += 1
+
     try:
-        for cells in measured(found, progress):
+        for _ in measured(found, progress):
             progress.clear()
             unsaved = bool(options.save) and not saved(found, options.save)
-            if options.format == "table":
-                shown = Table(found, columns)
-                write_stdout((shown.head() if len(found.results) == 1 else "") + shown.rows(cells))
-    except (KeyboardInterrupt, Terminated):
+            print_rows()
+    except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
-        if found.cells:
-            finish_report(found, options)
-        if options.save and found.cells and not unsaved:
-            print_error(f"{coverage(found)} are in {options.save}")
-        raise
+        if not found.cells:
+            return broken_off(stop)
+        print_rows()
+        finish_report(found, options)
+        place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
+        return broken_off(stop, f": {len(found.results)} of {len(found.configs)} configurations {place}")
     finally:
         progress.clear()
     finish_report(found, options)
     return 0 if found.ok and not unsaved else 1
+
+
+def broken_off(stop: BaseException, result: str = "") -> int:
+    """Print the last line of a command that a signal broke off, and return its exit code."""
+    number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
+    print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
+    return 128 + number
 
 
 def finish_report(run: Run, options: argparse.Namespace) -> None:
@@ -5815,7 +5888,7 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Show what this machine has, check by check, and what to do about each that fails."""
     found: list[dict[str, str]] = []
-    timeout = Settings().timeout if options.timeout is None else Settings(timeout=options.timeout).check().timeout
+    seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
     def tell(name: str, finding: Finding) -> None:
         found.append({"name": name, **finding._asdict()})
@@ -5827,22 +5900,24 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     def begin(text: str) -> None:
         if options.format == "table":
             write_stdout(f"      {text}\n")
+        else:
+            print_error(text)
 
-    well = run_checks(tell, begin, timeout)
+    well = run_checks(tell, begin, seconds)
     failed = [check for check in found if check["state"] == "FAIL"]
+    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     if options.format == "json":
         report = {"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}
         write_stdout(json.dumps(report, indent=1) + "\n")
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
-        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor**: {len(failed)} checks failed\n\n"
+        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
                      + markdown_table(["State", "Check", "Found", "What to do"], rows))
     elif well:
         write_stdout(f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n")
     else:
-        count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
-        write_stdout(f"\n{count}:\n" + "".join(map(doctor_line, failed))
-                     + f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n")
+        ask = f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n" if failed[0]["name"] != "stand-in" else ""
+        write_stdout(f"\n{count}:\n{''.join(map(doctor_line, failed))}{ask}")
     return 0 if well else 3
 
 
@@ -6000,12 +6075,8 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except MemoryError:
         print_error("out of memory; ask for less, or close other programs")
         return unwritten
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return 130
-    except Terminated as stop:
-        print_error("terminated")
-        return 128 + stop.signal
+    except (KeyboardInterrupt, Terminated) as stop:
+        return broken_off(stop)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
 

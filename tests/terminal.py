@@ -33,7 +33,7 @@ class Shown(NamedTuple):
 
 
 class Screen:
-    """What a terminal shows: `lines`; `live`, what was erased; `wrapped`, what was too long.
+    """What a terminal shows: `lines`; `live`, what was erased; `wrapped`, what was too long; `received`, all of it.
 
     It knows line feed, carriage return and "erase to the end of the line"; anything else is an error.
     """
@@ -41,6 +41,7 @@ class Screen:
     def __init__(self, columns: int) -> None:
         self.columns = columns
         self.live: list[Shown] = []
+        self.received = ""
         self._continued: set[int] = set()
         self._rows: list[list[str]] = [[]]
         self._column = 0
@@ -65,6 +66,7 @@ class Screen:
 
     def feed(self, text: str, seconds: float = 0.0) -> None:
         """Show a text that arrives at a time."""
+        self.received += text
         text = self._pending + text
         whole = re.sub(r"\x1b(\[[0-9;]*)?\Z", "", text)  # an escape sequence may come in two parts
         self._pending = text[len(whole):]
