@@ -5831,6 +5831,7 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
             if not options.quiet:
                 print_warnings(found)
             return broken_off(stop)
+        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
         print_rows()
         finish_report(found, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
