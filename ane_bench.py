@@ -2059,9 +2059,15 @@ class _LoadedModel:
             exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
-        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
-        if not self._engine.original:
-            owner.callback(self._purge)
+        compiled = not self._engine.original
+        try:
+            self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+        except StageError:
+            compiled = False
+            raise
+        finally:
+            if compiled:  # also if a signal ends this method as soon as the call has returned
+                owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
         load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
@@ -4114,6 +4120,8 @@ class Worker:
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
                 self.unpurged.clear()
+            elif self.stage == "purge" and self._process.returncode:
+                self.unpurged.add(self._variant)
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4362,10 +4370,6 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         left = [variant for variant in left if variant not in cells
                 or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-        if worker.unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
-                              "clears in time; to clear it now, restart the Mac")
         if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
                                f"{worker.problem}; if later programs fail to load, restart the Mac")
@@ -4409,6 +4413,11 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    finally:
+        if worker.unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -5815,7 +5824,10 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
         if not found.cells:
+            if not options.quiet:
+                print_warnings(found)
             return broken_off(stop)
+        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
         print_rows()
         finish_report(found, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"

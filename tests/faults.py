@@ -64,6 +64,7 @@ NO_CLASS = "no class "
 ABSENT = " is absent; expected "
 OF_TYPE = " has type "
 INTERRUPTED, TERMINATED = "interrupted", "terminated"
+CACHED = "warning (cache) "
 WAITS = "ane_bench: waiting for another run on this machine to end (it holds the lock on "
 # Every line on standard error begins like this.
 OWN_LINE = r"^(\[[0-9]+/[0-9]+\] |ane_bench: |Without one, |If this machine )"
