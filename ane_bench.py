@@ -4835,8 +4835,9 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
     of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
-             and other.config._replace(depth=1) == cell.config._replace(depth=1)]
+             and other.config == (channels, spatial, other.config.depth, kernel)]
     alike.sort(key=lambda other: other.config.depth)
     if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
         return dict.fromkeys(MARGINAL_FIELDS)
