@@ -6,9 +6,9 @@ or later and nothing else. It times chains of convolutions on the Neural Engine
 in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
 outputs, and prints the comparison:
 
-    Config                     W(MB)     GOP ms/eval  ±95%  TOPS Ratio  ±95% Check
-    FP16 128x conv 512ch 64x64  64.0  274.88  14.780 ±0.1% 18.60                ok
-    W8A8 128x conv 512ch 64x64  32.0  274.88   7.831 ±0.1% 35.10 1.89x ±0.1%    ok
+ Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
+ FP16 128x conv 512ch 64x64  64.0 274.88  14.780 ±0.1%   18.60                ok
+ W8A8 128x conv 512ch 64x64  32.0 274.88   7.831 ±0.1%   35.10 1.89x ±0.1%    ok
 
 W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
 (2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
@@ -2043,7 +2043,7 @@ class _LoadedModel:
         path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
         self._begin("files")
         if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
-            raise StageError(self._stage, f"{path!r} as model directory: expected {identifier} in {temporary!r}")
+            raise StageError(self._stage, f"{path!r}: expected a directory {identifier}, not a link, in {temporary!r}")
         existed = os.path.lexists(path)
         self._events.directory(path)
         owner.callback(remove_model_directory, path, existed, temporary)
@@ -2059,9 +2059,15 @@ class _LoadedModel:
             exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
-        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
-        if not self._engine.original:
-            owner.callback(self._purge)
+        compiled = not self._engine.original
+        try:
+            self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+        except StageError:
+            compiled = False
+            raise
+        finally:
+            if compiled:  # also if a signal ends this method as soon as the call has returned
+                owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
         load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
@@ -2155,17 +2161,18 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS, speed_estimate,
-# verdict_interval, marginal, within_rounds_pattern, bimodality.
+# Cell, Trial, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
+# speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
-    """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
-    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+    """Return a text without the directories that may name a user: of temporary files, this file, Python, the home."""
+    for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names: /tmp is not in /tmpfs
+                # Whole names: /tmp is not in /tmpfs.
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)
     return text
 
 
@@ -2197,7 +2204,8 @@ class Settings(NamedTuple):
                 continue
             types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
             if type(value) not in types or not least <= value <= most:
-                raise UsageError(f"{name} {value!r}: expected {types[-1].__name__} from {least} to {most}")
+                kind = "a number" if name == "timeout" else "a whole number"
+                raise UsageError(f"{name} {value!r}: expected {kind} from {least} to {most}")
         if self.iters % self.rounds:
             raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
         for name, choices in SETTING_CHOICES.items():
@@ -2400,6 +2408,14 @@ def attempts(settings: Settings) -> list[tuple[str, str]]:
     return list(ATTEMPTS) if len(layouts) > 1 and len(dialects) > 1 else every
 
 
+def each_reason_once(refused: Sequence[str]) -> str:
+    """Return texts such as `standard/1.3: reason` as one, in which each reason stands once, behind all its forms."""
+    forms: dict[str, list[str]] = {}
+    for form, _, reason in (text.partition(": ") for text in refused):
+        forms.setdefault(reason, []).append(form)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
+
+
 def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
                  owner: contextlib.ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
@@ -2418,8 +2434,10 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]],
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
-            text = "; ".join(refused) if cell.refused else str(error)
+            text = each_reason_once(refused) if cell.refused else str(error)
             advice = advice_for(text)
+            if settings.original:
+                advice = advice.replace("another --dialect", "it without --original")
             if "--dialect" in advice and len(forms) > 1:
                 advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
@@ -2486,6 +2504,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
             trial.cell.note(first_ms=trial.pace_s * 1e3)
+    running = [trial for trial in running if trial.runs]
     paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
         limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
@@ -2561,19 +2580,18 @@ def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[flo
 
 
 def observed_tick_ns(engine: Engine) -> float:
-    """Return the least step in ns that the clock was seen to take: it may be coarser than its unit."""
+    """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
     steps: list[int] = []
     last, until = engine.now(), time.monotonic() + 0.1
-    while len(steps) < 5 and time.monotonic() < until:
+    while len(steps) < 10 and time.monotonic() < until:
         mark = engine.now()
-        if mark > last:
-            steps.append(mark - last)
+        steps += [mark - last] if mark > last else []
         last = mark
-    return min(steps, default=1) * engine.tick_ns
+    return math.gcd(*steps) * engine.tick_ns if steps else engine.tick_ns
 
 
 def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Vectors one after the other."""
+    """Return the values of vectors, one vector after the other."""
     return [value for vector in vectors for value in vector]
 
 
@@ -2782,7 +2800,7 @@ def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[floa
 # more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
 # with as many channels. Sums in fp16 lose more if they have more terms.
 LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.007, 512),
-          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.0075, 512)}
+          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.009, 512)}
 MAX_RELATIVE_L2 = 1.2
 MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
@@ -2926,7 +2944,7 @@ def judge(config: Config, activations: str, output: Sequence[Vector],
         noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
         if known:
             problem = problem or noise
-        elif noise:
+        elif noise and not problem:
             warnings.append(("quantization", noise))
     if known and config.kernel == 1 and not problem:
         warnings += warnings_about_rounding(found, config, activations)
@@ -2965,8 +2983,8 @@ def verification_limits(count: int, config: Config, activations: str) -> tuple[f
     """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
     relative, slope, channels = LIMITS[activations, config.kernel]
     depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
-    few = 16 / count if config.kernel == 3 else 4 / count
-    return min(MAX_RELATIVE_L2, relative * depth * (1 + few) * terms), slope * depth * (1 + 16 / count)
+    few, fewer = (4, 16) if config.kernel == 1 else (16, 32)  # values scatter more if they are few
+    return min(MAX_RELATIVE_L2, relative * depth * (1 + few / count) * terms), slope * depth * (1 + fewer / count)
 
 
 def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
@@ -2983,7 +3001,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
+    return f"the output differs more than rounding explains ({figures}): work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3101,7 +3119,7 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
+    """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
     facts = dict(latest)
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
     changing = ("power_source", "low_power_mode", "load_average")
@@ -3166,8 +3184,8 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
     for moment in ("before", "after"):
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slow; let it cool, and measure fewer configurations at a time")
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine "
+                                     "is slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3191,8 +3209,8 @@ def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> I
     if cell.config.spatial % 32 and cell.samples and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {'; '.join(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask for that "
-                           f"at once with --blob {cell.blob} --dialect {cell.dialect}")
+        yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask "
+                           f"for that at once with --blob {cell.blob} --dialect {cell.dialect}")
     if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
         yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
                             "w8a16; choose a depth of 2 or more")
@@ -3226,8 +3244,8 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                          f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
-                           "between; the median ignores them, the mean does not; close other programs")
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work "
+                           "came between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
         yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
@@ -3243,8 +3261,8 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                          "cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
-                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
+                          f"near {levels[1] / 1e6:.3f} ms: {cause}another program; more --iters, --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
@@ -3267,8 +3285,8 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
     elif settings.verifies:
         look = f"compare more pixels with --verify {4 * settings.verify}"
     if cell.ms["median"] < chip.dispatch_ms:
-        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
-                        f"do nothing; {look}")
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate "
+                        f"may do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
         yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
@@ -3393,7 +3411,7 @@ def check_processor(probe: Probe) -> Finding:
                        f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
+    return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
 def check_system_value(name: str, probe: Probe) -> Finding:
@@ -3423,8 +3441,8 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     """Check that a class exists."""
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
-    methods = ", ".join(method.selector for method in METHODS if method.class_name == name)
-    value = f"{probe.engine.runtime.macos_version()} has no class {name}; its methods are left out: {methods}"
+    count = sum(method.class_name == name for method in METHODS)
+    value = f"{probe.engine.runtime.macos_version()} has no class {name} (left out: its methods, {count})"
     return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
 
 
@@ -3446,8 +3464,9 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
-                                                          APPLE_SILICON)
+    if found:
+        return Finding("ok", "present")
+    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
@@ -3798,8 +3817,8 @@ KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and mus
 # (sbryngelson/ane-guide; ANEForge rests as long).
 REST_S = 15.0
 MOST_HANGS = 2
-SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
-                  "restart the Mac")
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, "
+                  "or restart the Mac")
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
@@ -3913,14 +3932,14 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        """Wait until the compile service has recovered from a refused compile, so that no later worker need."""
         if self.rest_s > 0:
             self.stage("rest", variant, self.rest_s)
             time.sleep(self.rest_s)
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send what comes of it. Ignore terminal signals: the parent handles them, and
+    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
     the worker must survive to clean up."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -4029,7 +4048,7 @@ def own_command() -> list[str]:
     """Return the command of a worker: this very file, wherever it is and whatever its name.
 
     Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on. Raise UsageError if the module does not come from a file.
+    options for finding faults in Python programs are passed on. Raise UsageError if the module is not from a file.
     """
     path = os.path.abspath(globals().get("__file__", ""))
     if not os.path.isfile(path) or not sys.executable:
@@ -4101,6 +4120,8 @@ class Worker:
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
                 self.unpurged.clear()
+            elif self.stage == "purge" and self._process.returncode:
+                self.unpurged.add(self._variant)
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4136,9 +4157,9 @@ class Worker:
         """Keep what is needed to tell what the worker was doing, and to clean up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
-        elif message["kind"] == "stage":
-            if self.stage == "compile" and message["stage"] != "load":  # it was refused
-                self.unpurged.discard(self._variant)
+        if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
+            self.unpurged.discard(self._variant)  # it was refused
+        if message["kind"] == "stage":
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
                 self.unpurged.add(self._variant)
@@ -4349,10 +4370,6 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         left = [variant for variant in left if variant not in cells
                 or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-        if worker.unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
-                              "clears in time; to clear it now, restart the Mac")
         if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
                                f"{worker.problem}; if later programs fail to load, restart the Mac")
@@ -4379,7 +4396,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         with worker:
             for message in worker.messages():
                 if message["kind"] == "cell":
-                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    if "thermal_state" in message:
+                        run.system["thermal_state_after"] = message["thermal_state"]
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
                     run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
@@ -4395,6 +4413,11 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    finally:
+        if worker.unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -4412,8 +4435,8 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
     """Hold the lock that keeps runs from disturbing each other's figures.
 
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if it must
-    be waited for; go on without it if there can be none.
+    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
+    run holds it; go on without a lock if none is possible.
     """
     directory = foundation_directory()
     with contextlib.ExitStack() as owner:
@@ -4607,7 +4630,8 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
     for name in dict.fromkeys(names[1:]):
         variant, config = cells.get(name, ("", name))
         groups.setdefault(config, []).append(variant)
-    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    return f"also {listed}" if listed else ""
 
 
 def remarks(run: Run) -> list[str]:
@@ -4616,8 +4640,8 @@ def remarks(run: Run) -> list[str]:
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. A line has 80 letters with
-# names of up to 29; beside shorter ones TOPS takes two more, for three digits of small rates.
+# The table. Headings and their order are the original's, with intervals and the check added. A line has up to 80
+# letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
     """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
@@ -4653,16 +4677,16 @@ class Table:
         self.run, self.columns = run, list(COLUMNS)
         self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
         names = [self.label(config, variant) for config in run.configs for variant in run.variants]
-        self.width = max([NARROWEST_LABEL, *map(len, names)])
+        longest = max(map(len, names), default=0)
+        room = columns - sum(column.width for column in COLUMNS)
+        self.width = max(NARROWEST_LABEL, min(longest, room))
         for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
-            if self._spare(columns) < 0:
+            if self.width > room:
+                room += sum(column.width for column in self.columns if column.field == field)
                 self.columns = [column for column in self.columns if column.field != field]
-        wider = min(2, max(0, self._spare(columns)))
+        wider = min(2, max(0, room - self.width))
         self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
                         for column in self.columns]
-
-    def _spare(self, columns: int) -> int:
-        return columns - self.width - sum(column.width for column in self.columns)
 
     def label(self, config: Config, variant: str) -> str:
         """Return a row's name."""
@@ -4671,6 +4695,8 @@ class Table:
     def common(self) -> list[str]:
         """Return a line about what all configurations of a sweep share; none for other runs."""
         same = [name for name in Config._fields if name not in self.dimensions]
+        if "kernel" in same and self.run.configs[0].kernel == 1:
+            same.remove("kernel")
         return [f"All: {self.run.configs[0].label(same)}"] if same else []
 
     def head(self) -> str:
@@ -4683,8 +4709,8 @@ class Table:
         return "\n".join([title, "", *(f"{line}\n" for line in self.common()), heading, "-" * len(heading), ""])
 
     def rows(self, cells: Sequence[Cell]) -> str:
-        """Return the lines of one configuration, and a blank one. A cell that failed says why, below its figures if it
-        has any."""
+        """Return the lines of one configuration, and a blank one. A name that is too long has a line of its own; a cell
+        that failed says why, below its figures if it has any."""
         lines = []
         for cell in cells:
             label = self.label(cell.config, cell.variant)
@@ -4694,6 +4720,9 @@ class Table:
             line = f"{label:<30} {original_figures(cell)}"
             if not self.run.settings.original:
                 texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+                if len(label) > self.width:
+                    lines.append(label)
+                    label = ""
                 line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
             lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
@@ -4704,17 +4733,15 @@ class Table:
             return f"=== {coverage(self.run) or 'Done'} ===\n"
         return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
 
+    def text(self) -> str:
+        """Return the whole table."""
+        return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
+
 
 def original_figures(cell: Cell) -> str:
     """Return a cell's figures as the original's printf writes them."""
     ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
     return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
-def table(run: Run) -> str:
-    """Return the whole table of a run."""
-    whole = Table(run)
-    return whole.head() + "".join(whole.rows(cells) for _, cells in run.results) + whole.end()
 
 
 # The answer in a sentence for each kernel.
@@ -4726,10 +4753,8 @@ def answers(run: Run) -> list[str]:
     """Return what the run found, in sentences. Under `original` there are none."""
     if run.settings.original:
         return []
-    groups: dict[int, list[Cell]] = {}
-    for cell in run.cells:
-        groups.setdefault(cell.config.kernel, []).append(cell)
-    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
+    groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
+    return [*(answer_of(run, cells) for cells in groups if cells), *remarks(run)]
 
 
 def answer_of(run: Run, cells: Sequence[Cell]) -> str:
@@ -4742,7 +4767,8 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
         stage = statistics.mode(cell.stage for cell in cells)
         reason = next(str(cell.error) for cell in cells if cell.stage == stage).split(";")[0]
         doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
-        return f"No cell of {len(cells)} is right {where}; most often failed stage {stage} ({reason}).{doctor}"
+        which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
+        return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
     best = max(right, key=lambda cell: cell.tops or 0)
     most = f"at most {figure(best.tops, 1)} TOPS"
     for variant in reversed(SPOKEN):
@@ -4754,15 +4780,16 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
 
 def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
-    name, base = SPOKEN[pairs[0].variant], VARIANTS[pairs[0].baseline.variant].label if pairs[0].baseline else ""
+    pairs = sorted(pairs, key=lambda cell: float(cell.ratio["value"]))
+    least, most = pairs[0], pairs[-1]
+    name, base = SPOKEN[least.variant], VARIANTS[least.baseline.variant].label if least.baseline else ""
     values = [cell.ratio["value"] for cell in pairs]
-    ends = values if len(pairs) > 1 else pairs[0].ratio.get("ci95", ())
-    spread = f"{min(ends):.2f}x to {max(ends):.2f}x " if ends else ""
-    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {pairs[0].config.label()}"
+    ends = values if len(pairs) > 1 else least.ratio.get("ci95", ())
+    spread = f"{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
+    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {least.config.label()}"
     intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
     faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
     if faster and slower:
-        least, most = (min(pairs, key=lambda cell: sign * cell.ratio["value"]) for sign in (1, -1))
         return (f"Whether {name} is faster than {base} {where} depends on the configuration: {faster} faster, {slower} "
                 f"slower, from {least.ratio['value']:.2f}x at {least.config.label()} to {most.ratio['value']:.2f}x at "
                 f"{most.config.label()}")
@@ -4796,14 +4823,14 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config._replace(depth=1) == cell.config._replace(depth=1)]
     alike.sort(key=lambda other: other.config.depth)
-    found = None
-    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
-        other = alike[-2]
-        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    other = alike[-2]
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
     if not found:
         return dict.fromkeys(MARGINAL_FIELDS)
     rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
+    return dict(zip(MARGINAL_FIELDS, (other.config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
 
 
 def marginal_notes(run: Run) -> list[str]:
@@ -4811,17 +4838,14 @@ def marginal_notes(run: Run) -> list[str]:
     lines: dict[str, list[str]] = {}
     for cell in run.cells:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
-        if least is None:
+        if slow is None:
             continue
-        speed, cost = "a rate that cannot be told", "a fixed cost that cannot be told"
-        if slow:
-            speed = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)})"
-        if least > 0:
-            cost = (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it "
-                    "computes")
+        text = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)}) and "
+        text += (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it computes"
+                 if least > 0 else "a fixed cost that cannot be told")
         shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
         lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
-            f"{VARIANTS[cell.variant].label} {speed} and {cost}")
+            f"{VARIANTS[cell.variant].label} {text}")
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
@@ -4921,7 +4945,8 @@ def comma_separated(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
+REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
+               json=record_text)
 
 # A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
@@ -5003,7 +5028,8 @@ def show(runs: Sequence[Run], form: str) -> str:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
+    runs = sorted(runs, key=lambda run: ([int(part) if part.isdecimal() else part for part in
+                                          re.split("([0-9]+)", chip_name(run))], run.started))  # M2 before M10
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
@@ -5020,11 +5046,6 @@ def show(runs: Sequence[Run], form: str) -> str:
         parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
         return "\n".join([*parts, *markdown_items(notes)])
     return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
-
-
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts M2 before M10."""
-    return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
 
 
 # Compare.
@@ -5048,9 +5069,8 @@ def compare(base: Run, new: Run) -> list[Difference]:
 
     Intervals are those within a run; two runs of one machine may differ by more.
     """
-    others = {(cell.config, cell.variant): cell for cell in new.cells}
-    pairs = [(cell, others.get((cell.config, cell.variant))) for cell in base.cells]
-    return [difference(cell, other) for cell, other in pairs if other and cell.ok and other.ok]
+    others = {cell.name: cell for cell in new.cells if cell.ok}
+    return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
@@ -5109,15 +5129,15 @@ def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
 
 def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
-    right = [{(cell.config, cell.variant): cell for cell in run.cells if cell.ok} for run in runs]
-    speeds = [{(item.new.config, item.new.variant): f" {item.speed:.2f}x" for item in compare(runs[0], run)}
-              for run in runs]
+    right = [{cell.name: cell for cell in run.cells if cell.ok} for run in runs]
+    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in compare(runs[0], run)} for run in runs]
     rates, ratios = [], []
-    for key, name in {(cell.config, cell.variant): cell.name for run in runs for cell in run.cells}.items():
-        rates.append([name, *(f"{figure(cells[key].tops, 2)} TOPS{speed.get(key, '')}" if key in cells else "–"
-                              for cells, speed in zip(right, speeds))])
-        texts = [ratio_text(cells[key]) if key in cells else "–" for cells in right]
-        ratios += [[f"{name} Ratio", *texts]] if any(text.endswith("x") for text in texts) else []
+    for name in dict.fromkeys(cell.name for run in runs for cell in run.cells):
+        cells = [found.get(name) for found in right]
+        rates.append([name, *(f"{figure(cell.tops, 2)} TOPS{speed.get(name, '')}" if cell else "–"
+                              for cell, speed in zip(cells, speeds))])
+        if any(cell and cell.ratio for cell in cells):
+            ratios.append([f"{name} Ratio", *(ratio_text(cell) if cell else "–" for cell in cells)])
     return ["Cell", *names], [*rates, *ratios]
 
 
@@ -5125,15 +5145,15 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
     for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
-        others = {(cell.config, cell.variant) for cell in other.cells}
-        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
-        only = [cell.name for cell in own.cells if (cell.config, cell.variant) not in others]
+        others = {cell.name for cell in other.cells}
+        only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
+        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
-                         f"over {len(speeds)} cells)")
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
+                         f"(geometric mean of {len(speeds)} cells)")
     return lines
 
 
@@ -5170,44 +5190,47 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
     base, new = runs
     check_gate(base, new)
     pairs = compare(base, new)
-    now = {(cell.config, cell.variant): cell.failure for cell in new.cells}
-    failed = [f"{cell.name}: {now.get((cell.config, cell.variant), 'missing from NEW')}" for cell in base.cells
-              if cell.ok and now.get((cell.config, cell.variant), "missing")]
-    times = [(item.new, 1 / item.speed - 1, [1 / end - 1 for end in item.interval or ()]) for item in pairs]
-    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    now = {**{cell.name: "missing from NEW" for cell in base.cells}, **{cell.name: cell.failure for cell in new.cells}}
+    failed = [f"{cell.name}: {now[cell.name]}" for cell in base.cells if cell.ok and now[cell.name]]
+    times = [(item.new, item.speed, item.interval) for item in pairs]
+    ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
     undecided: list[str] = []
-    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
-                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+    checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
+        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {:.1%} longer"),
+        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {:.1%} lower")]
+    for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
-        if not failed and not any(ends for _, _, ends in losses):
+        if not failed and not any(interval for _, _, interval in changes):
             raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
                              "record both with a second variant and more --iters")
-        for cell, loss, ends in losses:
-            limit, verdict = percent / 100, "undecided, since it has no interval"
-            if ends and min(ends) > limit:
+        for cell, change, interval in changes:
+            limit, loss = percent / 100, loss_of(change)
+            if not interval:
+                undecided.append(f"{cell.name}: undecided, since it has no interval in one of the records")
+                continue
+            least, most = sorted(map(loss_of, verdict_interval(change, interval)))
+            if least > limit:
                 failed.append(f"{cell.name}: {text.format(loss)}")
-            elif not ends or max(ends) > limit:
-                if ends:
-                    advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
-                    verdict = f"undecided: at most it {text.format(max(ends))}; {advice}"
-                undecided.append(f"{cell.name}: {verdict}")
+            elif most > limit:
+                advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
+                undecided.append(f"{cell.name}: undecided: at most it {text.format(most)}; {advice}")
     return failed, undecided
 
 
-def ratio_loss(item: Difference) -> tuple[float, list[float]]:
-    """Return the share by which a ratio dropped, and the ends of its 95 % interval: both intervals as logarithms."""
+def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
-        return 0.0, []
+        return 1.0, None
     change = new["value"] / base["value"]
     half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
-    return 1 - change, [1 - change * math.exp(half), 1 - change * math.exp(-half)]
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 def rounds_needed(settings: Settings, half: float, distance: float) -> str:
     """Return the advice to record so many rounds that half an interval is less than its distance from the limit."""
-    rounds = math.ceil(settings.rounds * 1.5 * min(half / max(distance, 1e-9), 20) ** 2)
+    rounds = math.ceil(settings.rounds * 2 * min(half / max(distance, 1e-9), 20) ** 2)
     return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
@@ -5255,7 +5278,7 @@ def figure_text(value: float) -> str:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -5518,10 +5541,10 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
-                  "anywhere.")
-REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
-             "repository that this file came from.")
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart "
+                  "work anywhere.")
+REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
+             "the repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
@@ -5543,7 +5566,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def manual(command: str) -> str:
-    """Return the docstring, or what of it belongs to one command: its usage and its options."""
+    """Return the docstring, or the part of it about one command: its usage, its options and the exit codes."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
     lines = (__doc__ or "").split("\n")
     usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
@@ -5555,41 +5578,35 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
     parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False, description=f"Commands: {', '.join(VERBS)}.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    options = {verb: verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS}
-    for name in ("run", "emit"):
-        add_program_options(options[name])
-    options["emit"].add_argument("directory", metavar="DIR")
-    for name in ("iters", "rounds", "warmup", "qos", "verify"):
-        options["run"].add_argument(f"--{name}", type=int)
-    options["run"].add_argument("--input", choices=SETTING_CHOICES["input"])
-    options["run"].add_argument("--engine", choices=ENGINES, default="ane")
-    options["run"].add_argument("--save", metavar="FILE.json")
-    options["run"].add_argument("--quiet", action="store_true")
-    for name, formats in (("run", FORMATS), ("show", FORMATS), ("doctor", ("table", "markdown", "json")),
-                          ("compare", ("table", "markdown", "json"))):
-        options[name].add_argument("--format", choices=formats, default="table")
-    for name in ("run", "doctor"):
-        options[name].add_argument("--timeout", type=float)
-    options["show"].add_argument("records", nargs="+", metavar="RECORD.json")
-    options["compare"].add_argument("records", nargs="+", metavar="RECORD.json")
-    for name in ("slower", "ratio-drops"):
-        options["compare"].add_argument(f"--fail-if-{name}", type=float, metavar="PERCENT")
-    options["chart"].add_argument("record", metavar="RUN.json")
-    options["chart"].add_argument("-o", dest="output", metavar="FILE.svg")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
+
+    def add(verbs: str, *names: str, **settings: Any) -> None:
+        for verb in verbs.split():
+            for name in names:
+                parsers[verb].add_argument(name, **settings)
+
+    add("run emit", "--config", action="append", dest="configs")
+    add("run emit", *(f"--{name}" for name in Config._fields))
+    add("run emit", "--variants", default=",".join(DEFAULT_VARIANTS))
+    add("run emit", "--original", action="store_true", default=None)
+    add("run emit", "--seed", type=int)
+    add("run emit", "--blob", choices=SETTING_CHOICES["blob"])
+    add("run emit", "--dialect", choices=SETTING_CHOICES["dialect"])
+    add("emit", "directory", metavar="DIR")
+    add("run", "--iters", "--rounds", "--warmup", "--qos", "--verify", type=int)
+    add("run", "--input", choices=SETTING_CHOICES["input"])
+    add("run", "--engine", choices=ENGINES, default="ane")
+    add("run", "--save")
+    add("run", "--quiet", action="store_true")
+    add("run doctor", "--timeout", type=float)
+    add("run show", "--format", choices=FORMATS, default="table")
+    add("doctor compare", "--format", choices=[name for name in FORMATS if name != "csv"], default="table")
+    add("show compare", "records", nargs="+", metavar="RECORD.json")
+    add("compare", "--fail-if-slower", "--fail-if-ratio-drops", type=float)
+    add("chart", "record", metavar="RUN.json")
+    add("chart", "-o", dest="output")
     return parser
-
-
-def add_program_options(options: argparse.ArgumentParser) -> None:
-    """Add the options that say which programs are meant."""
-    options.add_argument("--config", action="append", dest="configs", metavar="CHxSPxDEPTH")
-    for name in Config._fields:
-        options.add_argument(f"--{name}")
-    options.add_argument("--variants", default=",".join(DEFAULT_VARIANTS))
-    options.add_argument("--original", action="store_true", default=None)
-    options.add_argument("--seed", type=int)
-    for name in ("blob", "dialect"):
-        options.add_argument(f"--{name}", choices=SETTING_CHOICES[name])
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
@@ -5632,7 +5649,7 @@ def dimensions(name: str, text: str) -> list[int]:
 
 
 def write_stdout(text: str) -> None:
-    """Write to standard output. Raise OutputError if that is not possible, and BrokenPipeError if the reader went away."""
+    """Write to standard output. Raise OutputError if that fails, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
@@ -5731,7 +5748,8 @@ class Progress:
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{labels} {message['stage']}".strip()
+        stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
+        step = f"{labels} {stage}".strip()
         if "number" in message:
             step = f"{labels} round {message['number']} of {message['of']}"
             self._note_round(message["number"] - 1, message["of"], now)
@@ -5755,7 +5773,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5806,7 +5824,10 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
         if not found.cells:
+            if not options.quiet:
+                print_warnings(found)
             return broken_off(stop)
+        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
         print_rows()
         finish_report(found, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
@@ -5855,8 +5876,8 @@ def check_save(path: str) -> None:
         try:
             read_record(path)
         except UsageError:
-            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another name, "
-                             "or remove it") from None
+            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another "
+                             "name, or remove it") from None
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
@@ -5920,8 +5941,8 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
-            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
-                                    dialect=dialect)
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original,
+                                    blob=layout, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -6054,13 +6075,10 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except Unavailable as error:
         print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
         return 3
-    except OutputError as error:
-        print_error(str(error))
+    except (OutputError, MemoryError) as error:
+        print_error(str(error) or "out of memory; ask for less, or close other programs")
         return unwritten
     except BrokenPipeError:
-        return unwritten
-    except MemoryError:
-        print_error("out of memory; ask for less, or close other programs")
         return unwritten
     except (KeyboardInterrupt, Terminated) as stop:
         return broken_off(stop)

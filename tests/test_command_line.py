@@ -4,16 +4,22 @@ import hashlib
 import io
 import json
 import os
+import re
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import unittest
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import ane_bench
 from tests import support
 from tests.test_mil import ORIGINAL_TEXTS
+
+RECORD = support.ROOT / "tests" / "golden" / "old-record.json"
 
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
@@ -25,13 +31,15 @@ REFUSED = (
     ("--variants fp16,fp16", "'fp16'"),
     ("--variants ,", "''"),
     ("--iters 0", "iters 0"),
-    ("--iters 50 --rounds 7", "iters 50: expected a multiple of rounds 7"),
+    ("--iters 50 --rounds 7", "iters 50: expected a multiple of rounds (7)"),
     ("--iters -5", "expected"),
-    ("--iters 1e3", "'1e3': expected a whole number"),
+    ("--iters 1e3", "--iters: invalid int value: '1e3'"),
     ("--rounds 0", "rounds 0"),
     ("--qos 4294967296", "4294967296"),
-    ("--timeout 0", "'0': expected a number above 0"),
-    ("--timeout nan", "'nan'"),
+    ("--verify -1", "verify -1: expected a whole number from 0 to 4096"),
+    ("--timeout 0", "timeout 0.0: expected a number from 0.001"),
+    ("--timeout nan", "timeout nan: expected a number from 0.001"),
+    ("doctor --timeout nan", "timeout nan"),
     ("--seed x", "'x'"),
     ("--input ones", "'ones'"),
     ("--blob new", "'new'"),
@@ -44,17 +52,30 @@ REFUSED = (
     ("run extra", "extra"),
     ("--channels 64,x", "'64,x': expected whole numbers"),
     ("--channels 0", "channels 0"),
-    ("--depth 4 --config 8x8x8", "--config does not go with --depth"),
-    ("--original --iters 50", "--iters does not go with --original"),
-    ("--original --qos 0", "--qos does not go with --original"),
+    ("--depth 4 --config 8x8x8", "--config and --depth conflict"),
+    ("--kernel 5", "--kernel 5: expected 1, 3 or 1,3"),
+    ("--original --iters 50", "--iters cannot be combined with --original (always 50)"),
+    ("--original --qos 0", "--qos cannot be combined with --original (always 0)"),
+    ("--original --kernel 3", "--kernel cannot be combined with --original (always 1)"),
+    ("--original --engine reference", "original and the reference engine conflict"),
+    ("--original --config 64x64x2k3", "original and a kernel conflict"),
     ("--original --verify 0", "--verify"),
     ("--original --blob auto", "--blob"),
     ("--save /nowhere/at/all.json", "/nowhere/at/all.json"),
     ("--save /", "/: cannot be written"),
+    ("--save=", "the file has no name"),
+    ("--save m4.csv", "m4.csv: --save writes json; for that: python3 ane_bench.py show RECORD.json --format csv"),
+    ("--save m4.MD", "show RECORD.json --format markdown"),
+    ("--save m4.svg", "python3 ane_bench.py chart RECORD.json -o FILE.svg"),
+    ("--save m4.pdf", "a browser shows and prints its .svg"),
+    ("chart m4.json -o m4.png", "m4.png: chart draws svg"),
+    ("chart m4.json -o m4.json", "chart draws svg"),
+    ("show m4.json --save x.json", "--save"),
+    ("doctor --iters 5", "--iters"),
     ("emit", "DIR"),
     ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
     ("emit x --iters 5", "--iters"),
-    ("compare one.json", "NEW.json"),
+    ("compare one.json", "one.json: cannot be read"),
     ("compare nowhere.json nowhere.json", "nowhere.json: cannot be read: No such file"),
     ("compare a b --fail-if-slower -1", "expected"),
     ("chart nowhere.json", "nowhere.json"),
@@ -87,7 +108,7 @@ class RefusedTest(unittest.TestCase):
             raise unittest.SkipTest("this may be a Mac that has one")
         done = support.run_command()
         self.assertEqual((done.code, done.output), (3, ""))
-        self.assertEqual(len(done.errors.splitlines()), 3)
+        self.assertEqual(len(done.errors.splitlines()), 4)  # the first is progress
         for words in ("this is linux", "--engine reference", "doctor", "emit"):
             self.assertIn(words, done.errors)
 
@@ -96,9 +117,9 @@ class RefusedTest(unittest.TestCase):
             raise unittest.SkipTest("this may be a Mac that has one")
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "old.json"
-            path.write_text("old")
+            path.write_bytes(RECORD.read_bytes())
             done = support.run_command("--format", "json", "--save", str(path))
-            self.assertEqual((done.code, done.output, path.read_text()), (3, "", "old"))
+            self.assertEqual((done.code, done.output, path.read_bytes()), (3, "", RECORD.read_bytes()))
             self.assertEqual(list(Path(directory).iterdir()), [path])
 
 
@@ -114,7 +135,7 @@ class ReferenceTest(unittest.TestCase):
         self.assertTrue(all(row.endswith(" ok") for row in rows), done.output)
 
     def test_every_format_of_one_run(self) -> None:
-        starts = {"table": "=== ane_bench", "markdown": "**ane_bench", "csv": "config,variant,", "json": "{\n"}
+        starts = {"table": "=== ane_bench", "markdown": "**ane\\_bench", "csv": "config,variant,", "json": "{\n"}
         for name, start in starts.items():
             done = support.run_command("--engine", "reference", "--config", "4x4x2", "--format", name, "--quiet")
             self.assertEqual((done.code, done.errors), (0, ""))
@@ -123,15 +144,17 @@ class ReferenceTest(unittest.TestCase):
     def test_a_link_stays_one_and_the_command_is_whole(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
             target, link = Path(directory) / "real.json", Path(directory) / "link.json"
-            target.write_text("old")
+            target.write_text("")
             link.symlink_to(target)
             done = support.run_command("--engine", "reference", "--config", "4x4x2", "--quiet", f"--save={link}")
             self.assertEqual(done.code, 0, done.errors)
             self.assertTrue(link.is_symlink())
             self.assertEqual(json.loads(target.read_text())["command"][-1], "--save=link.json")
-            done = support.run_command("chart", str(target), "-o", str(link))
+            drawing = Path(directory) / "link.svg"
+            drawing.symlink_to(target)
+            done = support.run_command("chart", str(target), "-o", str(drawing))
             self.assertEqual(done.code, 2)
-            self.assertIn("take the place of the record", done.errors)
+            self.assertIn("the chart would replace the record; name another file with -o", done.errors)
 
     def test_the_version(self) -> None:
         done = support.run_command("--version")
@@ -143,15 +166,98 @@ class ReferenceTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_library(self) -> None:
-        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"],
-                              ane_bench.Protocol(iters=6, rounds=6), engine="reference")
+        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"], engine="reference", iters=6,
+                              rounds=6)
         record = found.to_dict()
         self.assertTrue(found.ok)
         self.assertEqual(json.loads(json.dumps(record)), record)
         self.assertEqual(list(record["results"][0]["ratio"]), ["w8a16", "w8a8"])
-        for wrong in ({"engine": "gpu"}, {"variants": ["fp8"]}, {"protocol": ane_bench.Protocol(iters=0)}):
+        for wrong in ({"engine": "gpu"}, {"variants": ["fp8"]}, {"iters": 0}, {"threads": 2}):
             with self.subTest(wrong), self.assertRaises(ane_bench.UsageError):
                 ane_bench.run([ane_bench.Config(4, 4, 2)], **wrong)
+
+
+class FilesTest(support.StandinCase):
+    """What --save and chart write, over what, and with which permissions."""
+
+    def measure(self, *arguments: str, **options: Any) -> support.Finished:
+        """Run something small."""
+        return self.scene.run(*support.SMALL, "--verify", "0", "--quiet", *arguments, settings={"COMPUTE": "none"},
+                              **options)
+
+    def test_permissions_are_those_of_the_umask_and_stay(self) -> None:
+        path, drawing = self.directory / "m4.json", self.directory / "m4.svg"
+        for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+            before = os.umask(mask)
+            try:
+                self.assertEqual(self.measure("--save", str(path)).code, 0)
+                self.assertEqual(self.scene.run("chart", str(path)).code, 0)
+            finally:
+                os.umask(before)
+            for file in (path, drawing):
+                self.assertEqual(stat.S_IMODE(file.stat().st_mode), mode)
+                file.unlink()
+        self.measure("--save", str(path))
+        path.chmod(0o640)
+        self.assertEqual(self.measure("--save", str(path)).code, 0)
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o640)
+        self.assertEqual(sorted(file.name for file in self.directory.iterdir()), ["log", "m4.json", "tmp"])
+
+    def test_only_a_record_or_nothing_is_written_over(self) -> None:
+        path = self.directory / "m4.json"
+        for data in (b"", RECORD.read_bytes()):
+            path.write_bytes(data)
+            self.assertEqual(self.measure("--save", str(path)).code, 0)
+            self.assertEqual(ane_bench.read_record(path).engine, "stand-in")
+        self.log.unlink()
+        for data in (b"mine", b"{}", b'{"schema": "ane-bench/9"}', RECORD.read_bytes()[:-20]):
+            path.write_bytes(data)
+            done = self.measure("--save", str(path))
+            self.assertEqual((done.code, done.output), (2, ""))
+            self.assertEqual(done.errors, f"ane_bench: --save {path}: the file exists and is not a record of this "
+                                          "program; choose another name, or remove it\n")
+            self.assertEqual(path.read_bytes(), data)
+        self.assertFalse(self.log.exists(), "nothing is measured before")
+
+    def test_interrupted(self) -> None:
+        """What was measured is printed in every format, and the last line says where it is."""
+        starts = {"table": "=== ane_bench", "markdown": "**ane", "csv": "config,", "json": "{"}
+
+        def check(scene: support.Scene, form: str) -> None:
+            scene.settings = {"COMPUTE": "none", "POWER": "Battery Power", "FAULT": "16x8x2/compile:hang"}
+            save = ("--save", str(scene.saved)) if form != "csv" else ()
+            run = scene.start("--config", "32x8x2", "--config", "32x8x2", "--config", "64x8x2", "--config", "16x8x2",
+                              *support.SMALL[2:], "--verify", "0", "--format", form, *save)
+            scene.await_call(run, "compile fp16", 3)
+            run.signal(signal.SIGTERM if form == "json" else signal.SIGINT)
+            done = scene.finish(run)
+            self.assertEqual(done.code, 143 if form == "json" else 130)
+            self.assertTrue(done.output.startswith(starts[form]), done.output)
+            self.assertIn("ane_bench: warning (battery) ", done.errors)
+            word, place = "terminated" if form == "json" else "interrupted", f"are in {scene.saved}"
+            last = f"ane_bench: {word}: 2 of 3 configurations {place if save else 'were measured'}"
+            self.assertEqual(done.errors.splitlines()[-1], last)
+            if form == "json":
+                record = json.loads(done.output)
+                self.assertEqual((record["complete"], len(record["results"])), (False, 2))
+                self.assertEqual([note["code"] for note in record["notes"]][:1], ["repeated"])
+                self.assertEqual(record, json.loads(scene.saved.read_text()))
+            elif form == "csv":
+                self.assertEqual(len(done.output.splitlines()), 5)
+            else:
+                self.assertIn("The run was broken off: 2 of 3 configurations.", done.output)
+                self.assertEqual(len(re.findall(r"(?m)^(?:\| )?(?:FP16|W8A8) [0-9]+ch", done.output)), 4)
+        self.each(starts, check)
+
+    def test_interrupted_before_anything_was_measured(self) -> None:
+        self.scene.settings = {"FAULT": "compile:hang"}
+        run = self.scene.start(*support.SMALL, "--save", str(self.scene.saved))
+        self.scene.await_call(run, "compile fp16")
+        run.signal(signal.SIGINT)
+        done = self.scene.finish(run)
+        self.assertEqual((done.code, done.output), (130, ""))
+        self.assertEqual(done.errors.splitlines()[-1], "ane_bench: interrupted")
+        self.assertFalse(self.scene.saved.exists())
 
 
 class EmitTest(unittest.TestCase):

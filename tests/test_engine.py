@@ -573,7 +573,7 @@ class OriginalTest(support.StandinCase):
         finished = self.run_standin("--original", "--quiet", COMPUTE="none")
         self.assertEqual(finished.code, 0, finished.errors)
         expected = []
-        for config in ane_bench.DEFAULT_CONFIGS["ane", 1]:
+        for config in ane_bench.DEFAULT_CONFIGS:
             surface = f"IOSurfaceCreate {config.tensor_bytes}"
             for variant in ("fp16", "w8a8"):
                 expected += [f"descriptor {variant}", f"model {variant}", "identifier", "localModelPath",

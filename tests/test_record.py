@@ -121,7 +121,7 @@ class ReadTest(DirectoryCase):
     """Figures are worked out anew; what contradicts itself is refused with a reason; what is unknown is ignored."""
 
     def test_what_is_written_is_read(self) -> None:
-        count = support.reduced(2000, 120, "random records")
+        count = support.reduced(1000, 120, "random records")
         for number in range(count):
             with self.subTest(number, seed=SEED):
                 run = random_run(random.Random(f"{SEED}/{number}"))
@@ -555,7 +555,7 @@ class DamageTest(DirectoryCase):
     def test_damaged_records(self) -> None:
         base = written(self.directory / "base.json", made_run(ORIGINAL, ALL))
         verdicts = {0: 0, 2: 0}
-        for number in range(support.reduced(10_000, 300, "damaged records")):
+        for number in range(support.reduced(5_000, 300, "damaged records")):
             draw = random.Random(f"{SEED}/damage/{number}")
             self.path.write_bytes(damaged_text(draw))
             path, drawing = str(self.path), str(self.directory / "run.svg")

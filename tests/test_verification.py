@@ -147,12 +147,12 @@ class SimulationTest(unittest.TestCase):
 
 # Configurations, seeds and pixels of each: always, and with ANE_BENCH_TESTS=all.
 SHORT = {"64x8x4": (2, 16), "128x8x8": (2, 8), "32x16x32": (2, 16), "512x8x1": (1, 4), "8x8x16": (2, 16)}
-LONG = {**{f"{channels}x64x{depth}": (4, 64) for channels in (1, 2, 3, 8, 16, 32, 64) for depth in (1, 2, 8, 32, 128)},
-        **{f"{channels}x64x{depth}": (3, 32) for channels in (128, 256) for depth in (1, 2, 8, 32)},
-        **{config.name: (2, 4) for config in ane_bench.DEFAULT_CONFIGS}, "512x64x1": (2, 16), "1024x8x2": (1, 4)}
+LONG = {**{f"{channels}x64x{depth}": (2, 32) for channels in (1, 2, 3, 8, 16, 32, 64) for depth in (1, 2, 8, 32, 128)},
+        **{f"{channels}x64x{depth}": (2, 8) for channels in (128, 256) for depth in (1, 2, 8, 32)},
+        **{config.name: (1, 4) for config in ane_bench.DEFAULT_CONFIGS}, "512x64x1": (1, 8), "1024x8x2": (1, 4)}
 SHORT3 = {"64x16x8k3": (1, 0), "32x8x2k3": (1, 0)}
-LONG3 = {**{f"{channels}x16x{depth}k3": (3, 0) for channels in (32, 64, 128) for depth in (1, 2, 4, 8, 16, 32, 64)},
-         **dict.fromkeys(("256x16x8k3", "256x16x32k3", "512x16x16k3"), (2, 0))}
+LONG3 = {**{f"{channels}x16x{depth}k3": (2, 0) for channels in (32, 64) for depth in (1, 2, 4, 8, 16, 32, 64)},
+         **dict.fromkeys(("128x16x2k3", "128x16x16k3", "128x16x64k3", "256x16x32k3", "512x16x16k3"), (1, 0))}
 
 
 class Margins(NamedTuple):
@@ -219,7 +219,7 @@ class RightOutputsTest(unittest.TestCase):
         from tests import simulation
         counted, alarms = 0, []
         for seed, name, activations in itertools.product(
-                range(20 if ALL else 1), ("64x64x2", "32x64x16", "64x64x8", "128x64x4"), ("fp16", "int8")):
+                range(20 if ALL else 1), ("64x64x2", "32x64x16", "48x64x8", "32x64x4"), ("fp16", "int8")):
             chosen = chain(name, activations, seed, 320 if ALL else 32)
             for engine in simulation.engines(chosen.int8, ("exact", "groups")):
                 for verdict in chosen.verdicts(chosen.run(engine)):
@@ -236,7 +236,7 @@ class RightOutputsTest(unittest.TestCase):
                 margins = Margins()
                 for seed in range(seeds):
                     chosen = chain(name, activations, seed, count)
-                    small = chosen.config.channels * chosen.config.depth <= 256
+                    small = chosen.config.channels * chosen.config.depth <= 128
                     for engine in simulation.engines(chosen.int8, ("exact", "winograd", *(["fp16"] if small else []))):
                         margins = self.assert_right(chosen, engine, 1, False, margins)
                 print(f"\n{name} {activations}: {margins}", end="")
@@ -264,7 +264,7 @@ CLAIMS = (
     Claim(1.0, "aliased,swapped", "fp16,int8", "known,unknown", 1, "16x64x8,64x64x32", "512x64x8,512x64x128"),
     Claim(1.0, "scaled,shrunk", "fp16", "known,unknown", 1, "16x64x8,64x64x32", "512x64x8,512x64x128"),
     Claim(1.0, "scaled,shrunk", "int8", "known", 1, "16x64x8,64x64x32", "512x64x8,512x64x128"),
-    Claim(0.95, "scaled,shrunk", "int8", "unknown", 1, "16x64x8,64x64x32", "512x64x8,128x64x32"),
+    Claim(0.9, "scaled,shrunk", "int8", "unknown", 1, "16x64x8,64x64x32", "512x64x8,128x64x32"),
     # Channels of the output that are zero or exchanged.
     Claim(1.0, "8 dead", "fp16,int8", "known,unknown", 1, "64x64x8", "128x64x8,512x64x8,128x64x32"),
     Claim(0.9, "dead,exchanged", "fp16", "known,unknown", 1, "64x64x8", "128x64x8,512x64x8,512x64x128"),
@@ -291,7 +291,7 @@ CLAIMS_3X3 = (
     Claim(1.0, "unquantized", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(0.9, "transposed,border", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(0.9, "one transposed", "int8", "unknown", 2, "64x16x8k3", "128x16x16k3,512x16x16k3"),
-    Claim(0.9, "scaled,shrunk", "int8", "unknown", 2, "64x16x8k3", "256x16x8k3"),
+    Claim(0.75, "scaled,shrunk", "int8", "unknown", 2, "64x16x8k3", "256x16x8k3"),
     Claim(1.0, "8 dead", "fp16,int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
 )
 
@@ -322,7 +322,7 @@ class ClaimsTest(unittest.TestCase):
         They differ in seeds, in pixels, and in the channels that the defect picks.
         """
         config = Config.parse(name)
-        large = config.weights >= 1 << 23
+        large = config.weights >= 1 << 21
         groups = 4 if large else 32 if ALL else 16
         draws = range(1 if defect in EVERYWHERE else 2 if large or not ALL else 4)
         seen: list[bool] = []
@@ -357,6 +357,28 @@ class ClaimsTest(unittest.TestCase):
             problem = ane_bench.judge(config, "fp16", output[:count], {Arithmetic(): expected[:count]}, False).problem
             self.assertIn("1 of 512 channels differ", problem or "")
             self.assertIn("channels are left out or exchanged", problem or "")
+
+
+    def test_a_small_error_among_equal_values_is_seen(self) -> None:
+        """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding, on any chip."""
+        draw, config = random.Random(1).gauss, Config(512, 64, 128)
+        expected = [[draw(0, 1) for _ in range(512)] for _ in range(2)]
+        output = [[value + (0.1 if channel == 7 else 0) for channel, value in enumerate(vector)] for vector in expected]
+        references = {Arithmetic(): expected}
+        self.assertIsNone(ane_bench.judge(config, "int8", expected, references, False).problem)
+        problem = ane_bench.judge(config, "int8", output, references, False).problem
+        self.assertIn("1 of 512 channels differ", problem or "")
+
+    def test_a_wrong_pixel_is_seen_among_right_ones(self) -> None:
+        """Right pixels do not lessen what a wrong one weighs."""
+        draw, config = random.Random(1).gauss, Config(512, 64, 128)
+        expected = [[draw(0, 1) for _ in range(512)] for _ in range(16)]
+        limit, _ = ane_bench.verification_limits(512, config, "fp16")
+        output = [[value + draw(0, 1.3 * limit if pixel == 5 else 0.003) for value in vector]
+                  for pixel, vector in enumerate(expected)]
+        verdict = ane_bench.judge(config, "fp16", output, {Arithmetic(): expected}, False)
+        self.assertLess(verdict.verified["relative_l2"], limit / 2)
+        self.assertIn("differs more than rounding explains", verdict.problem or "")
 
 
 class VerifyTest(unittest.TestCase):
@@ -462,7 +484,7 @@ class M4Test(support.StandinCase):
 
     def test_the_default_configurations_are_right(self) -> None:
         if not ALL:
-            self.skipTest("takes a minute: set ANE_BENCH_TESTS=all")
+            self.skipTest("long; ANE_BENCH_TESTS=all runs it")
         if "ARITHMETIC" not in (support.ROOT / "tests" / "standin" / "standin.m").read_text():
             self.skipTest("the stand-in computes in one arithmetic only")
         for config in ane_bench.DEFAULT_CONFIGS:
