@@ -22,10 +22,12 @@ from tests.faults import (
     METHODS,
     FaultCase,
     Method,
+    Step,
     at_stage,
     in_every_form,
 )
 from tests.support import PATIENCE, SMALL, Finished, Scene, Started
+from tests.terminal import Terminal
 
 # The stages that have another name in the record.
 RECORDED = {"localModelPath": "identifier", "surfaceobject": "request", "lock": "surface"}
@@ -226,6 +228,59 @@ KILLS = [sent(number, stage, f"^{faults.WORKER}{ending}", seconds) for stage in 
 HANGING = [*(ending(stage, "hang", faults.HANGS) for stage in CALLS), sent(signal.SIGSTOP, "compile", HUNG)]
 RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
            for stage in ("compile", "evaluate", "unload")]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The compile service
+# ----------------------------------------------------------------------------------------------------------------------
+
+THREE_CONFIGS = (*faults.BOTH_CONFIGS, "--config", "16x8x2")
+
+
+def errors_of(scene: Scene) -> list[tuple[str, str]]:
+    """Return stage and error of each failed cell, in order."""
+    cells = [cell for result in scene.record()["results"] for cell in result["variants"].values()]
+    return [(cell["stage"], cell["error"]) for cell in cells if cell["status"] == "failed"]
+
+
+def two_hangs(test: FaultCase, scene: Scene) -> None:
+    """The second hang ends the run: what was not measured fails, and says so."""
+    scene.settings.update(FAULT="64x8x2/compile:hang", DAEMON=scene.directory / "daemon")
+    finished = scene.run(*THREE_CONFIGS, "--timeout", str(faults.SHORT), "--save", str(scene.saved))
+    test.assertEqual(finished.code, 1, finished.errors)
+    found = errors_of(scene)
+    test.assertEqual([stage for stage, _ in found], ["compile", "start"] * 2 + ["start"] * 2)
+    for number, (_, error) in enumerate(found):
+        test.assertRegex(error, faults.HANGS if number in (0, 2) else f"^{faults.NOT_MEASURED}")
+        test.assertIn(faults.SERVICE, error)
+    test.assertEqual(len([call for call in scene.calls() if call.startswith("compile fp16")]), 2)
+    test.assertTrue(scene.record()["complete"])
+
+
+def refused_for_good(test: FaultCase, scene: Scene) -> None:
+    """Where a variant was refused in every form, later configurations try the first form only."""
+    scene.settings["FAULT"] = "w8a8/compile:no"
+    test.assertEqual(scene.run(*faults.BOTH_CONFIGS, "--save", str(scene.saved)).code, 1)
+    first, second = (error for _, error in errors_of(scene))
+    test.assertRegex(first, in_every_form(".* refuse at compile"))
+    test.assertNotRegex(second, "|".join(map(re.escape, faults.FORMS)))
+    test.assertEqual(len([call for call in scene.calls() if call.startswith("compile w8a8")]), len(faults.FORMS) + 1)
+
+
+def service_restarts(test: FaultCase, scene: Scene) -> None:
+    """After a refused compile the next one waits, also in the next worker; the wait is a stage."""
+    scene.variables["ANE_BENCH_STANDIN_REST"] = "1.5"
+    scene.settings.update(REFUSE="w8a8/short", RESTART="1", DAEMON=scene.directory / "daemon",
+                          FAULT="w8a8/evaluate:crash")
+    terminal = Terminal(scene, *SMALL, "--save", str(scene.saved), columns=100)
+    test.assertEqual(terminal.finish().code, 1)
+    (stage, error), = errors_of(scene)
+    test.assertEqual(stage, "warm-up", error)
+    test.assertRegex(error, f"{faults.KILLED_BY}SIGSEGV")
+    test.assertTrue([line for line in terminal.screen.live if "W8A8 rest" in line.text])
+
+
+SERVICE = [Step("two hangs end the run", two_hangs), Step("refused for good", refused_for_good),
+           Step("the service restarts", service_restarts)]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The temporary directory, and the model's place in it
@@ -607,7 +662,7 @@ class EngineFaultTest(FaultCase):
 
     def test_endings(self) -> None:
         # Those that hang leave the machine idle.
-        self.check_table([*HANGING, *ENDINGS], len(HANGING) + support.AT_A_TIME)
+        self.check_table([*SERVICE, *HANGING, *ENDINGS], len(HANGING) + len(SERVICE) + support.AT_A_TIME)
 
     def test_kills(self) -> None:
         self.check_table(KILLS)
