@@ -751,10 +751,16 @@ class WarningLinesTest(unittest.TestCase):
             ane_bench.grouped_warnings(run),
             [
                 "warning (busy) other programs",
-                f"warning (drift) {names[0]}: times changed: by 10 % (also {', '.join(names[1:7])}, and 3 more)",
+                f"warning (drift) {names[0]}: times changed: by 10 % (and all 9 other cells)",
             ],
         )
         self.assertEqual([note["code"] for note in run.notes], ["first"])
+        run.warnings = run.warnings[:4]
+        configs = [config.label() for config in run.configs]
+        self.assertEqual(
+            ane_bench.grouped_warnings(run)[1],
+            f"warning (drift) {names[0]}: times changed: by 10 % (also W8A8 {configs[0]}; FP16 {configs[1]})",
+        )
 
 
 class SentTest(unittest.TestCase):
