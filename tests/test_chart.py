@@ -787,7 +787,7 @@ class FormTest(ChartCase):
             "schema": "ane-bench/1",
             "version": "",
             "started": "",
-            "engine": "?",
+            "engine": "ane",
             "command": [],
             "system": {},
             "protocol": ane_bench.Settings(iters=1, rounds=1)._asdict(),
