@@ -6,9 +6,9 @@ or later and nothing else. It times chains of convolutions on the Neural Engine
 in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
 outputs, and prints the comparison:
 
-    Config                     W(MB)     GOP ms/eval  ±95%  TOPS Ratio  ±95% Check
-    FP16 128x conv 512ch 64x64  64.0  274.88  14.780 ±0.1% 18.60                ok
-    W8A8 128x conv 512ch 64x64  32.0  274.88   7.831 ±0.1% 35.10 1.89x ±0.1%    ok
+ Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
+ FP16 128x conv 512ch 64x64  64.0 274.88  14.780 ±0.1%   18.60                ok
+ W8A8 128x conv 512ch 64x64  32.0 274.88   7.831 ±0.1%   35.10 1.89x ±0.1%    ok
 
 W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
 (2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
@@ -2059,9 +2059,15 @@ class _LoadedModel:
             exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
-        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
-        if not self._engine.original:
-            owner.callback(self._purge)
+        compiled = not self._engine.original
+        try:
+            self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+        except StageError:
+            compiled = False
+            raise
+        finally:
+            if compiled:  # also if a signal ends this method as soon as the call has returned
+                owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
         load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
@@ -2161,7 +2167,7 @@ class _LoadedModel:
 
 def without_paths(text: str) -> str:
     """Return a text without the directories that may name a user: of temporary files, this file, Python, the home."""
-    for path in (foundation_directory(), tempfile.gettempdir(), os.path.dirname(os.path.abspath(__file__)),
+    for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
@@ -2214,7 +2220,7 @@ class Settings(NamedTuple):
 
 
 # A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
-MOST_ITERS, MOST_SAMPLES = 1_000_000, 4_000_000
+MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
     "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
@@ -3246,10 +3252,13 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
 
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
-    if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
-                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
+    levels = bimodality(cell.samples, cell.tick_ns)
+    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
+    patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
+    for first, factor in itertools.islice(filter(None, patterns), 1):
+        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
+                         "cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
         yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
@@ -4111,6 +4120,8 @@ class Worker:
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
                 self.unpurged.clear()
+            elif self.stage == "purge" and self._process.returncode:
+                self.unpurged.add(self._variant)
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4266,7 +4277,7 @@ def configs_of(given: Any, engine: str) -> list[Config]:
         return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
-        found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
+        found = [Config(*item) if isinstance(item, (tuple, list)) else Config.parse(item) for item in items]
     except TypeError:
         text = printable(repr(given))[:60]
         raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
@@ -4359,10 +4370,6 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         left = [variant for variant in left if variant not in cells
                 or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-        if worker.unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
-                              "clears in time; to clear it now, restart the Mac")
         if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
                                f"{worker.problem}; if later programs fail to load, restart the Mac")
@@ -4389,7 +4396,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         with worker:
             for message in worker.messages():
                 if message["kind"] == "cell":
-                    run.system["thermal_state_after"] = message.get("thermal_state", "unknown")
+                    if "thermal_state" in message:
+                        run.system["thermal_state_after"] = message["thermal_state"]
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
                     run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
@@ -4405,6 +4413,11 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    finally:
+        if worker.unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -4617,8 +4630,8 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
     for name in dict.fromkeys(names[1:]):
         variant, config = cells.get(name, ("", name))
         groups.setdefault(config, []).append(variant)
-    texts = [f"{', '.join(variants)} {config}".strip() for config, variants in groups.items()]
-    return f"also {'; '.join(texts)}" if texts else ""
+    listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    return f"also {listed}" if listed else ""
 
 
 def remarks(run: Run) -> list[str]:
@@ -4627,7 +4640,7 @@ def remarks(run: Run) -> list[str]:
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. Lines have up to 80
+# The table. Headings and their order are the original's, with intervals and the check added. A line has up to 80
 # letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
@@ -4665,16 +4678,15 @@ class Table:
         self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
         names = [self.label(config, variant) for config in run.configs for variant in run.variants]
         longest = max(map(len, names), default=0)
-        self.width = max(NARROWEST_LABEL, min(longest, columns - sum(column.width for column in COLUMNS)))
+        room = columns - sum(column.width for column in COLUMNS)
+        self.width = max(NARROWEST_LABEL, min(longest, room))
         for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
-            if self._spare(columns) < 0:
+            if self.width > room:
+                room += sum(column.width for column in self.columns if column.field == field)
                 self.columns = [column for column in self.columns if column.field != field]
-        wider = min(2, max(0, self._spare(columns)))
+        wider = min(2, max(0, room - self.width))
         self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
                         for column in self.columns]
-
-    def _spare(self, columns: int) -> int:
-        return columns - self.width - sum(column.width for column in self.columns)
 
     def label(self, config: Config, variant: str) -> str:
         """Return a row's name."""
@@ -4721,17 +4733,15 @@ class Table:
             return f"=== {coverage(self.run) or 'Done'} ===\n"
         return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
 
+    def text(self) -> str:
+        """Return the whole table."""
+        return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
+
 
 def original_figures(cell: Cell) -> str:
     """Return a cell's figures as the original's printf writes them."""
     ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
     return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
-def table(run: Run) -> str:
-    """Return the whole table of a run."""
-    whole = Table(run)
-    return whole.head() + "".join(whole.rows(cells) for _, cells in run.results) + whole.end()
 
 
 # The answer in a sentence for each kernel.
@@ -4743,10 +4753,8 @@ def answers(run: Run) -> list[str]:
     """Return what the run found, in sentences. Under `original` there are none."""
     if run.settings.original:
         return []
-    groups: dict[int, list[Cell]] = {}
-    for cell in run.cells:
-        groups.setdefault(cell.config.kernel, []).append(cell)
-    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
+    groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
+    return [*(answer_of(run, cells) for cells in groups if cells), *remarks(run)]
 
 
 def answer_of(run: Run, cells: Sequence[Cell]) -> str:
@@ -4815,14 +4823,14 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config._replace(depth=1) == cell.config._replace(depth=1)]
     alike.sort(key=lambda other: other.config.depth)
-    found = None
-    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
-        other = alike[-2]
-        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    other = alike[-2]
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
     if not found:
         return dict.fromkeys(MARGINAL_FIELDS)
     rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
+    return dict(zip(MARGINAL_FIELDS, (other.config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
 
 
 def marginal_notes(run: Run) -> list[str]:
@@ -4937,7 +4945,8 @@ def comma_separated(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
+REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
+               json=record_text)
 
 # A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
@@ -5019,7 +5028,8 @@ def show(runs: Sequence[Run], form: str) -> str:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
+    runs = sorted(runs, key=lambda run: ([int(part) if part.isdecimal() else part for part in
+                                          re.split("([0-9]+)", chip_name(run))], run.started))  # M2 before M10
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
@@ -5036,11 +5046,6 @@ def show(runs: Sequence[Run], form: str) -> str:
         parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
         return "\n".join([*parts, *markdown_items(notes)])
     return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
-
-
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts M2 before M10."""
-    return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
 
 
 # Compare.
@@ -5064,9 +5069,8 @@ def compare(base: Run, new: Run) -> list[Difference]:
 
     Intervals are those within a run; two runs of one machine may differ by more.
     """
-    others = {(cell.config, cell.variant): cell for cell in new.cells}
-    pairs = [(cell, others.get((cell.config, cell.variant))) for cell in base.cells]
-    return [difference(cell, other) for cell, other in pairs if other and cell.ok and other.ok]
+    others = {cell.name: cell for cell in new.cells if cell.ok}
+    return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
@@ -5125,15 +5129,15 @@ def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
 
 def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
-    right = [{(cell.config, cell.variant): cell for cell in run.cells if cell.ok} for run in runs]
-    speeds = [{(item.new.config, item.new.variant): f" {item.speed:.2f}x" for item in compare(runs[0], run)}
-              for run in runs]
+    right = [{cell.name: cell for cell in run.cells if cell.ok} for run in runs]
+    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in compare(runs[0], run)} for run in runs]
     rates, ratios = [], []
-    for key, name in {(cell.config, cell.variant): cell.name for run in runs for cell in run.cells}.items():
-        rates.append([name, *(f"{figure(cells[key].tops, 2)} TOPS{speed.get(key, '')}" if key in cells else "–"
-                              for cells, speed in zip(right, speeds))])
-        texts = [ratio_text(cells[key]) if key in cells else "–" for cells in right]
-        ratios += [[f"{name} Ratio", *texts]] if any(text.endswith("x") for text in texts) else []
+    for name in dict.fromkeys(cell.name for run in runs for cell in run.cells):
+        cells = [found.get(name) for found in right]
+        rates.append([name, *(f"{figure(cell.tops, 2)} TOPS{speed.get(name, '')}" if cell else "–"
+                              for cell, speed in zip(cells, speeds))])
+        if any(cell and cell.ratio for cell in cells):
+            ratios.append([f"{name} Ratio", *(ratio_text(cell) if cell else "–" for cell in cells)])
     return ["Cell", *names], [*rates, *ratios]
 
 
@@ -5141,15 +5145,15 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
     for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
-        others = {(cell.config, cell.variant) for cell in other.cells}
-        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
-        only = [cell.name for cell in own.cells if (cell.config, cell.variant) not in others]
+        others = {cell.name for cell in other.cells}
+        only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
+        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
             lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
-                         f"(geometric mean over {len(speeds)} cells)")
+                         f"(geometric mean of {len(speeds)} cells)")
     return lines
 
 
@@ -5186,44 +5190,47 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
     base, new = runs
     check_gate(base, new)
     pairs = compare(base, new)
-    now = {(cell.config, cell.variant): cell.failure for cell in new.cells}
-    failed = [f"{cell.name}: {now.get((cell.config, cell.variant), 'missing from NEW')}" for cell in base.cells
-              if cell.ok and now.get((cell.config, cell.variant), "missing")]
-    times = [(item.new, 1 / item.speed - 1, [1 / end - 1 for end in item.interval or ()]) for item in pairs]
-    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    now = {**{cell.name: "missing from NEW" for cell in base.cells}, **{cell.name: cell.failure for cell in new.cells}}
+    failed = [f"{cell.name}: {now[cell.name]}" for cell in base.cells if cell.ok and now[cell.name]]
+    times = [(item.new, item.speed, item.interval) for item in pairs]
+    ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
     undecided: list[str] = []
-    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
-                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+    checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
+        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {:.1%} longer"),
+        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {:.1%} lower")]
+    for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
-        if not failed and not any(ends for _, _, ends in losses):
+        if not failed and not any(interval for _, _, interval in changes):
             raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
                              "record both with a second variant and more --iters")
-        for cell, loss, ends in losses:
-            limit, verdict = percent / 100, "undecided, since it has no interval"
-            if ends and min(ends) > limit:
+        for cell, change, interval in changes:
+            limit, loss = percent / 100, loss_of(change)
+            if not interval:
+                undecided.append(f"{cell.name}: undecided, since it has no interval in one of the records")
+                continue
+            least, most = sorted(map(loss_of, verdict_interval(change, interval)))
+            if least > limit:
                 failed.append(f"{cell.name}: {text.format(loss)}")
-            elif not ends or max(ends) > limit:
-                if ends:
-                    advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
-                    verdict = f"undecided: at most it {text.format(max(ends))}; {advice}"
-                undecided.append(f"{cell.name}: {verdict}")
+            elif most > limit:
+                advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
+                undecided.append(f"{cell.name}: undecided: at most it {text.format(most)}; {advice}")
     return failed, undecided
 
 
-def ratio_loss(item: Difference) -> tuple[float, list[float]]:
-    """Return the share by which a ratio dropped, and the ends of its 95 % interval: both intervals as logarithms."""
+def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
-        return 0.0, []
+        return 1.0, None
     change = new["value"] / base["value"]
     half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
-    return 1 - change, [1 - change * math.exp(half), 1 - change * math.exp(-half)]
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 def rounds_needed(settings: Settings, half: float, distance: float) -> str:
     """Return the advice to record so many rounds that half an interval is less than its distance from the limit."""
-    rounds = math.ceil(settings.rounds * 1.5 * min(half / max(distance, 1e-9), 20) ** 2)
+    rounds = math.ceil(settings.rounds * 2 * min(half / max(distance, 1e-9), 20) ** 2)
     return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
@@ -5569,7 +5576,7 @@ def manual(command: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
-    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False, description=f"Commands: {', '.join(VERBS)}.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
@@ -5817,7 +5824,10 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
         if not found.cells:
+            if not options.quiet:
+                print_warnings(found)
             return broken_off(stop)
+        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
         print_rows()
         finish_report(found, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
@@ -5988,9 +5998,9 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     runs = records_of([options.record])
     if len(runs) > 1:
         raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+    check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    check_writable(path)
     write_file(path, chart(runs[0]))
     write_stdout(f"{path}\n")
     return 0

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Protocol
 
+from ane_bench import Cell, Config, Run, Settings
 from tests import support
 from tests.support import PATIENCE, Finished, Scene
 
@@ -63,6 +64,7 @@ NO_CLASS = "no class "
 ABSENT = " is absent; expected "
 OF_TYPE = " has type "
 INTERRUPTED, TERMINATED = "interrupted", "terminated"
+CACHED = "warning (cache) "
 WAITS = "ane_bench: waiting for another run on this machine to end (it holds the lock on "
 # Every line on standard error begins like this.
 OWN_LINE = r"^(\[[0-9]+/[0-9]+\] |ane_bench: |Without one, |If this machine )"
@@ -216,6 +218,16 @@ OPTIONAL = """
 """
 METHODS = [Method(line[0], *line[1:].split(), needed=text is NEEDED)  # type: ignore[misc,arg-type]
            for text in (NEEDED, OPTIONAL) for line in text.strip().splitlines()]
+
+
+def save_record(path: Path) -> str:
+    """Save a record as an earlier run might have left it, and return its text."""
+    settings = Settings(iters=2, rounds=2, verify=0)
+    run = Run("stand-in", settings, [Config(8, 2, 2)], ["fp16"])
+    run.add([Cell(run.configs[0], "fp16", settings, samples_ns=[[1000.0], [1000.0]])])
+    run.complete = True
+    run.save(path)
+    return path.read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

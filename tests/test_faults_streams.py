@@ -31,7 +31,7 @@ class Unsaved(NamedTuple):
         path = self.prepare(scene)
         finished = scene.run(*BOTH_CONFIGS, "--save", path)
         test.assertEqual((finished.code, finished.output), (2, ""))
-        test.assertRegex(finished.errors, rf"^ane_bench: {re.escape(path)}: {NOT_WRITTEN}{self.told}\n$")
+        test.assertRegex(finished.errors, rf"^ane_bench: (--save )?{re.escape(path)}: {self.told}\n$")
         test.assertEqual(scene.calls(), [])
         test.check_clean(scene, finished)
 
@@ -60,14 +60,21 @@ def file_as_home(scene: Scene) -> str:
     return str(scene.directory / "home" / "r.json")
 
 
+def other_file(scene: Scene) -> str:
+    (scene.directory / "letter.txt").write_text("Dear Sir")
+    return str(scene.directory / "letter.txt")
+
+
 UNSAVED = [
-    Unsaved("--save in no directory", lambda scene: f"{scene.directory}/none/r.json", "No such file or directory"),
-    Unsaved("--save a directory", lambda scene: str(scene.temporary), "it is a directory"),
-    Unsaved("--save no file", fifo, "it is no regular file"),
-    Unsaved("--save below a file", file_as_home, "Not a directory"),
-    Unsaved("--save of a name too long", lambda scene: str(scene.directory / ("n" * 300)), "File name too long"),
-    Unsaved("--save in a read-only directory", read_only_home, "Permission denied"),
-    Unsaved("--save over a file in a read-only directory", read_only_record, "Permission denied"),
+    Unsaved("--save in no directory", lambda scene: f"{scene.directory}/none/r.json", f"{NOT_WRITTEN}No such file or directory"),
+    Unsaved("--save a directory", lambda scene: str(scene.temporary), f"{NOT_WRITTEN}it is not a regular file"),
+    Unsaved("--save no file", fifo, f"{NOT_WRITTEN}it is not a regular file"),
+    Unsaved("--save below a file", file_as_home, f"{NOT_WRITTEN}Not a directory"),
+    Unsaved("--save of a name too long", lambda scene: str(scene.directory / ("n" * 300)), f"{NOT_WRITTEN}File name too long"),
+    Unsaved("--save in a read-only directory", read_only_home, f"{NOT_WRITTEN}Permission denied"),
+    Unsaved("--save over a file in a read-only directory", read_only_record, f"{NOT_WRITTEN}Permission denied"),
+    Unsaved("--save over another file", other_file, "the file exists and is not a record .*; choose another name, .*"),
+    Unsaved("--save as csv", lambda scene: str(scene.directory / "r.csv"), ".*show RECORD.json --format csv"),
 ]
 
 
@@ -119,7 +126,7 @@ def save_disk_full(test: FaultCase, scene: Scene) -> None:
     path = home / "r.json"
     finished = scene.run("--config", "8x8x2", "--config", "8x4x2", *SMALL[2:], "--save", str(path))
     test.assertEqual(finished.code, 1)
-    rows = re.findall(r"^(FP16|W8A8) 2x conv 8ch .* ok$", finished.output, re.MULTILINE)
+    rows = re.findall(r"^(FP16|W8A8) 2x conv 8ch .* ok[*]?$", finished.output, re.MULTILINE)
     test.assertEqual(len(rows), 4, finished.output)
     test.assertRegex(finished.errors, f"r.json: {NOT_WRITTEN}(No space left on device|File too large)\n")
     test.assertEqual(statuses(path), ["ok"])
@@ -129,11 +136,11 @@ def save_disk_full(test: FaultCase, scene: Scene) -> None:
 def old_record_survives(end: Callable[[FaultCase, Scene, Started], None]) -> Check:
     """Return a check of a run that is ended while it compiles for the first time."""
     def check(test: FaultCase, scene: Scene) -> None:
-        scene.saved.write_text("old")
+        old = faults.save_record(scene.saved)
         run = scene.start(*BOTH_CONFIGS, "--save", str(scene.saved), settings={"FAULT": faults.slow("compile")})
         scene.await_call(run, "compile fp16")
         end(test, scene, run)
-        test.assertEqual(scene.saved.read_text(), "old")
+        test.assertEqual(scene.saved.read_text(), old)
     return check
 
 
@@ -147,17 +154,17 @@ def killed(test: FaultCase, scene: Scene, run: Started) -> None:
 
 
 def save_survives_no_engine(test: FaultCase, scene: Scene) -> None:
-    scene.saved.write_text("old")
+    old = faults.save_record(scene.saved)
     scene.settings["MISSING"] = "_ANERequest"
     test.assertEqual(scene.run(*BOTH_CONFIGS, "--save", str(scene.saved)).code, 3)
-    test.assertEqual(scene.saved.read_text(), "old")
+    test.assertEqual(scene.saved.read_text(), old)
 
 
 def save_survives_usage(test: FaultCase, scene: Scene) -> None:
-    scene.saved.write_text("old")
+    old = faults.save_record(scene.saved)
     for words in (("--iters", "3"), ("--nonsense",), ("--variants", "fp17"), ("--seed", "-1")):
         test.assertEqual(scene.run(*BOTH_CONFIGS, "--save", str(scene.saved), *words).code, 2)
-    test.assertEqual((scene.saved.read_text(), scene.calls()), ("old", []))
+    test.assertEqual((scene.saved.read_text(), scene.calls()), (old, []))
 
 
 FILES = [
@@ -280,7 +287,8 @@ def no_terminal(test: FaultCase, scene: Scene) -> None:
     test.assertEqual(finished.code, 0)
     test.assertTrue(is_table(finished.output), finished.output)
     test.assertNotRegex(finished.output + finished.errors, "[\r\x1b]")
-    test.assertIn("[1/2] 64x8x2 fp16: ", finished.errors)
+    lines = [line.partition(", ")[0] for line in finished.errors.splitlines() if line.startswith("[")]
+    test.assertEqual(lines, ["[1/2] 2x conv 64ch 8x8: start", "[2/2] 2x conv 32ch 8x8: start"])
 
 
 def on_terminal(test: FaultCase, scene: Scene) -> None:
@@ -288,8 +296,9 @@ def on_terminal(test: FaultCase, scene: Scene) -> None:
     terminal = Terminal(scene, *BOTH_CONFIGS, columns=100)
     test.assertEqual(terminal.finish().code, 0)
     screen = terminal.screen
-    test.assertGreater(len([line for line in screen.live if line.startswith("[1/2] 64x8x2 ")]), 5)
-    test.assertTrue([line for line in screen.live if line.startswith("[2/2] 32x8x2 fp16,w8a8: round 2 of 2")])
+    test.assertGreater(len([line for line in screen.live if line.startswith("[1/2] 2x conv 64ch 8x8: ")]), 5)
+    last = "[2/2] 2x conv 32ch 8x8: FP16,W8A8 round 1 of 2"
+    test.assertTrue([line for line in screen.live if line.startswith(last)])
     test.assertTrue(is_table("\n".join(screen.lines)), screen.lines)
     test.assertEqual([line for line in screen.lines if line.startswith("[")], [])
     test.assertEqual([line for line in screen.wrapped if not line.startswith("ane_bench: warning")], [])
@@ -363,7 +372,7 @@ def named(where: str) -> Check:
             scene.temporary.rmdir()
             finished = scene.run(*SMALL)
             test.assertEqual(finished.code, 1)
-            test.assertIn(f"{place.name}/", finished.output)
+            test.assertIn("No such file or directory", finished.output)
     return check
 
 
@@ -373,7 +382,7 @@ def every_disk_full(test: FaultCase, scene: Scene) -> None:
     scene.variables["STANDIN_LOG"] = ""
     finished = scene.run(*BOTH_CONFIGS)
     test.assertEqual(finished.code, 1, finished.errors)
-    rows = rf"^(FP16|W8A8) 2x conv (64|32)ch 8x8 .*{FAILED_IN}files: .*: File too large$"
+    rows = rf"^(FP16|W8A8) 2x conv (64|32)ch 8x8: {FAILED_IN}files: .*: File too large$"
     test.assertEqual(len(re.findall(rows, finished.output, re.MULTILINE)), 4, finished.output)
 
 
@@ -386,7 +395,7 @@ def module_gone(test: FaultCase, scene: Scene) -> None:
     finished = scene.finish(run)
     test.assertEqual(finished.code, 1, finished.errors)
     test.assertTrue(is_table(finished.output, results=1), finished.output)
-    test.assertRegex(finished.output, f"(?m)^W8A8 2x conv 32ch 8x8 .*{FAILED_IN}start: .*copy.py")
+    test.assertRegex(finished.output, f"(?m)^W8A8 2x conv 32ch 8x8: {FAILED_IN}start: .*copy.py")
     test.assertEqual(statuses(scene.saved, "fp16"), ["ok", "failed"])
 
 
@@ -396,7 +405,7 @@ def engine_gone(test: FaultCase, scene: Scene) -> None:
     finished = scene.run(*BOTH_CONFIGS, "--save", str(scene.saved))
     test.assertEqual(finished.code, 1, finished.errors)
     test.assertTrue(is_table(finished.output, results=1), finished.output)
-    test.assertRegex(finished.output, f"(?m)^W8A8 2x conv 32ch 8x8 .*{FAILED_IN}.*{faults.NO_CLASS}_ANERequest")
+    test.assertRegex(finished.output, f"(?m)^W8A8 2x conv 32ch 8x8: {FAILED_IN}.*{faults.NO_CLASS}_ANERequest")
     test.assertEqual(statuses(scene.saved), ["ok", "failed"])
 
 

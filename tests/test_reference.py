@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import os
 import random
 import struct
 import time
@@ -14,6 +13,7 @@ from typing import Optional
 
 import ane_bench
 from ane_bench import Arithmetic, Config, MilError, Program, Reference, build_program
+from tests import support
 
 ARITHMETICS = [Arithmetic(rounding, store, quantizes) for quantizes in (True, False) for store in ("fp16", "fp32")
                for rounding in ("away", "even")]
@@ -322,7 +322,7 @@ class FactoredTest(unittest.TestCase):
         with self.assertRaisesRegex(MilError, "does not compute"):
             Reference(program.mil, program.blob).compute(bytes(program.config.tensor_bytes), [0])
 
-    @unittest.skipUnless(os.environ.get("ANE_BENCH_TESTS") == "all", "long: ANE_BENCH_TESTS=all runs it")
+    @support.long_test
     def test_time_of_one_pixel(self) -> None:
         config = Config.parse("256x64x32k3")
         data = ane_bench.random_input(config, 0)
