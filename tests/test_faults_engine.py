@@ -276,7 +276,7 @@ def service_restarts(test: FaultCase, scene: Scene) -> None:
     (stage, error), = errors_of(scene)
     test.assertEqual(stage, "warm-up", error)
     test.assertRegex(error, f"{faults.KILLED_BY}SIGSEGV")
-    test.assertTrue([line for line in terminal.screen.live if "W8A8 rest" in line.text])
+    test.assertTrue([line for line in terminal.screen.live if "W8A8 waiting for the compile service" in line.text])
 
 
 SERVICE = [Step("two hangs end the run", two_hangs), Step("refused for good", refused_for_good),

@@ -773,6 +773,7 @@ class WarningLinesTest(unittest.TestCase):
                 f"warning (noise) {name}: too noisy (also {run.cells[3].name})",
             ],
         )
+        self.assertEqual([note["code"] for note in run.notes], ["first"])
 
 
 class SentTest(unittest.TestCase):
