@@ -142,6 +142,7 @@ import html
 import io
 import itertools
 import json
+import marshal
 import math
 import os
 import random
@@ -163,7 +164,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add, attrgetter, eq, mul, sub
 from string import Formatter
-from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.1.0"
 __all__ = [
@@ -624,12 +625,13 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
     standard = layout == "standard"
     HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
     code = DATA_TYPES[data_type if standard else "fp16"].code
+    view = memoryview(blob)  # a bytearray would copy what it is given once more
     for index, tensor in enumerate(tensors):
         record = HEADER.size + index * stride
         data = record + RECORD.size
         stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
         RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
-        blob[data:data + size] = tensor
+        view[data:data + size] = tensor
     return blob
 
 
@@ -3817,6 +3819,14 @@ REST_S = 15.0
 MOST_HANGS = 2
 SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, "
                   "or restart the Mac")
+
+# Compiling this file takes longer than all else that a worker does before it measures, so workers get it compiled.
+MODULE_CODE = sys._getframe().f_code
+RUN_CODE = """import marshal, sys
+__file__ = sys.argv.pop()
+with open(int(sys.argv.pop()), "rb") as file:
+    code = marshal.loads(file.read())
+exec(code)"""
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
@@ -4042,17 +4052,16 @@ def examine_task(link: Link, standin: Optional[str], first: int) -> None:
 TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": examine_task}
 
 
-def own_command() -> list[str]:
-    """Return the command of a worker: this very file, wherever it is and whatever its name.
+def own_command(code: Optional[int]) -> list[str]:
+    """Return the command of a worker, which runs the code of this module from an open file, or else the file again.
 
     Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on. Raise UsageError if the module is not from a file.
+    options for finding faults in Python programs are passed on.
     """
-    path = os.path.abspath(globals().get("__file__", ""))
-    if not os.path.isfile(path) or not sys.executable:
-        raise UsageError(f"{path}: not a file, and each worker must run {PROGRAM_NAME} from its file again")
+    path = os.path.abspath(globals().get("__file__", PROGRAM_NAME))
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
-    return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
+    start = [path, WORKER_ARGUMENT] if code is None else ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
+    return [sys.executable, "-I", "-S", *options, *start]
 
 
 class Worker:
@@ -4073,11 +4082,9 @@ class Worker:
         self._owner = contextlib.ExitStack()
 
     def __enter__(self) -> "Worker":
-        command = own_command()
-        self._turn_file: Optional[BinaryIO] = None
-        with contextlib.suppress(OSError):
-            self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
-        shared = [self._turn_file.fileno()] if self._turn_file else []
+        self._turn_file, code = self._share(), self._share(marshal.dumps(MODULE_CODE))
+        command = own_command(code)
+        shared = [file for file in (self._turn_file, code) if file is not None]
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
         # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython issue 135675).
@@ -4095,7 +4102,7 @@ class Worker:
         self._selector.register(self._process.stdout, selectors.EVENT_READ, self._output)
         self._selector.register(self._process.stderr, selectors.EVENT_READ, self._error_output)
         name, *arguments = self._task
-        self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
+        self._write(json.dumps([name, self._turn_file, *arguments]).encode() + b"\n")
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -4157,11 +4164,20 @@ class Worker:
             elif self.stage == "purge":
                 self.unpurged.discard(self._variant)
 
+    def _share(self, data: bytes = b"") -> Optional[int]:
+        """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
+        with contextlib.suppress(OSError):
+            file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+            if file.write(data) == len(data):
+                file.seek(0)
+                return file.fileno()
+        return None
+
     def _variant_at_work(self) -> str:
         """Return the variant that the worker was last at; within rounds the turn file names it."""
         named = b""
-        if self.stage in ("evaluate", "warm-up") and self._turn_file:
-            named = os.pread(self._turn_file.fileno(), 8, 0)
+        if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
+            named = os.pread(self._turn_file, 8, 0)
         return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
@@ -4375,8 +4391,7 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
     """Run one worker, take the cells that it sends, and return it.
 
-    Raise Unavailable if it finds no usable engine, and UsageError if this very file is gone, before anything was
-    measured.
+    Raise Unavailable if it finds no usable engine before anything was measured.
     """
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
@@ -4397,7 +4412,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                 notify(message)
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
-    except (Unavailable, UsageError) as error:
+    except Unavailable as error:
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
@@ -4808,8 +4823,9 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
     of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
-             and other.config._replace(depth=1) == cell.config._replace(depth=1)]
+             and other.config == (channels, spatial, other.config.depth, kernel)]
     alike.sort(key=lambda other: other.config.depth)
     if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
         return dict.fromkeys(MARGINAL_FIELDS)
