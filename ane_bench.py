@@ -2163,7 +2163,7 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
+# Cell, Trial, Forms, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
 # speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
@@ -2402,7 +2402,10 @@ class Trial:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
 
-def attempts(settings: Settings) -> list[tuple[str, str]]:
+Forms = Sequence[tuple[str, str]]  # weight-file layouts and dialects
+
+
+def attempts(settings: Settings) -> Forms:
     """Return the weight-file layouts and dialects to try, in order."""
     layouts = LAYOUTS if settings.blob == "auto" else (settings.blob,)
     dialects = DIALECTS if settings.dialect == "auto" else (settings.dialect,)
@@ -2418,8 +2421,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
 
 
-def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
-                 owner: contextlib.ExitStack) -> None:
+def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
@@ -2461,7 +2463,7 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
         if not turns:
             return
         seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
-        events.round(variant_names(turns), seconds, number + 1, settings.rounds)
+        events.round(",".join(trial.cell.variant for trial in turns), seconds, number + 1, settings.rounds)
         for turn, trial in enumerate(turns):
             events.turn(trial.cell.variant)
             with trial.guarded(events):
@@ -2470,11 +2472,6 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     for trial in filter(attrgetter("runs"), trials):
         with trial.guarded(events):
             trial.cell.samples_ns = samples_of(engine, trial.marks)
-
-
-def variant_names(trials: Iterable[Trial]) -> str:
-    """Return the variants that are at work, as events name them."""
-    return ",".join(trial.cell.variant for trial in trials)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2502,6 +2499,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     count = trials[0].cell.settings.warmup
     running = [trial for trial in trials if trial.runs and count != 0]
     for trial in running:  # the first by itself: it tells how long the others may take
+        events.turn(trial.cell.variant)
         events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
@@ -2510,7 +2508,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
         limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
-        events.stage("warm-up", variant_names(running), limit)
+        events.stage("warm-up", ",".join(trial.cell.variant for trial in running), limit)
         warm_up_in_slices(engine, running, events, None if count is None else count - 1)
 
 
@@ -3857,7 +3855,7 @@ class Job(NamedTuple):
     config: Config
     variants: Sequence[str]
     settings: Settings
-    forms: Mapping[str, Sequence[tuple[str, str]]]
+    forms: Mapping[str, Forms]
     rest_s: float = 0
 
 
@@ -4066,16 +4064,6 @@ def own_command(code: Optional[int]) -> list[str]:
     return [sys.executable, "-I", "-S", *options, *start]
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put off signals, so that cleaning up is done whole."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
@@ -4118,7 +4106,10 @@ class Worker:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with uninterrupted(), self._owner:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        with contextlib.ExitStack() as owner:
+            owner.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+            owner.enter_context(self._owner)
             self.at_work = self._variant_at_work()
             if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
@@ -4336,7 +4327,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     """
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs = attempts(run.settings), 0
-    forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
+    forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
     with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
         for number, config in enumerate(run.configs, 1):
             notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
@@ -4364,12 +4355,10 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
         run.warn(code, text)
 
 
-def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
-               tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
     """Return the forms to try next: first the one that worked; the first alone if all were refused."""
-    if cell.blob and cell.dialect:
-        worked = (cell.blob, cell.dialect)
-        return sorted(every, key=lambda form: form != worked)
+    if cell.blob:
+        return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
@@ -4392,9 +4381,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         culprits = [worker.at_work] if worker.at_work in left else left
         problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
         for variant in left if worker.hung else culprits:
-            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings))
-            told = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
-            cell.fail(*told)
+            failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
         left = [variant for variant in left if variant not in culprits and not worker.hung]
         if not left:
             return [cells[variant] for variant in job.variants], worker.hung

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -362,7 +363,8 @@ class StreamTest(unittest.TestCase):
         received = bytearray()
 
         def read() -> None:
-            time.sleep(0.2)  # until the pipe is full
+            while select.select([], [writing], [], 0)[1]:  # until the pipe is full
+                time.sleep(0.01)
             with open(reading, "rb", buffering=0) as source:
                 for data in iter(lambda: source.read(5000), b""):
                     received.extend(data)
