@@ -3120,7 +3120,7 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
-    facts = dict(latest)
+    facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
     changing = ("power_source", "low_power_mode", "load_average")
     return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
@@ -5754,9 +5754,10 @@ class Progress:
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
         stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
         step = f"{labels} {stage}".strip()
-        if "number" in message:
-            step = f"{labels} round {message['number']} of {message['of']}"
-            self._note_round(message["number"] - 1, message["of"], now)
+        number, of = message.get("number", 0), message.get("of", 0)
+        if number and of:
+            step = f"{labels} round {number} of {of}"
+            self._note_round(number - 1, of, now)
         elif self._rounds_began and not self._rounds_ended:
             self._rounds_ended = now
         if step != self._step:

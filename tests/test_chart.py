@@ -782,35 +782,6 @@ class FormTest(ChartCase):
         text = " ".join(box.name for box in picture("long names").texts)
         self.assertIn(f"stand-in library, {LONG['chip'][len('Apple ') :][:40].strip()}", text)
 
-    def test_a_record_that_says_little(self) -> None:
-        record: dict[str, Any] = {
-            "schema": "ane-bench/1",
-            "version": "",
-            "started": "",
-            "engine": "ane",
-            "command": [],
-            "system": {},
-            "protocol": ane_bench.Settings(iters=1, rounds=1)._asdict(),
-            "warnings": [],
-            "results": [
-                {"config": {"channels": channels, "spatial": 8, "depth": 1}, "variants": variants}
-                for channels, variants in (
-                    (2, {"w8a8": {"status": "failed", "error": "?"}}),
-                    (4, {"fp16": {"status": "failed", "error": "?", "verified": WRONG}}),
-                    (8, {"w8a16": {"status": "ok", "samples_ns": [[1e13]]}}),
-                )
-            ],
-        }
-        for number in (1, 2, 3):
-            run = ane_bench.parse_record(
-                json.dumps({**record, "results": record["results"][:number]}).encode(), "a record"
-            )
-            with self.subTest(number):
-                self.check_form(ane_bench.chart(run))
-                self.check_texts(Picture(ane_bench.chart(run)))
-        self.check(run)
-        self.assertFalse(Picture(ane_bench.chart(run)).say("hollow: wrong output"))  # that cell has no rate
-
 
 class CommandTest(unittest.TestCase):
     """`chart RUN.json [-o FILE.svg]`."""
