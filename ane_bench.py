@@ -2065,9 +2065,15 @@ class _LoadedModel:
             exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
-        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
-        if not self._engine.original:
-            owner.callback(self._purge)
+        compiled = not self._engine.original
+        try:
+            self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+        except StageError:
+            compiled = False
+            raise
+        finally:
+            if compiled:  # also if a signal ends this method as soon as the call has returned
+                owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
         load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
@@ -2161,17 +2167,18 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
+# Cell, Trial, Forms, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
 # speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
-    """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
+    """Return a text without the directories that may name a user: of temporary files, this file, Python, the home."""
     for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names: /tmp is not in /tmpfs
+                # Whole names: /tmp is not in /tmpfs.
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)
     return text
 
 
@@ -2219,7 +2226,7 @@ class Settings(NamedTuple):
 
 
 # A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
-MOST_ITERS, MOST_SAMPLES = 1_000_000, 4_000_000
+MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
     "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
@@ -2399,7 +2406,10 @@ class Trial:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
 
-def attempts(settings: Settings) -> list[tuple[str, str]]:
+Forms = Sequence[tuple[str, str]]  # weight-file layouts and dialects
+
+
+def attempts(settings: Settings) -> Forms:
     """Return the weight-file layouts and dialects to try, in order."""
     layouts = LAYOUTS if settings.blob == "auto" else (settings.blob,)
     dialects = DIALECTS if settings.dialect == "auto" else (settings.dialect,)
@@ -2415,8 +2425,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
 
 
-def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
-                 owner: contextlib.ExitStack) -> None:
+def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
@@ -2458,7 +2467,7 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
         if not turns:
             return
         seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
-        events.round(variant_names(turns), seconds, number + 1, settings.rounds)
+        events.round(",".join(trial.cell.variant for trial in turns), seconds, number + 1, settings.rounds)
         for turn, trial in enumerate(turns):
             events.turn(trial.cell.variant)
             with trial.guarded(events):
@@ -2467,11 +2476,6 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     for trial in filter(attrgetter("runs"), trials):
         with trial.guarded(events):
             trial.cell.samples_ns = samples_of(engine, trial.marks)
-
-
-def variant_names(trials: Iterable[Trial]) -> str:
-    """Return the variants that are at work, as events name them."""
-    return ",".join(trial.cell.variant for trial in trials)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2499,6 +2503,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     count = trials[0].cell.settings.warmup
     running = [trial for trial in trials if trial.runs and count != 0]
     for trial in running:  # the first by itself: it tells how long the others may take
+        events.turn(trial.cell.variant)
         events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
@@ -2507,7 +2512,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
         limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
-        events.stage("warm-up", variant_names(running), limit)
+        events.stage("warm-up", ",".join(trial.cell.variant for trial in running), limit)
         warm_up_in_slices(engine, running, events, None if count is None else count - 1)
 
 
@@ -3000,7 +3005,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
+    return f"the output differs more than rounding explains ({figures}): work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3118,8 +3123,8 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
-    facts = dict(latest)
+    """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
+    facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
     changing = ("power_source", "low_power_mode", "load_average")
     return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
@@ -3183,8 +3188,8 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
     for moment in ("before", "after"):
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slow; let it cool, and measure fewer configurations at a time")
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine "
+                                     "is slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3243,22 +3248,25 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                          f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
-                           "between; the median ignores them, the mean does not; close other programs")
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work "
+                           "came between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
         yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
 
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
-    if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
-                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
+    levels = bimodality(cell.samples, cell.tick_ns)
+    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
+    patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
+    for first, factor in itertools.islice(filter(None, patterns), 1):
+        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
+                         "cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
-                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
+                          f"near {levels[1] / 1e6:.3f} ms: {cause}another program; more --iters, --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
@@ -3281,8 +3289,8 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
     elif settings.verifies:
         look = f"compare more pixels with --verify {4 * settings.verify}"
     if cell.ms["median"] < chip.dispatch_ms:
-        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
-                        f"do nothing; {look}")
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate "
+                        f"may do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
         yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
@@ -3407,7 +3415,7 @@ def check_processor(probe: Probe) -> Finding:
                        f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
+    return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
 def check_system_value(name: str, probe: Probe) -> Finding:
@@ -3460,8 +3468,9 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
-                                                          APPLE_SILICON)
+    if found:
+        return Finding("ok", "present")
+    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
@@ -3812,6 +3821,8 @@ KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and mus
 # (sbryngelson/ane-guide; ANEForge rests as long).
 REST_S = 15.0
 MOST_HANGS = 2
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, "
+                  "or restart the Mac")
 
 # Compiling this file takes longer than all else that a worker does before it measures, so workers get it compiled.
 MODULE_CODE = sys._getframe().f_code
@@ -3820,8 +3831,6 @@ __file__ = sys.argv.pop()
 with open(int(sys.argv.pop()), "rb") as file:
     code = marshal.loads(file.read())
 exec(code)"""
-SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
-                  "restart the Mac")
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
@@ -3850,7 +3859,7 @@ class Job(NamedTuple):
     config: Config
     variants: Sequence[str]
     settings: Settings
-    forms: Mapping[str, Sequence[tuple[str, str]]]
+    forms: Mapping[str, Forms]
     rest_s: float = 0
 
 
@@ -3935,14 +3944,14 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        """Wait until the compile service has recovered from a refused compile, so that no later worker need."""
         if self.rest_s > 0:
             self.stage("rest", variant, self.rest_s)
             time.sleep(self.rest_s)
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send what comes of it. Ignore terminal signals: the parent handles them, and
+    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
     the worker must survive to clean up."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -4059,16 +4068,6 @@ def own_command(code: Optional[int]) -> list[str]:
     return [sys.executable, "-I", "-S", *options, *start]
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put off signals, so that cleaning up is done whole."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
@@ -4111,7 +4110,10 @@ class Worker:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with uninterrupted(), self._owner:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        with contextlib.ExitStack() as owner:
+            owner.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+            owner.enter_context(self._owner)
             self.at_work = self._variant_at_work()
             if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
@@ -4120,6 +4122,8 @@ class Worker:
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
                 self.unpurged.clear()
+            elif self.stage == "purge" and self._process.returncode:
+                self.unpurged.add(self._variant)
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4284,7 +4288,7 @@ def configs_of(given: Any, engine: str) -> list[Config]:
         return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
-        found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
+        found = [Config(*item) if isinstance(item, (tuple, list)) else Config.parse(item) for item in items]
     except TypeError:
         text = printable(repr(given))[:60]
         raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
@@ -4327,7 +4331,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     """
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs = attempts(run.settings), 0
-    forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
+    forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
     with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
         for number, config in enumerate(run.configs, 1):
             notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
@@ -4355,12 +4359,10 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
         run.warn(code, text)
 
 
-def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
-               tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
     """Return the forms to try next: first the one that worked; the first alone if all were refused."""
-    if cell.blob and cell.dialect:
-        worked = (cell.blob, cell.dialect)
-        return sorted(every, key=lambda form: form != worked)
+    if cell.blob:
+        return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
@@ -4377,19 +4379,14 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         left = [variant for variant in left if variant not in cells
                 or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-        if worker.unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
-                              "clears in time; to clear it now, restart the Mac")
         if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
                                f"{worker.problem}; if later programs fail to load, restart the Mac")
         culprits = [worker.at_work] if worker.at_work in left else left
         problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
         for variant in left if worker.hung else culprits:
-            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings))
-            told = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
-            cell.fail(*told)
+            failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
         left = [variant for variant in left if variant not in culprits and not worker.hung]
         if not left:
             return [cells[variant] for variant in job.variants], worker.hung
@@ -4423,6 +4420,11 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    finally:
+        if worker.unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -4440,8 +4442,8 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
     """Hold the lock that keeps runs from disturbing each other's figures.
 
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if it must
-    be waited for; go on without it if there can be none.
+    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
+    run holds it; go on without a lock if none is possible.
     """
     directory = foundation_directory()
     with contextlib.ExitStack() as owner:
@@ -4635,7 +4637,8 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
     for name in dict.fromkeys(names[1:]):
         variant, config = cells.get(name, ("", name))
         groups.setdefault(config, []).append(variant)
-    return "also " * bool(groups) + "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
+    return f"also {listed}" if listed else ""
 
 
 def remarks(run: Run) -> list[str]:
@@ -4644,8 +4647,8 @@ def remarks(run: Run) -> list[str]:
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. Lines have up to 80 letters,
-# 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
+# The table. Headings and their order are the original's, with intervals and the check added. A line has up to 80
+# letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
     """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
@@ -4680,17 +4683,17 @@ class Table:
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
         self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
-        longest = max([len(self.label(config, variant)) for config in run.configs for variant in run.variants], default=0)
-        self.width = max(NARROWEST_LABEL, min(longest, columns - sum(column.width for column in COLUMNS)))
+        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
+        longest = max(map(len, names), default=0)
+        room = columns - sum(column.width for column in COLUMNS)
+        self.width = max(NARROWEST_LABEL, min(longest, room))
         for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
-            if self._spare(columns) < 0:
+            if self.width > room:
+                room += sum(column.width for column in self.columns if column.field == field)
                 self.columns = [column for column in self.columns if column.field != field]
-        wider = min(2, max(0, self._spare(columns)))
+        wider = min(2, max(0, room - self.width))
         self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
                         for column in self.columns]
-
-    def _spare(self, columns: int) -> int:
-        return columns - self.width - sum(column.width for column in self.columns)
 
     def label(self, config: Config, variant: str) -> str:
         """Return a row's name."""
@@ -4737,17 +4740,15 @@ class Table:
             return f"=== {coverage(self.run) or 'Done'} ===\n"
         return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
 
+    def text(self) -> str:
+        """Return the whole table."""
+        return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
+
 
 def original_figures(cell: Cell) -> str:
     """Return a cell's figures as the original's printf writes them."""
     ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
     return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
-def table(run: Run) -> str:
-    """Return the whole table of a run."""
-    whole = Table(run)
-    return whole.head() + "".join(whole.rows(cells) for _, cells in run.results) + whole.end()
 
 
 # The answer in a sentence for each kernel.
@@ -4759,10 +4760,8 @@ def answers(run: Run) -> list[str]:
     """Return what the run found, in sentences. Under `original` there are none."""
     if run.settings.original:
         return []
-    groups: dict[int, list[Cell]] = {}
-    for cell in run.cells:
-        groups.setdefault(cell.config.kernel, []).append(cell)
-    return [*(answer_of(run, cells) for cells in groups.values()), *remarks(run)]
+    groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
+    return [*(answer_of(run, cells) for cells in groups if cells), *remarks(run)]
 
 
 def answer_of(run: Run, cells: Sequence[Cell]) -> str:
@@ -4828,17 +4827,18 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
     of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
-             and other.config._replace(depth=1) == cell.config._replace(depth=1)]
+             and other.config == (channels, spatial, other.config.depth, kernel)]
     alike.sort(key=lambda other: other.config.depth)
-    found = None
-    if len(alike) > 1 and alike[-1] is cell and not run.settings.original:
-        other = alike[-2]
-        found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
+    if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
+        return dict.fromkeys(MARGINAL_FIELDS)
+    other = alike[-2]
+    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
     if not found:
         return dict.fromkeys(MARGINAL_FIELDS)
     rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (alike[-2].config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
+    return dict(zip(MARGINAL_FIELDS, (other.config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
 
 
 def marginal_notes(run: Run) -> list[str]:
@@ -4953,7 +4953,8 @@ def comma_separated(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-REPORTS.update(table=table, markdown=markdown, csv=lambda run: comma_separated([run]), json=record_text)
+REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
+               json=record_text)
 
 # A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
@@ -5035,7 +5036,8 @@ def show(runs: Sequence[Run], form: str) -> str:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: (natural_key(chip_name(run)), run.started))
+    runs = sorted(runs, key=lambda run: ([int(part) if part.isdecimal() else part for part in
+                                          re.split("([0-9]+)", chip_name(run))], run.started))  # M2 before M10
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
@@ -5052,11 +5054,6 @@ def show(runs: Sequence[Run], form: str) -> str:
         parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
         return "\n".join([*parts, *markdown_items(notes)])
     return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
-
-
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts M2 before M10."""
-    return [(int(digits or 0), letters) for digits, letters in re.findall(r"(\d*)(\D+|$)", text)]
 
 
 # Compare.
@@ -5080,9 +5077,8 @@ def compare(base: Run, new: Run) -> list[Difference]:
 
     Intervals are those within a run; two runs of one machine may differ by more.
     """
-    others = {(cell.config, cell.variant): cell for cell in new.cells}
-    pairs = [(cell, others.get((cell.config, cell.variant))) for cell in base.cells]
-    return [difference(cell, other) for cell, other in pairs if other and cell.ok and other.ok]
+    others = {cell.name: cell for cell in new.cells if cell.ok}
+    return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
@@ -5141,15 +5137,15 @@ def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
 
 def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
-    right = [{(cell.config, cell.variant): cell for cell in run.cells if cell.ok} for run in runs]
-    speeds = [{(item.new.config, item.new.variant): f" {item.speed:.2f}x" for item in compare(runs[0], run)}
-              for run in runs]
+    right = [{cell.name: cell for cell in run.cells if cell.ok} for run in runs]
+    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in compare(runs[0], run)} for run in runs]
     rates, ratios = [], []
-    for key, name in {(cell.config, cell.variant): cell.name for run in runs for cell in run.cells}.items():
-        rates.append([name, *(f"{figure(cells[key].tops, 2)} TOPS{speed.get(key, '')}" if key in cells else "–"
-                              for cells, speed in zip(right, speeds))])
-        texts = [ratio_text(cells[key]) if key in cells else "–" for cells in right]
-        ratios += [[f"{name} Ratio", *texts]] if any(text.endswith("x") for text in texts) else []
+    for name in dict.fromkeys(cell.name for run in runs for cell in run.cells):
+        cells = [found.get(name) for found in right]
+        rates.append([name, *(f"{figure(cell.tops, 2)} TOPS{speed.get(name, '')}" if cell else "–"
+                              for cell, speed in zip(cells, speeds))])
+        if any(cell and cell.ratio for cell in cells):
+            ratios.append([f"{name} Ratio", *(ratio_text(cell) if cell else "–" for cell in cells)])
     return ["Cell", *names], [*rates, *ratios]
 
 
@@ -5157,15 +5153,15 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
     for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
-        others = {(cell.config, cell.variant) for cell in other.cells}
-        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
-        only = [cell.name for cell in own.cells if (cell.config, cell.variant) not in others]
+        others = {cell.name for cell in other.cells}
+        only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
+        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
     for variant in VARIANTS:
         speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
         if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast (geometric mean "
-                         f"over {len(speeds)} cells)")
+            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
+                         f"(geometric mean of {len(speeds)} cells)")
     return lines
 
 
@@ -5202,44 +5198,47 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
     base, new = runs
     check_gate(base, new)
     pairs = compare(base, new)
-    now = {(cell.config, cell.variant): cell.failure for cell in new.cells}
-    failed = [f"{cell.name}: {now.get((cell.config, cell.variant), 'missing from NEW')}" for cell in base.cells
-              if cell.ok and now.get((cell.config, cell.variant), "missing")]
-    times = [(item.new, 1 / item.speed - 1, [1 / end - 1 for end in item.interval or ()]) for item in pairs]
-    ratios = [(item.new, *ratio_loss(item)) for item in pairs if item.base.ratio]
+    now = {**{cell.name: "missing from NEW" for cell in base.cells}, **{cell.name: cell.failure for cell in new.cells}}
+    failed = [f"{cell.name}: {now[cell.name]}" for cell in base.cells if cell.ok and now[cell.name]]
+    times = [(item.new, item.speed, item.interval) for item in pairs]
+    ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
     undecided: list[str] = []
-    for option, percent, losses, text in (("slower", slower, times, "takes {:.1%} longer"),
-                                          ("ratio-drops", ratio_drops, ratios, "has a ratio that is {:.1%} lower")):
+    checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
+        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {:.1%} longer"),
+        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {:.1%} lower")]
+    for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
-        if not failed and not any(ends for _, _, ends in losses):
+        if not failed and not any(interval for _, _, interval in changes):
             raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
                              "record both with a second variant and more --iters")
-        for cell, loss, ends in losses:
-            limit, verdict = percent / 100, "undecided, since it has no interval"
-            if ends and min(ends) > limit:
+        for cell, change, interval in changes:
+            limit, loss = percent / 100, loss_of(change)
+            if not interval:
+                undecided.append(f"{cell.name}: undecided, since it has no interval in one of the records")
+                continue
+            least, most = sorted(map(loss_of, verdict_interval(change, interval)))
+            if least > limit:
                 failed.append(f"{cell.name}: {text.format(loss)}")
-            elif not ends or max(ends) > limit:
-                if ends:
-                    advice = rounds_needed(new.settings, (max(ends) - min(ends)) / 2, abs(limit - loss))
-                    verdict = f"undecided: at most it {text.format(max(ends))}; {advice}"
-                undecided.append(f"{cell.name}: {verdict}")
+            elif most > limit:
+                advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
+                undecided.append(f"{cell.name}: undecided: at most it {text.format(most)}; {advice}")
     return failed, undecided
 
 
-def ratio_loss(item: Difference) -> tuple[float, list[float]]:
-    """Return the share by which a ratio dropped, and the ends of its 95 % interval: both intervals as logarithms."""
+def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
+    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
-        return 0.0, []
+        return 1.0, None
     change = new["value"] / base["value"]
     half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
-    return 1 - change, [1 - change * math.exp(half), 1 - change * math.exp(-half)]
+    return change, [change * math.exp(-half), change * math.exp(half)]
 
 
 def rounds_needed(settings: Settings, half: float, distance: float) -> str:
     """Return the advice to record so many rounds that half an interval is less than its distance from the limit."""
-    rounds = math.ceil(settings.rounds * 1.5 * min(half / max(distance, 1e-9), 20) ** 2)
+    rounds = math.ceil(settings.rounds * 2 * min(half / max(distance, 1e-9), 20) ** 2)
     return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
@@ -5287,7 +5286,7 @@ def figure_text(value: float) -> str:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -5550,10 +5549,10 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
-                  "anywhere.")
-REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
-             "repository that this file came from.")
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart "
+                  "work anywhere.")
+REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
+             "the repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
@@ -5575,7 +5574,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def manual(command: str) -> str:
-    """Return the docstring, or what of it belongs to one command: its usage and its options."""
+    """Return the docstring, or the part of it about one command: its usage, its options and the exit codes."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
     lines = (__doc__ or "").split("\n")
     usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
@@ -5585,43 +5584,37 @@ def manual(command: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
-    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False, description=f"Commands: {', '.join(VERBS)}.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    options = {verb: verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS}
-    for name in ("run", "emit"):
-        add_program_options(options[name])
-    options["emit"].add_argument("directory", metavar="DIR")
-    for name in ("iters", "rounds", "warmup", "qos", "verify"):
-        options["run"].add_argument(f"--{name}", type=int)
-    options["run"].add_argument("--input", choices=SETTING_CHOICES["input"])
-    options["run"].add_argument("--engine", choices=ENGINES, default="ane")
-    options["run"].add_argument("--save", metavar="FILE.json")
-    options["run"].add_argument("--quiet", action="store_true")
-    for name, formats in (("run", FORMATS), ("show", FORMATS), ("doctor", ("table", "markdown", "json")),
-                          ("compare", ("table", "markdown", "json"))):
-        options[name].add_argument("--format", choices=formats, default="table")
-    for name in ("run", "doctor"):
-        options[name].add_argument("--timeout", type=float)
-    options["show"].add_argument("records", nargs="+", metavar="RECORD.json")
-    options["compare"].add_argument("records", nargs="+", metavar="RECORD.json")
-    for name in ("slower", "ratio-drops"):
-        options["compare"].add_argument(f"--fail-if-{name}", type=float, metavar="PERCENT")
-    options["chart"].add_argument("record", metavar="RUN.json")
-    options["chart"].add_argument("-o", dest="output", metavar="FILE.svg")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
+
+    def add(verbs: str, *names: str, **settings: Any) -> None:
+        for verb in verbs.split():
+            for name in names:
+                parsers[verb].add_argument(name, **settings)
+
+    add("run emit", "--config", action="append", dest="configs")
+    add("run emit", *(f"--{name}" for name in Config._fields))
+    add("run emit", "--variants", default=",".join(DEFAULT_VARIANTS))
+    add("run emit", "--original", action="store_true", default=None)
+    add("run emit", "--seed", type=int)
+    add("run emit", "--blob", choices=SETTING_CHOICES["blob"])
+    add("run emit", "--dialect", choices=SETTING_CHOICES["dialect"])
+    add("emit", "directory", metavar="DIR")
+    add("run", "--iters", "--rounds", "--warmup", "--qos", "--verify", type=int)
+    add("run", "--input", choices=SETTING_CHOICES["input"])
+    add("run", "--engine", choices=ENGINES, default="ane")
+    add("run", "--save")
+    add("run", "--quiet", action="store_true")
+    add("run doctor", "--timeout", type=float)
+    add("run show", "--format", choices=FORMATS, default="table")
+    add("doctor compare", "--format", choices=[name for name in FORMATS if name != "csv"], default="table")
+    add("show compare", "records", nargs="+", metavar="RECORD.json")
+    add("compare", "--fail-if-slower", "--fail-if-ratio-drops", type=float)
+    add("chart", "record", metavar="RUN.json")
+    add("chart", "-o", dest="output")
     return parser
-
-
-def add_program_options(options: argparse.ArgumentParser) -> None:
-    """Add the options that say which programs are meant."""
-    options.add_argument("--config", action="append", dest="configs", metavar="CHxSPxDEPTH")
-    for name in Config._fields:
-        options.add_argument(f"--{name}")
-    options.add_argument("--variants", default=",".join(DEFAULT_VARIANTS))
-    options.add_argument("--original", action="store_true", default=None)
-    options.add_argument("--seed", type=int)
-    for name in ("blob", "dialect"):
-        options.add_argument(f"--{name}", choices=SETTING_CHOICES[name])
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
@@ -5664,7 +5657,7 @@ def dimensions(name: str, text: str) -> list[int]:
 
 
 def write_stdout(text: str) -> None:
-    """Write to standard output. Raise OutputError if that is not possible, and BrokenPipeError if the reader went away."""
+    """Write to standard output. Raise OutputError if that fails, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
@@ -5763,10 +5756,12 @@ class Progress:
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{labels} {message['stage']}".strip()
-        if "number" in message:
-            step = f"{labels} round {message['number']} of {message['of']}"
-            self._note_round(message["number"] - 1, message["of"], now)
+        stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
+        step = f"{labels} {stage}".strip()
+        number, of = message.get("number", 0), message.get("of", 0)
+        if number and of:
+            step = f"{labels} round {number} of {of}"
+            self._note_round(number - 1, of, now)
         elif self._rounds_began and not self._rounds_ended:
             self._rounds_ended = now
         if step != self._step:
@@ -5787,7 +5782,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5838,7 +5833,10 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
         if not found.cells:
+            if not options.quiet:
+                print_warnings(found)
             return broken_off(stop)
+        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
         print_rows()
         finish_report(found, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
@@ -5887,8 +5885,8 @@ def check_save(path: str) -> None:
         try:
             read_record(path)
         except UsageError:
-            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another name, "
-                             "or remove it") from None
+            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another "
+                             "name, or remove it") from None
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
@@ -5952,8 +5950,8 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
-            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
-                                    dialect=dialect)
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original,
+                                    blob=layout, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -6009,9 +6007,9 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     runs = records_of([options.record])
     if len(runs) > 1:
         raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+    check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    check_writable(path)
     write_file(path, chart(runs[0]))
     write_stdout(f"{path}\n")
     return 0
@@ -6086,13 +6084,10 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except Unavailable as error:
         print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
         return 3
-    except OutputError as error:
-        print_error(str(error))
+    except (OutputError, MemoryError) as error:
+        print_error(str(error) or "out of memory; ask for less, or close other programs")
         return unwritten
     except BrokenPipeError:
-        return unwritten
-    except MemoryError:
-        print_error("out of memory; ask for less, or close other programs")
         return unwritten
     except (KeyboardInterrupt, Terminated) as stop:
         return broken_off(stop)

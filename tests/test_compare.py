@@ -83,8 +83,8 @@ W8A8 128x conv 512ch 64x64    1.000   0.900  1.11x  1.111-1.111   faster       2
 FP16 64x conv 512ch 64x64     2.000   2.000  1.00x  1.000-1.000     same
 W8A8 64x conv 512ch 64x64     1.000   0.900  1.11x  1.111-1.111   faster       2.00x      2.22x
 
-NEW: FP16 is 1.000x as fast (geometric mean over 2 cells)
-NEW: W8A8 is 1.111x as fast (geometric mean over 2 cells)
+NEW: FP16 is 1.000x as fast (geometric mean of 2 cells)
+NEW: W8A8 is 1.111x as fast (geometric mean of 2 cells)
 NEW: warning (busy) other programs
 Intervals are those within a run; two runs of one machine may differ by more.
 """)
@@ -115,20 +115,28 @@ Intervals are those within a run; two runs of one machine may differ by more.
         usual = made_run(spread=0)
         self.assertEqual(self.verdicts(usual, new)["FP16"], ("0.50", "undecided"))
 
-    def test_thresholds(self) -> None:
-        for low, high, verdict in ((0.981, 1.019, "same"), (1.001, 1.019, "same"), (0.981, 0.999, "same"),
-                                   (0.99, 1.03, "undecided"), (0.97, 1.005, "undecided"), (0.5, 2.0, "undecided"),
-                                   (1.002, 1.03, "faster"), (0.9, 0.998, "slower")):
-            times = [1.0 / speed for speed in (low, high)]
-            base = timed({"fp16": 1.0}, settings=Settings(iters=20, rounds=20))
-            new = timed({"fp16": 1.0}, settings=Settings(iters=20, rounds=20))
+    def test_a_verdict_needs_twice_the_interval(self) -> None:
+        # Rounds alternate between two speeds; the 95 % interval lies within them, and verdicts go by one twice as wide.
+        for low, high, verdict in ((0.99, 1.01, "same"), (1.001, 1.009, "same"), (0.99, 1.02, "undecided"),
+                                   (0.98, 1.0, "undecided"), (0.7, 1.4, "undecided"), (1.003, 1.03, "undecided"),
+                                   (0.97, 0.998, "undecided"), (1.012, 1.03, "faster"), (0.9, 0.95, "slower")):
+            base, new = (timed({"fp16": 1.0}, settings=Settings(iters=20, rounds=20)) for _ in range(2))
             for number, samples in enumerate(new.cells[0].samples_ns):
-                samples[0] = 1e6 * times[number // 2 % 2]
+                samples[0] = 1e6 / (low, high)[number // 2 % 2]
             item, = ane_bench.compare(base, new)
             assert item.interval
-            self.assertAlmostEqual(item.interval[0], low, delta=2e-3)
-            self.assertAlmostEqual(item.interval[1], high, delta=2e-3)
+            self.assertTrue(low < item.interval[0] < item.speed < item.interval[1] < high)
             self.assertEqual(item.verdict, verdict, (low, high))
+
+    def test_the_gate_fails_nothing_whose_verdict_is_undecided(self) -> None:
+        draw = random.Random(11)
+        for _ in range(300):
+            base, new = run_of(), run_of()
+            for cell in new.cells:
+                cell.samples_ns = [[sample[0] * draw.lognormvariate(0.05, 0.08)] * 5 for sample in cell.samples_ns]
+            failed, _ = ane_bench.gate([base, new], 0.1, None)
+            slower = [item.new.name for item in ane_bench.compare(base, new) if item.verdict == "slower"]
+            self.assertLessEqual({line.split(":")[0] for line in failed}, set(slower))
 
     def test_false_verdicts_of_equal_runs_are_rare(self) -> None:
         draw, false, count = random.Random(3), 0, support.reduced(4000, 400, "comparisons of equal runs")
@@ -168,8 +176,8 @@ Intervals are those within a run; two runs of one machine may differ by more.
         self.assertEqual(self.verdicts(base, new), {"FP16": ("1.00", "same")})
         self.assertEqual(self.compare(base, new).output.split("\n\n")[2].splitlines(), [
             "only in BASE, not in NEW: FP16 2x conv 32ch 8x8, W8A8 2x conv 32ch 8x8",
-            "NEW: W8A8 2x conv 64ch 8x8: failed in stage verify: it is off",
             "only in NEW: FP16 2x conv 16ch 8x8, W8A8 2x conv 16ch 8x8",
+            "NEW: W8A8 2x conv 64ch 8x8: failed in stage verify: it is off",
             "Intervals are those within a run; two runs of one machine may differ by more."])
 
     def test_json(self) -> None:
@@ -424,7 +432,8 @@ class GateTest(CompareCase):
                 assert found, line
                 item = next(item for item in ane_bench.compare(base, new) if item.new.name in line)
                 assert item.interval
-                self.assertAlmostEqual(float(found[1]), 100 / item.interval[0] - 100, delta=0.06)
+                widest = 100 / (item.interval[0] ** 2 / item.speed) - 100
+                self.assertAlmostEqual(float(found[1]), widest, delta=0.06)
                 rounds, iters = int(found[2]), int(found[3])
                 Settings(iters=iters, rounds=rounds).check()
                 self.assertEqual(iters, 5 * rounds)
@@ -446,7 +455,7 @@ class GateTest(CompareCase):
                 pair = (noisy(1.0, more, draw), noisy(1.02, more, draw))
                 told += "undecided" not in self.compare(*pair, options=options).errors
         self.assertGreater(asked, 20)
-        self.assertGreater(told, 0.65 * asked, (told, asked))
+        self.assertGreater(told, 0.6 * asked, (told, asked))
 
     def test_equal_runs_fail_rarely(self) -> None:
         draw, false, count = random.Random(5), 0, support.reduced(2000, 300, "gates of equal runs")
