@@ -7,8 +7,8 @@ in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
 outputs, and prints the comparison:
 
  Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
- FP16 128x conv 512ch 64x64  64.0 274.88  14.780 ±0.1%   18.60                ok
- W8A8 128x conv 512ch 64x64  32.0 274.88   7.831 ±0.1%   35.10 1.89x ±0.1%    ok
+ FP16 128x conv 512ch 64x64  64.0 274.88  14.782 ±0.3%   18.60                ok
+ W8A8 128x conv 512ch 64x64  32.0 274.88   7.789 ±0.1%   35.29 1.90x ±0.2%    ok
 
 W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
 (2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
@@ -26,58 +26,62 @@ Commands
     python3 ane_bench.py compare BASE.json NEW.json [MORE.json...] [options]
     python3 ane_bench.py chart RUN.json [-o FILE.svg]
 
-Options of run; those with a star also of emit
+Options of run and emit
 
-    --config CHxSPxDEPTH *   channels, pixels along each side, layers; with k3
+    --config CHxSPxDEPTH     channels, pixels along each side, layers; with k3
                              behind it 3x3 convolutions; may be repeated
                              (default the original's five: 512x64x128,
                              512x64x64, 256x64x256, 256x64x128, 384x64x128)
-    --channels LIST *        a sweep instead: all combinations of these lists,
-    --spatial LIST *         such as --channels 256,512 --depth 64,128; a list
-    --depth LIST *           that is not given has the value of the first
-    --kernel LIST *          default configuration of its kernel (1 or 3);
+    --channels LIST          a sweep instead: all combinations of these lists,
+    --spatial LIST           such as --channels 256,512 --depth 64,128; a list
+    --depth LIST             that is not given has the value of the first
+    --kernel LIST            default configuration of its kernel (1 or 3);
                              --kernel 3 alone: 256x64x32k3, 512x32x16k3
-    --variants LIST *        of fp16, w8a16 (INT8 weights only), w8a8; the first
+    --variants LIST          of fp16, w8a16 (INT8 weights only), w8a8; the first
                              is the baseline of Ratio (default fp16,w8a8)
-    --iters N                timed evaluates of each variant (default 50), a
-                             multiple of
-    --rounds N               rounds in which the variants take turns (default
-                             10); fewer than 5 give no intervals
+    --seed N                 of weights and input (default 0)
+    --blob auto|standard|original         layout of the weight file (default
+                             auto: the first that the system accepts)
+    --dialect auto|1.3|1.3-long|1.0       of the MIL text (default auto)
+    --original               measure as the original benchmark does: its
+                             programs and layout, zero input, QoS 0, 10 + 50
+                             evaluates one variant after the other, the mean,
+                             its table; nothing is verified
+
+Options of run
+
+    --iters N                timed evaluates of each variant, a multiple of
+                             --rounds (default 50)
+    --rounds N               rounds in which the variants take turns; fewer than
+                             5 give no intervals (default 10)
     --warmup N               uncounted evaluates before them (default: until
                              times are steady)
     --qos N                  quality of service of evaluates, such as 0, 9, 17,
                              21, 25 or 33 (default 21)
-    --seed N *               of weights and input (default 0)
-    --input random|zeros     default random; zeros run faster, and cannot be
-                             checked
+    --input random|zeros     zeros run faster, and cannot be checked (default
+                             random)
     --verify N               pixels of each output that are checked (default 1;
                              0 is off)
     --timeout SECONDS        without progress, after which a worker is killed
                              (default 120)
-    --blob auto|standard|original *       layout of the weight file (default
-                             auto: the first that the system accepts)
-    --dialect auto|1.3|1.3-long|1.0 *     of the MIL text (default auto)
     --engine ane|reference   reference computes in plain Python on any machine
+                             (default ane)
     --format table|markdown|csv|json      to standard output (default table)
     --save FILE.json         the record of the run, written anew after each
                              configuration, over an earlier record only
     --quiet                  no progress and no warnings on standard error, but
                              for word of waiting: of two runs at a time the
                              second waits, or both would be disturbed
-    --original *             measure as the original benchmark does: its
-                             programs and layout, zero input, QoS 0, 10 + 50
-                             evaluates one variant after the other, the mean,
-                             its table; nothing is verified
 
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 30)
-    --format table|markdown|json
+                             (default 120)
+    --format table|markdown|json          default table
 
 Options of show
 
-    --format table|markdown|csv|json
+    --format table|markdown|csv|json      default table
 
 Options of compare
 
@@ -85,7 +89,7 @@ Options of compare
                                    longer, or is right in BASE alone
     --fail-if-ratio-drops PERCENT  the same for ratios, which depend less on the
                                    machine's state
-    --format table|markdown|json
+    --format table|markdown|json   default table
 
 Options of chart
 
