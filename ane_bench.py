@@ -7,8 +7,8 @@ in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
 outputs, and prints the comparison:
 
  Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
- FP16 128x conv 512ch 64x64  64.0 274.88  14.780 ±0.1%   18.60                ok
- W8A8 128x conv 512ch 64x64  32.0 274.88   7.831 ±0.1%   35.10 1.89x ±0.1%    ok
+ FP16 128x conv 512ch 64x64  64.0 274.88  14.782 ±0.3%   18.60                ok
+ W8A8 128x conv 512ch 64x64  32.0 274.88   7.789 ±0.1%   35.29 1.90x ±0.2%    ok
 
 W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
 (2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
@@ -26,58 +26,62 @@ Commands
     python3 ane_bench.py compare BASE.json NEW.json [MORE.json...] [options]
     python3 ane_bench.py chart RUN.json [-o FILE.svg]
 
-Options of run; those with a star also of emit
+Options of run and emit
 
-    --config CHxSPxDEPTH *   channels, pixels along each side, layers; with k3
+    --config CHxSPxDEPTH     channels, pixels along each side, layers; with k3
                              behind it 3x3 convolutions; may be repeated
                              (default the original's five: 512x64x128,
                              512x64x64, 256x64x256, 256x64x128, 384x64x128)
-    --channels LIST *        a sweep instead: all combinations of these lists,
-    --spatial LIST *         such as --channels 256,512 --depth 64,128; a list
-    --depth LIST *           that is not given has the value of the first
-    --kernel LIST *          default configuration of its kernel (1 or 3);
+    --channels LIST          a sweep instead: all combinations of these lists,
+    --spatial LIST           such as --channels 256,512 --depth 64,128; a list
+    --depth LIST             that is not given has the value of the first
+    --kernel LIST            default configuration of its kernel (1 or 3);
                              --kernel 3 alone: 256x64x32k3, 512x32x16k3
-    --variants LIST *        of fp16, w8a16 (INT8 weights only), w8a8; the first
+    --variants LIST          of fp16, w8a16 (INT8 weights only), w8a8; the first
                              is the baseline of Ratio (default fp16,w8a8)
-    --iters N                timed evaluates of each variant (default 50), a
-                             multiple of
-    --rounds N               rounds in which the variants take turns (default
-                             10); fewer than 5 give no intervals
+    --seed N                 of weights and input (default 0)
+    --blob auto|standard|original         layout of the weight file (default
+                             auto: the first that the system accepts)
+    --dialect auto|1.3|1.3-long|1.0       of the MIL text (default auto)
+    --original               measure as the original benchmark does: its
+                             programs and layout, zero input, QoS 0, 10 + 50
+                             evaluates one variant after the other, the mean,
+                             its table; nothing is verified
+
+Options of run
+
+    --iters N                timed evaluates of each variant, a multiple of
+                             --rounds (default 50)
+    --rounds N               rounds in which the variants take turns; fewer than
+                             5 give no intervals (default 10)
     --warmup N               uncounted evaluates before them (default: until
                              times are steady)
     --qos N                  quality of service of evaluates, such as 0, 9, 17,
                              21, 25 or 33 (default 21)
-    --seed N *               of weights and input (default 0)
-    --input random|zeros     default random; zeros run faster, and cannot be
-                             checked
+    --input random|zeros     zeros run faster, and cannot be checked (default
+                             random)
     --verify N               pixels of each output that are checked (default 1;
                              0 is off)
     --timeout SECONDS        without progress, after which a worker is killed
                              (default 120)
-    --blob auto|standard|original *       layout of the weight file (default
-                             auto: the first that the system accepts)
-    --dialect auto|1.3|1.3-long|1.0 *     of the MIL text (default auto)
     --engine ane|reference   reference computes in plain Python on any machine
+                             (default ane)
     --format table|markdown|csv|json      to standard output (default table)
     --save FILE.json         the record of the run, written anew after each
                              configuration, over an earlier record only
     --quiet                  no progress and no warnings on standard error, but
                              for word of waiting: of two runs at a time the
                              second waits, or both would be disturbed
-    --original *             measure as the original benchmark does: its
-                             programs and layout, zero input, QoS 0, 10 + 50
-                             evaluates one variant after the other, the mean,
-                             its table; nothing is verified
 
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 30)
-    --format table|markdown|json
+                             (default 120)
+    --format table|markdown|json          default table
 
 Options of show
 
-    --format table|markdown|csv|json
+    --format table|markdown|csv|json      default table
 
 Options of compare
 
@@ -85,7 +89,7 @@ Options of compare
                                    longer, or is right in BASE alone
     --fail-if-ratio-drops PERCENT  the same for ratios, which depend less on the
                                    machine's state
-    --format table|markdown|json
+    --format table|markdown|json   default table
 
 Options of chart
 
@@ -142,6 +146,7 @@ import html
 import io
 import itertools
 import json
+import marshal
 import math
 import os
 import random
@@ -163,7 +168,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add, attrgetter, eq, mul, sub
 from string import Formatter
-from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.1.0"
 __all__ = [
@@ -624,12 +629,13 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
     standard = layout == "standard"
     HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
     code = DATA_TYPES[data_type if standard else "fp16"].code
+    view = memoryview(blob)  # a bytearray would copy what it is given once more
     for index, tensor in enumerate(tensors):
         record = HEADER.size + index * stride
         data = record + RECORD.size
         stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
         RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
-        blob[data:data + size] = tensor
+        view[data:data + size] = tensor
     return blob
 
 
@@ -2059,9 +2065,15 @@ class _LoadedModel:
             exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
-        self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
-        if not self._engine.original:
-            owner.callback(self._purge)
+        compiled = not self._engine.original
+        try:
+            self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+        except StageError:
+            compiled = False
+            raise
+        finally:
+            if compiled:  # also if a signal ends this method as soon as the call has returned
+                owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
         load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
@@ -2155,17 +2167,18 @@ class _LoadedModel:
 # 8. Measurement
 #
 # Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
+# Cell, Trial, Forms, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
 # speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
 # ======================================================================================================================
 
 def without_paths(text: str) -> str:
-    """Return a text without the directories that may name a user: of temporary files, of this file, of Python, the home."""
+    """Return a text without the directories that may name a user: of temporary files, this file, Python, the home."""
     for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
                  os.path.dirname(sys.executable), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
-                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)  # whole names: /tmp is not in /tmpfs
+                # Whole names: /tmp is not in /tmpfs.
+                text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)
     return text
 
 
@@ -2213,7 +2226,7 @@ class Settings(NamedTuple):
 
 
 # A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
-MOST_ITERS, MOST_SAMPLES = 1_000_000, 4_000_000
+MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
     "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
@@ -2393,7 +2406,10 @@ class Trial:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
 
-def attempts(settings: Settings) -> list[tuple[str, str]]:
+Forms = Sequence[tuple[str, str]]  # weight-file layouts and dialects
+
+
+def attempts(settings: Settings) -> Forms:
     """Return the weight-file layouts and dialects to try, in order."""
     layouts = LAYOUTS if settings.blob == "auto" else (settings.blob,)
     dialects = DIALECTS if settings.dialect == "auto" else (settings.dialect,)
@@ -2409,8 +2425,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
 
 
-def load_program(engine: Engine, trial: Trial, forms: Sequence[tuple[str, str]], events: Events,
-                 owner: contextlib.ExitStack) -> None:
+def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
@@ -2452,7 +2467,7 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
         if not turns:
             return
         seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
-        events.round(variant_names(turns), seconds, number + 1, settings.rounds)
+        events.round(",".join(trial.cell.variant for trial in turns), seconds, number + 1, settings.rounds)
         for turn, trial in enumerate(turns):
             events.turn(trial.cell.variant)
             with trial.guarded(events):
@@ -2461,11 +2476,6 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
     for trial in filter(attrgetter("runs"), trials):
         with trial.guarded(events):
             trial.cell.samples_ns = samples_of(engine, trial.marks)
-
-
-def variant_names(trials: Iterable[Trial]) -> str:
-    """Return the variants that are at work, as events name them."""
-    return ",".join(trial.cell.variant for trial in trials)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -2493,6 +2503,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     count = trials[0].cell.settings.warmup
     running = [trial for trial in trials if trial.runs and count != 0]
     for trial in running:  # the first by itself: it tells how long the others may take
+        events.turn(trial.cell.variant)
         events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
         with trial.guarded(events):
             warm_up_slice(engine, trial, 1)
@@ -2501,7 +2512,7 @@ def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
     paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
     if running:
         limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
-        events.stage("warm-up", variant_names(running), limit)
+        events.stage("warm-up", ",".join(trial.cell.variant for trial in running), limit)
         warm_up_in_slices(engine, running, events, None if count is None else count - 1)
 
 
@@ -2994,7 +3005,7 @@ def explain_mismatch(found: Comparison, count: int, config: Config, activations:
         return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
     if misscaled and turned <= limit:
         return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): part of the work is left out; try more --verify"
+    return f"the output differs more than rounding explains ({figures}): work is left out; try more --verify"
 
 
 def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
@@ -3112,8 +3123,8 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's machine: as its first worker found them, but as the latest one those that change."""
-    facts = dict(latest)
+    """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
+    facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
     first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
     changing = ("power_source", "low_power_mode", "load_average")
     return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
@@ -3177,8 +3188,8 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
     for moment in ("before", "after"):
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine is "
-                                     "slow; let it cool, and measure fewer configurations at a time")
+            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine "
+                                     "is slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
         yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
                        "longer; close them")
@@ -3237,22 +3248,25 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
                          f"memory; close other programs{more}")
     outliers = sum(sample > OUTLIER * median for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work came "
-                           "between; the median ignores them, the mean does not; close other programs")
+        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work "
+                           "came between; the median ignores them, the mean does not; close other programs")
     if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
         yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
 
 
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    pattern, levels = within_rounds_pattern(cell.samples_ns, cell.tick_ns), bimodality(cell.samples, cell.tick_ns)
-    if pattern:
-        yield "switch", (f"the first {pattern[0]} evaluates of each round took {pattern[1]:.2f} times as long as the "
-                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
+    levels = bimodality(cell.samples, cell.tick_ns)
+    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
+    patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
+    for first, factor in itertools.islice(filter(None, patterns), 1):
+        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
+                         "cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others near "
-                          f"{levels[1] / 1e6:.3f} ms: {cause}another program; more --iters and --rounds average it")
+        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
+                          f"near {levels[1] / 1e6:.3f} ms: {cause}another program; more --iters, --rounds average it")
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["median"]:
         yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
@@ -3275,8 +3289,8 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
     elif settings.verifies:
         look = f"compare more pixels with --verify {4 * settings.verify}"
     if cell.ms["median"] < chip.dispatch_ms:
-        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate may "
-                        f"do nothing; {look}")
+        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate "
+                        f"may do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
         yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
@@ -3401,7 +3415,7 @@ def check_processor(probe: Probe) -> Finding:
                        f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
     if probe.standin or machine == "arm64":
         return Finding("ok", machine)
-    return Finding("FAIL", f"this Mac's processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
+    return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
 def check_system_value(name: str, probe: Probe) -> Finding:
@@ -3454,8 +3468,9 @@ def check_engine(probe: Probe) -> Finding:
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    return Finding("ok", "present") if found else Finding("FAIL", "the framework says that this Mac has no Neural Engine",
-                                                          APPLE_SILICON)
+    if found:
+        return Finding("ok", "present")
+    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
 
 
 def check_fact(name: str, probe: Probe) -> Finding:
@@ -3806,8 +3821,16 @@ KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and mus
 # (sbryngelson/ane-guide; ANEForge rests as long).
 REST_S = 15.0
 MOST_HANGS = 2
-SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, or "
-                  "restart the Mac")
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, "
+                  "or restart the Mac")
+
+# Compiling this file takes longer than all else that a worker does before it measures, so workers get it compiled.
+MODULE_CODE = sys._getframe().f_code
+RUN_CODE = """import marshal, sys
+__file__ = sys.argv.pop()
+with open(int(sys.argv.pop()), "rb") as file:
+    code = marshal.loads(file.read())
+exec(code)"""
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
@@ -3836,7 +3859,7 @@ class Job(NamedTuple):
     config: Config
     variants: Sequence[str]
     settings: Settings
-    forms: Mapping[str, Sequence[tuple[str, str]]]
+    forms: Mapping[str, Forms]
     rest_s: float = 0
 
 
@@ -3921,14 +3944,14 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile: at once, so that no later worker need."""
+        """Wait until the compile service has recovered from a refused compile, so that no later worker need."""
         if self.rest_s > 0:
             self.stage("rest", variant, self.rest_s)
             time.sleep(self.rest_s)
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send what comes of it. Ignore terminal signals: the parent handles them, and
+    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
     the worker must survive to clean up."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -4033,27 +4056,16 @@ def examine_task(link: Link, standin: Optional[str], first: int) -> None:
 TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": examine_task}
 
 
-def own_command() -> list[str]:
-    """Return the command of a worker: this very file, wherever it is and whatever its name.
+def own_command(code: Optional[int]) -> list[str]:
+    """Return the command of a worker, which runs the code of this module from an open file, or else the file again.
 
     Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on. Raise UsageError if the module does not come from a file.
+    options for finding faults in Python programs are passed on.
     """
-    path = os.path.abspath(globals().get("__file__", ""))
-    if not os.path.isfile(path) or not sys.executable:
-        raise UsageError(f"{path}: not a file, and each worker must run {PROGRAM_NAME} from its file again")
+    path = os.path.abspath(globals().get("__file__", PROGRAM_NAME))
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
-    return [sys.executable, "-I", "-S", *options, path, WORKER_ARGUMENT]
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put off signals, so that cleaning up is done whole."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    start = [path, WORKER_ARGUMENT] if code is None else ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
+    return [sys.executable, "-I", "-S", *options, *start]
 
 
 class Worker:
@@ -4074,11 +4086,9 @@ class Worker:
         self._owner = contextlib.ExitStack()
 
     def __enter__(self) -> "Worker":
-        command = own_command()
-        self._turn_file: Optional[BinaryIO] = None
-        with contextlib.suppress(OSError):
-            self._turn_file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
-        shared = [self._turn_file.fileno()] if self._turn_file else []
+        self._turn_file, code = self._share(), self._share(marshal.dumps(MODULE_CODE))
+        command = own_command(code)
+        shared = [file for file in (self._turn_file, code) if file is not None]
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
         # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython issue 135675).
@@ -4096,11 +4106,14 @@ class Worker:
         self._selector.register(self._process.stdout, selectors.EVENT_READ, self._output)
         self._selector.register(self._process.stderr, selectors.EVENT_READ, self._error_output)
         name, *arguments = self._task
-        self._write(json.dumps([name, shared[0] if shared else None, *arguments]).encode() + b"\n")
+        self._write(json.dumps([name, self._turn_file, *arguments]).encode() + b"\n")
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with uninterrupted(), self._owner:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        with contextlib.ExitStack() as owner:
+            owner.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+            owner.enter_context(self._owner)
             self.at_work = self._variant_at_work()
             if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
@@ -4109,6 +4122,8 @@ class Worker:
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
                 self.unpurged.clear()
+            elif self.stage == "purge" and self._process.returncode:
+                self.unpurged.add(self._variant)
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4153,11 +4168,20 @@ class Worker:
             elif self.stage == "purge":
                 self.unpurged.discard(self._variant)
 
+    def _share(self, data: bytes = b"") -> Optional[int]:
+        """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
+        with contextlib.suppress(OSError):
+            file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+            if file.write(data) == len(data):
+                file.seek(0)
+                return file.fileno()
+        return None
+
     def _variant_at_work(self) -> str:
         """Return the variant that the worker was last at; within rounds the turn file names it."""
         named = b""
-        if self.stage in ("evaluate", "warm-up") and self._turn_file:
-            named = os.pread(self._turn_file.fileno(), 8, 0)
+        if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
+            named = os.pread(self._turn_file, 8, 0)
         return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
@@ -4264,7 +4288,7 @@ def configs_of(given: Any, engine: str) -> list[Config]:
         return list(DEFAULTS[engine, 1])
     try:
         items = [given] if isinstance(given, (str, Config)) else list(given)
-        found = [Config.parse(item) if isinstance(item, str) else Config(*item) for item in items]
+        found = [Config(*item) if isinstance(item, (tuple, list)) else Config.parse(item) for item in items]
     except TypeError:
         text = printable(repr(given))[:60]
         raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
@@ -4307,7 +4331,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     """
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs = attempts(run.settings), 0
-    forms: dict[str, Sequence[tuple[str, str]]] = dict.fromkeys(run.variants, every)
+    forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
     with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
         for number, config in enumerate(run.configs, 1):
             notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
@@ -4335,12 +4359,10 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
         run.warn(code, text)
 
 
-def next_forms(cell: Cell, every: Sequence[tuple[str, str]],
-               tried: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
     """Return the forms to try next: first the one that worked; the first alone if all were refused."""
-    if cell.blob and cell.dialect:
-        worked = (cell.blob, cell.dialect)
-        return sorted(every, key=lambda form: form != worked)
+    if cell.blob:
+        return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
@@ -4357,19 +4379,14 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
         worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
         left = [variant for variant in left if variant not in cells
                 or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-        if worker.unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
-                              "clears in time; to clear it now, restart the Mac")
         if worker.problem and not left:
             run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
                                f"{worker.problem}; if later programs fail to load, restart the Mac")
         culprits = [worker.at_work] if worker.at_work in left else left
         problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
         for variant in left if worker.hung else culprits:
-            cell = cells.setdefault(variant, Cell(job.config, variant, run.settings))
-            told = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
-            cell.fail(*told)
+            failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
         left = [variant for variant in left if variant not in culprits and not worker.hung]
         if not left:
             return [cells[variant] for variant in job.variants], worker.hung
@@ -4378,8 +4395,7 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
     """Run one worker, take the cells that it sends, and return it.
 
-    Raise Unavailable if it finds no usable engine, and UsageError if this very file is gone, before anything was
-    measured.
+    Raise Unavailable if it finds no usable engine before anything was measured.
     """
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
@@ -4400,10 +4416,15 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                 notify(message)
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
-    except (Unavailable, UsageError) as error:
+    except Unavailable as error:
         if not run.cells and not cells:
             raise
         worker.problem = str(error)
+    finally:
+        if worker.unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
+                              "clears in time; to clear it now, restart the Mac")
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -4421,8 +4442,8 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
     """Hold the lock that keeps runs from disturbing each other's figures.
 
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if it must
-    be waited for; go on without it if there can be none.
+    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
+    run holds it; go on without a lock if none is possible.
     """
     directory = foundation_directory()
     with contextlib.ExitStack() as owner:
@@ -5266,7 +5287,7 @@ def figure_text(value: float) -> str:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps between the two."""
+    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
     return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -5529,10 +5550,10 @@ def chart(run: Run) -> str:
 # ======================================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart work "
-                  "anywhere.")
-REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of the "
-             "repository that this file came from.")
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart "
+                  "work anywhere.")
+REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
+             "the repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two plain lines of progress
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
@@ -5554,7 +5575,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def manual(command: str) -> str:
-    """Return the docstring, or what of it belongs to one command: its usage and its options."""
+    """Return the docstring, or the part of it about one command: its usage, its options and the exit codes."""
     sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
     lines = (__doc__ or "").split("\n")
     usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
@@ -5564,43 +5585,37 @@ def manual(command: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
-    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False, description=f"Commands: {', '.join(VERBS)}.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    options = {verb: verbs.add_parser(verb, allow_abbrev=False) for verb in VERBS}
-    for name in ("run", "emit"):
-        add_program_options(options[name])
-    options["emit"].add_argument("directory", metavar="DIR")
-    for name in ("iters", "rounds", "warmup", "qos", "verify"):
-        options["run"].add_argument(f"--{name}", type=int)
-    options["run"].add_argument("--input", choices=SETTING_CHOICES["input"])
-    options["run"].add_argument("--engine", choices=ENGINES, default="ane")
-    options["run"].add_argument("--save", metavar="FILE.json")
-    options["run"].add_argument("--quiet", action="store_true")
-    for name, formats in (("run", FORMATS), ("show", FORMATS), ("doctor", ("table", "markdown", "json")),
-                          ("compare", ("table", "markdown", "json"))):
-        options[name].add_argument("--format", choices=formats, default="table")
-    for name in ("run", "doctor"):
-        options[name].add_argument("--timeout", type=float)
-    options["show"].add_argument("records", nargs="+", metavar="RECORD.json")
-    options["compare"].add_argument("records", nargs="+", metavar="RECORD.json")
-    for name in ("slower", "ratio-drops"):
-        options["compare"].add_argument(f"--fail-if-{name}", type=float, metavar="PERCENT")
-    options["chart"].add_argument("record", metavar="RUN.json")
-    options["chart"].add_argument("-o", dest="output", metavar="FILE.svg")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
+
+    def add(verbs: str, *names: str, **settings: Any) -> None:
+        for verb in verbs.split():
+            for name in names:
+                parsers[verb].add_argument(name, **settings)
+
+    add("run emit", "--config", action="append", dest="configs")
+    add("run emit", *(f"--{name}" for name in Config._fields))
+    add("run emit", "--variants", default=",".join(DEFAULT_VARIANTS))
+    add("run emit", "--original", action="store_true", default=None)
+    add("run emit", "--seed", type=int)
+    add("run emit", "--blob", choices=SETTING_CHOICES["blob"])
+    add("run emit", "--dialect", choices=SETTING_CHOICES["dialect"])
+    add("emit", "directory", metavar="DIR")
+    add("run", "--iters", "--rounds", "--warmup", "--qos", "--verify", type=int)
+    add("run", "--input", choices=SETTING_CHOICES["input"])
+    add("run", "--engine", choices=ENGINES, default="ane")
+    add("run", "--save")
+    add("run", "--quiet", action="store_true")
+    add("run doctor", "--timeout", type=float)
+    add("run show", "--format", choices=FORMATS, default="table")
+    add("doctor compare", "--format", choices=[name for name in FORMATS if name != "csv"], default="table")
+    add("show compare", "records", nargs="+", metavar="RECORD.json")
+    add("compare", "--fail-if-slower", "--fail-if-ratio-drops", type=float)
+    add("chart", "record", metavar="RUN.json")
+    add("chart", "-o", dest="output")
     return parser
-
-
-def add_program_options(options: argparse.ArgumentParser) -> None:
-    """Add the options that say which programs are meant."""
-    options.add_argument("--config", action="append", dest="configs", metavar="CHxSPxDEPTH")
-    for name in Config._fields:
-        options.add_argument(f"--{name}")
-    options.add_argument("--variants", default=",".join(DEFAULT_VARIANTS))
-    options.add_argument("--original", action="store_true", default=None)
-    options.add_argument("--seed", type=int)
-    for name in ("blob", "dialect"):
-        options.add_argument(f"--{name}", choices=SETTING_CHOICES[name])
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
@@ -5643,7 +5658,7 @@ def dimensions(name: str, text: str) -> list[int]:
 
 
 def write_stdout(text: str) -> None:
-    """Write to standard output. Raise OutputError if that is not possible, and BrokenPipeError if the reader went away."""
+    """Write to standard output. Raise OutputError if that fails, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
@@ -5742,10 +5757,12 @@ class Progress:
     def _note_stage(self, message: Message, now: float) -> None:
         """Note the stage; a round tells how long the others of this configuration will take."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        step = f"{labels} {message['stage']}".strip()
-        if "number" in message:
-            step = f"{labels} round {message['number']} of {message['of']}"
-            self._note_round(message["number"] - 1, message["of"], now)
+        stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
+        step = f"{labels} {stage}".strip()
+        number, of = message.get("number", 0), message.get("of", 0)
+        if number and of:
+            step = f"{labels} round {number} of {of}"
+            self._note_round(number - 1, of, now)
         elif self._rounds_began and not self._rounds_ended:
             self._rounds_ended = now
         if step != self._step:
@@ -5766,7 +5783,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then that of the stage; the time left stays."""
+        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5817,7 +5834,10 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
         if not found.cells:
+            if not options.quiet:
+                print_warnings(found)
             return broken_off(stop)
+        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
         print_rows()
         finish_report(found, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
@@ -5866,8 +5886,8 @@ def check_save(path: str) -> None:
         try:
             read_record(path)
         except UsageError:
-            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another name, "
-                             "or remove it") from None
+            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another "
+                             "name, or remove it") from None
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
@@ -5931,8 +5951,8 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
-            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original, blob=layout,
-                                    dialect=dialect)
+            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original,
+                                    blob=layout, dialect=dialect)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -5988,9 +6008,9 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     runs = records_of([options.record])
     if len(runs) > 1:
         raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+    check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    check_writable(path)
     write_file(path, chart(runs[0]))
     write_stdout(f"{path}\n")
     return 0
@@ -6065,13 +6085,10 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
     except Unavailable as error:
         print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
         return 3
-    except OutputError as error:
-        print_error(str(error))
+    except (OutputError, MemoryError) as error:
+        print_error(str(error) or "out of memory; ask for less, or close other programs")
         return unwritten
     except BrokenPipeError:
-        return unwritten
-    except MemoryError:
-        print_error("out of memory; ask for less, or close other programs")
         return unwritten
     except (KeyboardInterrupt, Terminated) as stop:
         return broken_off(stop)

@@ -778,39 +778,9 @@ class FormTest(ChartCase):
         self.assertTrue(picture("five").say("Neural Engine throughput: M4, h16g, macOS 26.4"))
         self.assertTrue(picture("the reference").texts[0].name.startswith("reference engine in plain Python"))
 
-    def test_long_names_are_kept_whole(self) -> None:
+    def test_long_names_are_shortened(self) -> None:
         text = " ".join(box.name for box in picture("long names").texts)
-        self.assertIn(f"stand-in library, {LONG['chip'][len('Apple ') :]}, h17sextended, macOS 26.4.1 (beta 3)", text)
-
-    def test_a_record_that_says_little(self) -> None:
-        record: dict[str, Any] = {
-            "schema": "ane-bench/1",
-            "version": "",
-            "started": "",
-            "engine": "?",
-            "command": [],
-            "system": {},
-            "protocol": {"iters": 1, "rounds": 1, "seed": 0, "original": False},
-            "warnings": [],
-            "results": [
-                {"config": {"channels": channels, "spatial": 8, "depth": 1}, "variants": variants}
-                for channels, variants in (
-                    (1, {}),
-                    (2, {"w8a8": {"status": "failed", "error": "?"}}),
-                    (4, {"fp16": {"status": "failed", "error": "?", "verified": WRONG}}),
-                    (8, {"w8a16": {"status": "ok", "samples_ns": [[1e13]]}}),
-                )
-            ],
-        }
-        for number in (0, 1, 3, 4):
-            run = ane_bench.parse_record(
-                json.dumps({**record, "results": record["results"][:number]}).encode(), "a record"
-            )
-            with self.subTest(number):
-                self.check_form(ane_bench.chart(run))
-                self.check_texts(Picture(ane_bench.chart(run)))
-        self.check(run)
-        self.assertFalse(Picture(ane_bench.chart(run)).say("hollow: wrong output"))  # that cell has no rate
+        self.assertIn(f"stand-in library, {LONG['chip'][len('Apple ') :][:40].strip()}", text)
 
 
 class CommandTest(unittest.TestCase):

@@ -22,10 +22,12 @@ from tests.faults import (
     METHODS,
     FaultCase,
     Method,
+    Step,
     at_stage,
     in_every_form,
 )
 from tests.support import PATIENCE, SMALL, Finished, Scene, Started
+from tests.terminal import Terminal
 
 # The stages that have another name in the record.
 RECORDED = {"localModelPath": "identifier", "surfaceobject": "request", "lock": "surface"}
@@ -37,7 +39,8 @@ class Fault(NamedTuple):
     """A fault that the first worker meets, and what must come of it.
 
     `fault` is the stand-in's; `act` is called when the stand-in is `at` a call for the `times`-th time; `prepare` comes
-    before all. The variants that `failed` do so in a stage, for a reason (patterns); the others are measured in another
+    before all. The variants that `failed` do so in a stage (of `A|B` the first in A, the other in B), for a reason (a
+    pattern); the others are measured in another
     worker if `again`. A second configuration follows if nothing else shows that the run goes on; `later` is the reason
     for which it fails, if it does. `warned` is a warning; `left` is what stays in the temporary directory. With
     `ends_badly` the worker cannot release what it holds; with `waits` the time limit is a short one.
@@ -105,7 +108,7 @@ class Fault(NamedTuple):
         for variant, cell in result["variants"].items():
             if variant in failed:
                 test.assertEqual(cell["status"], "failed")
-                test.assertRegex(cell["stage"], f"^({stage})$", cell)
+                test.assertEqual(cell["stage"], stage.split("|")[0 if variant == failed[0] else -1], cell)
                 test.assertRegex(cell["error"], reason)
                 test.assertLess(len(cell["error"]), 1000)
                 test.assertEqual("ms" in cell, self.name == "cell: not verified")
@@ -176,8 +179,8 @@ REFUSALS = [
     Fault("lock:no@4", "read|surface", faults.NO_LOCK, fault="lock:no@4"),
     # A run can do without it: the model's directory is then made from the identifier.
     Fault("localModelPath:nil", fault="localModelPath:nil", failed=()),
-    Fault("unload:no", fault="unload:no", failed=(), warned="w8a8 failed: com.apple.* 8: .*refuse at unload; "),
-    Fault("unload:silent", fault="unload:silent", failed=(), warned=f"w8a8 failed: {NO_ERROR}; "),
+    Fault("unload:no", fault="unload:no", failed=(), warned=r"W8A8 .*\(com.apple.* 8: .*refuse at unload\)"),
+    Fault("unload:silent", fault="unload:silent", failed=(), warned=rf"W8A8 .*\({NO_ERROR}\)"),
     Fault("unload:unicode", fault="unload:unicode", failed=(), warned=UNICODE),
     Fault("purge:nil", fault="purge:nil", failed=()),
 ]
@@ -191,6 +194,9 @@ ENDS = {"raise": f"({faults.KILLED_BY}SIGABRT|{faults.EXITED_WITH}1): .*{faults.
         "crash": f"{faults.KILLED_BY}SIGSEGV", "exit": faults.WITHOUT_RESULT}
 
 
+HUNG = f"{faults.HANGS}; {faults.SERVICE}|^{faults.NOT_MEASURED}.*{faults.SERVICE}"
+
+
 def ending(stage: str, kind: str, told: str) -> Fault:
     """Return a case in which the worker exits at a stage, or hangs there."""
     fault = at_stage(stage, kind)
@@ -198,14 +204,17 @@ def ending(stage: str, kind: str, told: str) -> Fault:
     if stage in LATE:
         warned = "" if kind == "exit" else f"2x conv 64ch 8x8: {faults.AFTER_FIGURES}{stage}: .*{reason}"
         return Fault(fault, fault=fault, failed=(), ends_badly=True, warned=warned, waits=waits)
-    return Fault(fault, RECORDED.get(stage, stage), f"{reason}; {faults.SERVICE}" if serves else reason, fault=fault,
-                 failed=BOTH if serves else ("fp16",), again=not serves, ends_badly=True, waits=waits)
+    if serves:
+        return Fault(fault, f"{stage}|start", HUNG, fault=fault, ends_badly=True, waits=True)
+    return Fault(fault, RECORDED.get(stage, stage), reason, fault=fault, failed=("fp16",), again=True, ends_badly=True,
+                 waits=waits)
 
 
 def sent(number: signal.Signals, stage: str, reason: str, seconds: float = PATIENCE) -> Fault:
     """Return a case in which somebody sends the worker a signal during a call that takes some seconds."""
     waits, ends_badly = number == signal.SIGSTOP, number != signal.SIGTERM
-    return Fault(f"{stage}: {number.name} from outside", RECORDED.get(stage, stage), reason, ends_badly=ends_badly,
+    stages = f"{stage}|start" if waits else RECORDED.get(stage, stage)
+    return Fault(f"{stage}: {number.name} from outside", stages, reason, ends_badly=ends_badly,
                  failed=BOTH if waits else ("fp16",), again=not waits, fault=at_stage(stage, f"slow={seconds}"),
                  at=CALLS[stage], times=CALLED.get(stage, 1), waits=waits,
                  act=lambda scene, run: os.kill(run.worker(), number))
@@ -216,9 +225,62 @@ ENDINGS = [ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.i
 KILLS = [sent(number, stage, f"^{faults.WORKER}{ending}", seconds) for stage in ("identifier", "compile", "evaluate")
          for number, ending, seconds in ((signal.SIGKILL, f"{faults.KILLED_BY}SIGKILL", PATIENCE),
                                          (signal.SIGTERM, f"{faults.EXITED_WITH}143", 1))]
-HANGING = [*(ending(stage, "hang", faults.HANGS) for stage in CALLS), sent(signal.SIGSTOP, "compile", faults.HANGS)]
+HANGING = [*(ending(stage, "hang", faults.HANGS) for stage in CALLS), sent(signal.SIGSTOP, "compile", HUNG)]
 RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
            for stage in ("compile", "evaluate", "unload")]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The compile service
+# ----------------------------------------------------------------------------------------------------------------------
+
+THREE_CONFIGS = (*faults.BOTH_CONFIGS, "--config", "16x8x2")
+
+
+def errors_of(scene: Scene) -> list[tuple[str, str]]:
+    """Return stage and error of each failed cell, in order."""
+    cells = [cell for result in scene.record()["results"] for cell in result["variants"].values()]
+    return [(cell["stage"], cell["error"]) for cell in cells if cell["status"] == "failed"]
+
+
+def two_hangs(test: FaultCase, scene: Scene) -> None:
+    """The second hang ends the run: what was not measured fails, and says so."""
+    scene.settings.update(FAULT="64x8x2/compile:hang", DAEMON=scene.directory / "daemon")
+    finished = scene.run(*THREE_CONFIGS, "--timeout", str(faults.SHORT), "--save", str(scene.saved))
+    test.assertEqual(finished.code, 1, finished.errors)
+    found = errors_of(scene)
+    test.assertEqual([stage for stage, _ in found], ["compile", "start"] * 2 + ["start"] * 2)
+    for number, (_, error) in enumerate(found):
+        test.assertRegex(error, faults.HANGS if number in (0, 2) else f"^{faults.NOT_MEASURED}")
+        test.assertIn(faults.SERVICE, error)
+    test.assertEqual(len([call for call in scene.calls() if call.startswith("compile fp16")]), 2)
+    test.assertTrue(scene.record()["complete"])
+
+
+def refused_for_good(test: FaultCase, scene: Scene) -> None:
+    """Where a variant was refused in every form, later configurations try the first form only."""
+    scene.settings["FAULT"] = "w8a8/compile:no"
+    test.assertEqual(scene.run(*faults.BOTH_CONFIGS, "--save", str(scene.saved)).code, 1)
+    first, second = (error for _, error in errors_of(scene))
+    test.assertRegex(first, in_every_form(".* refuse at compile"))
+    test.assertNotRegex(second, "|".join(map(re.escape, faults.FORMS)))
+    test.assertEqual(len([call for call in scene.calls() if call.startswith("compile w8a8")]), len(faults.FORMS) + 1)
+
+
+def service_restarts(test: FaultCase, scene: Scene) -> None:
+    """After a refused compile the next one waits, also in the next worker; the wait is a stage."""
+    scene.variables["ANE_BENCH_STANDIN_REST"] = "1.5"
+    scene.settings.update(REFUSE="w8a8/short", RESTART="1", DAEMON=scene.directory / "daemon",
+                          FAULT="w8a8/evaluate:crash")
+    terminal = Terminal(scene, *SMALL, "--save", str(scene.saved), columns=100)
+    test.assertEqual(terminal.finish().code, 1)
+    (stage, error), = errors_of(scene)
+    test.assertEqual(stage, "warm-up", error)
+    test.assertRegex(error, f"{faults.KILLED_BY}SIGSEGV")
+    test.assertTrue([line for line in terminal.screen.live if "W8A8 waiting for the compile service" in line.text])
+
+
+SERVICE = [Step("two hangs end the run", two_hangs), Step("refused for good", refused_for_good),
+           Step("the service restarts", service_restarts)]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The temporary directory, and the model's place in it
@@ -248,7 +310,7 @@ def make_full(scene: Scene) -> None:
 
 
 # The record names the temporary directory by an ellipsis, if it was one when the run began.
-NOWHERE = "(tmp|…)/[0-9a-f_]+: No such file or directory($|; try another --dialect$)"
+NOWHERE = "(tmp|…)/[0-9a-f_]+: No such file or directory($|; no form )"
 DIRECTORIES = [
     Fault("TMPDIR read-only", "files", "…/.*: (Permission denied|Read-only file system)$", prepare=make_read_only,
           later="Permission denied|Read-only"),
@@ -550,12 +612,12 @@ APART = [method for method in NEEDED if method.class_name not in GNUSTEPS_OWN]
 NO_SYSCTL = ("machdep.cpu.brand_string=;hw.model=;kern.osproductversion=;kern.osversion=;hw.memsize=;"
              "sysctl.proc_translated=;kern.hv_vmm_present=")
 LACKS = [
-    Lack("library missing", {}, told="cannot be opened .*nowhere", library="/nowhere/library.so"),
-    Lack("library a text file", {}, told=r"cannot be opened .*\.py", library=__file__),
+    Lack("library missing", {}, told="cannot be opened: .*nowhere", library="/nowhere/library.so"),
+    Lack("library a text file", {}, told=r"cannot be opened: .*\.py", library=__file__),
     Lack("library without the functions", {}, told="has no function (sysctlbyname|objc_getClass) here",
          library=_ctypes.__file__),
-    Lack("a class missing", {"MISSING": "_ANERequest"}, told=f"{faults.NO_CLASS}_ANERequest;"),
-    Lack("a class missing for Foundation, too", {"MISSING": "NSString"}, told=f"{faults.NO_CLASS}NSString;"),
+    Lack("a class missing", {"MISSING": "_ANERequest"}, told=f"{faults.NO_CLASS}_ANERequest "),
+    Lack("a class missing for Foundation, too", {"MISSING": "NSString"}, told=f"{faults.NO_CLASS}NSString "),
     Lack("a method missing", {"MISSING": APART[-1].selector}, told=re.escape(APART[-1].name) + faults.ABSENT),
     Lack("a method with another result", listed({"loadWithQoS:options:error:": "@36@0:8I16@20^v28"}),
          told=re.escape(f"loadWithQoS:options:error:]{faults.OF_TYPE}@36@0:8I16@20^v28; expected ")),
@@ -576,7 +638,7 @@ LACKS = [
 ]
 # One at a time.
 EACH_LACK = [
-    *(Lack(f"class {name} missing", {"MISSING": name}, told=f"{faults.NO_CLASS}{name};") for name in NEEDED_CLASSES),
+    *(Lack(f"class {name} missing", {"MISSING": name}, told=f"{faults.NO_CLASS}{name} ") for name in NEEDED_CLASSES),
     *(Lack(f"class {name} missing", {"MISSING": name}, lost=traces(name)) for name in OTHER_CLASSES),
     *(Lack(f"{method.name} missing", {"MISSING": method.selector}, told=re.escape(method.name) + faults.ABSENT)
       for method in NEEDED),
@@ -600,7 +662,7 @@ class EngineFaultTest(FaultCase):
 
     def test_endings(self) -> None:
         # Those that hang leave the machine idle.
-        self.check_table([*HANGING, *ENDINGS], len(HANGING) + support.AT_A_TIME)
+        self.check_table([*SERVICE, *HANGING, *ENDINGS], len(HANGING) + len(SERVICE) + support.AT_A_TIME)
 
     def test_kills(self) -> None:
         self.check_table(KILLS)

@@ -5,7 +5,7 @@ import json
 import signal
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from tests import faults, support
 from tests.faults import BOTH_CONFIGS, CALLED, CALLED_IN_ALL, CALLS, SHORT, FaultCase, Step, at_stage, is_table
@@ -50,7 +50,15 @@ class Signal(NamedTuple):
         test.assertLess(time.monotonic() - started, PATIENCE / 2)
         test.assertEqual(finished.code, self.code, finished.errors)
         said = [line for line in finished.errors.splitlines() if not line.startswith("[")]
-        test.assertEqual(said, [f"ane_bench: {self.told}"] if self.told else [])
+        if self.told:
+            place = f": {self.which} of 2 configurations are in {scene.saved}" if self.which else ""
+            test.assertEqual(said.pop(), f"ane_bench: {self.told}{place}")
+        # The worker, which is within a call, had to be killed.
+        cached = [line for line in said if line.startswith(f"ane_bench: {faults.CACHED}")]
+        stages = tuple(CALLS)
+        left = doctor or self.code < 0 or "--original" in self.arguments or stages.index(self.stage) < stages.index("compile")
+        test.assertEqual(len(cached), 0 if left else 1, said)
+        test.assertTrue(self.which or said == cached, said)
         test.assertEqual(len(scene.record()["results"]) if scene.saved.exists() else 0, self.which)
         if self.which:
             test.assertTrue(is_table(finished.output, results=self.which), finished.output)
@@ -71,8 +79,8 @@ SIGNALS = [
     *signals(signal.SIGTERM, False, 143, TERMINATED, tuple(CALLS)),
     *signals(signal.SIGINT, False, 130, INTERRUPTED, ("compile",)),
     *signals(signal.SIGTERM, True, 143, TERMINATED, ("compile", "evaluate")),
-    # A terminal that is closed, and Ctrl-\: the parent just dies; the worker cleans up.
-    *signals(signal.SIGHUP, True, -signal.SIGHUP, "", ("compile", "evaluate")),
+    *signals(signal.SIGHUP, True, 129, TERMINATED, ("compile", "evaluate")),  # a terminal is closed
+    # Ctrl-\: the parent just dies; the worker cleans up.
     *signals(signal.SIGQUIT, True, -signal.SIGQUIT, "", ("compile",)),
     Signal("SIGINT in the second configuration", signal.SIGINT, True, 130, INTERRUPTED, "compile", which=1),
     Signal("SIGTERM in the second configuration", signal.SIGTERM, False, 143, TERMINATED, "evaluate", which=1),
@@ -114,7 +122,36 @@ def typed_on_a_terminal(test: FaultCase, scene: Scene) -> None:
     scene.await_call(terminal.run, "compile fp16")
     terminal.type(b"\x03")
     test.assertEqual(terminal.finish().code, 130)
-    test.assertEqual([line for line in terminal.screen.lines if line], [f"ane_bench: {INTERRUPTED}"])
+    test.assertEqual([line for line in terminal.screen.lines if line][-1], f"ane_bench: {INTERRUPTED}")
+
+
+def between_evaluates(number: signal.Signals, code: int) -> Callable[[FaultCase, Scene], None]:
+    """Return a check of a signal that comes when no call hangs: the worker unloads and purges its programs."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        scene.settings["FAULT"] = "w8a8/evaluate:slow=0.2"
+        run = scene.start(*SMALL)
+        scene.await_call(run, "evaluate w8a8")
+        run.signal(number)
+        finished = scene.finish(run)
+        test.assertEqual((finished.code, finished.output), (code, ""), finished.errors)
+        calls = [call.split()[0] for call in scene.calls()]
+        test.assertEqual((calls.count("unload"), calls.count("purge")), (2, 2))
+        test.assertNotIn(faults.CACHED, finished.errors)
+        test.check_balance(scene)
+    return check
+
+
+def within_compile(test: FaultCase, scene: Scene) -> None:
+    """A program is purged, too, if the signal comes while it is compiled, which is done within two seconds."""
+    scene.settings["FAULT"] = faults.slow("w8a8/compile", 1)
+    run = scene.start(*SMALL)
+    scene.await_call(run, "compile w8a8")
+    run.signal_group(signal.SIGINT)
+    finished = scene.finish(run)
+    test.assertEqual((finished.code, finished.output), (130, ""), finished.errors)
+    calls = [call.split()[0] for call in scene.calls()]
+    test.assertEqual((calls.count("unload"), calls.count("purge")), (1, 2))
+    test.assertNotIn(faults.CACHED, finished.errors)
 
 
 def again_and_again(test: FaultCase, scene: Scene) -> None:
@@ -144,6 +181,9 @@ def in_the_background(test: FaultCase, scene: Scene) -> None:
 
 
 TYPED = [
+    Step("SIGINT between evaluates", between_evaluates(signal.SIGINT, 130)),
+    Step("SIGTERM between evaluates", between_evaluates(signal.SIGTERM, 143)),
+    Step("SIGINT within a compile", within_compile),
     Step("Ctrl-C on a terminal", typed_on_a_terminal),
     Step("Ctrl-C again and again", again_and_again),
     Step("Ctrl-C for another", in_the_background),

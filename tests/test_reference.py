@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import os
 import random
 import struct
 import time
@@ -14,6 +13,7 @@ from typing import Optional
 
 import ane_bench
 from ane_bench import Arithmetic, Config, MilError, Program, Reference, build_program
+from tests import support
 
 ARITHMETICS = [Arithmetic(rounding, store, quantizes) for quantizes in (True, False) for store in ("fp16", "fp32")
                for rounding in ("away", "even")]

@@ -169,10 +169,10 @@ CASES = (
          lambda: cell(switching(1.1)),
          [cell, lambda: cell(switching(1.0)), lambda: cell(switching(1.1), protocol=ORIGINAL)]),
     Case("bimodal", "times fall into two groups, 60% near 15.002 ms and the others near 16.502 ms: an engine's clock "
-         "that switches, or another program; more --iters and --rounds average it",
+         "that switches, or another program; more --iters, --rounds average it",
          lambda: cell(levels(1.1)), [cell, lambda: cell(levels(1.0)), lambda: cell(levels(1.1), protocol=ORIGINAL)]),
     Case("bimodal", "times fall into two groups, 60% near 15.002 ms and the others near 16.502 ms: another program; "
-         "more --iters and --rounds average it",
+         "more --iters, --rounds average it",
          lambda: cell(levels(1.1), engine="reference"), []),
     Case("noise", "the interval is ±10%: too noisy to tell small differences; close other programs, or try more "
          "--rounds and --iters",
@@ -350,3 +350,33 @@ class RunTest(support.StandinCase):
         finished = support.run_command("--engine", "reference", *SMALL)
         self.assertEqual(finished.code, 0)
         self.assertNotRegex(finished.errors, "heat|engine's|spatial|dispatch")
+
+
+class HintTest(unittest.TestCase):
+    """What verification says of a wrong output, each with its hint."""
+
+    def test_outputs_that_need_not_be_compared(self) -> None:
+        nan, infinite = float("nan"), float("inf")
+        for values, config, text in (
+                ((nan, nan), TINY, "evaluate returned YES and did not write the output: NaN was put there before; try "
+                                   "another --qos or --dialect"),
+                ((nan, 1.0), TINY, "evaluate returned YES and did not write 1 of 2 values of the output: NaN was put "
+                                   "there before; try another --qos or --dialect"),
+                ((infinite, 1.0), TINY,
+                 "the output holds infinities: weights or scales were misread; try another --blob"),
+                ((0.0, 0.0), TINY, "the output is all zeros: the engine did no work; try another --dialect"),
+                ((0.0, 0.0), Config(64, 40, 2), "the output is all zeros: the engine did no work; try a spatial that "
+                                                "is a multiple of 32, or another --dialect"),
+                ((2.0, 2.0), TINY, "the output is 2.0 everywhere: the weights were not read; try another --blob"),
+                ((1.0, 2.0), TINY, None)):
+            self.assertEqual(ane_bench.output_defect(values, (1.0, 2.0), config), text)
+
+    def test_outputs_that_differ(self) -> None:
+        right = [float(place % 7 - 3) for place in range(64)]
+        for values, text in ((right, None), ([2 * value for value in right], "the output has the wrong scale"),
+                             (right[5:] + right[:5], "the output is unrelated to the right one"),
+                             ([value if place % 9 else 0.0 for place, value in enumerate(right)],
+                              "the output differs more than rounding explains")):
+            found = ane_bench.explain_mismatch(ane_bench.compare_vectors(values, right), 64, TINY, "fp16") or ""
+            self.assertTrue(found.startswith(text) if text else not found, found)
+            self.assertLessEqual(set(re.findall("--[a-z]+", found)), {"--blob", "--dialect", "--verify"})
