@@ -3261,8 +3261,9 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
     for first, factor in itertools.islice(filter(None, patterns), 1):
-        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
-                         "cost of switching between variants; more --iters in as many --rounds dilute it")
+        which = "evaluate" if first == 1 else f"{first} evaluates"
+        yield "switch", (f"the first {which} of rounds took {factor:.2f} times as long as the others: the cost of "
+                         "switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
         yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
