@@ -42,7 +42,7 @@ Options of run and emit
     --seed N                 of weights and input (default 0)
     --blob auto|standard|original         layout of the weight file (default
                              auto: the first that the system accepts)
-    --dialect auto|1.3|1.3-long|1.0       of the MIL text (default auto)
+    --dialect auto|1.3|1.0|1.3-long       of the MIL text (default auto)
     --original               measure as the original benchmark does: its
                              programs and layout, zero input, QoS 0, 10 + 50
                              evaluates one variant after the other, the mean,
@@ -76,7 +76,7 @@ Options of run
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 120)
+                             (default 30)
     --format table|markdown|json          default table
 
 Options of show
@@ -5581,7 +5581,7 @@ def manual(command: str) -> str:
     lines = (__doc__ or "").split("\n")
     usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
     own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
-    return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
+    return "\n\n".join(["\n".join(usage), *own] if usage else sections) + "\n"
 
 
 def build_parser() -> argparse.ArgumentParser:
