@@ -389,16 +389,15 @@ def every_disk_full(test: FaultCase, scene: Scene) -> None:
 
 
 def module_gone(test: FaultCase, scene: Scene) -> None:
-    """The file is deleted while the first configuration is measured: its figures stay, and no second worker starts."""
+    """The file is deleted while the first configuration is measured: workers have its code, and the run goes on."""
     scene.module = scene.directory / "copy.py"
     shutil.copy(MODULE, scene.module)
     run = at_first_compile(scene, *BOTH_CONFIGS, "--save", str(scene.saved))
     scene.module.unlink()
     finished = scene.finish(run)
-    test.assertEqual(finished.code, 1, finished.errors)
-    test.assertTrue(is_table(finished.output, results=1), finished.output)
-    test.assertRegex(finished.output, f"(?m)^W8A8 2x conv 32ch 8x8: {FAILED_IN}start: .*copy.py")
-    test.assertEqual(statuses(scene.saved, "fp16"), ["ok", "failed"])
+    test.assertEqual(finished.code, 0, finished.errors)
+    test.assertTrue(is_table(finished.output), finished.output)
+    test.assertEqual(statuses(scene.saved, "fp16"), ["ok", "ok"])
 
 
 def engine_gone(test: FaultCase, scene: Scene) -> None:
