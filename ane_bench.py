@@ -42,7 +42,7 @@ Options of run and emit
     --seed N                 of weights and input (default 0)
     --blob auto|standard|original         layout of the weight file (default
                              auto: the first that the system accepts)
-    --dialect auto|1.3|1.3-long|1.0       of the MIL text (default auto)
+    --dialect auto|1.3|1.0|1.3-long       of the MIL text (default auto)
     --original               measure as the original benchmark does: its
                              programs and layout, zero input, QoS 0, 10 + 50
                              evaluates one variant after the other, the mean,
@@ -76,7 +76,7 @@ Options of run
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 120)
+                             (default 30)
     --format table|markdown|json          default table
 
 Options of show
@@ -3261,8 +3261,9 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
     for first, factor in itertools.islice(filter(None, patterns), 1):
-        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
-                         "cost of switching between variants; more --iters in as many --rounds dilute it")
+        which = "evaluate" if first == 1 else f"{first} evaluates"
+        yield "switch", (f"the first {which} of rounds took {factor:.2f} times as long as the others: the cost of "
+                         "switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
         yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
@@ -5581,7 +5582,7 @@ def manual(command: str) -> str:
     lines = (__doc__ or "").split("\n")
     usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
     own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
-    return "\n\n".join([*(["\n".join(usage), *own] if usage else sections), ""])
+    return "\n\n".join(["\n".join(usage), *own] if usage else sections) + "\n"
 
 
 def build_parser() -> argparse.ArgumentParser:

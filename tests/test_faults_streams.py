@@ -389,7 +389,7 @@ def every_disk_full(test: FaultCase, scene: Scene) -> None:
 
 
 def module_gone(test: FaultCase, scene: Scene) -> None:
-    """The file is deleted while the first configuration is measured, and the second worker does not need it."""
+    """The file is deleted while the first configuration is measured: workers have its code, and the run goes on."""
     scene.module = scene.directory / "copy.py"
     shutil.copy(MODULE, scene.module)
     run = at_first_compile(scene, *BOTH_CONFIGS, "--save", str(scene.saved))
@@ -397,6 +397,7 @@ def module_gone(test: FaultCase, scene: Scene) -> None:
     finished = scene.finish(run)
     test.assertEqual(finished.code, 0, finished.errors)
     test.assertTrue(is_table(finished.output), finished.output)
+    test.assertEqual(statuses(scene.saved, "fp16"), ["ok", "ok"])
 
 
 def engine_gone(test: FaultCase, scene: Scene) -> None:
