@@ -3750,7 +3750,7 @@ def _parse_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
-    return int(text) if text.lstrip("-").isdigit() and len(text) <= 20 else value
+    return int(text) if text.lstrip("-").isdigit() else value
 
 
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
