@@ -709,7 +709,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, Layer, MilProgram, parse_mil, Program, build_program.
+# Used below: DIALECTS, LARGEST_SEED, Layer, MilProgram, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
@@ -2229,7 +2229,7 @@ class Settings(NamedTuple):
 MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
-    "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
+    "seed": (0, LARGEST_SEED), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
 SETTING_CHOICES: dict[str, tuple[Any, ...]] = {
     "input": ("random", "zeros"), "blob": ("auto", *LAYOUTS), "dialect": ("auto", *DIALECTS), "original": (False, True)}
 
