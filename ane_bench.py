@@ -76,7 +76,7 @@ Options of run
 Options of doctor
 
     --timeout SECONDS        without progress, after which a check fails
-                             (default 120)
+                             (default 30)
     --format table|markdown|json          default table
 
 Options of show
