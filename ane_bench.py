@@ -5157,8 +5157,9 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
         only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
         lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
+    found = compare(base, new)
     for variant in VARIANTS:
-        speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
+        speeds = [item.speed for item in found if item.new.variant == variant]
         if len(speeds) > 1:
             lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
                          f"(geometric mean of {len(speeds)} cells)")
