@@ -3869,7 +3869,8 @@ def read_message(line: bytes) -> Message:
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
         if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays as it is
+            # A path stays as it is.
+            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]
     raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
