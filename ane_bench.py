@@ -4491,7 +4491,9 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
                         found.append(Finding(message["state"], message["value"], message["advice"]))
                         if found[-1].state != "skip":
                             tell(every[len(found) - 1].name, found[-1])
-            break
+            if len(found) == len(every) or found and every[len(found) - 1].first and found[-1].state == "FAIL":
+                break
+            raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
         except StageError as error:
             finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
             if error.stage == "start" or len(found) == len(every):
