@@ -6024,6 +6024,11 @@ VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
     "chart": chart_verb}
 
 
+def ending_signals() -> list[int]:
+    """Return the signals that end a command; Windows has no SIGHUP."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
@@ -6042,11 +6047,13 @@ def answering_signals() -> Iterator[None]:
             answered = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    answers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), answer)
-    answers[signal.SIGCHLD] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
+    answers: dict[int, Any] = dict.fromkeys(ending_signals(), answer)
+    children = getattr(signal, "SIGCHLD", None)
+    if children is not None:
+        answers[children] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
     before = {number: signal.getsignal(number) for number in answers}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGCHLD):
+        if handler != signal.SIG_IGN or number in (signal.SIGTERM, children):
             signal.signal(number, answers[number])
     try:
         yield
@@ -6101,6 +6108,6 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what comes now changes nothing
+    for late in ending_signals():  # what comes now changes nothing
         signal.signal(late, signal.SIG_IGN)
     sys.exit(exit_code)
