@@ -5039,8 +5039,8 @@ def show(runs: Sequence[Run], form: str) -> str:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in
-                                          enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))  # M2 before M10
+    runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in  # M2 before M10
+                                          enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
