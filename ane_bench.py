@@ -2446,7 +2446,7 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
             advice = advice_for(text)
             if settings.original:
                 advice = advice.replace("another --dialect", "it without --original")
-            if "--dialect" in advice and len(forms) > 1:
+            if "--dialect" in advice and (len(forms) > 1 or settings.dialect == "auto"):  # now, or before
                 advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
