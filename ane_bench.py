@@ -5048,6 +5048,8 @@ def show(runs: Sequence[Run], form: str) -> str:
             texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
             common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
                       f"{cell.config.kernel}x{cell.config.kernel} convolutions")
+            if run.variants[0] != DEFAULT_VARIANTS[0]:
+                common += f", Ratio to {VARIANTS[run.variants[0]].label}"
             groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
                 texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
     headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
