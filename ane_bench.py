@@ -5670,14 +5670,14 @@ def write_stdout(text: str) -> None:
         write_stream(sys.stdout, fit_terminal(text, sys.stdout))
     except BrokenPipeError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a host's stream of bytes
         raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def print_error(text: str) -> None:
     """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
     if sys.stderr:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
