@@ -709,7 +709,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, Layer, MilProgram, parse_mil, Program, build_program.
+# Used below: DIALECTS, LARGEST_SEED, Layer, MilProgram, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
@@ -2229,7 +2229,7 @@ class Settings(NamedTuple):
 MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
-    "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
+    "seed": (0, LARGEST_SEED), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
 SETTING_CHOICES: dict[str, tuple[Any, ...]] = {
     "input": ("random", "zeros"), "blob": ("auto", *LAYOUTS), "dialect": ("auto", *DIALECTS), "original": (False, True)}
 
@@ -2446,7 +2446,7 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
             advice = advice_for(text)
             if settings.original:
                 advice = advice.replace("another --dialect", "it without --original")
-            if "--dialect" in advice and len(forms) > 1:
+            if "--dialect" in advice and (len(forms) > 1 or settings.dialect == "auto"):  # now, or before
                 advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
@@ -3426,7 +3426,7 @@ def check_system_value(name: str, probe: Probe) -> Finding:
 
 def check_libraries(probe: Probe) -> Finding:
     """Check that the libraries open, and have every C function and constant that a run needs."""
-    assert probe.engine
+    probe.engine.surface_keys()  # not an assert, which -O would leave out
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
@@ -3870,7 +3870,8 @@ def read_message(line: bytes) -> Message:
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
         if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays as it is
+            # A path stays as it is.
+            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]
     raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
@@ -4491,7 +4492,9 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
                         found.append(Finding(message["state"], message["value"], message["advice"]))
                         if found[-1].state != "skip":
                             tell(every[len(found) - 1].name, found[-1])
-            break
+            if len(found) == len(every) or found and every[len(found) - 1].first and found[-1].state == "FAIL":
+                break
+            raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
         except StageError as error:
             finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
             if error.stage == "start" or len(found) == len(every):
@@ -5037,8 +5040,8 @@ def show(runs: Sequence[Run], form: str) -> str:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: ([int(part) if part.isdecimal() else part for part in
-                                          re.split("([0-9]+)", chip_name(run))], run.started))  # M2 before M10
+    runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in  # M2 before M10
+                                          enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
@@ -5046,6 +5049,8 @@ def show(runs: Sequence[Run], form: str) -> str:
             texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
             common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
                       f"{cell.config.kernel}x{cell.config.kernel} convolutions")
+            if run.variants[0] != DEFAULT_VARIANTS[0]:
+                common += f", Ratio to {VARIANTS[run.variants[0]].label}"
             groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
                 texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
     headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
@@ -5158,8 +5163,9 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
         only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
         lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
+    found = compare(base, new)
     for variant in VARIANTS:
-        speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
+        speeds = [item.speed for item in found if item.new.variant == variant]
         if len(speeds) > 1:
             lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
                          f"(geometric mean of {len(speeds)} cells)")
@@ -5666,14 +5672,14 @@ def write_stdout(text: str) -> None:
         write_stream(sys.stdout, fit_terminal(text, sys.stdout))
     except BrokenPipeError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a host's stream of bytes
         raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def print_error(text: str) -> None:
     """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
     if sys.stderr:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
@@ -6022,6 +6028,11 @@ VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
     "chart": chart_verb}
 
 
+def ending_signals() -> list[int]:
+    """Return the signals that end a command; Windows has no SIGHUP."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
@@ -6040,11 +6051,13 @@ def answering_signals() -> Iterator[None]:
             answered = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    answers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), answer)
-    answers[signal.SIGCHLD] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
+    answers: dict[int, Any] = dict.fromkeys(ending_signals(), answer)
+    children = getattr(signal, "SIGCHLD", None)
+    if children is not None:
+        answers[children] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
     before = {number: signal.getsignal(number) for number in answers}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGCHLD):
+        if handler != signal.SIG_IGN or number in (signal.SIGTERM, children):
             signal.signal(number, answers[number])
     try:
         yield
@@ -6099,6 +6112,6 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what comes now changes nothing
+    for late in ending_signals():  # what comes now changes nothing
         signal.signal(late, signal.SIG_IGN)
     sys.exit(exit_code)
