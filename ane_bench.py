@@ -4177,6 +4177,7 @@ class Worker:
             if file.write(data) == len(data):
                 file.seek(0)
                 return file.fileno()
+            file.truncate(0)  # or what fits of it would take the room of the programs
         return None
 
     def _variant_at_work(self) -> str:

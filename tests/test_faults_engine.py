@@ -318,7 +318,7 @@ NOWHERE = "(tmp|…)/[0-9a-f_]+: No such file or directory($|; no form )"
 DIRECTORIES = [
     Fault("TMPDIR read-only", "files", "…/.*: (Permission denied|Read-only file system)$", prepare=make_read_only,
           later="Permission denied|Read-only"),
-    Fault("TMPDIR full", "files", "/(weights/weight.bin|model.mil): (No space left on device|File too large)$", failed=("fp16",),
+    Fault("TMPDIR full", "files", "/weights/weight.bin: (No space left on device|File too large)$", failed=("fp16",),
           prepare=make_full),
     Fault("TMPDIR missing", "files", NOWHERE, prepare=make_missing, later=NOWHERE),
     Fault("TMPDIR a file", "files", "…/.*: Not a directory$", prepare=make_file, later="Not a directory$"),
