@@ -3076,7 +3076,7 @@ KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
 
 
 class Chip(NamedTuple):
-    """Facts of a chip: ms below which no evaluate was ever seen, rated TOPS, layers that its compiler bears."""
+    """The facts of a chip: the least ms ever seen of an evaluate, rated TOPS, the most layers its compiler takes."""
 
     dispatch_ms: float
     rated_tops: float = math.inf
@@ -3138,7 +3138,7 @@ def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]
 
 
 def thermal_state(engine: Engine) -> Optional[str]:
-    """Return how hot the machine says it is; None if it does not say."""
+    """Return the machine's thermal state; None if it is unknown."""
     state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
@@ -3168,7 +3168,7 @@ def power_source(runtime: Runtime) -> Optional[str]:
 
 
 def amount(size: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes as text, in MiB or GiB."""
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
@@ -3177,7 +3177,7 @@ def room_bytes(config: Config, variants: Iterable[str]) -> int:
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, what to do.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3260,9 +3260,10 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
-    for first, factor in itertools.islice(filter(None, patterns), 1):
-        yield "switch", (f"the first {first} evaluates of rounds took {factor:.2f} times as long as the others: the "
-                         "cost of switching between variants; more --iters in as many --rounds dilute it")
+    pattern = next(filter(None, patterns), None)
+    if pattern:
+        yield "switch", (f"the first {pattern[0]} evaluates of rounds took {pattern[1]:.2f} times as long as the "
+                         "others: the cost of switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
         yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
@@ -3300,8 +3301,7 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
 
 class Finding(NamedTuple):
-    """The result of a check, and advice if it is not ok. `state` is ok, FAIL, note (a run can do without it) or skip
-    (another check makes it useless)."""
+    """The result of a check: `state` is ok, FAIL, note (a run can do without it) or skip (an earlier check failed)."""
 
     state: str
     value: str
@@ -3309,7 +3309,7 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """The libraries that checks look at, and over them the engine, each made when a check first needs it."""
+    """What checks look at: libraries, engine and facts of the machine, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
@@ -3321,10 +3321,8 @@ class Probe:
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
-        """Return the engine. Raise Unavailable if a library, or a function or constant of one, is missing."""
-        engine = NeuralEngine(self.libraries)
-        engine.surface_keys()
-        return engine
+        """Return the engine. Raise Unavailable if a library, or a function of one, is missing."""
+        return NeuralEngine(self.libraries)
 
     @functools.cached_property
     def system(self) -> dict[str, Any]:
@@ -3333,7 +3331,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
+    """A check. If it fails and is `needed`, no run is possible; if it is `first`, no later check is possible either."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3363,7 +3361,7 @@ def checks() -> list[Check]:
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
         Check("processor", check_processor, needed=True, first=True),
-        *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("chip", "model", "macos", "build")),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
         *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
@@ -3390,8 +3388,9 @@ def require_engine(probe: Probe) -> None:
 def check_standin(probe: Probe) -> Finding:
     """Check that this Python has ctypes, and that a library that the environment names can be opened."""
     try:
-        if probe.libraries and probe.standin:
-            probe.libraries.open("libobjc")
+        libraries = probe.libraries
+        if probe.standin:
+            libraries.open("libobjc")
     except Unavailable as error:
         if CTYPES_PROBLEM:
             return Finding("FAIL", str(error))
@@ -3418,14 +3417,16 @@ def check_processor(probe: Probe) -> Finding:
     return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
-def check_system_value(name: str, probe: Probe) -> Finding:
-    """Look up a fact of the machine that no framework is needed for."""
-    return known(probe.libraries.system_value(*SYSTEM_VALUES[name]))
+def check_fact(name: str, probe: Probe) -> Finding:
+    """Look up a fact that the record holds if it is known. Those of SYSTEM_VALUES are there before any framework is."""
+    system = SYSTEM_VALUES.get(name)
+    value = probe.libraries.system_value(*system) if system else probe.system.get(name)
+    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def check_libraries(probe: Probe) -> Finding:
     """Check that the libraries open, and have every C function and constant that a run needs."""
-    assert probe.engine
+    probe.engine.surface_keys()
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
@@ -3451,7 +3452,7 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
-    """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
+    """Check that a method exists, and has the types that our calls are made for."""
     runtime = probe.engine.runtime
     if not runtime.find_class(method.class_name):
         return Finding("skip", "")
@@ -3464,23 +3465,13 @@ def check_method(method: Method, probe: Probe) -> Finding:
 
 
 def check_engine(probe: Probe) -> Finding:
-    """Check that the framework says that there is an engine."""
+    """Check that the framework reports an engine."""
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
     if found:
         return Finding("ok", "present")
     return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
-
-
-def check_fact(name: str, probe: Probe) -> Finding:
-    """Look up a fact that the record holds if it is known."""
-    return known(probe.system.get(name))
-
-
-def known(value: Any) -> Finding:
-    """Return the finding of a fact; None if it is unknown."""
-    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def largest_room() -> int:
@@ -3507,14 +3498,14 @@ def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
     size = probe.system.get("memory_bytes")
     if size is None:
-        return known(None)
+        return check_fact("memory_bytes", probe)
     if size >= 4 * largest_room():
         return Finding("ok", amount(size))
     return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
-    """Look at a fact that may change the figures, as a run would warn of it."""
+    """Look up a fact that may change the figures, with the warnings that a run would give."""
     value = probe.system.get(name, "unknown")
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
     warnings = [message for code, message in warnings_about_machine(probe.system) if code in codes]
@@ -3813,9 +3804,9 @@ REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused co
 
 LONGEST_MESSAGE = 1 << 26  # bytes of a line of JSON; the longest carries the samples
 KEPT_ERROR_OUTPUT = 1 << 14
-TICK_S = 0.5  # so often the parent looks up while it waits for a worker
-REPORT_EVERY_S = 0.25  # so often at most a worker reports its rounds
-STOP_S = 2.0  # within which a worker that was asked to end unloads and purges its programs
+TICK_S = 0.5  # the longest time that the parent waits for a worker without sending a tick
+REPORT_EVERY_S = 0.25  # the least time between two reports of rounds
+STOP_S = 2.0  # the time for a worker that was asked to end to unload and purge its programs
 KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
 # After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile fails or hangs
 # (sbryngelson/ane-guide; ANEForge rests as long).
@@ -3834,8 +3825,8 @@ exec(code)"""
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
-# The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
-# `configuration` (a configuration begins), `wait` (another run holds the lock) and `tick` (time passes).
+# All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins), `wait`
+# (another run holds the lock) and `tick` (time passes).
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
@@ -3848,11 +3839,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One configuration to be measured: by which engine (`standin` names a library), in which variants.
-
-    `forms` holds the (layout, dialect) pairs to try for each variant. After a refused compile the worker rests for
-    `rest_s` seconds.
-    """
+    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant; after a
+    refused compile the worker rests for `rest_s` seconds."""
 
     engine: str
     standin: Optional[str]
@@ -3869,7 +3857,8 @@ def read_message(line: bytes) -> Message:
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
         if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays as it is
+            found: Message = message if kind == "directory" else plain(message)  # a path may hold any character
+            return found
     raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
@@ -3888,13 +3877,13 @@ class Link:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _stop(self, number: int, frame: Any) -> None:
-        """Unwind the main thread, between two evaluates at the latest, so that programs are unloaded and purged."""
+        """Unwind the main thread when the current call returns, so that programs are unloaded and purged."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._closing = True
         raise Terminated(number)
 
     def _watch(self) -> None:
-        """Take the answers; end the worker when the parent is gone, whatever the worker is doing."""
+        """Read the answers; end the worker if the parent is gone, whatever the worker is doing."""
         while self._source.read(1):
             self._answers.release()
         self._closing = True
@@ -3905,7 +3894,7 @@ class Link:
         os._exit(1)
 
     def send(self, kind: str, wait: bool = True, **content: Any) -> None:
-        """Send a message. Wait until the parent has dealt with it, unless told otherwise."""
+        """Send a message and, if `wait`, wait until the parent has processed it."""
         if self._closing:
             return
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
@@ -3915,12 +3904,13 @@ class Link:
             self._answers.acquire()
 
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Report that a stage begins, and wait for the acknowledgement: the parent then knows which stage hangs."""
+        """Report that a stage begins, and wait, so that the parent knows which stage hangs. `limit`: the seconds that it
+        may take beyond --timeout."""
         self.current = name
         self.send("stage", stage=name, variant=variant, limit=limit)
 
     def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Report a round, now and then, without waiting: nothing may come between rounds."""
+        """Report a round, but not every one, without waiting: that would disturb the times."""
         self.current = "evaluate"
         now = time.monotonic()
         if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
@@ -3929,13 +3919,13 @@ class Link:
                       number=number, of=of)
 
     def turn(self, variant: str) -> None:
-        """Note which variant is at work, in a file that outlives a crash; it takes 2 µs."""
+        """Write which variant is at work to a file that outlives a crash; it takes 2 µs."""
         if self._turn_file is not None:
             with contextlib.suppress(OSError):
                 os.pwrite(self._turn_file, f"{variant:<8}".encode(), 0)
 
     def directory(self, path: str) -> None:
-        """Report a model's directory before it exists, so that whoever survives removes it."""
+        """Report a model's directory before it exists; the parent removes it if the worker cannot."""
         self._directories.append((path, os.path.lexists(path)))
         self.send("directory", path=path)
 
@@ -3951,8 +3941,8 @@ class Link:
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
-    the worker must survive to clean up."""
+    """Run as a worker: read a task, do it, send the results; return the exit code."""
+    # The parent handles terminal signals; the worker must survive to clean up.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
@@ -3993,11 +3983,8 @@ def measure_task(link: Link, *arguments: Any) -> None:
 
 
 def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
-    """Measure a configuration in each variant, and report a cell for each before anything is unloaded.
-
-    `known` tells that the chip's arithmetic is. The original has one variant loaded at a time, writes no input and
-    reads no output.
-    """
+    """Measure a configuration in each variant, and send the cells before anything is unloaded. `known`: whether the
+    chip's arithmetic is. The original loads one variant at a time, writes no input and reads no output."""
     settings = job.settings
     data = random_input(job.config, settings.seed) if settings.input == "random" else bytes(job.config.tensor_bytes)
     pixels = chosen_pixels(job.config, settings.seed, settings.verify) if settings.verifies else ()
@@ -4035,7 +4022,7 @@ def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], k
 
 
 def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
-    """Send the cells as they are now: what was measured survives what fails afterwards."""
+    """Send the cells as they are now, so that figures survive later failures."""
     state = thermal_state(engine)
     known: dict[str, Any] = {"thermal_state": state} if state else {}
     for trial in trials:
@@ -4043,7 +4030,7 @@ def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
 
 
 def examine_task(link: Link, standin: Optional[str], first: int) -> None:
-    """Run the checks from the first on, until one fails without which nothing can be looked at."""
+    """Run the checks from number `first` on, until one fails that all later ones need."""
     probe = Probe(standin)
     for check in checks()[first:]:
         link.stage(check.name, "")
@@ -4057,12 +4044,9 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": exa
 
 
 def own_command(code: Optional[int]) -> list[str]:
-    """Return the command of a worker, which runs the code of this module from an open file, or else the file again.
-
-    Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on.
-    """
+    """Return the command of a worker, which runs compiled code from an open file, or this file if there is none."""
     path = os.path.abspath(globals().get("__file__", PROGRAM_NAME))
+    # -I and -S: neither PYTHON* variables nor modules beside the file nor installed packages change what a worker runs.
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
     start = [path, WORKER_ARGUMENT] if code is None else ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
     return [sys.executable, "-I", "-S", *options, *start]
@@ -4071,9 +4055,8 @@ def own_command(code: Optional[int]) -> list[str]:
 class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
-    `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `hung` that the compile service made no progress. `unpurged` are the variants that it may have left in the system's
-    cache.
+    `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
+    load made no progress. `unpurged`: the variants that it may have left in the system's cache.
     """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
@@ -4128,16 +4111,13 @@ class Worker:
                 remove_model_directory(path, existed, foundation_directory())
 
     def messages(self) -> Iterator[Message]:
-        """Yield the messages, each answered after it was dealt with, and a tick every half second.
-
-        Raise StageError if the worker makes no progress within the time limit, or ends badly. Time that this process
-        did not run itself, asleep or stopped, does not count.
-        """
+        """Yield the messages, each answered when the next is asked for, and a tick every half second. Raise StageError
+        if the worker makes no progress within the time limit, or ends badly."""
         limit, spent = self._timeout, 0.0
         while True:
             began, step = time.monotonic(), min(TICK_S, limit / 4)
             line = self._line(step)
-            spent += min(time.monotonic() - began, step)
+            spent += min(time.monotonic() - began, step)  # time that this process slept or was stopped does not count
             if line is None:
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
@@ -4156,7 +4136,7 @@ class Worker:
                 self._write(b"\n")
 
     def _note(self, message: Message) -> None:
-        """Keep what is needed to tell what the worker was doing, and to clean up after it."""
+        """Note what the worker is doing, and what must be cleaned up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
         if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
@@ -4169,7 +4149,7 @@ class Worker:
                 self.unpurged.discard(self._variant)
 
     def _share(self, data: bytes = b"") -> Optional[int]:
-        """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
+        """Return the descriptor of a temporary file with these data, for the worker to inherit; None if that fails."""
         with contextlib.suppress(OSError):
             file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
             if file.write(data) == len(data):
@@ -4185,13 +4165,13 @@ class Worker:
         return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
-        """Write to the worker. One that is gone is noticed when its messages end."""
+        """Write to the worker. If it is gone, its messages end, which is noticed there."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
 
     def _line(self, seconds: float) -> Optional[bytes]:
-        """Return a line, empty at the end of all; None if none was complete within some seconds."""
+        """Return the next line, empty at the end of output; None if none is complete within some seconds."""
         if b"\n" not in self._output and self._selector.get_map():
             for key, _ in self._selector.select(seconds):
                 data = os.read(key.fd, 1 << 20)
@@ -4238,18 +4218,17 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
     ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the
     names of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
-    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it
-    takes the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request
-    and Unavailable if there is no usable Neural Engine.
+    `on_event` is called with each event (see MESSAGES). A configuration that fails gives failed cells. Raise UsageError
+    for an invalid request and Unavailable if there is no usable Neural Engine.
     """
-    found = plan_run(configs, variants, engine, settings)
-    for _ in measured(found, on_event or (lambda message: None)):
+    result = plan_run(configs, variants, engine, settings)
+    for _ in measured(result, on_event or (lambda message: None)):
         pass
-    return found
+    return result
 
 
 def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
-    """Return a run of what is asked for, with nothing measured yet. Raise UsageError if it is invalid."""
+    """Return the run that is asked for, with nothing measured yet. Raise UsageError if the request is invalid."""
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
     unknown = [name for name in settings if name not in Settings._fields]
@@ -4258,12 +4237,12 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
     chosen = settings_of(settings)
     if engine == "reference" and chosen.original:
         raise UsageError("original and the reference engine conflict: the original's programs are too large for it")
-    planned = Run("stand-in" if engine == "ane" and standin_library() else engine, chosen,
-                  configs_of(configs, engine), variants_of(variants))
-    unique = list(dict.fromkeys(planned.configs))
-    if len(unique) < len(planned.configs):
-        planned.warn("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
-        planned.configs = unique
+    asked = configs_of(configs, engine)
+    unique = list(dict.fromkeys(asked))
+    name = "stand-in" if engine == "ane" and standin_library() else engine
+    planned = Run(name, chosen, unique, variants_of(variants))
+    if len(unique) < len(asked):
+        planned.warn("repeated", f"{len(asked) - len(unique)} repeated configurations were left out")
     if chosen.original and any(config.kernel != 1 for config in unique):
         raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
     count = chosen.iters * len(unique) * len(planned.variants)
@@ -4273,7 +4252,7 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Return the settings that are given, or with `original` its own. Raise UsageError for a conflict."""
+    """Return settings with defaults for those not given, the original's if `original` is. Raise UsageError."""
     if given.get("original") is not True:
         return Settings(**given).check()
     for name in given:
@@ -4317,7 +4296,7 @@ def standin_library() -> Optional[str]:
 
 
 def rest_seconds(standin: Optional[str]) -> float:
-    """Return how long the compile service rests after a refused compile: not at all with a stand-in, unless told."""
+    """Return how long to rest after a refused compile; for a stand-in, what the environment says, or 0."""
     try:
         return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
     except ValueError:
@@ -4325,10 +4304,8 @@ def rest_seconds(standin: Optional[str]) -> float:
 
 
 def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
-    """Measure a planned run: yield the cells of each configuration, once they and their warnings are in the run.
-
-    Raise Unavailable if the first worker finds no usable engine.
-    """
+    """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
+    Unavailable if the first worker finds no usable engine."""
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs = attempts(run.settings), 0
     forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
@@ -4350,7 +4327,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 
 
 def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
-    """Add what there is to say about a configuration that is done; about the machine each thing once."""
+    """Add the warnings about a configuration that is done; those about the machine only once."""
     known = {remark["code"] for remark in run.warnings}
     found = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
     for cell in cells:
@@ -4360,18 +4337,17 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
 
 
 def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
-    """Return the forms to try next: first the one that worked; the first alone if all were refused."""
+    """Return the forms to try for the next configuration: first the one that worked; only one if all were refused."""
     if cell.blob:
         return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
 def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
-    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and whether the
-    compile service hung.
+    """Return the cells of one configuration, always one per variant, and whether the compile service hung.
 
-    If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
-    compile service hangs.
+    If a worker dies, the variant at work has failed; the others are measured again without it, unless the compile
+    service hung.
     """
     cells: dict[str, Cell] = {}
     left = list(job.variants)
@@ -4393,10 +4369,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, take the cells that it sends, and return it.
-
-    Raise Unavailable if it finds no usable engine before anything was measured.
-    """
+    """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if it finds no usable
+    engine before anything was measured."""
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
     try:
@@ -4440,12 +4414,9 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 
 @contextlib.contextmanager
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
-    """Hold the lock that keeps runs from disturbing each other's figures.
-
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
-    run holds it; go on without a lock if none is possible.
-    """
-    directory = foundation_directory()
+    """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none is possible. Report
+    if another run holds it."""
+    directory = foundation_directory()  # a lock on the directory itself leaves no file behind
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
             import fcntl  # missing on systems that can still read records and write programs
@@ -4473,12 +4444,8 @@ REPORT_ADVICE = "send this output to the issues of the repository that this file
 
 
 def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
-    """Run every check, tell each result as soon as it is there, and at the end measure a small program. Return whether
-    all went well.
-
-    A check that ends its worker is a failure of that check alone: another worker goes on with the next. `begin` is
-    called before work that may take long.
-    """
+    """Run every check, then measure a small program; call `tell` with each result at once, and `begin` before work that
+    may take long. Return whether all went well. If a check crashes its worker, another one goes on with the next."""
     standin, every = standin_library(), checks()
     found: list[Finding] = []
     well = True
@@ -4506,10 +4473,10 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
         tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return test_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
+    return check_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
 
 
-def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
+def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
     """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
     settings = TEST_SETTINGS._replace(timeout=seconds)
     run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
@@ -4547,8 +4514,8 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
-    """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and as many as there is room for if it would be too long, as a power of ten if need be."""
+    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three significant digits,
+    and if it would be too long, as many as there is room for, as a power of ten if need be."""
     if value is None:
         return ""
     powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
@@ -4560,7 +4527,7 @@ def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
 
 
 def half_width(figures: Mapping[str, Any], middle: str) -> str:
-    """Return half of an interval as a share of the figure that it belongs to, such as ±0.4%; empty without one."""
+    """Return half of the 95 % interval as a share of its figure, such as ±0.4%; empty if there is none."""
     if "ci95" not in figures:
         return ""
     share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
@@ -4568,27 +4535,27 @@ def half_width(figures: Mapping[str, Any], middle: str) -> str:
 
 
 def ratio_text(cell: Cell) -> str:
-    """Return the ratio; a dash if there is none because a cell of the pair is not right."""
+    """Return the ratio as text; a dash if it is unknown because one of the two cells failed."""
     if cell.ratio:
         return f"{figure(cell.ratio['value'], 2, 4)}x"
     return "–" if cell.baseline not in (None, cell) and cell.samples else ""
 
 
 def varying(configs: Sequence[Config]) -> list[str]:
-    """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
-    values. In other runs all dimensions count as varying."""
+    """Return the dimensions that vary in a sweep, which is a cross product of three or more configurations; for other
+    runs, all dimensions."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
 
 
 def chip_name(run: Run) -> str:
-    """Return the chip as people say it, such as `M4 Max`."""
+    """Return the chip's name without its maker's, such as `M4 Max`."""
     return str(run.system.get("chip", "unknown chip")).replace("Apple ", "", 1)[:LONGEST_FACT]
 
 
 def machine_facts(run: Run, macos: bool = True) -> str:
-    """Return chip, its engine's sub-type and macOS, which the original's title lacks; Python for a reference engine."""
+    """Return chip, its engine's sub-type and, if `macos`, macOS; the Python version for a reference engine."""
     if run.engine == "reference":
         return f"Python {run.system.get('python', 'unknown')}"[:LONGEST_FACT]
     facts = [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
@@ -4597,14 +4564,14 @@ def machine_facts(run: Run, macos: bool = True) -> str:
 
 
 def machine_name(run: Run, macos: bool = True) -> str:
-    """Return what measured: a machine, or what took its place."""
+    """Return a description of the engine: the machine's, the stand-in's or the reference's."""
     if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
     return ("stand-in library, " if run.engine == "stand-in" else "") + machine_facts(run, macos)
 
 
 def coverage(run: Run) -> str:
-    """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
+    """Return how much of an interrupted run was measured, such as `2 of 5 configurations`; empty for whole runs."""
     return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False else ""
 
 
@@ -4629,7 +4596,7 @@ def grouped_warnings(run: Run) -> list[str]:
 
 
 def names_of_cells(run: Run, names: Sequence[str]) -> str:
-    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    """Return the names of cells or configurations after the first one, each configuration once."""
     if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
         return f"and all {len(run.cells) - 1} other cells"
     cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
@@ -4642,7 +4609,7 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
 
 
 def remarks(run: Run) -> list[str]:
-    """Return what must be known of a run wherever its figures are shown."""
+    """Return the remarks that must stand wherever a run's figures are shown."""
     return [*([f"The run was broken off: {coverage(run)}."] if coverage(run) else []),
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
@@ -4651,7 +4618,7 @@ def remarks(run: Run) -> list[str]:
 # letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
-    """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
+    """A column: its field in csv, heading, width with a space, and function from cell and room to text."""
 
     field: str
     heading: str
@@ -4672,13 +4639,13 @@ WIDE_COLUMNS = [column._replace(width=10) for column in COLUMNS]
 
 
 def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = WIDE_COLUMNS) -> list[str]:
-    """Return a cell's text in each column; a star behind the check marks a cell that a warning names."""
+    """Return a cell's text in each column; a star after the check marks a cell that a warning names."""
     mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
     return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
 
 
 class Table:
-    """A run as a table in a terminal of some columns. In a sweep rows are named by what varies."""
+    """A run as a table of at most so many columns. In a sweep, rows are named by the dimensions that vary."""
 
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
@@ -4724,12 +4691,15 @@ class Table:
             if not cell.samples:
                 lines.append(f"{label}: {cell.failure}")
                 continue
-            line = f"{label:<30} {original_figures(cell)}"
-            if not self.run.settings.original:
-                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+            if self.run.settings.original:  # as its printf writes them
+                ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+                line = (f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms "
+                        f"{cell.tops:6.2f}{ratio}")
+            else:
                 if len(label) > self.width:
                     lines.append(label)
                     label = ""
+                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
                 line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
             lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
@@ -4745,19 +4715,13 @@ class Table:
         return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
 
 
-def original_figures(cell: Cell) -> str:
-    """Return a cell's figures as the original's printf writes them."""
-    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
-    return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
 # The answer in a sentence for each kernel.
 
 SPOKEN = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
 
 
 def answers(run: Run) -> list[str]:
-    """Return what the run found, in sentences. Under `original` there are none."""
+    """Return what the run found, in sentences; none for the original."""
     if run.settings.original:
         return []
     groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
@@ -4809,7 +4773,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
 # Notes below a table.
 
 def footnotes(run: Run) -> list[str]:
-    """Return notes: fallbacks in use, rates behind the fixed cost, published results for this chip."""
+    """Return notes: fallbacks in use, rates without the fixed cost, published results for this chip."""
     asked = attempts(run.settings)[0]
     taken: dict[tuple[str, str], dict[str, None]] = {}
     for cell in run.cells:
@@ -4825,8 +4789,9 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 
 
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
-    of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    """Return the rate without the fixed cost of an evaluate, and that cost, with intervals, by the fields of csv: for
+    the deepest of cells that differ in depth alone, from it and the next one. All are None for other cells, or if they
+    cannot be told."""
     channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config == (channels, spatial, other.config.depth, kernel)]
@@ -4842,7 +4807,7 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
 
 
 def marginal_notes(run: Run) -> list[str]:
-    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    """Return a line for each pair of depths about the rate without the fixed cost of an evaluate."""
     lines: dict[str, list[str]] = {}
     for cell in run.cells:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
@@ -4857,8 +4822,8 @@ def marginal_notes(run: Run) -> list[str]:
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
-# First-hand TOPS of others in FP16 and W8A8. All of them ran the original or its like: zeros in, one variant after the
-# other, the mean of the times.
+# TOPS that others measured in FP16 and W8A8. All of them ran the original or a program like it: zeros as input, one
+# variant after the other, the mean of the times.
 MADERIX = "maderix/ANE README, macOS not stated"
 NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
 NOTES = "public notes that ran the original, Darwin 25.2"
@@ -4923,12 +4888,12 @@ def markdown_items(texts: Iterable[str]) -> list[str]:
 
 
 def markdown_escaped(text: str) -> str:
-    """Return text in which markdown finds none of its own signs."""
+    """Return text with markdown's signs escaped."""
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
 def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return what csv says of a cell, by the names in its header; None if it is not known."""
+    """Return a cell's values in csv by the names in its header; unknown ones are None."""
     (ms_low, ms_high), (ratio_low, ratio_high) = (found.get("ci95", (None, None)) for found in (cell.ms, cell.ratio))
     facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
     return {
@@ -4985,8 +4950,8 @@ def condensed(run: Run) -> Run:
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with blocks that markdown reports end with, quoted or not. Damaged
-    blocks are named to `complain` and left out. Raise UsageError if there is not a single record."""
+    """Return the runs in a file: a record, or a text with the blocks of markdown reports, quoted or not. Call `complain`
+    for each damaged block, and leave it out. Raise UsageError if there is no record."""
     data = read_bounded(path)
     text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
     blocks = text.split(BLOCK)[1:]
@@ -5007,7 +4972,7 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
 
 
 def unpack(packed: str, room: int) -> bytes:
-    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or has more than there is room."""
+    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or larger than `room`."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(packed, validate=True), room + 1)
     if len(data) > room:
@@ -5020,7 +4985,7 @@ def unpack(packed: str, room: int) -> bytes:
 # Several records.
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
+    """Return a table with columns of the least width; the first is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
     lines = ["  ".join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
              for row in (headings, *rows)]
@@ -5028,8 +4993,8 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(runs: Sequence[Run], form: str) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column.
-    Runs that measured in other ways stand in tables of their own, each below what its cells have in common."""
+    """Return saved runs in a format of `run`: one as it was printed, several as a table with the machine as a column.
+    Runs that measured differently are in separate tables, each below what its cells have in common."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
@@ -5062,8 +5027,8 @@ SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
 
 
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict
-    (faster, slower, same, undecided)."""
+    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict:
+    faster, slower, same or undecided."""
 
     base: Cell
     new: Cell
@@ -5073,10 +5038,8 @@ class Difference(NamedTuple):
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that is right in both.
-
-    Intervals are those within a run; two runs of one machine may differ by more.
-    """
+    """Return the differences between two runs, one for each cell that is right in both. Intervals are those within a
+    run; two runs of one machine may differ by more."""
     others = {cell.name: cell for cell in new.cells if cell.ok}
     return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
@@ -5093,7 +5056,7 @@ def difference(base: Cell, new: Cell) -> Difference:
 
 
 def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about what is not the same in two runs, of program, machine and protocol."""
+    """Return lines about how program, machine and protocol of two runs differ."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
     meaning = {"data": " (revisions of weights and input: other programs were timed)", "input": " (zeros run faster)"}
     one, other = ({"engine": run.engine, "version": run.version, "data": run.data, "baseline": run.variants[0],
@@ -5168,7 +5131,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
 # The gate.
 
 def check_gate(base: Run, new: Run) -> None:
-    """Raise UsageError if two records allow no verdict; the text says what to record instead."""
+    """Raise UsageError, saying what to record instead, if two records allow no verdict."""
     facts = [{"engines": run.engine, "chips": chip_name(run), "inputs": run.settings.input, "data revisions": run.data,
               "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new)]
     for name, one in facts[0].items():
@@ -5188,10 +5151,10 @@ def check_gate(base: Run, new: Run) -> None:
 
 
 def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
-    """Return the reasons for which NEW does not pass, and lines about what stays undecided.
+    """Return the reasons why NEW does not pass, and lines about what stays undecided.
 
-    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
-    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records tell nothing about that.
+    A cell does not pass if it surely takes more than `slower` percent longer, if it failed in NEW alone, or if its
+    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records do not tell.
     """
     if len(runs) != 2:
         raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
@@ -5227,7 +5190,8 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
 
 
 def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
-    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
+    """Return the factor by which a ratio changed, and its 95 % interval: the half-widths of both ratios' logarithms
+    are added as squares."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
         return 1.0, None
