@@ -3904,8 +3904,8 @@ class Link:
             self._answers.acquire()
 
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Report that a stage begins, and wait, so that the parent knows which stage hangs. `limit`: the seconds that it
-        may take beyond --timeout."""
+        """Report that a stage begins, and wait, so that the parent knows which stage hangs. `limit`: seconds it may take
+        beyond --timeout."""
         self.current = name
         self.send("stage", stage=name, variant=variant, limit=limit)
 
@@ -4950,7 +4950,7 @@ def condensed(run: Run) -> Run:
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with the blocks of markdown reports, quoted or not. Call `complain`
+    """Return the runs in a file: a record, or a text with blocks of markdown reports, quoted or not. Call `complain`
     for each damaged block, and leave it out. Raise UsageError if there is no record."""
     data = read_bounded(path)
     text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
@@ -5153,8 +5153,8 @@ def check_gate(base: Run, new: Run) -> None:
 def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
     """Return the reasons why NEW does not pass, and lines about what stays undecided.
 
-    A cell does not pass if it surely takes more than `slower` percent longer, if it failed in NEW alone, or if its
-    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records do not tell.
+    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE and not in NEW, or
+    if its ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records do not tell.
     """
     if len(runs) != 2:
         raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
@@ -5517,7 +5517,7 @@ WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain 
                   "work anywhere.")
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
              "the repository that this file came from.")
-PLAIN_S = 10.0  # the least time between two plain lines of progress
+PLAIN_S = 10.0  # the least time between two lines of progress that are not live
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
@@ -5533,7 +5533,7 @@ class Parser(argparse.ArgumentParser):
         return manual(self.prog.split()[-1]) if __doc__ else super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help and version as all output: argparse would leave it to Python's exit to find that it cannot."""
+        """Print help and version with write_stdout, which finds at once if it cannot."""
         write_stdout(message)
 
 
@@ -5582,10 +5582,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
-    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither.
-
-    A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
-    """
+    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither. A
+    sweep takes the dimensions that it does not name from the first default configuration of its kernel."""
     given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
     if options.configs and given:
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
@@ -5604,7 +5602,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     return found
 
 
-def planned(options: argparse.Namespace, engine: str) -> Run:
+def run_asked(options: argparse.Namespace, engine: str) -> Run:
     """Return the run that the options ask for. Raise UsageError if it is invalid."""
     if options.original and options.kernel:
         raise UsageError("--kernel cannot be combined with --original (always 1)")
@@ -5640,8 +5638,8 @@ def print_error(text: str) -> None:
 
 
 def write_stream(stream: TextIO, text: str) -> None:
-    """Write a whole text past Python's buffers: a pipe that does not block may take less at a time, and what a buffer
-    still holds at the end cannot fail then. Characters that the stream's encoding lacks become question marks."""
+    """Write a text, with question marks for characters that the stream's encoding lacks."""
+    # Past Python's buffers: what they hold at exit could fail then, and a non-blocking pipe may take a part only.
     stream.flush()
     encoding = getattr(stream, "encoding", None) or "utf-8"
     data = text.encode(encoding, "replace")
@@ -5676,11 +5674,8 @@ def fit_terminal(text: str, stream: TextIO) -> str:
 
 
 class Progress:
-    """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
-    configuration, and at most every ten seconds.
-
-    The end is expected anew when a round or a configuration is over, and at no other time.
-    """
+    """Show the progress of a run: on a terminal a live line, renewed with every event; elsewhere a line for each
+    configuration, and at most every ten seconds. The time left is estimated after each round and configuration."""
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
@@ -5706,7 +5701,7 @@ class Progress:
             self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
     def _note_configuration(self, message: Message, now: float) -> None:
-        """Note the next configuration; those that are done tell how long the others will take."""
+        """Note the next configuration; estimate the end from those that are done."""
         if self._rounds_ended:
             self._tail_s = now - self._rounds_ended
         if self._number:
@@ -5718,7 +5713,7 @@ class Progress:
         self._printed = -math.inf
 
     def _note_stage(self, message: Message, now: float) -> None:
-        """Note the stage; a round tells how long the others of this configuration will take."""
+        """Note the stage; estimate the end if it is a round."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
         stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
         step = f"{labels} {stage}".strip()
@@ -5733,8 +5728,8 @@ class Progress:
         self._limit = message["limit"] + self._run.settings.timeout
 
     def _note_round(self, done: int, count: int, now: float) -> None:
-        """Expect the end after so many rounds of a configuration were done. The first configuration's verification and
-        unloading are taken to last as long as its compiling and loading, and the others as long as those before."""
+        """Estimate the end when some rounds are done. The first configuration's verification and unloading are taken to
+        last as long as its compiling and loading; later configurations, as long as earlier ones."""
         if not done or self._rounds_began is None:
             self._rounds_began, self._rounds_ended = now, None
             return
@@ -5746,7 +5741,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
+        """Return the line. If it is too long, the time elapsed is left out, then the stage's; never the time left."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5775,44 +5770,43 @@ def clock_time(seconds: float) -> str:
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
-    found = planned(options, options.engine)
-    found.command = list(command)
+    run = run_asked(options, options.engine)
+    run.command = list(command)
     if options.save is not None:
         check_save(options.save)
-    progress = Progress(found, None if options.quiet else sys.stderr)
-    shown, printed, unsaved = Table(found, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
+    progress = Progress(run, None if options.quiet else sys.stderr)
+    table, printed, unsaved = Table(run, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
 
-    def print_rows() -> None:
-        """Print the rows of configurations that have not been printed."""
-        nonlocal printed
-        for _, cells in found.results[printed:] if options.format == "table" else ():
-            write_stdout(("" if printed else shown.head()) + shown.rows(cells))
+    def save_and_print() -> None:
+        """Save the run, and print the rows that have not been printed."""
+        nonlocal printed, unsaved
+        unsaved = bool(options.save) and not saved(run, options.save)
+        for _, cells in run.results[printed:] if options.format == "table" else ():
+            write_stdout(("" if printed else table.head()) + table.rows(cells))
             printed += 1
 
     try:
-        for _ in measured(found, progress):
+        for _ in measured(run, progress):
             progress.clear()
-            unsaved = bool(options.save) and not saved(found, options.save)
-            print_rows()
+            save_and_print()
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
-        if not found.cells:
+        if not run.cells:
             if not options.quiet:
-                print_warnings(found)
+                print_warnings(run)
             return broken_off(stop)
-        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
-        print_rows()
-        finish_report(found, options)
+        save_and_print()  # once more, with the last warnings
+        finish_report(run, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
-        return broken_off(stop, f": {len(found.results)} of {len(found.configs)} configurations {place}")
+        return broken_off(stop, f": {len(run.results)} of {len(run.configs)} configurations {place}")
     finally:
         progress.clear()
-    finish_report(found, options)
-    return 0 if found.ok and not unsaved else 1
+    finish_report(run, options)
+    return 0 if run.ok and not unsaved else 1
 
 
 def broken_off(stop: BaseException, result: str = "") -> int:
-    """Print the last line of a command that a signal broke off, and return its exit code."""
+    """Print the last line of a command that a signal interrupted, and return its exit code."""
     number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
     print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
     return 128 + number
@@ -5832,7 +5826,7 @@ def print_warnings(run: Run) -> None:
 
 
 def saved(run: Run, path: str) -> bool:
-    """Save a run that goes on. A failure costs the file alone: the rest is still measured."""
+    """Save a run, print the error if that fails, and return whether it worked: the rest is still measured."""
     try:
         run.save(path)
     except OutputError as error:
@@ -5842,7 +5836,7 @@ def saved(run: Run, path: str) -> bool:
 
 
 def check_save(path: str) -> None:
-    """Raise UsageError unless a record can be saved under this name, in the place of a record or of nothing."""
+    """Raise UsageError if no record can be saved under this name, or the file is something else than a record."""
     check_suffix(path, "json", "--save writes json")
     check_writable(path)
     if os.path.exists(path) and os.path.getsize(path):
@@ -5854,7 +5848,7 @@ def check_save(path: str) -> None:
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
-    """Raise UsageError if a file's name is empty, or promises another format than its own."""
+    """Raise UsageError if a file's name is empty, or has the suffix of another format than `own`."""
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
@@ -5867,7 +5861,7 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Show what this machine has, check by check, and what to do about each that fails."""
+    """Run all checks, and print each result with what to do if it is a failure."""
     found: list[dict[str, str]] = []
     seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
@@ -5910,7 +5904,7 @@ def doctor_line(check: Mapping[str, str]) -> str:
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
-    run = planned(options, "ane")
+    run = run_asked(options, "ane")
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
@@ -5929,7 +5923,7 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Print saved records again; a single one with its warnings where `run` prints them."""
+    """Print saved records again; if there is only one, also its warnings, as `run` does."""
     runs = records_of(options.records)
     write_stdout(show(runs, options.format))
     if len(runs) == 1:
@@ -5986,12 +5980,9 @@ VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
 
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
-
-    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that
-    is ignored, as Ctrl-C is in the background, stays so.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into an exception, so that cleaning up is done, and ignore later ones. A
+    signal that is ignored, as Ctrl-C is in the background, stays so."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
     answered = False
@@ -6016,11 +6007,8 @@ def answering_signals() -> Iterator[None]:
 
 
 def main(argv: Optional[Sequence[Any]] = None) -> int:
-    """Run the command line (sys.argv if no arguments are given) and return the exit code.
-
-    Never raise, and print no traceback for what a user or a machine did. Leave the host's streams and signal handlers
-    as they were.
-    """
+    """Run the command line (sys.argv if `argv` is None) and return the exit code. Print no traceback for mistakes of
+    the user or failures of the machine; leave the host's streams and signal handlers as they were."""
     try:
         if isinstance(argv, (str, bytes)):
             raise UsageError(f"{argv!r}: expected a list of arguments")
@@ -6028,7 +6016,7 @@ def main(argv: Optional[Sequence[Any]] = None) -> int:
     except (UsageError, TypeError) as error:
         print_error(printable(str(error)))
         return 2
-    # A path may name its user.
+    # Without directories, which may name the user.
     command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (__file__, *arguments)]
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
@@ -6037,7 +6025,7 @@ def main(argv: Optional[Sequence[Any]] = None) -> int:
 
 
 def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run a command and return its exit code; print why it did not succeed."""
+    """Run a command and return its exit code; print the error if it fails."""
     unwritten = 2 if arguments[0] == "compare" else 1  # there 1 means slower or failed, and nothing else
     try:
         options = build_parser().parse_args(arguments)
