@@ -3076,7 +3076,7 @@ KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
 
 
 class Chip(NamedTuple):
-    """Facts of a chip: ms below which no evaluate was ever seen, rated TOPS, layers that its compiler bears."""
+    """The facts of a chip: the least ms ever seen of an evaluate, rated TOPS, the most layers its compiler takes."""
 
     dispatch_ms: float
     rated_tops: float = math.inf
@@ -3138,7 +3138,7 @@ def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]
 
 
 def thermal_state(engine: Engine) -> Optional[str]:
-    """Return how hot the machine says it is; None if it does not say."""
+    """Return the machine's thermal state; None if it is unknown."""
     state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
@@ -3168,7 +3168,7 @@ def power_source(runtime: Runtime) -> Optional[str]:
 
 
 def amount(size: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes as text, in MiB or GiB."""
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
@@ -3177,7 +3177,7 @@ def room_bytes(config: Config, variants: Iterable[str]) -> int:
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, what to do.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3260,9 +3260,10 @@ def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
-    for first, factor in itertools.islice(filter(None, patterns), 1):
-        which = "evaluate" if first == 1 else f"{first} evaluates"
-        yield "switch", (f"the first {which} of rounds took {factor:.2f} times as long as the others: the cost of "
+    pattern = next(filter(None, patterns), None)
+    if pattern:
+        which = "evaluate" if pattern[0] == 1 else f"{pattern[0]} evaluates"
+        yield "switch", (f"the first {which} of rounds took {pattern[1]:.2f} times as long as the others: the cost of "
                          "switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
@@ -3301,8 +3302,7 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
 
 class Finding(NamedTuple):
-    """The result of a check, and advice if it is not ok. `state` is ok, FAIL, note (a run can do without it) or skip
-    (another check makes it useless)."""
+    """The result of a check: `state` is ok, FAIL, note (a run can do without it) or skip (an earlier check failed)."""
 
     state: str
     value: str
@@ -3310,7 +3310,7 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """The libraries that checks look at, and over them the engine, each made when a check first needs it."""
+    """What checks look at: libraries, engine and facts of the machine, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
@@ -3322,10 +3322,8 @@ class Probe:
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
-        """Return the engine. Raise Unavailable if a library, or a function or constant of one, is missing."""
-        engine = NeuralEngine(self.libraries)
-        engine.surface_keys()
-        return engine
+        """Return the engine. Raise Unavailable if a library, or a function of one, is missing."""
+        return NeuralEngine(self.libraries)
 
     @functools.cached_property
     def system(self) -> dict[str, Any]:
@@ -3334,7 +3332,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
+    """A check. If it fails and is `needed`, no run is possible; if it is `first`, no later check is possible either."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3364,7 +3362,7 @@ def checks() -> list[Check]:
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
         Check("processor", check_processor, needed=True, first=True),
-        *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("chip", "model", "macos", "build")),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
         *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
@@ -3391,8 +3389,9 @@ def require_engine(probe: Probe) -> None:
 def check_standin(probe: Probe) -> Finding:
     """Check that this Python has ctypes, and that a library that the environment names can be opened."""
     try:
-        if probe.libraries and probe.standin:
-            probe.libraries.open("libobjc")
+        libraries = probe.libraries
+        if probe.standin:
+            libraries.open("libobjc")
     except Unavailable as error:
         if CTYPES_PROBLEM:
             return Finding("FAIL", str(error))
@@ -3419,14 +3418,16 @@ def check_processor(probe: Probe) -> Finding:
     return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
-def check_system_value(name: str, probe: Probe) -> Finding:
-    """Look up a fact of the machine that no framework is needed for."""
-    return known(probe.libraries.system_value(*SYSTEM_VALUES[name]))
+def check_fact(name: str, probe: Probe) -> Finding:
+    """Look up a fact that the record holds if it is known. Those of SYSTEM_VALUES are there before any framework is."""
+    system = SYSTEM_VALUES.get(name)
+    value = probe.libraries.system_value(*system) if system else probe.system.get(name)
+    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def check_libraries(probe: Probe) -> Finding:
     """Check that the libraries open, and have every C function and constant that a run needs."""
-    probe.engine.surface_keys()  # not an assert, which -O would leave out
+    probe.engine.surface_keys()
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
@@ -3452,7 +3453,7 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
-    """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
+    """Check that a method exists, and has the types that our calls are made for."""
     runtime = probe.engine.runtime
     if not runtime.find_class(method.class_name):
         return Finding("skip", "")
@@ -3465,23 +3466,13 @@ def check_method(method: Method, probe: Probe) -> Finding:
 
 
 def check_engine(probe: Probe) -> Finding:
-    """Check that the framework says that there is an engine."""
+    """Check that the framework reports an engine."""
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
     if found:
         return Finding("ok", "present")
     return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
-
-
-def check_fact(name: str, probe: Probe) -> Finding:
-    """Look up a fact that the record holds if it is known."""
-    return known(probe.system.get(name))
-
-
-def known(value: Any) -> Finding:
-    """Return the finding of a fact; None if it is unknown."""
-    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def largest_room() -> int:
@@ -3508,14 +3499,14 @@ def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
     size = probe.system.get("memory_bytes")
     if size is None:
-        return known(None)
+        return check_fact("memory_bytes", probe)
     if size >= 4 * largest_room():
         return Finding("ok", amount(size))
     return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
-    """Look at a fact that may change the figures, as a run would warn of it."""
+    """Look up a fact that may change the figures, with the warnings that a run would give."""
     value = probe.system.get(name, "unknown")
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
     warnings = [message for code, message in warnings_about_machine(probe.system) if code in codes]
@@ -3814,9 +3805,9 @@ REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused co
 
 LONGEST_MESSAGE = 1 << 26  # bytes of a line of JSON; the longest carries the samples
 KEPT_ERROR_OUTPUT = 1 << 14
-TICK_S = 0.5  # so often the parent looks up while it waits for a worker
-REPORT_EVERY_S = 0.25  # so often at most a worker reports its rounds
-STOP_S = 2.0  # within which a worker that was asked to end unloads and purges its programs
+TICK_S = 0.5  # the longest time that the parent waits for a worker without sending a tick
+REPORT_EVERY_S = 0.25  # the least time between two reports of rounds
+STOP_S = 2.0  # the time for a worker that was asked to end to unload and purge its programs
 KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
 # After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile fails or hangs
 # (sbryngelson/ane-guide; ANEForge rests as long).
@@ -3835,8 +3826,8 @@ exec(code)"""
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
-# The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
-# `configuration` (a configuration begins), `wait` (another run holds the lock) and `tick` (time passes).
+# All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins), `wait`
+# (another run holds the lock) and `tick` (time passes).
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
@@ -3849,11 +3840,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One configuration to be measured: by which engine (`standin` names a library), in which variants.
-
-    `forms` holds the (layout, dialect) pairs to try for each variant. After a refused compile the worker rests for
-    `rest_s` seconds.
-    """
+    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant; after a
+    refused compile the worker rests for `rest_s` seconds."""
 
     engine: str
     standin: Optional[str]
@@ -3870,8 +3858,8 @@ def read_message(line: bytes) -> Message:
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
         if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
-            # A path stays as it is.
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]
+            found: Message = message if kind == "directory" else plain(message)  # a path may hold any character
+            return found
     raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
@@ -3890,13 +3878,13 @@ class Link:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _stop(self, number: int, frame: Any) -> None:
-        """Unwind the main thread, between two evaluates at the latest, so that programs are unloaded and purged."""
+        """Unwind the main thread when the current call returns, so that programs are unloaded and purged."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._closing = True
         raise Terminated(number)
 
     def _watch(self) -> None:
-        """Take the answers; end the worker when the parent is gone, whatever the worker is doing."""
+        """Read the answers; end the worker if the parent is gone, whatever the worker is doing."""
         while self._source.read(1):
             self._answers.release()
         self._closing = True
@@ -3907,7 +3895,7 @@ class Link:
         os._exit(1)
 
     def send(self, kind: str, wait: bool = True, **content: Any) -> None:
-        """Send a message. Wait until the parent has dealt with it, unless told otherwise."""
+        """Send a message and, if `wait`, wait until the parent has processed it."""
         if self._closing:
             return
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
@@ -3917,12 +3905,13 @@ class Link:
             self._answers.acquire()
 
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Report that a stage begins, and wait for the acknowledgement: the parent then knows which stage hangs."""
+        """Report that a stage begins, and wait, so that the parent knows which stage hangs. `limit`: seconds it may take
+        beyond --timeout."""
         self.current = name
         self.send("stage", stage=name, variant=variant, limit=limit)
 
     def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Report a round, now and then, without waiting: nothing may come between rounds."""
+        """Report a round, but not every one, without waiting: that would disturb the times."""
         self.current = "evaluate"
         now = time.monotonic()
         if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
@@ -3931,13 +3920,13 @@ class Link:
                       number=number, of=of)
 
     def turn(self, variant: str) -> None:
-        """Note which variant is at work, in a file that outlives a crash; it takes 2 µs."""
+        """Write which variant is at work to a file that outlives a crash; it takes 2 µs."""
         if self._turn_file is not None:
             with contextlib.suppress(OSError):
                 os.pwrite(self._turn_file, f"{variant:<8}".encode(), 0)
 
     def directory(self, path: str) -> None:
-        """Report a model's directory before it exists, so that whoever survives removes it."""
+        """Report a model's directory before it exists; the parent removes it if the worker cannot."""
         self._directories.append((path, os.path.lexists(path)))
         self.send("directory", path=path)
 
@@ -3953,8 +3942,8 @@ class Link:
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
-    the worker must survive to clean up."""
+    """Run as a worker: read a task, do it, send the results; return the exit code."""
+    # The parent handles terminal signals; the worker must survive to clean up.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
@@ -3995,11 +3984,8 @@ def measure_task(link: Link, *arguments: Any) -> None:
 
 
 def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
-    """Measure a configuration in each variant, and report a cell for each before anything is unloaded.
-
-    `known` tells that the chip's arithmetic is. The original has one variant loaded at a time, writes no input and
-    reads no output.
-    """
+    """Measure a configuration in each variant, and send the cells before anything is unloaded. `known`: whether the
+    chip's arithmetic is. The original loads one variant at a time, writes no input and reads no output."""
     settings = job.settings
     data = random_input(job.config, settings.seed) if settings.input == "random" else bytes(job.config.tensor_bytes)
     pixels = chosen_pixels(job.config, settings.seed, settings.verify) if settings.verifies else ()
@@ -4037,7 +4023,7 @@ def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], k
 
 
 def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
-    """Send the cells as they are now: what was measured survives what fails afterwards."""
+    """Send the cells as they are now, so that figures survive later failures."""
     state = thermal_state(engine)
     known: dict[str, Any] = {"thermal_state": state} if state else {}
     for trial in trials:
@@ -4045,7 +4031,7 @@ def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
 
 
 def examine_task(link: Link, standin: Optional[str], first: int) -> None:
-    """Run the checks from the first on, until one fails without which nothing can be looked at."""
+    """Run the checks from number `first` on, until one fails that all later ones need."""
     probe = Probe(standin)
     for check in checks()[first:]:
         link.stage(check.name, "")
@@ -4059,12 +4045,9 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": exa
 
 
 def own_command(code: Optional[int]) -> list[str]:
-    """Return the command of a worker, which runs the code of this module from an open file, or else the file again.
-
-    Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on.
-    """
+    """Return the command of a worker, which runs compiled code from an open file, or this file if there is none."""
     path = os.path.abspath(globals().get("__file__", PROGRAM_NAME))
+    # -I and -S: neither PYTHON* variables nor modules beside the file nor installed packages change what a worker runs.
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
     start = [path, WORKER_ARGUMENT] if code is None else ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
     return [sys.executable, "-I", "-S", *options, *start]
@@ -4073,9 +4056,8 @@ def own_command(code: Optional[int]) -> list[str]:
 class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
-    `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `hung` that the compile service made no progress. `unpurged` are the variants that it may have left in the system's
-    cache.
+    `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
+    load made no progress. `unpurged`: the variants that it may have left in the system's cache.
     """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
@@ -4130,16 +4112,13 @@ class Worker:
                 remove_model_directory(path, existed, foundation_directory())
 
     def messages(self) -> Iterator[Message]:
-        """Yield the messages, each answered after it was dealt with, and a tick every half second.
-
-        Raise StageError if the worker makes no progress within the time limit, or ends badly. Time that this process
-        did not run itself, asleep or stopped, does not count.
-        """
+        """Yield the messages, each answered when the next is asked for, and a tick every half second. Raise StageError
+        if the worker makes no progress within the time limit, or ends badly."""
         limit, spent = self._timeout, 0.0
         while True:
             began, step = time.monotonic(), min(TICK_S, limit / 4)
             line = self._line(step)
-            spent += min(time.monotonic() - began, step)
+            spent += min(time.monotonic() - began, step)  # time that this process slept or was stopped does not count
             if line is None:
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
@@ -4158,7 +4137,7 @@ class Worker:
                 self._write(b"\n")
 
     def _note(self, message: Message) -> None:
-        """Keep what is needed to tell what the worker was doing, and to clean up after it."""
+        """Note what the worker is doing, and what must be cleaned up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
         if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
@@ -4171,7 +4150,7 @@ class Worker:
                 self.unpurged.discard(self._variant)
 
     def _share(self, data: bytes = b"") -> Optional[int]:
-        """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
+        """Return the descriptor of a temporary file with these data, for the worker to inherit; None if that fails."""
         with contextlib.suppress(OSError):
             file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
             if file.write(data) == len(data):
@@ -4188,13 +4167,13 @@ class Worker:
         return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
-        """Write to the worker. One that is gone is noticed when its messages end."""
+        """Write to the worker. If it is gone, its messages end, which is noticed there."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
 
     def _line(self, seconds: float) -> Optional[bytes]:
-        """Return a line, empty at the end of all; None if none was complete within some seconds."""
+        """Return the next line, empty at the end of output; None if none is complete within some seconds."""
         if b"\n" not in self._output and self._selector.get_map():
             for key, _ in self._selector.select(seconds):
                 data = os.read(key.fd, 1 << 20)
@@ -4241,18 +4220,17 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
     ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the
     names of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
-    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it
-    takes the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request
-    and Unavailable if there is no usable Neural Engine.
+    `on_event` is called with each event (see MESSAGES). A configuration that fails gives failed cells. Raise UsageError
+    for an invalid request and Unavailable if there is no usable Neural Engine.
     """
-    found = plan_run(configs, variants, engine, settings)
-    for _ in measured(found, on_event or (lambda message: None)):
+    result = plan_run(configs, variants, engine, settings)
+    for _ in measured(result, on_event or (lambda message: None)):
         pass
-    return found
+    return result
 
 
 def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
-    """Return a run of what is asked for, with nothing measured yet. Raise UsageError if it is invalid."""
+    """Return the run that is asked for, with nothing measured yet. Raise UsageError if the request is invalid."""
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
     unknown = [name for name in settings if name not in Settings._fields]
@@ -4261,12 +4239,12 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
     chosen = settings_of(settings)
     if engine == "reference" and chosen.original:
         raise UsageError("original and the reference engine conflict: the original's programs are too large for it")
-    planned = Run("stand-in" if engine == "ane" and standin_library() else engine, chosen,
-                  configs_of(configs, engine), variants_of(variants))
-    unique = list(dict.fromkeys(planned.configs))
-    if len(unique) < len(planned.configs):
-        planned.warn("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
-        planned.configs = unique
+    asked = configs_of(configs, engine)
+    unique = list(dict.fromkeys(asked))
+    name = "stand-in" if engine == "ane" and standin_library() else engine
+    planned = Run(name, chosen, unique, variants_of(variants))
+    if len(unique) < len(asked):
+        planned.warn("repeated", f"{len(asked) - len(unique)} repeated configurations were left out")
     if chosen.original and any(config.kernel != 1 for config in unique):
         raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
     count = chosen.iters * len(unique) * len(planned.variants)
@@ -4276,7 +4254,7 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Return the settings that are given, or with `original` its own. Raise UsageError for a conflict."""
+    """Return settings with defaults for those not given, the original's if `original` is. Raise UsageError."""
     if given.get("original") is not True:
         return Settings(**given).check()
     for name in given:
@@ -4320,7 +4298,7 @@ def standin_library() -> Optional[str]:
 
 
 def rest_seconds(standin: Optional[str]) -> float:
-    """Return how long the compile service rests after a refused compile: not at all with a stand-in, unless told."""
+    """Return how long to rest after a refused compile; for a stand-in, what the environment says, or 0."""
     try:
         return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
     except ValueError:
@@ -4328,10 +4306,8 @@ def rest_seconds(standin: Optional[str]) -> float:
 
 
 def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
-    """Measure a planned run: yield the cells of each configuration, once they and their warnings are in the run.
-
-    Raise Unavailable if the first worker finds no usable engine.
-    """
+    """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
+    Unavailable if the first worker finds no usable engine."""
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs = attempts(run.settings), 0
     forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
@@ -4353,7 +4329,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 
 
 def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
-    """Add what there is to say about a configuration that is done; about the machine each thing once."""
+    """Add the warnings about a configuration that is done; those about the machine only once."""
     known = {remark["code"] for remark in run.warnings}
     found = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
     for cell in cells:
@@ -4363,18 +4339,17 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
 
 
 def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
-    """Return the forms to try next: first the one that worked; the first alone if all were refused."""
+    """Return the forms to try for the next configuration: first the one that worked; only one if all were refused."""
     if cell.blob:
         return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
 def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
-    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and whether the
-    compile service hung.
+    """Return the cells of one configuration, always one per variant, and whether the compile service hung.
 
-    If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
-    compile service hangs.
+    If a worker dies, the variant at work has failed; the others are measured again without it, unless the compile
+    service hung.
     """
     cells: dict[str, Cell] = {}
     left = list(job.variants)
@@ -4396,10 +4371,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, take the cells that it sends, and return it.
-
-    Raise Unavailable if it finds no usable engine before anything was measured.
-    """
+    """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if it finds no usable
+    engine before anything was measured."""
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
     try:
@@ -4443,12 +4416,9 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 
 @contextlib.contextmanager
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
-    """Hold the lock that keeps runs from disturbing each other's figures.
-
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
-    run holds it; go on without a lock if none is possible.
-    """
-    directory = foundation_directory()
+    """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none is possible. Report
+    if another run holds it."""
+    directory = foundation_directory()  # a lock on the directory itself leaves no file behind
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
             import fcntl  # missing on systems that can still read records and write programs
@@ -4476,12 +4446,8 @@ REPORT_ADVICE = "send this output to the issues of the repository that this file
 
 
 def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
-    """Run every check, tell each result as soon as it is there, and at the end measure a small program. Return whether
-    all went well.
-
-    A check that ends its worker is a failure of that check alone: another worker goes on with the next. `begin` is
-    called before work that may take long.
-    """
+    """Run every check, then measure a small program; call `tell` with each result at once, and `begin` before work that
+    may take long. Return whether all went well. If a check crashes its worker, another one goes on with the next."""
     standin, every = standin_library(), checks()
     found: list[Finding] = []
     well = True
@@ -4511,10 +4477,10 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
         tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return test_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
+    return check_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
 
 
-def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
+def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
     """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
     settings = TEST_SETTINGS._replace(timeout=seconds)
     run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
@@ -4552,8 +4518,8 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
-    """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and as many as there is room for if it would be too long, as a power of ten if need be."""
+    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three significant digits,
+    and if it would be too long, as many as there is room for, as a power of ten if need be."""
     if value is None:
         return ""
     powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
@@ -4565,7 +4531,7 @@ def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
 
 
 def half_width(figures: Mapping[str, Any], middle: str) -> str:
-    """Return half of an interval as a share of the figure that it belongs to, such as ±0.4%; empty without one."""
+    """Return half of the 95 % interval as a share of its figure, such as ±0.4%; empty if there is none."""
     if "ci95" not in figures:
         return ""
     share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
@@ -4573,27 +4539,27 @@ def half_width(figures: Mapping[str, Any], middle: str) -> str:
 
 
 def ratio_text(cell: Cell) -> str:
-    """Return the ratio; a dash if there is none because a cell of the pair is not right."""
+    """Return the ratio as text; a dash if it is unknown because one of the two cells failed."""
     if cell.ratio:
         return f"{figure(cell.ratio['value'], 2, 4)}x"
     return "–" if cell.baseline not in (None, cell) and cell.samples else ""
 
 
 def varying(configs: Sequence[Config]) -> list[str]:
-    """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
-    values. In other runs all dimensions count as varying."""
+    """Return the dimensions that vary in a sweep, which is a cross product of three or more configurations; for other
+    runs, all dimensions."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
 
 
 def chip_name(run: Run) -> str:
-    """Return the chip as people say it, such as `M4 Max`."""
+    """Return the chip's name without its maker's, such as `M4 Max`."""
     return str(run.system.get("chip", "unknown chip")).replace("Apple ", "", 1)[:LONGEST_FACT]
 
 
 def machine_facts(run: Run, macos: bool = True) -> str:
-    """Return chip, its engine's sub-type and macOS, which the original's title lacks; Python for a reference engine."""
+    """Return chip, its engine's sub-type and, if `macos`, macOS; the Python version for a reference engine."""
     if run.engine == "reference":
         return f"Python {run.system.get('python', 'unknown')}"[:LONGEST_FACT]
     facts = [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
@@ -4602,14 +4568,14 @@ def machine_facts(run: Run, macos: bool = True) -> str:
 
 
 def machine_name(run: Run, macos: bool = True) -> str:
-    """Return what measured: a machine, or what took its place."""
+    """Return a description of the engine: the machine's, the stand-in's or the reference's."""
     if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
     return ("stand-in library, " if run.engine == "stand-in" else "") + machine_facts(run, macos)
 
 
 def coverage(run: Run) -> str:
-    """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
+    """Return how much of an interrupted run was measured, such as `2 of 5 configurations`; empty for whole runs."""
     return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False else ""
 
 
@@ -4634,7 +4600,7 @@ def grouped_warnings(run: Run) -> list[str]:
 
 
 def names_of_cells(run: Run, names: Sequence[str]) -> str:
-    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    """Return the names of cells or configurations after the first one, each configuration once."""
     if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
         return f"and all {len(run.cells) - 1} other cells"
     cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
@@ -4647,7 +4613,7 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
 
 
 def remarks(run: Run) -> list[str]:
-    """Return what must be known of a run wherever its figures are shown."""
+    """Return the remarks that must stand wherever a run's figures are shown."""
     return [*([f"The run was broken off: {coverage(run)}."] if coverage(run) else []),
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
@@ -4656,7 +4622,7 @@ def remarks(run: Run) -> list[str]:
 # letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
-    """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
+    """A column: its field in csv, heading, width with a space, and function from cell and room to text."""
 
     field: str
     heading: str
@@ -4677,13 +4643,13 @@ WIDE_COLUMNS = [column._replace(width=10) for column in COLUMNS]
 
 
 def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = WIDE_COLUMNS) -> list[str]:
-    """Return a cell's text in each column; a star behind the check marks a cell that a warning names."""
+    """Return a cell's text in each column; a star after the check marks a cell that a warning names."""
     mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
     return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
 
 
 class Table:
-    """A run as a table in a terminal of some columns. In a sweep rows are named by what varies."""
+    """A run as a table of at most so many columns. In a sweep, rows are named by the dimensions that vary."""
 
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
@@ -4729,12 +4695,15 @@ class Table:
             if not cell.samples:
                 lines.append(f"{label}: {cell.failure}")
                 continue
-            line = f"{label:<30} {original_figures(cell)}"
-            if not self.run.settings.original:
-                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+            if self.run.settings.original:  # as its printf writes them
+                ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+                line = (f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms "
+                        f"{cell.tops:6.2f}{ratio}")
+            else:
                 if len(label) > self.width:
                     lines.append(label)
                     label = ""
+                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
                 line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
             lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
@@ -4750,19 +4719,13 @@ class Table:
         return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
 
 
-def original_figures(cell: Cell) -> str:
-    """Return a cell's figures as the original's printf writes them."""
-    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
-    return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
 # The answer in a sentence for each kernel.
 
 SPOKEN = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
 
 
 def answers(run: Run) -> list[str]:
-    """Return what the run found, in sentences. Under `original` there are none."""
+    """Return what the run found, in sentences; none for the original."""
     if run.settings.original:
         return []
     groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
@@ -4814,7 +4777,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
 # Notes below a table.
 
 def footnotes(run: Run) -> list[str]:
-    """Return notes: fallbacks in use, rates behind the fixed cost, published results for this chip."""
+    """Return notes: fallbacks in use, rates without the fixed cost, published results for this chip."""
     asked = attempts(run.settings)[0]
     taken: dict[tuple[str, str], dict[str, None]] = {}
     for cell in run.cells:
@@ -4830,8 +4793,9 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 
 
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
-    of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    """Return the rate without the fixed cost of an evaluate, and that cost, with intervals, by the fields of csv: for
+    the deepest of cells that differ in depth alone, from it and the next one. All are None for other cells, or if they
+    cannot be told."""
     channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
              and other.config == (channels, spatial, other.config.depth, kernel)]
@@ -4847,7 +4811,7 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
 
 
 def marginal_notes(run: Run) -> list[str]:
-    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    """Return a line for each pair of depths about the rate without the fixed cost of an evaluate."""
     lines: dict[str, list[str]] = {}
     for cell in run.cells:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
@@ -4862,8 +4826,8 @@ def marginal_notes(run: Run) -> list[str]:
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
-# First-hand TOPS of others in FP16 and W8A8. All of them ran the original or its like: zeros in, one variant after the
-# other, the mean of the times.
+# TOPS that others measured in FP16 and W8A8. All of them ran the original or a program like it: zeros as input, one
+# variant after the other, the mean of the times.
 MADERIX = "maderix/ANE README, macOS not stated"
 NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
 NOTES = "public notes that ran the original, Darwin 25.2"
@@ -4928,12 +4892,12 @@ def markdown_items(texts: Iterable[str]) -> list[str]:
 
 
 def markdown_escaped(text: str) -> str:
-    """Return text in which markdown finds none of its own signs."""
+    """Return text with markdown's signs escaped."""
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
 def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return what csv says of a cell, by the names in its header; None if it is not known."""
+    """Return a cell's values in csv by the names in its header; unknown ones are None."""
     (ms_low, ms_high), (ratio_low, ratio_high) = (found.get("ci95", (None, None)) for found in (cell.ms, cell.ratio))
     facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
     return {
@@ -4990,8 +4954,8 @@ def condensed(run: Run) -> Run:
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with blocks that markdown reports end with, quoted or not. Damaged
-    blocks are named to `complain` and left out. Raise UsageError if there is not a single record."""
+    """Return the runs in a file: a record, or a text with blocks of markdown reports, quoted or not. Call `complain`
+    for each damaged block, and leave it out. Raise UsageError if there is no record."""
     data = read_bounded(path)
     text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
     blocks = text.split(BLOCK)[1:]
@@ -5012,7 +4976,7 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
 
 
 def unpack(packed: str, room: int) -> bytes:
-    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or has more than there is room."""
+    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or larger than `room`."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(packed, validate=True), room + 1)
     if len(data) > room:
@@ -5025,7 +4989,7 @@ def unpack(packed: str, room: int) -> bytes:
 # Several records.
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
+    """Return a table with columns of the least width; the first is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
     lines = ["  ".join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
              for row in (headings, *rows)]
@@ -5033,8 +4997,8 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(runs: Sequence[Run], form: str) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column.
-    Runs that measured in other ways stand in tables of their own, each below what its cells have in common."""
+    """Return saved runs in a format of `run`: one as it was printed, several as a table with the machine as a column.
+    Runs that measured differently are in separate tables, each below what its cells have in common."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
@@ -5069,8 +5033,8 @@ SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
 
 
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict
-    (faster, slower, same, undecided)."""
+    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict:
+    faster, slower, same or undecided."""
 
     base: Cell
     new: Cell
@@ -5080,10 +5044,8 @@ class Difference(NamedTuple):
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that is right in both.
-
-    Intervals are those within a run; two runs of one machine may differ by more.
-    """
+    """Return the differences between two runs, one for each cell that is right in both. Intervals are those within a
+    run; two runs of one machine may differ by more."""
     others = {cell.name: cell for cell in new.cells if cell.ok}
     return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
@@ -5100,7 +5062,7 @@ def difference(base: Cell, new: Cell) -> Difference:
 
 
 def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about what is not the same in two runs, of program, machine and protocol."""
+    """Return lines about how program, machine and protocol of two runs differ."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
     meaning = {"data": " (revisions of weights and input: other programs were timed)", "input": " (zeros run faster)"}
     one, other = ({"engine": run.engine, "version": run.version, "data": run.data, "baseline": run.variants[0],
@@ -5176,7 +5138,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
 # The gate.
 
 def check_gate(base: Run, new: Run) -> None:
-    """Raise UsageError if two records allow no verdict; the text says what to record instead."""
+    """Raise UsageError, saying what to record instead, if two records allow no verdict."""
     facts = [{"engines": run.engine, "chips": chip_name(run), "inputs": run.settings.input, "data revisions": run.data,
               "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new)]
     for name, one in facts[0].items():
@@ -5196,10 +5158,10 @@ def check_gate(base: Run, new: Run) -> None:
 
 
 def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
-    """Return the reasons for which NEW does not pass, and lines about what stays undecided.
+    """Return the reasons why NEW does not pass, and lines about what stays undecided.
 
-    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
-    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records tell nothing about that.
+    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE and not in NEW, or
+    if its ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records do not tell.
     """
     if len(runs) != 2:
         raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
@@ -5235,7 +5197,8 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
 
 
 def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
-    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
+    """Return the factor by which a ratio changed, and its 95 % interval: the half-widths of both ratios' logarithms
+    are added as squares."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
         return 1.0, None
@@ -5562,7 +5525,7 @@ WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain 
                   "work anywhere.")
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
              "the repository that this file came from.")
-PLAIN_S = 10.0  # the least time between two plain lines of progress
+PLAIN_S = 10.0  # the least time between two lines of progress that are not live
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
@@ -5578,7 +5541,7 @@ class Parser(argparse.ArgumentParser):
         return manual(self.prog.split()[-1]) if __doc__ else super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help and version as all output: argparse would leave it to Python's exit to find that it cannot."""
+        """Print help and version with write_stdout, which finds at once if it cannot."""
         write_stdout(message)
 
 
@@ -5627,10 +5590,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
-    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither.
-
-    A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
-    """
+    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither. A
+    sweep takes the dimensions that it does not name from the first default configuration of its kernel."""
     given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
     if options.configs and given:
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
@@ -5649,7 +5610,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     return found
 
 
-def planned(options: argparse.Namespace, engine: str) -> Run:
+def run_asked(options: argparse.Namespace, engine: str) -> Run:
     """Return the run that the options ask for. Raise UsageError if it is invalid."""
     if options.original and options.kernel:
         raise UsageError("--kernel cannot be combined with --original (always 1)")
@@ -5685,8 +5646,8 @@ def print_error(text: str) -> None:
 
 
 def write_stream(stream: TextIO, text: str) -> None:
-    """Write a whole text past Python's buffers: a pipe that does not block may take less at a time, and what a buffer
-    still holds at the end cannot fail then. Characters that the stream's encoding lacks become question marks."""
+    """Write a text, with question marks for characters that the stream's encoding lacks."""
+    # Past Python's buffers: what they hold at exit could fail then, and a non-blocking pipe may take a part only.
     stream.flush()
     encoding = getattr(stream, "encoding", None) or "utf-8"
     data = text.encode(encoding, "replace")
@@ -5721,11 +5682,8 @@ def fit_terminal(text: str, stream: TextIO) -> str:
 
 
 class Progress:
-    """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
-    configuration, and at most every ten seconds.
-
-    The end is expected anew when a round or a configuration is over, and at no other time.
-    """
+    """Show the progress of a run: on a terminal a live line, renewed with every event; elsewhere a line for each
+    configuration, and at most every ten seconds. The time left is estimated after each round and configuration."""
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
@@ -5751,7 +5709,7 @@ class Progress:
             self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
     def _note_configuration(self, message: Message, now: float) -> None:
-        """Note the next configuration; those that are done tell how long the others will take."""
+        """Note the next configuration; estimate the end from those that are done."""
         if self._rounds_ended:
             self._tail_s = now - self._rounds_ended
         if self._number:
@@ -5763,7 +5721,7 @@ class Progress:
         self._printed = -math.inf
 
     def _note_stage(self, message: Message, now: float) -> None:
-        """Note the stage; a round tells how long the others of this configuration will take."""
+        """Note the stage; estimate the end if it is a round."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
         stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
         step = f"{labels} {stage}".strip()
@@ -5778,8 +5736,8 @@ class Progress:
         self._limit = message["limit"] + self._run.settings.timeout
 
     def _note_round(self, done: int, count: int, now: float) -> None:
-        """Expect the end after so many rounds of a configuration were done. The first configuration's verification and
-        unloading are taken to last as long as its compiling and loading, and the others as long as those before."""
+        """Estimate the end when some rounds are done. The first configuration's verification and unloading are taken to
+        last as long as its compiling and loading; later configurations, as long as earlier ones."""
         if not done or self._rounds_began is None:
             self._rounds_began, self._rounds_ended = now, None
             return
@@ -5791,7 +5749,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
+        """Return the line. If it is too long, the time elapsed is left out, then the stage's; never the time left."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5820,44 +5778,43 @@ def clock_time(seconds: float) -> str:
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
-    found = planned(options, options.engine)
-    found.command = list(command)
+    run = run_asked(options, options.engine)
+    run.command = list(command)
     if options.save is not None:
         check_save(options.save)
-    progress = Progress(found, None if options.quiet else sys.stderr)
-    shown, printed, unsaved = Table(found, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
+    progress = Progress(run, None if options.quiet else sys.stderr)
+    table, printed, unsaved = Table(run, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
 
-    def print_rows() -> None:
-        """Print the rows of configurations that have not been printed."""
-        nonlocal printed
-        for _, cells in found.results[printed:] if options.format == "table" else ():
-            write_stdout(("" if printed else shown.head()) + shown.rows(cells))
+    def save_and_print() -> None:
+        """Save the run, and print the rows that have not been printed."""
+        nonlocal printed, unsaved
+        unsaved = bool(options.save) and not saved(run, options.save)
+        for _, cells in run.results[printed:] if options.format == "table" else ():
+            write_stdout(("" if printed else table.head()) + table.rows(cells))
             printed += 1
 
     try:
-        for _ in measured(found, progress):
+        for _ in measured(run, progress):
             progress.clear()
-            unsaved = bool(options.save) and not saved(found, options.save)
-            print_rows()
+            save_and_print()
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
-        if not found.cells:
+        if not run.cells:
             if not options.quiet:
-                print_warnings(found)
+                print_warnings(run)
             return broken_off(stop)
-        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
-        print_rows()
-        finish_report(found, options)
+        save_and_print()  # once more, with the last warnings
+        finish_report(run, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
-        return broken_off(stop, f": {len(found.results)} of {len(found.configs)} configurations {place}")
+        return broken_off(stop, f": {len(run.results)} of {len(run.configs)} configurations {place}")
     finally:
         progress.clear()
-    finish_report(found, options)
-    return 0 if found.ok and not unsaved else 1
+    finish_report(run, options)
+    return 0 if run.ok and not unsaved else 1
 
 
 def broken_off(stop: BaseException, result: str = "") -> int:
-    """Print the last line of a command that a signal broke off, and return its exit code."""
+    """Print the last line of a command that a signal interrupted, and return its exit code."""
     number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
     print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
     return 128 + number
@@ -5877,7 +5834,7 @@ def print_warnings(run: Run) -> None:
 
 
 def saved(run: Run, path: str) -> bool:
-    """Save a run that goes on. A failure costs the file alone: the rest is still measured."""
+    """Save a run, print the error if that fails, and return whether it worked: the rest is still measured."""
     try:
         run.save(path)
     except OutputError as error:
@@ -5887,7 +5844,7 @@ def saved(run: Run, path: str) -> bool:
 
 
 def check_save(path: str) -> None:
-    """Raise UsageError unless a record can be saved under this name, in the place of a record or of nothing."""
+    """Raise UsageError if no record can be saved under this name, or the file is something else than a record."""
     check_suffix(path, "json", "--save writes json")
     check_writable(path)
     if os.path.exists(path) and os.path.getsize(path):
@@ -5899,7 +5856,7 @@ def check_save(path: str) -> None:
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
-    """Raise UsageError if a file's name is empty, or promises another format than its own."""
+    """Raise UsageError if a file's name is empty, or has the suffix of another format than `own`."""
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
@@ -5912,7 +5869,7 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Show what this machine has, check by check, and what to do about each that fails."""
+    """Run all checks, and print each result with what to do if it is a failure."""
     found: list[dict[str, str]] = []
     seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
@@ -5955,7 +5912,7 @@ def doctor_line(check: Mapping[str, str]) -> str:
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
-    run = planned(options, "ane")
+    run = run_asked(options, "ane")
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
@@ -5974,7 +5931,7 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Print saved records again; a single one with its warnings where `run` prints them."""
+    """Print saved records again; if there is only one, also its warnings, as `run` does."""
     runs = records_of(options.records)
     write_stdout(show(runs, options.format))
     if len(runs) == 1:
@@ -6036,12 +5993,9 @@ def ending_signals() -> list[int]:
 
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
-
-    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that
-    is ignored, as Ctrl-C is in the background, stays so.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into an exception, so that cleaning up is done, and ignore later ones. A
+    signal that is ignored, as Ctrl-C is in the background, stays so."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
     answered = False
@@ -6068,11 +6022,8 @@ def answering_signals() -> Iterator[None]:
 
 
 def main(argv: Optional[Sequence[Any]] = None) -> int:
-    """Run the command line (sys.argv if no arguments are given) and return the exit code.
-
-    Never raise, and print no traceback for what a user or a machine did. Leave the host's streams and signal handlers
-    as they were.
-    """
+    """Run the command line (sys.argv if `argv` is None) and return the exit code. Print no traceback for mistakes of
+    the user or failures of the machine; leave the host's streams and signal handlers as they were."""
     try:
         if isinstance(argv, (str, bytes)):
             raise UsageError(f"{argv!r}: expected a list of arguments")
@@ -6080,7 +6031,7 @@ def main(argv: Optional[Sequence[Any]] = None) -> int:
     except (UsageError, TypeError) as error:
         print_error(printable(str(error)))
         return 2
-    # A path may name its user.
+    # Without directories, which may name the user.
     command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (__file__, *arguments)]
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
@@ -6089,7 +6040,7 @@ def main(argv: Optional[Sequence[Any]] = None) -> int:
 
 
 def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run a command and return its exit code; print why it did not succeed."""
+    """Run a command and return its exit code; print the error if it fails."""
     unwritten = 2 if arguments[0] == "compare" else 1  # there 1 means slower or failed, and nothing else
     try:
         options = build_parser().parse_args(arguments)
