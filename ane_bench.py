@@ -4150,13 +4150,13 @@ class Worker:
                 self.unpurged.discard(self._variant)
 
     def _share(self, data: bytes = b"") -> Optional[int]:
-        """Return the descriptor of a temporary file with these data, for the worker to inherit; None if that fails."""
-        with contextlib.suppress(OSError):
-            file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+        """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
+        with contextlib.suppress(OSError), contextlib.ExitStack() as owner:
+            file = owner.enter_context(tempfile.TemporaryFile(buffering=0))
             if file.write(data) == len(data):
                 file.seek(0)
+                self._owner.push(owner.pop_all())  # else it is closed at once: it may have filled the disk
                 return file.fileno()
-            file.truncate(0)  # or what fits of it would take the room of the programs
         return None
 
     def _variant_at_work(self) -> str:
