@@ -3905,7 +3905,7 @@ class Link:
             self._answers.acquire()
 
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Report that a stage begins, and wait, so that the parent knows which stage hangs. `limit`: seconds it may take
+        """Report that a stage begins, and wait, so that the parent knows which stage hangs. It may take `limit` seconds
         beyond --timeout."""
         self.current = name
         self.send("stage", stage=name, variant=variant, limit=limit)
