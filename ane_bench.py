@@ -4171,7 +4171,7 @@ class Worker:
     def _share(self, data: bytes = b"") -> Optional[int]:
         """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
         with contextlib.suppress(OSError):
-            file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+            file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
             if file.write(data) == len(data):
                 file.seek(0)
                 return file.fileno()
