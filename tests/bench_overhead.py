@@ -81,7 +81,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         met = [compare_runs(baseline, options.pairs, "a run without the time of evaluates", FREE_TIME),
                compare_evaluates(baseline, library, options.pairs, options.evaluates)]
         os.environ["STANDIN_SPEED"] = M4_SPEED
-        met += [compare_runs(baseline, options.pairs, "a run at the speed of an M4", TIME), compare_gaps(directory, options.pairs)]
+        met += [compare_runs(baseline, options.pairs, "a run at the speed of an M4", TIME),
+                compare_gaps(directory, options.pairs)]
         return 0 if all(met) else 1
 
 
@@ -115,8 +116,9 @@ def compare_runs(baseline: Path, pairs: int, what: str, target: Target) -> bool:
     for number in range(pairs):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
             costs[which].append(measure(commands[which]))
-    seconds, mib = ([[getattr(cost, name) for cost in found] for found in costs] for name in Cost._fields)
-    return all([tell(f"time of {what}", "s", *seconds, target), tell(f"peak memory of {what}", "MiB", *mib, MEMORY)])
+    met = [tell(f"{name} of {what}", unit, [cost[place] for cost in costs[0]], [cost[place] for cost in costs[1]], aim)
+           for place, (name, unit, aim) in enumerate((("time", "s", target), ("peak memory", "MiB", MEMORY)))]
+    return all(met)
 
 
 def measure(command: Sequence[str]) -> Cost:
@@ -166,7 +168,7 @@ def compare_gaps(directory: Path, runs: int) -> bool:
     least = max(map(min, zip(*found)))
     print(f"longest gap between two evaluates: {least:.0f} µs, at most {LONGEST_GAP_US:g}: "
           f"{'met' if least <= LONGEST_GAP_US else 'missed'} ({max(map(max, found)):.0f} µs in a single run)")
-    return least <= LONGEST_GAP_US
+    return bool(least <= LONGEST_GAP_US)
 
 
 def tell(what: str, unit: str, own: Sequence[float], compiled: Sequence[float], target: Target) -> bool:
