@@ -385,7 +385,8 @@ class SettingsTest(unittest.TestCase):
     """Settings that are refused before anything is measured."""
 
     def test_refused(self) -> None:
-        for given in ({"iters": 0}, {"rounds": 0}, {"iters": 7}, {"warmup": -1}, {"seed": -1}, {"qos": 1 << 32},
+        for given in ({"iters": 0}, {"rounds": 0}, {"iters": 7}, {"warmup": -1}, {"seed": -1}, {"seed": 1 << 53},
+                      {"qos": 1 << 32},
                       {"input": "ones"}, {"blob": "new"}, {"dialect": "1.2"}, {"timeout": 0}, {"verify": -1},
                       {"iters": 10.0}, {"iters": True, "rounds": 1}, {"seed": 10 ** 25}, {"original": "yes"},
                       {"original": 1}, {"original": 0}, {"timeout": math.nan}, {"timeout": math.inf}, {"timeout": True},
