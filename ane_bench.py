@@ -727,7 +727,7 @@ HEAD_LINES = (
     "{{",
     "    func main<{opset}>(tensor<fp16, [1, {channels}, {side}, {side}]> x) {{",
 )
-SETTINGS = (
+SETTING_LINES = (
     '{string} c_pad_type = const()[name = {string}("c_pad_type"), val = {string}("{pad_type}")];',
     'tensor<int32, [2]> c_strides = const()[name = {string}("c_strides"), val = tensor<int32, [2]>([1, 1])];',
     'tensor<int32, [4]> c_pad = const()[name = {string}("c_pad"), '
@@ -735,13 +735,14 @@ SETTINGS = (
     'tensor<int32, [2]> c_dilations = const()[name = {string}("c_dilations"), val = tensor<int32, [2]>([1, 1])];',
     '{int32} c_groups = const()[name = {string}("c_groups"), val = {int32}(1)];',
 )
-SCALES = (
+SCALE_LINES = (
     '{fp16} q_scale = const()[name = {string}("q_scale"), val = {fp16}(0x1p{exponent})];',
     '{string} q_dtype = const()[name = {string}("q_dtype"), val = {string}("int8")];',
     '{fp16} dq_scale = const()[name = {string}("dq_scale"), val = {fp16}(0x1p{exponent})];',
 )
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
-WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
+# The parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram.
+WEIGHT_LINES = {
     "fp16": 'tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = const()[name = {string}("{name}"), '
             f"val = tensor<fp16, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE})];",
     "int8": "tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = constexpr_affine_dequantize()["
@@ -749,13 +750,16 @@ WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as 
             f"quantized_data = tensor<int8, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE}), "
             "scale = {fp16}(0x1p{exponent}), zero_point = {int8}(0)];",
 }
-CONVOLUTION = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, "
-               "groups = c_groups, pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
-               '[name = {string}("{name}")];')
-QUANTIZE = ("tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
-            'scale = q_scale)[name = {string}("{name}")];')
-DEQUANTIZE = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
-              '[name = {string}("{name}")];')
+CONVOLUTION_LINE = (
+    "tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, groups = c_groups, "
+    "pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
+    '[name = {string}("{name}")];')
+QUANTIZE_LINE = (
+    "tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
+    'scale = q_scale)[name = {string}("{name}")];')
+DEQUANTIZE_LINE = (
+    "tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
+    '[name = {string}("{name}")];')
 END_LINES = ("    }} -> ({x});", "}}")
 
 # The forms of fields, for the reader; all others are names. Scales are powers of two of which fp16 holds 128.
@@ -765,7 +769,7 @@ NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
 def indented(form: str) -> str:
-    """Return the form of a line with its indentation; those of head and end have their own."""
+    """Return the form of a line with its indentation, which those of head and end contain."""
     return form if form in HEAD_LINES + END_LINES else " " * 8 + form
 
 
@@ -777,70 +781,34 @@ def fixed_fields(dialect: str, kernel: int) -> dict[str, str]:
     return {"version": dialect[:3], "kernel": str(kernel), **padding, **scalars}
 
 
-class MilWriter:
-    """Write the program of a configuration to a stream, one method for each kind of statement."""
-
-    def __init__(self, stream: TextIO, dialect: str, config: Config) -> None:
-        self._stream = stream
-        self._fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial}
-
-    def begin(self, opset: str) -> None:
-        """Write the program's head, that of `main` with one fp16 input, `x`, and the settings of convolutions."""
-        for form in (*HEAD_LINES, *SETTINGS):
-            self._line(form, opset=opset)
-
-    def scales(self, exponent: int) -> None:
-        """Write the constants of quantize and dequantize, with a scale of 2**exponent."""
-        for form in SCALES:
-            self._line(form, exponent=f"{exponent:+d}")
-
-    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
-        """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
-        self._line(WEIGHTS[data_type], name=name, offset=offset, exponent=f"{exponent:+d}")
-
-    def convolution(self, name: str, weight: str, x: str) -> None:
-        """Write a convolution."""
-        self._line(CONVOLUTION, name=name, weight=weight, x=x)
-
-    def quantize(self, name: str, x: str) -> None:
-        """Write a quantization to int8."""
-        self._line(QUANTIZE, name=name, x=x)
-
-    def dequantize(self, name: str, x: str) -> None:
-        """Write a dequantization to fp16."""
-        self._line(DEQUANTIZE, name=name, x=x)
-
-    def end(self, x: str) -> None:
-        """Write the function's output and the end of the program."""
-        for form in END_LINES:
-            self._line(form, x=x)
-
-    def _line(self, form: str, **fields: Any) -> None:
-        self._stream.write(indented(form).format(**self._fixed, **fields) + "\n")
-
-
 def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
               activation_exponent: int) -> str:
-    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
+    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names
+    are the original's."""
+    fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial,
+             "opset": opset_of(dialect, variant)}
+    lines: list[str] = []
 
-    All names are the original's.
-    """
-    stream = io.StringIO()
-    writer = MilWriter(stream, dialect, config)
-    writer.begin(opset_of(dialect, variant))
-    if variant.activations == "int8":
-        writer.scales(-activation_exponent)
-    previous = "x"
+    def write(form: str, **fields: Any) -> None:
+        lines.append(indented(form).format(**fixed, **fields) + "\n")
+
+    for form in (*HEAD_LINES, *SETTING_LINES):
+        write(form)
+    for form in SCALE_LINES if variant.activations == "int8" else ():
+        write(form, exponent=f"{-activation_exponent:+d}")
+    x = "x"
     for layer in range(config.depth):
-        writer.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, -exponent)
-        writer.convolution(f"c{layer}", f"W{layer}", previous)
-        previous = f"c{layer}"
+        write(WEIGHT_LINES[variant.weights], name=f"W{layer}", offset=HEADER.size + layer * stride,
+              exponent=f"{-exponent:+d}")
+        write(CONVOLUTION_LINE, name=f"c{layer}", weight=f"W{layer}", x=x)
+        x = f"c{layer}"
         if variant.activations == "int8" and layer < config.depth - 1:
-            writer.quantize(f"q{layer}", previous)
-            writer.dequantize(f"dq{layer}", f"q{layer}")
-            previous = f"dq{layer}"
-    writer.end(previous)
-    return stream.getvalue()
+            write(QUANTIZE_LINE, name=f"q{layer}", x=x)
+            write(DEQUANTIZE_LINE, name=f"dq{layer}", x=f"q{layer}")
+            x = f"dq{layer}"
+    for form in END_LINES:
+        write(form, x=x)
+    return "".join(lines)
 
 
 def opset_of(dialect: str, variant: Variant) -> str:
@@ -857,10 +825,8 @@ class Layer(NamedTuple):
 
 
 class MilProgram(NamedTuple):
-    """A program as its text has it. In W8A8, activations between layers are quantized and dequantized.
-
-    `scales` are the exponents of the scales of quantize and dequantize, which are powers of two; otherwise none.
-    """
+    """A program as read from its text. `scales`: the exponents of the scales of quantize and dequantize, powers of two,
+    which W8A8 alone has."""
 
     dialect: str
     config: Config
@@ -870,18 +836,17 @@ class MilProgram(NamedTuple):
 
 
 def parse_mil(text: str) -> MilProgram:
-    """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
+    """Return the program of a text in any dialect, as write_mil writes it; names, offsets and scales may differ.
 
-    Names of weights and activations, offsets, and scales may differ from those of write_mil. Raises MilError with the
-    line of anything else: another form, a name that is undefined or defined twice, a literal or a shape that does not
-    fit the chain, a text that is cut off or goes on.
+    Raise MilError with the line of anything else: another form, a name that is undefined or defined twice, a literal or
+    a shape that does not fit the chain, a text that is cut off or goes on.
     """
     return _MilReader(text).program()
 
 
 @functools.lru_cache(maxsize=100)
 def _pattern(form: str, fixed: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    """Return the expression of a line. Some fields are fixed; another that stands twice must be the same twice."""
+    """Return the regular expression of a line; a field that is not fixed must have the same value in all its places."""
     pattern, known = "", {name: re.escape(value) for name, value in fixed}
     for literal, field, _, _ in Formatter().parse(indented(form)):
         pattern += re.escape(literal)
@@ -909,37 +874,26 @@ class _MilReader:
         """Return the program of the whole text."""
         for form in HEAD_LINES:
             self._fixed.update(self._take(form))
-        for form in SETTINGS:
+        for form in SETTING_LINES:
             self._take(form)
-        scales = [self._take(form).get("exponent") for form in SCALES] if self._found(SCALES[0]) else []
-        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHTS["int8"]) else "fp16"]
+        scales = [self._take(form).get("exponent") for form in SCALE_LINES] if self._found(SCALE_LINES[0]) else []
+        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHT_LINES["int8"]) else "fp16"]
         layers: list[Layer] = []
         x = "x"
         while not layers or self._found(END_LINES[0]) is None:
             if layers and scales:
-                x = self._operation(DEQUANTIZE, self._operation(QUANTIZE, x))
-            layer, weight = self._weight(WEIGHTS[variant.weights])
-            layers.append(layer)
-            x = self._operation(CONVOLUTION, x, weight)
-        self._end(x)
-        exponents = [int(scale) for scale in scales if scale]
-        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
-
-    def _weight(self, form: str) -> tuple[Layer, str]:
-        """Take a line of weights; return the layer, whose line is that of the convolution after it, and the name."""
-        fields = self._take(form)
-        return Layer(self._line, int(fields["offset"]), int(fields.get("exponent", 0))), fields["name"]
-
-    def _operation(self, form: str, x: str, weight: str = "") -> str:
-        """Take a line of an operation on `x`; return its name."""
-        return self._take(form, x=x, **({"weight": weight} if weight else {}))["name"]
-
-    def _end(self, x: str) -> None:
-        """Take the function's output, which is `x`, and the end of the text."""
+                x = self._take(QUANTIZE_LINE, x=x)["name"]
+                x = self._take(DEQUANTIZE_LINE, x=x)["name"]
+            weight = self._take(WEIGHT_LINES[variant.weights])
+            # The line is now that of the convolution.
+            layers.append(Layer(self._line, int(weight["offset"]), int(weight.get("exponent", 0))))
+            x = self._take(CONVOLUTION_LINE, x=x, weight=weight["name"])["name"]
         self._take(END_LINES[0], x=x)
         self._take(END_LINES[1])
         if self._lines[self._line - 1:] != [""]:
             self._fail("expected a newline and the end of the text")
+        exponents = [int(scale) for scale in scales if scale]
+        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
 
     def _config(self, variant: Variant, depth: int) -> Config:
         """Return the configuration, if it is valid and the opset is that of the program."""
@@ -983,10 +937,8 @@ class _MilReader:
 
 
 class Program(NamedTuple):
-    """A configuration in a variant, as an engine takes it: MIL text and the bytes of the weight file.
-
-    `layout` is the form of the weight file (LAYOUTS), `dialect` that of the text (DIALECTS).
-    """
+    """A configuration in a variant, as an engine takes it: MIL text in one of DIALECTS, and the bytes of the weight
+    file in one of LAYOUTS."""
 
     config: Config
     variant: Variant
@@ -996,11 +948,8 @@ class Program(NamedTuple):
     dialect: str
 
     def write(self, directory: str) -> None:
-        """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is missing.
-
-        Directories are private (0700), and so are files (0600). Raises OSError; a symbolic link in the place of a
-        directory or file is refused.
-        """
+        """Write `model.mil` and `weights/weight.bin` below a directory, made if it is missing; all are private (0700,
+        0600). Raise OSError, also for a symbolic link in the place of a directory or file."""
         for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
             path = os.path.join(directory, name)
             parent = os.path.dirname(path)
@@ -1012,7 +961,7 @@ class Program(NamedTuple):
 
 
 def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
-    """Write a private file, in as many parts as the system takes: over 2 GiB it takes several."""
+    """Write a private file, in several parts if the system asks for that, as it does over 2 GiB."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     view = memoryview(content)
     try:
@@ -1027,9 +976,9 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
                   dialect: str = "1.3") -> Program:
     """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights
-    (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
-    ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights.
+    `blob` is the weight file's layout. `original` gives the original's text, records, scales and ranges, and overrides
+    `blob` and `dialect`. Raise UsageError if an argument is invalid.
     """
     _check_choices(config, variant, seed, original, blob, dialect)
     kind = VARIANTS[variant]
@@ -1047,7 +996,7 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
 
 
 def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: Any, dialect: Any) -> None:
-    """Raise UsageError for arguments that build_program does not take."""
+    """Raise UsageError if build_program cannot take these arguments."""
     if not isinstance(config, Config):
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
@@ -1067,71 +1016,51 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
 # ======================================================================================================================
 
 class Events(typing.Protocol):
-    """The worker's side of the events that reach the parent, and from there whoever watches."""
+    """The events that a worker sends to its parent; Link (section 12) sends them. `current`: the latest stage."""
 
     current: str
-    """The stage that was announced last."""
 
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Announce a stage and wait until the parent has noted it. `limit`: seconds it may take beyond --timeout."""
-
-    def directory(self, path: str) -> None:
-        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
-
-    def warn(self, code: str, message: str) -> None:
-        """Send a warning."""
-
-    def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile."""
-
-    def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Announce a round without waiting."""
-
-    def turn(self, variant: str) -> None:
-        """Note which variant is at work."""
+    def stage(self, name: str, variant: str, limit: float = 0) -> None: ...
+    def directory(self, path: str) -> None: ...
+    def warn(self, code: str, message: str) -> None: ...
+    def rest(self, variant: str) -> None: ...
+    def round(self, variants: str, limit: float, number: int, of: int) -> None: ...
+    def turn(self, variant: str) -> None: ...
 
 
 class Executable(typing.Protocol):
-    """A loaded program with its input and output."""
+    """A loaded program with its input and output; ReferenceExecutable and _LoadedModel (section 7) are such. `facts`:
+    the known ones of the cell's compile_ms, load_ms and compiled_before."""
 
     facts: dict[str, Any]
-    """Facts of the cell: compile_ms, load_ms, compiled_before; those that are known."""
 
-    def write_input(self, data: bytes) -> None:
-        """Write the whole fp16 input."""
-
-    def evaluate(self) -> bool:
-        """Compute the output from the input; return whether that worked."""
-
-    def failure(self) -> str:
-        """Return why the last evaluate failed. Call it before the pool drains."""
-
-    def poison(self, pixels: Sequence[int]) -> None:
-        """Write NaN into all channels of these output pixels."""
-
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """Return the channels of these output pixels."""
+    def write_input(self, data: bytes) -> None: ...
+    def evaluate(self) -> bool: ...
+    def failure(self) -> str: ...
+    def poison(self, pixels: Sequence[int]) -> None: ...
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]: ...
 
 
 class Engine(typing.Protocol):
-    """A way to run programs. `now` is its clock; a tick of it is `tick_ns` nanoseconds."""
+    """A way to run programs: ReferenceEngine and NeuralEngine (section 7). Its clock is `now`, in ticks of `tick_ns`.
+
+    Evaluates run in the context that `pool` returns, and at the `qos` of `load`, which raises StageError if the program
+    is refused. The program is unloaded when its owner closes.
+    """
 
     now: Callable[[], int]
     tick_ns: float
 
-    def pool(self) -> typing.ContextManager[None]:
-        """Return the context in which evaluates run."""
-
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Load a program, to be unloaded when `owner` closes; evaluates run at `qos`. Raises StageError if refused."""
+    def pool(self) -> typing.ContextManager[None]: ...
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable: ...
 
 
 class Arithmetic(NamedTuple):
     """The choices that a program leaves to an engine; sums are exact in all of them.
 
-    Results of convolutions are stored between layers in fp16 or fp32 (`store`), the last in fp16. `rounding` of halves,
+    Between layers, convolutions store results in fp16 or fp32 (`store`), after the last in fp16. `rounding` of halves,
     in these stores and in quantize, is `away` from zero (M4 and later) or to `even` (M1). Without `quantizes`, quantize
-    and dequantize pass their input on: no right engine computes so, the check needs it.
+    and dequantize return their input: the verification compares with that to see that an engine does quantize.
     """
 
     rounding: str = "away"
@@ -1146,11 +1075,8 @@ class Arithmetic(NamedTuple):
 
     @property
     def nudge(self) -> float:
-        """Return a factor by which rounding to even becomes this rounding.
-
-        To round away, it moves each half away from zero, and no other value past one. That is exact for values of at
-        most 50 significant bits.
-        """
+        """Return a factor by which rounding to even becomes this rounding. To round away, it moves each half away from
+        zero, and no other value past one; that is exact for values of at most 50 significant bits."""
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
 
@@ -1178,8 +1104,8 @@ def quantize(values: Vector, exponent: int, arithmetic: Arithmetic) -> Vector:
 class Matrix:
     """The weights of a convolution, [output][input and place in the kernel], and their product with a vector.
 
-    If each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big integer
-    for each column holds a lane for each row, and one multiplication serves all lanes. It is exact.
+    If all weights are 8-bit integers times one power of two, the product is exact and fast: one big integer for each
+    column holds a lane for each row, and one multiplication computes all lanes.
     """
 
     def __init__(self, integers: Optional[bytes], exponent: int, rows: int, values: Vector = ()) -> None:
@@ -1248,10 +1174,8 @@ BIASED = bytes(value + 128 for value in SIGNED)
 
 
 def common_integers(vector: Vector) -> Optional[tuple[list[int], int]]:
-    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite.
-
-    The exponents tried are those of the input and of quantized values, of fp16, and then down to fp32's least.
-    """
+    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite."""
+    # Those of the input and of quantized values, of fp16, and then down to fp32's least.
     for bits in (INPUT_EXPONENT, 24, 32, 36, 40, 44, 48, 64, 149):
         scaled = [value * 2.0 ** bits for value in vector]
         if all(map(float.is_integer, scaled)):
@@ -1268,17 +1192,14 @@ def float_sum(products: Iterable[float]) -> float:
 
 
 def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
-    """Return fp16 values as int8 bytes times 2**exponent, or None if they are not all such.
-
-    A codec does in C what would take a loop seconds: characters of 16 bits to bytes.
-    """
+    """Return fp16 values as int8 bytes and an exponent, each value a byte times 2**exponent; None if there are none."""
     with contextlib.suppress(UnicodeDecodeError):
-        characters = codecs.utf_16_le_decode(data)[0]
+        characters = codecs.utf_16_le_decode(data)[0]  # a codec does in C what would take a loop seconds
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
-                codecs.charmap_encode(characters[:256], "strict",
-                                      _level_map(exponent))  # a failure scans all that follows
-                return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
+                level_map = _level_map(exponent)
+                codecs.charmap_encode(characters[:256], "strict", level_map)  # first a few: a failure scans all
+                return codecs.charmap_encode(characters, "strict", level_map)[0], exponent
     return None, 0
 
 
@@ -1295,13 +1216,10 @@ SIXTEENTHS = {sign: bytes(sign * value // PATTERN_MIDDLE % 256 for value in SIGN
 
 
 def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
-    """Return the factors of 3x3 weights, or None if they have none: a pattern of middle 1, and its matrix of channels.
-
-    The nine planes of the kernels are slices of the file with a stride of nine. Each must be a sixteenth of the middle
-    plane or its negative.
-    """
+    """Return the factors of 3x3 weights, a pattern of middle 1 and a matrix of channels. Return None if there are none:
+    each of the nine planes of the kernels must be a sixteenth of the middle plane or its negative."""
     integers = matrix.integers or b""
-    middle = integers[4::9]
+    middle = integers[4::9]  # planes lie interleaved
     if not middle or middle.translate(None, MULTIPLES):
         return None
     pattern = [1.0] * 9
@@ -1314,10 +1232,8 @@ def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
 
 
 def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
-    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
-
-    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border.
-    """
+    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn. From the
+    output backwards, each layer spreads the weights over the neighbours, and drops those in the border."""
     width = side + 2
     row, column = divmod(pixel, side)
     inside = ([0.0] * width + [0.0, *[1.0] * side, 0.0] * side + [0.0] * width)
@@ -1349,10 +1265,10 @@ FACTORED_STEPS = 2.0 ** 40
 
 
 class Reference:
-    """Computes what a program means, from its text and the bytes of its weight file alone.
+    """A program's right outputs, computed from its text and the bytes of its weight file alone.
 
     Raises MilError for a text that parse_mil refuses, BlobError if the weight file does not hold the weights. `keep`
-    holds on to the packed weights between calls: fast, and large.
+    keeps the packed weights between calls: fast, and large.
     """
 
     def __init__(self, mil: str, blob: Union[bytes, bytearray], keep: bool = False) -> None:
@@ -1366,12 +1282,12 @@ class Reference:
                 arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
         """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
-        A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
-        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises
-        MilError if its weights have no factors.
+        A 3x3 chain is computed by the factors of its weights, without rounding between layers, so there is one result
+        for all arithmetics. Raise MilError if its weights have no factors.
         """
         if self._config.kernel == 3:
             return [self._factored(data, pixels)]
+        # A pixel of a 1x1 chain depends on that pixel of the input alone.
         return self._chain([pixel_of(data, self._config, index) for index in pixels], arithmetics)
 
     def evaluate(self, data: bytes, arithmetic: Arithmetic = DEFAULT_ARITHMETIC) -> list[Vector]:
@@ -1456,7 +1372,7 @@ class ReferenceExecutable:
         self._output: list[Vector] = [self._unwritten] * program.config.pixels
 
     def write_input(self, data: bytes) -> None:
-        """Keep the input."""
+        """Store the input."""
         self._input = data
 
     def evaluate(self) -> bool:
@@ -1465,7 +1381,7 @@ class ReferenceExecutable:
         return True
 
     def failure(self) -> str:
-        """Return why an evaluate failed, which does not happen."""
+        """Return a text: an evaluate never fails."""
         return "the reference does not fail"
 
     def poison(self, pixels: Sequence[int]) -> None:
@@ -1489,7 +1405,7 @@ class ReferenceExecutable:
 
 
 class _NoTypes:
-    """Stands in for ctypes while classes are defined, if it cannot be imported: each of its types is `object`."""
+    """A substitute for ctypes while classes are defined, if it cannot be imported: each of its types is `object`."""
 
     def __getattr__(self, name: str) -> type:
         return object
@@ -1579,11 +1495,8 @@ _TYPE = re.compile(r'[rnNoORVA]*(?:(\^)[\^rnNoORVA]*)?(@\?|@"[^"]*"|.)[-+0-9]*',
 
 
 def parse_encoding(encoding: str) -> list[str]:
-    """Return one code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^.
-
-    Qualifiers, frame offsets and the targets of pointers are left out: they differ between runtimes. A struct, union
-    or array that is passed by value gives `_`.
-    """
+    """Return one code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^. Qualifiers,
+    frame offsets and targets of pointers are left out, as they differ between runtimes; an aggregate gives `_`."""
     found = 1
     while found:  # innermost first
         encoding, found = _AGGREGATE.subn("_", encoding)
@@ -1626,7 +1539,7 @@ class Runtime:
         self._senders: dict[str, tuple[int, Callable[..., Any]]] = {}
 
     def macos_version(self) -> str:
-        """Return such as `macOS 26.1`."""
+        """Return the system's name and version, such as `macOS 26.1`."""
         return f"macOS {self.libraries.system_value('kern.osproductversion') or '(version unknown)'}"
 
     def find_class(self, name: str) -> Pointer:
@@ -1642,10 +1555,8 @@ class Runtime:
         return found
 
     def method_encoding(self, class_name: str, selector: str, of_class: bool) -> Optional[str]:
-        """Return the type encoding of a class or instance method; None if the class lacks it.
-
-        Raise Unavailable if this macOS lacks the class.
-        """
+        """Return the type encoding of a class or instance method; None if the class lacks it. Raise Unavailable if this
+        macOS lacks the class."""
         find = self._find_class_method if of_class else self._find_method
         method = find(self.get_class(class_name), self._selector(selector.encode()))
         return self._encoding(method).decode() if method else None
@@ -1655,16 +1566,16 @@ class Runtime:
         return bool(receiver and self._find_method(self._class_of(receiver), self._selector(selector.encode())))
 
     def bind(self, receiver: Pointer, selector: str, *arguments: Any) -> Callable[[], Any]:
-        """Return a message ready to be sent many times: method found, arguments counted, types taken from its encoding.
-
-        Raise Unavailable naming the selector if the receiver lacks the method. The arguments must outlive the message.
-        """
+        """Return a message ready to be sent many times; its arguments must outlive it. Raise Unavailable naming the
+        selector if the receiver lacks the method, or it takes another number of arguments."""
         if not receiver:
             raise Unavailable(f"{selector} cannot be sent to nil")
         name = self._selector(selector.encode())
         method = self._find_method(self._class_of(receiver), name)
         if not method:
-            raise Unavailable(f"{self.macos_version()} has no method {selector} in {self._class_name(receiver)}")
+            named = self.responds(receiver, "className")
+            class_name = self.text(self.send(receiver, "className")) if named else "its class"
+            raise Unavailable(f"{self.macos_version()} has no method {selector} in {class_name}")
         expected, send = self._sender(self._encoding(method).decode())
         if len(arguments) != expected:
             raise Unavailable(f"{selector} takes {expected} arguments on {self.macos_version()}, not {len(arguments)}")
@@ -1680,8 +1591,8 @@ class Runtime:
         return created
 
     def _sender(self, encoding: str) -> tuple[int, Callable[..., Any]]:
-        """Return how many arguments a method of that encoding takes, and objc_msgSend with its exact prototype: Apple's
-        arm64 passes variadic arguments elsewhere, and ctypes accepts surplus arguments silently."""
+        """Return the number of arguments of a method of that encoding, and objc_msgSend with its exact prototype."""
+        # Exact: arm64 passes variadic arguments elsewhere. The number: ctypes accepts surplus arguments silently.
         if encoding not in self._senders:
             codes = parse_encoding(encoding)
             if len(codes) < 3 or any(code not in _CODES for code in codes):
@@ -1690,9 +1601,6 @@ class Runtime:
             types = [ctypes.c_void_p if argument is Pointer else argument for argument in arguments]
             self._senders[encoding] = len(codes) - 3, self.libraries.function("libobjc", "objc_msgSend", result, *types)
         return self._senders[encoding]
-
-    def _class_name(self, receiver: Pointer) -> str:
-        return self.text(self.send(receiver, "className")) if self.responds(receiver, "className") else "its class"
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[None]:
@@ -1774,8 +1682,7 @@ ADVICE = {
 
 
 class Method(NamedTuple):
-    """A method that this module calls; `kinds` are the codes of its result and arguments. A run needs it, or can do
-    without it if not `needed`."""
+    """A method that this module calls. `kinds`: the codes of result and arguments. `needed`: no run without it."""
 
     class_name: str
     selector: str
@@ -1785,11 +1692,11 @@ class Method(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As in Objective-C: `-[Class selector]`."""
+        """Return the name as in Objective-C: `-[Class selector]`."""
         return f"{'+' if self.of_class else '-'}[{self.class_name} {self.selector}]"
 
     def matches(self, encoding: str) -> bool:
-        """Return whether a type encoding found at run time has the kinds that our calls are made for."""
+        """Return whether a type encoding found at run time has the expected kinds."""
         result, *arguments = parse_encoding(encoding)
         return list(map(kind_of, [result, *arguments[2:]])) == list(map(kind_of, self.kinds))
 
@@ -1840,19 +1747,17 @@ _OPTIONAL = {(method.class_name, method.selector): method for method in METHODS 
 
 
 def advice_for(error: str) -> str:
-    """Return what to do about the errors that a text holds, such as `try another --dialect`; empty if unknown."""
+    """Return what to do about the errors named in a text, such as `try another --dialect`; empty if unknown."""
     return ", or ".join(advice for reason, advice in ADVICE.items() if re.search(rf"\b{reason}\b", error))
 
 
 def foundation_directory() -> str:
-    """Return Foundation's directory of temporary files, without opening any library.
-
-    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is TMPDIR, even if it
-    cannot be written: /tmp is shared by all users, and no run should wait for those of others.
-    """
+    """Return Foundation's directory of temporary files, without opening any library. On a Mac it is private to the
+    user, whatever TMPDIR says; elsewhere, and with a stand-in, it is TMPDIR."""
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
+    # Even if it cannot be written: all users share /tmp, and no run should wait for those of others.
     return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
@@ -1866,13 +1771,10 @@ def is_model_directory(path: str, temporary: str) -> bool:
 
 
 def remove_model_directory(path: str, existed: bool, temporary: str) -> None:
-    """Remove a model's directory, or only a program's files from it if it `existed` before they were written.
-
-    Do nothing if is_model_directory says no: the path comes from a library, or from a message that can be damaged.
-    Errors are ignored: there is nowhere to report them.
-    """
+    """Remove a model's directory, or only a program's files from it if it `existed` before they were written. Errors
+    are ignored: there is nowhere to report them."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: not a path at all
-        if not is_model_directory(path, temporary):
+        if not is_model_directory(path, temporary):  # it comes from a library, or from a message that can be damaged
             return
         if not existed:
             shutil.rmtree(path, ignore_errors=True)
@@ -1916,12 +1818,9 @@ class NeuralEngine:
         return self.runtime.pool()
 
     def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its files.
-
-        Raise StageError naming the stage that failed. Whatever a refused program leaves behind goes when the owner
-        closes, after the figures were handed over: that can crash.
-        """
-        with self.pool():
+        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its files. Raise StageError
+        naming the stage that failed."""
+        with self.pool():  # a refused program too is cleaned up when the owner closes: that can crash, and comes last
             return _LoadedModel(self, program, qos, events, owner.enter_context(contextlib.ExitStack()))
 
     def keep_awake(self, owner: contextlib.ExitStack) -> None:
@@ -1942,10 +1841,8 @@ class NeuralEngine:
             return self.runtime.text(function())
 
     def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str, *arguments: Any) -> Any:
-        """Send a message that a run can do without.
-
-        Return None if the receiver is nil or None, or if this macOS has no such method, or one of unexpected types.
-        """
+        """Send a message that a run can do without. Return None if the receiver is nil or None, or if this macOS has no
+        such method, or one of unexpected types."""
         method = _OPTIONAL[class_name, selector]
         if not receiver or not self.runtime.find_class(class_name) or not self.runtime.responds(receiver, selector):
             return None
@@ -1953,10 +1850,8 @@ class NeuralEngine:
         return self.runtime.send(receiver, selector, *arguments) if encoding and method.matches(encoding) else None
 
     def describe_error(self, error: "ctypes.c_void_p") -> str:
-        """Return domain, code and text of an NSError and of those under it, on one line; say so if it is nil.
-
-        The outer text of a refused compile is always the same: the reason is in an error under it.
-        """
+        """Return domain, code and text of an NSError and of its underlying errors, on one line; a remark if it is nil.
+        The outer text of a refused compile is always the same: the reason is in an underlying error."""
         runtime, current, chain = self.runtime, Pointer(error.value), dict[Optional[int], str]()
         while len(chain) < ERROR_LEVELS and current.value not in chain and runtime.responds(current, "domain"):
             domain, text = (runtime.text(runtime.send(current, name)) for name in ("domain", "localizedDescription"))
@@ -1973,7 +1868,7 @@ class NeuralEngine:
 
     @contextlib.contextmanager
     def mapped(self, surface: Pointer, size: int, stage: str, options: int = 0) -> Iterator[memoryview]:
-        """Lock a surface and give its first `size` bytes, valid until it is unlocked. Raise StageError if it fails."""
+        """Lock a surface and yield its first `size` bytes, valid until it is unlocked. Raise StageError if it fails."""
         status = self._lock(surface, options, None)
         if status:
             raise StageError(stage, f"IOSurfaceLock returned {status & 0xffffffff:#x}")
@@ -1987,7 +1882,7 @@ class NeuralEngine:
 
 
 class _LoadedModel:
-    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate. Its owner undoes all, in reverse."""
+    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate; its owner undoes all, in reverse."""
 
     def __init__(self, engine: NeuralEngine, program: Program, qos: int, events: Events,
                  owner: contextlib.ExitStack) -> None:
@@ -2029,8 +1924,8 @@ class _LoadedModel:
         return self._retained(runtime.create("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
 
     def _weights_entry(self, blob: bytearray) -> Pointer:
-        """Return data and offset of the weights. The framework takes the value of the first key as the data: if
-        Foundation puts `offset` first, leave it out (0 is the default)."""
+        """Return the dictionary of the weights' data and offset."""
+        # The framework takes the value of the first key as the data: if `offset` is first, leave it out (0 by default).
         runtime = self._runtime
         data = (runtime.string("data"), runtime.data(blob))
         entry = runtime.dictionary([data, (runtime.string("offset"), runtime.number(0))])
@@ -2038,8 +1933,7 @@ class _LoadedModel:
         return entry if runtime.text(first) == "data" else runtime.dictionary([data])
 
     def _write_files(self, program: Program, owner: contextlib.ExitStack) -> None:
-        """Write the program where the framework looks for it. Refuse any place that is not a model's directory: it will
-        be removed."""
+        """Write the program where the framework looks for it, if that is a model's directory: it will be removed."""
         self._begin("identifier")
         identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
         if not IDENTIFIER.fullmatch(identifier):
@@ -2087,7 +1981,7 @@ class _LoadedModel:
         owner.callback(self._unload)
 
     def _send(self, stage: str, selector: str, *arguments: Any) -> float:
-        """Send a message that is a stage of its own; return how many ms it took. Raise StageError if it answers NO."""
+        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is NO."""
         self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
@@ -2139,7 +2033,7 @@ class _LoadedModel:
             surface[:] = data
 
     def evaluate(self) -> bool:
-        """Send the bound message; return its answer."""
+        """Compute the output from the input; return whether that worked."""
         self._error.value = None
         return bool(self._evaluate())
 
