@@ -2,8 +2,11 @@
 
 The equivalent is tests/standin/baseline.m. Both do what `--original` does, against the stand-in, in pairs, one after
 the other. A whole run is measured twice: with evaluates that cost nothing, so that nothing hides the difference, and
-with those of an M4. On a busy machine only processor times mean something. The exit code is 0 if all figures meet their targets, 1 if one does not or if the two do not do
-the same work, 2 if nothing can be built. How long the gaps between evaluates are, tests/bench_clock.py tells.
+with those of an M4. On a busy machine only the processor times mean something. How long the gaps between evaluates
+are, tests/bench_clock.py tells.
+
+The exit code is 0 if all figures meet their targets, 1 if one does not or if the two do not do the same work, 2 if
+nothing can be built.
 """
 
 import argparse
@@ -126,10 +129,10 @@ def measure(command: Sequence[str]) -> Cost:
     """Return the cost of a command; exit if it fails."""
     done = subprocess.run([sys.executable, "-IS", "-c", MEASURE, *command], stdout=subprocess.PIPE, encoding="utf-8",
                           check=True)
-    code, *seconds, most = done.stdout.split()
+    code, seconds, processor_seconds, most = done.stdout.split()
     if code != "0":
         sys.exit(f"{' '.join(command)} ended with {code}")
-    return Cost(*map(float, seconds), int(most) * MAXRSS_UNIT / (1 << 20))
+    return Cost(float(seconds), float(processor_seconds), int(most) * MAXRSS_UNIT / (1 << 20))
 
 
 def compare_evaluates(baseline: Path, library: Path, pairs: int, count: int) -> bool:
