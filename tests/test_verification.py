@@ -86,7 +86,7 @@ class Chain:
         return self._pixels(self.simulation.damaged(self.layers, self.input, engine, defect, channels))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=2)  # the largest take 130 MB
 def chain(name: str, activations: str, seed: int, count: int, edge: bool = False) -> Chain:
     """Return the chain of a configuration, simulated once."""
     return Chain(Config.parse(name), activations, seed, count, edge)
@@ -289,7 +289,8 @@ CLAIMS_3X3 = (
           "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(1.0, "aliased,swapped", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(1.0, "unquantized", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
-    Claim(0.9, "transposed,border", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
+    Claim(0.95, "transposed", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
+    Claim(0.8, "border", "int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
     Claim(0.9, "one transposed", "int8", "unknown", 2, "64x16x8k3", "128x16x16k3,512x16x16k3"),
     Claim(0.75, "scaled,shrunk", "int8", "unknown", 2, "64x16x8k3", "256x16x8k3"),
     Claim(1.0, "8 dead", "fp16,int8", "unknown", 1, "64x16x8k3", "128x16x16k3,256x16x32k3,512x16x16k3"),
@@ -323,7 +324,7 @@ class ClaimsTest(unittest.TestCase):
         """
         config = Config.parse(name)
         large = config.weights >= 1 << 21
-        groups = 4 if large else 32 if ALL else 16
+        groups = 8 if large else 32 if ALL else 16
         draws = range(1 if defect in EVERYWHERE else 2 if large or not ALL else 4)
         seen: list[bool] = []
         for seed in range(100, 104 if ALL and not large else 102):
@@ -514,9 +515,9 @@ class TextsTest(unittest.TestCase):
         for values, word in (
                 ([math.nan] * 9, "did not write the output"), ([1.0, math.nan], "did not write 1 of 2 values"),
                 ([1.0, math.inf], "infinities"), ([0.0, -0.0, 0.0], "zeros"), ([2.5] * 8, "everywhere")):
-            self.assert_helps(ane_bench.output_defect(values, [1.0, 2.0]), word)
-        self.assertIsNone(ane_bench.output_defect([1.0, 2.0], [1.0, 2.0]))
-        self.assertIsNone(ane_bench.output_defect([0.0, 0.0], [0.0, 0.0]))
+            self.assert_helps(ane_bench.output_defect(values, [1.0, 2.0], Config(2, 8, 2)), word)
+        self.assertIsNone(ane_bench.output_defect([1.0, 2.0], [1.0, 2.0], Config(2, 8, 2)))
+        self.assertIsNone(ane_bench.output_defect([0.0, 0.0], [0.0, 0.0], Config(2, 8, 2)))
 
     def test_mismatches(self) -> None:
         config, good = Config(64, 64, 8), Comparison(1.0, 0.0, 1.0, 0.0, 1.0)
