@@ -197,7 +197,7 @@ LARGEST_BYTES = 1 << 32
 
 
 class AneBenchError(Exception):
-    """The base of every error that this module raises on purpose; its text is one line, fit to show to the user."""
+    """The base of this module's errors; the text is one line for the user."""
 
 
 class UsageError(AneBenchError, ValueError):
@@ -205,7 +205,7 @@ class UsageError(AneBenchError, ValueError):
 
 
 class MilError(AneBenchError):
-    """A MIL text that is damaged, or that asks for what the reference does not compute. `line` counts from 1."""
+    """A MIL text that is damaged, or that the reference cannot compute. `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
@@ -225,7 +225,7 @@ class OutputError(AneBenchError):
 
 
 class StageError(AneBenchError):
-    """One stage of one program failed: a failed cell. `stage` is the name under which it stands in the record."""
+    """A failed stage of a program, and so a failed cell; `stage` is its name in the record."""
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
@@ -241,7 +241,7 @@ class Terminated(BaseException):
 
 
 def printable(text: str) -> str:
-    """Return text as one line that any terminal and file takes: control characters and lone surrogates become `?`."""
+    """Return text as one line for any terminal and file: control characters and lone surrogates become `?`."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -262,11 +262,9 @@ class _Shape(NamedTuple):
 
 
 class Config(_Shape):
-    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
-
-    `kernel` is the side of a convolution's kernel: 1, or 3 with one pixel of zeros around the image. Raises UsageError
-    if a number is not an int from 1 to 16384, or if the fp16 weights or one activation would take more than 4 GiB.
-    """
+    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels. The `kernel`
+    is 1x1, or 3x3 with one pixel of zeros around the image. Raises UsageError if a number is not an int from 1 to
+    16384, or if the fp16 weights or one activation would take more than 4 GiB."""
 
     __slots__ = ()
 
@@ -302,10 +300,8 @@ class Config(_Shape):
         return name if self.kernel == 1 else f"{name}k{self.kernel}"
 
     def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
-        """Return the original's name, such as `128x conv 512ch 64x64`, or its parts for some dimensions only.
-
-        A kernel of 3 follows the operation: `32x conv3x3 256ch 64x64`.
-        """
+        """Return the original's name, such as `128x conv 512ch 64x64` or `32x conv3x3 256ch 64x64`, or its parts for
+        some dimensions only."""
         operation = "conv3x3" if self.kernel == 3 and "kernel" in dimensions else "conv"
         parts = {"depth": f"{self.depth}x {operation}", "kernel": operation, "channels": f"{self.channels}ch",
                  "spatial": f"{self.spatial}x{self.spatial}"}
@@ -330,10 +326,8 @@ class Config(_Shape):
 
     @property
     def gop(self) -> float:
-        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two.
-
-        The number is nominal for 3x3: an engine that computes by Winograd's method needs fewer.
-        """
+        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two. For 3x3 they are
+        nominal: an engine that computes by Winograd's method needs fewer."""
         return 2 * self.weights * self.pixels / 1e9
 
 
@@ -355,10 +349,8 @@ DATA_TYPES = {
 
 
 class Variant(NamedTuple):
-    """The data types of a program's weights and of the activations between its layers: each `fp16` or `int8`.
-
-    `opset` is the first that has the program's operations; dialects with long-form scalars name it.
-    """
+    """The data types of a program's weights and of the activations between its layers, each `fp16` or `int8`; `opset`
+    is the first that has the program's operations."""
 
     name: str
     weights: str
@@ -423,11 +415,8 @@ MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain, as integers of one pool and a pattern for each layer.
-
-    Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each input channel. A kernel is that
-    value times the layer's pattern ([row][column], flat), times 2**-exponent.
-    """
+    """The weights of a chain. Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each
+    input channel. A kernel is that value times the layer's pattern ([row][column], flat), times 2**-exponent."""
 
     pool: Sequence[float]
     exponent: int
@@ -452,9 +441,9 @@ class Weights(NamedTuple):
 def chain_weights(config: Config, seed: int) -> Weights:
     """Return layers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
 
-    One row of integers has a flat spectrum, so its rotations are orthonormal. Each layer holds all of them, in an order
-    and with signs of its own. No weight is zero, since engines skip zeros. The integers are exact in fp16 and in int8:
-    every variant computes with the same weights. With a kernel of 3, these are the channels' part of the weights.
+    The rotations of one row of integers with a flat spectrum are orthonormal. Each layer holds all of them, in its own
+    order and with its own signs. No weight is zero, since engines skip zeros. The integers are exact in fp16 and int8,
+    so all variants have the same weights. With a kernel of 3, these are the channels' part of the weights.
     """
     draw = random.Random(seed).random
     row, exponent = integer_row(config.channels, draw) if config.kernel == 1 else factor_row(config.channels, draw)
@@ -478,19 +467,17 @@ def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]
 
 
 def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> list[int]:
-    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1.
-
-    That sign is drawn, not taken from the value: its last bits differ between systems.
-    """
+    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1."""
+    # Drawn, not taken from the value, whose last bits differ between systems.
     signs = [1 if draw() < 0.5 else -1 for _ in row]
     return [round(value * amplitude) or sign for value, sign in zip(row, signs)]
 
 
 def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
+    """Return a dense flat-spectrum row within +-7, and the exponent of the scale with which a 3x3 layer keeps its size.
 
-    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
-    amplitude is searched, and rows are drawn, until it is within 0.1 %. With few channels the nearest must do.
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. Amplitudes
+    and rows are tried until it is within 0.1 %; if none is, as with few channels, the nearest is returned.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
@@ -509,10 +496,10 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
 def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat. Signs are drawn for each layer, so that the image does not
-    drift. Patterns commute, so a transposed chain must differ as a whole. Therefore the sign across the anti-diagonal
-    is the product of the horizontal and the vertical sign: no pattern is the transpose of another, and signs stay
-    pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
+    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the image from drifting.
+    Patterns commute, so a transposed chain must differ as a whole: the sign across the anti-diagonal is the product of
+    the horizontal and the vertical one, so no pattern is the transpose of another, and a chain whose first-order
+    differences from its transpose cancel is drawn again.
     """
     while True:
         signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
@@ -532,10 +519,8 @@ def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
 
 
 def inverse_transform(values: Sequence[complex]) -> list[complex]:
-    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method.
-
-    With jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, taken at a power of two: prime lengths cost no more.
-    """
+    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method: with
+    jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes a transform of a power of two."""
     length = len(values)
     size = 1 << (2 * length - 2).bit_length()
     chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length) for index in range(length)]
@@ -558,10 +543,8 @@ def _transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[
 
 
 def original_weights(config: Config, seed: int, data_type: str) -> Weights:
-    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
-
-    The original draws each weight by itself; here rows begin at random places of one pool of drawn levels.
-    """
+    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499. The original
+    draws each weight by itself; here rows begin at random places of one pool of drawn levels."""
     draw = random.Random(seed).random
     size = 8192 + config.channels
     if data_type == "int8":
@@ -575,15 +558,12 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
-
-    With a kernel of 3 it is five eighths of that: such chains grow in places, and their reference does not clip.
-
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel
-    begins at its own place of one pool of such values.
-    """
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9. Each
+    channel begins at its own place of one pool of values, each the sum of twelve uniform integers: normal, and the same
+    on every system."""
     draw = random.Random(seed).random
-    period, one, size = 8191, 1 << 16, 1.0 if config.kernel == 1 else 0.625
+    period, one = 8191, 1 << 16
+    size = 1.0 if config.kernel == 1 else 0.625  # 3x3 chains grow in places, and their reference does not clip
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
     steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT)))) for value in sums]
     pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
@@ -622,7 +602,7 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
     """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
     The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
-    1, type 1, its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
+    1, type 1, its one size, data offset 0 (the data follow). The original's own files are not `aligned`.
     """
     stride = tensor_stride(size, aligned)
     blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
@@ -640,7 +620,7 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
 
 
 class Tensor(NamedTuple):
-    """One tensor of a weight file: the offset of its record (which BLOBFILE names), its data type, its bytes."""
+    """A tensor of a weight file: the offset of its record, which BLOBFILE names, its data type, its bytes."""
 
     offset: int
     data_type: str
@@ -648,11 +628,8 @@ class Tensor(NamedTuple):
 
 
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
-    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
-
-    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero,
-    bytes after the last tensor.
-    """
+    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file. Raise
+    BlobError with the offset of the first violation."""
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
         raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this file has {len(view)} bytes in all")
@@ -674,7 +651,7 @@ def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`, or raise BlobError if that does not describe data in the file."""
+    """Return the tensor whose record is at `offset`. Raise BlobError if that does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -691,13 +668,11 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
 
 
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
-
-    The original's records are followed by their data. Raises BlobError if the file does not hold `size` such bytes.
-    """
+    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout. Raise BlobError if the file
+    does not hold `size` such bytes."""
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
-        if sentinel == SENTINEL and data == 0:
+        if sentinel == SENTINEL and data == 0:  # a record of the original, which its data follow
             return blob[offset + RECORD.size:offset + RECORD.size + size]
     tensor = read_tensor(blob, offset)
     if (tensor.data_type, len(tensor.data)) != (data_type, size):
@@ -1981,7 +1956,8 @@ class _LoadedModel:
         owner.callback(self._unload)
 
     def _send(self, stage: str, selector: str, *arguments: Any) -> float:
-        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is NO."""
+        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is
+        NO."""
         self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
