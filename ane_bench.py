@@ -2053,11 +2053,11 @@ def without_paths(text: str) -> str:
 
 
 class Settings(NamedTuple):
-    """How a configuration is measured. In a record they are the `protocol`.
+    """How a configuration is measured; in a record, the `protocol`.
 
     `iters` timed evaluates of each variant, in `rounds`, after `warmup` evaluates (None: until times are steady);
-    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; `timeout` seconds
-    without progress; `original` measures as the original does, one variant after the other.
+    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; at most `timeout`
+    seconds without progress; `original` measures as the original does, one variant after the other.
     """
 
     iters: int = 50
@@ -2126,11 +2126,10 @@ SECONDS_PER_WEIGHT = 1e-6
 
 
 class Cell:
-    """One configuration in one variant: the facts that were measured, and the figures worked out from them.
+    """One configuration in one variant: the facts that were measured, and the figures computed from them.
 
     `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell
-    names its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio
-    divides by.
+    has a stage and an error, and samples only if it failed after it was timed. Ratio compares it with `baseline`.
     """
 
     # The facts, with their types in JSON (see matches_form).
@@ -2200,7 +2199,7 @@ class Cell:
 
     @property
     def weights_mib(self) -> float:
-        """Return the size of the weights in MiB, records and header not counted."""
+        """Return the MiB of weights, without header and records."""
         return VARIANTS[self.variant].weights_mib(self.config)
 
     @property
@@ -2211,7 +2210,7 @@ class Cell:
     @functools.cached_property
     def ms(self) -> dict[str, Any]:
         """Return the figures of the times in ms: median, mean, min, p95, mad, and ci95 of the median if there is an
-        interval. Empty without samples."""
+        interval; empty if there are no samples."""
         samples = [sample / 1e6 for sample in self.samples]
         if not samples:
             return {}
@@ -2235,20 +2234,19 @@ class Cell:
 
     @functools.cached_property
     def ratio(self) -> dict[str, Any]:
-        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval. Empty
-        unless both cells are right."""
+        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval; empty if
+        either cell failed."""
         base = self.baseline
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = list(zip(self.turns, base.turns))
-        classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
+        alternating = [number % 2 for number in range(len(self.samples_ns))]  # as in records without `turns`
+        classes: list[Any] = list(zip(self.turns, base.turns)) or alternating
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, and readings of the clock and
-    pixels of outputs, by rounds."""
+    """A variant while it is measured: its cell, its loaded program, and by rounds the clock's marks and outputs."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -2260,12 +2258,12 @@ class Trial:
 
     @property
     def runs(self) -> bool:
-        """Return whether the variant can be evaluated, as far as is known."""
+        """Return whether the variant is loaded and has not failed."""
         return self.cell.ok and self.executable is not None
 
     @contextlib.contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
-        """Let a failure within be a failure of this variant alone."""
+        """Turn an error within into a failure of this variant alone."""
         try:
             yield
         except StageError as error:
@@ -2288,7 +2286,7 @@ def attempts(settings: Settings) -> Forms:
 
 
 def each_reason_once(refused: Sequence[str]) -> str:
-    """Return texts such as `standard/1.3: reason` as one, in which each reason stands once, behind all its forms."""
+    """Return texts such as `standard/1.3: reason` as one text with each reason once, after all its forms."""
     forms: dict[str, list[str]] = {}
     for form, _, reason in (text.partition(": ") for text in refused):
         forms.setdefault(reason, []).append(form)
@@ -2296,7 +2294,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
 
 
 def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
-    """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
+    """Load a variant's program in the first form that is not refused. Raise StageError naming all that were tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
     for layout, dialect in forms:
@@ -2325,10 +2323,8 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
 
 
 def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order. Between rounds nothing is worked out.
-
-    `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
-    """
+    """Warm all loaded programs up, then time them in rounds of changing order, with no computations in between. In two
+    rounds, `pixels` of the outputs are poisoned after the uncounted evaluate, and read at the end."""
     settings = trials[0].cell.settings
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
@@ -2695,10 +2691,8 @@ FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
 
 
 class Comparison(NamedTuple):
-    """How an output differs from the expected values.
-
-    `floor` is their rms, but at most 1. Times it, a relative error is relative to values as large as the input's.
-    """
+    """How an output differs from the expected values. `floor` is their rms, at most 1: a relative error times it is
+    relative to values as large as the input's."""
 
     cosine: float
     relative_l2: float
@@ -2731,10 +2725,8 @@ def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict
 
 
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
-    """Return the indices of the pixels to verify, drawn by the seed.
-
-    With a kernel of 3 the first lies on an edge, where the padding shows, but not in a corner; the second lies inside.
-    """
+    """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 the first lies on an edge,
+    where the padding shows, but not in a corner; the second lies inside."""
     draw = random.Random(seed).random
     last = config.spatial - 1
     chosen: dict[int, None] = {}
@@ -2748,11 +2740,9 @@ def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
 
 def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
            known: bool) -> Verdict:
-    """Compare the outputs of every verified round with the reference; return the verdict on the worst round.
-
-    data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
-    known. Raises MilError or BlobError if the reference cannot compute the program.
-    """
+    """Return the verdict on the worst of the outputs, [round][pixel][channel], compared with the reference. `data` is
+    the whole fp16 input; `known`: whether the chip's arithmetic is. Raise MilError or BlobError if the reference cannot
+    compute the program."""
     references = compute_references(program, data, pixels, outputs)
     verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
@@ -2768,10 +2758,7 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
 def compute_references(program: Program, data: bytes, pixels: Sequence[int],
                        outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
     """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
-
-    INT8 is exact, so a right output equals the reference in its arithmetic: if it equals that of an M4, the others are
-    not computed. With 3x3 there is one reference, without rounding.
-    """
+    For 3x3 there is one, without rounding."""
     reference = Reference(program.mil, program.blob)
     first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
     unquantized = Arithmetic(quantizes=False)
@@ -2780,6 +2767,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
     quantizes = program.variant.activations == "int8" and program.config.depth > 1
     chosen = [first, unquantized] if quantizes else [first, *others]
     found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
+    # INT8 is exact: if the outputs equal the reference in an M4's arithmetic, the others need not be computed.
     if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
         found.update(zip(others, reference.compute(data, pixels, others)))
     return found
@@ -2837,7 +2825,7 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
 
 
 def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
-    """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
+    """Return the obvious defect of an output, and its usual cause; None if the output must be compared."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
@@ -2882,8 +2870,8 @@ def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], c
                          equal: bool) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
-    The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
-    is added; if most values are equal, the limit is that of a known arithmetic. Large values may differ more.
+    A pixel's usual error is estimated from the median, plus a part of the limit of the relative L2, since the median
+    may be zero; if most values are equal, that is the limit of a known arithmetic. Large values may differ more.
     """
     channels = config.channels
     if channels < FEWEST_CHANNELS:
@@ -3391,13 +3379,13 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 
 SCHEMA = "ane-bench/1"
 
-# Bounds of what is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
+# Limits of a record that is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
 LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
-SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: no machine is outside of them, and figures would overflow
 
-# The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
+# The part of a record that is read; other fields are ignored. Figures are computed again from the samples.
 RECORD_FORM: dict[str, Any] = {
     "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
     "protocol": {"iters": int, "rounds": int, "warmup": object, "qos": int, "seed": int, "input": str, "verify": int,
@@ -3415,9 +3403,9 @@ REPORTS: dict[str, Callable[["Run"], str]] = {}
 class Run:
     """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
 
-    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. The first of the
-    `variants` is the baseline of Ratio. Records of the first version do not say what was asked: `asked` is then False,
-    `configs` and `variants` are those that were measured, and `complete` is None.
+    `engine` is ane, reference or stand-in; `system` holds the known facts of the machine. The first of the `variants`
+    is the baseline of Ratio. Records of the first version do not say what was asked: then `asked` is False, `complete`
+    is None, and `configs` and `variants` are those that were measured.
     """
 
     def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
@@ -3468,7 +3456,7 @@ class Run:
         return all(cell.ok for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record, schema ane-bench/1: samples, and the unrounded figures worked out from them."""
+        """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
         asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
         results = []
         for config, cells in self.results:
@@ -3540,7 +3528,7 @@ def parse_record(data: bytes, origin: str) -> Run:
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
-    """Return the run of a record of the right form. Raise UsageError if its parts contradict one another."""
+    """Return the run of a record that has RECORD_FORM. Raise UsageError if its parts contradict one another."""
     protocol, asked = record["protocol"], record.get("asked")
     settings = Settings(**{name: protocol[name] for name in Settings._fields}).check()
     found: dict[Config, Mapping[str, Any]] = {}
@@ -3569,7 +3557,7 @@ def run_of(record: Mapping[str, Any]) -> Run:
 
 
 def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) -> Cell:
-    """Return a cell of facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    """Return a cell of facts from a record or a worker. Raise UsageError if they contradict one another."""
     cell = Cell(config, variant, run.settings, run.tick_ns)
     cell.note(**facts)
     rounds = run.settings.rounds
@@ -3583,8 +3571,8 @@ def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) 
 
 
 def matches_form(value: Any, form: Any) -> bool:
-    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name":
-    form}, an object with these names and maybe others, where `name?` may be missing. float is any finite number."""
+    """Return whether a JSON value has a form: a type (float: any finite number); [form], a list; {str: form}, an object
+    with any names; {"name": form}, an object with at least these names, of which `name?` may be missing."""
     if isinstance(form, list):
         return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
@@ -3615,7 +3603,7 @@ def _parse_number(text: str) -> float:
 
 
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
-    """Return a JSON value with its texts printable. Raise ValueError if it is nested too deeply to work on."""
+    """Return a JSON value with its texts made printable. Raise ValueError if it is nested too deeply."""
     if isinstance(value, str):
         return printable(value)
     if not isinstance(value, (dict, list)):
@@ -3628,15 +3616,13 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
 
 
 def write_file(path: Any, text: Optional[str]) -> None:
-    """Write a text to a file, whole or not at all: beside it, then renamed. A link stays a link, permissions stay.
-
-    With None, only find out whether the file can be written. Raise OutputError if it cannot.
-    """
+    """Write a text to a file, whole or not at all: to a file beside it, then renamed. Links and permissions are kept.
+    If the text is None, only check that the file can be written. Raise OutputError if it cannot."""
     try:
         target = os.path.realpath(os.fsdecode(path))
         beside = f"{target}.{os.getpid()}.partial"
         if os.path.exists(target) and not os.path.isfile(target):
-            raise ValueError("it is not a regular file")  # and a regular one would replace it
+            raise ValueError("it is not a regular file")  # renaming would replace it by one
         try:
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
                 with contextlib.suppress(FileNotFoundError):
@@ -3655,7 +3641,7 @@ def write_file(path: Any, text: Optional[str]) -> None:
 
 
 def check_writable(path: Any) -> None:
-    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    """Raise UsageError if a file cannot be written."""
     try:
         write_file(path, None)
     except OutputError as error:
@@ -5086,7 +5072,8 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
 CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 15
 HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
+PANELS_ABREAST = 3
+LONGEST_TEXT = 1000  # letters: a record's texts may be of any length
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
 # Shapes tell variants apart without color. Their corners, in pixels from the middle.
@@ -5099,7 +5086,7 @@ Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the ho
 
 
 def text_width(text: str) -> float:
-    """Return an upper bound for the width of a text in font sizes; DejaVu Sans is the widest of the usual fonts."""
+    """Return an upper bound of a text's width in font sizes, that of DejaVu Sans, the widest of the usual fonts."""
     return sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
                0.8 if letter.isupper() else 0.65 for letter in text)
 
@@ -5127,7 +5114,7 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def rates_of(cell: Cell) -> list[float]:
-    """Return TOPS of a cell and the ends of the interval, as far as known; nothing of failures but wrong outputs."""
+    """Return TOPS of a cell and the ends of its interval; empty for a failed cell, unless its output was wrong."""
     if cell.tops is None or not (cell.ok or cell.check == "WRONG"):
         return []
     return [cell.tops, *(cell.config.gop / end for end in cell.ms.get("ci95", ()) if end > 0)]
@@ -5146,14 +5133,14 @@ def tip_of(cell: Cell) -> str:
 
 
 class Drawing:
-    """SVG elements on a light ground, all of them texts and lines. Browsers show a `tip` beside a resting pointer."""
+    """SVG elements on a light ground, all of them texts and lines. A `tip` is shown when the pointer rests there."""
 
     def __init__(self) -> None:
         self._elements: list[str] = []
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
              upright: bool = False) -> None:
-        """Write a line with its baseline at y; an upright one is turned to read from the bottom to the top."""
+        """Write a text with its baseline at y; an upright one reads from the bottom to the top."""
         turn = f' transform="rotate(-90 {x:.2f} {y:.2f})"' if upright else ""
         halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'  # keeps lines off the letters
         self._elements.append(f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" '
@@ -5161,7 +5148,7 @@ class Drawing:
 
     def line(self, points: Iterable[tuple[float, float]], color: str, width: float = 1, fill: str = "none",
              tip: str = "") -> None:
-        """Draw a line through points; with a fill, the shape within."""
+        """Draw a line through points; if there is a fill, a filled polygon."""
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
         tag, title = "polyline" if fill == "none" else "polygon", html.escape(printable(tip))
         self._elements.append(f'<{tag} points="{path}" fill="{fill}" stroke="{color}" stroke-width="{width}">'
@@ -5184,15 +5171,16 @@ class Drawing:
 
 
 class Chart:
-    """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
+    """The drawing of a run from the top down: a sweep over one dimension as lines, over two as panels, others as
+    bars."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.drawing = run, Drawing()
         self.results = [result for result in run.results if result[1]]
         self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
         self.cells = [cell for _, cells in self.results for cell in cells]
-        measured = {cell.variant for cell in self.cells}
-        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in measured]
+        present = {cell.variant for cell in self.cells}
+        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in present]
         failed = {cell.variant for cell in self.cells if not rates_of(cell)}
         self.failed = [variant for variant in self.variants if variant in failed]
         rates = [rate for cell in self.cells for rate in rates_of(cell)]
@@ -5206,7 +5194,7 @@ class Chart:
         self._measure()
 
     def _measure(self) -> None:
-        """Work out the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
+        """Compute the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
         labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
         labels += [VARIANTS[variant].label for variant in self.failed]
         self.room = SPACE + FONT * max(map(text_width, labels), default=0)
@@ -5293,7 +5281,8 @@ class Chart:
         self.axis(labels)
 
     def places(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> tuple[list[tuple[float, str]], Points]:
-        """Return labels of the horizontal axis and cells with their places; values at logarithmic distances."""
+        """Return labels of the horizontal axis, and cells with their places on it; the axis of a sweep is
+        logarithmic."""
         name, values = self.dimensions[0], self.values(self.dimensions[0])
         labels = [(self.left + self.group * (number + 0.5), config.name) for number, (config, _) in enumerate(results)]
         middles = [x for x, _ in labels]
@@ -5324,12 +5313,14 @@ class Chart:
 
     def series(self, points: Points, figures_of: Callable[[Cell], list[float]], place: Callable[[float], float],
                base: float) -> None:
-        """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
-        for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
-            run = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group] if found else []
-            if self.swept and run:
-                self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
-            for x, cell, heights in run:
+        """Draw figures of one variant: marks; in a sweep also a line, with gaps for failed cells; else bars from 0."""
+        for known, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
+            if not known:
+                continue
+            stretch = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group]
+            if self.swept:
+                self.drawing.line([(x, heights[0]) for x, _, heights in stretch], COLORS[stretch[0][1].variant], 2)
+            for x, cell, heights in stretch:
                 y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
                 if self.bar and base == 0:
