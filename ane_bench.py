@@ -588,7 +588,7 @@ ALIGNMENT = 64
 # Forms of a weight file: Apple's, and the original's records.
 LAYOUTS = ("standard", "original")
 
-# The only sizes that the original writes (byte 10 of the record), whatever the shape.
+# The only sizes that the original writes (byte 10 of the record), for any shape.
 ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 
 
@@ -2502,7 +2502,7 @@ class Estimate(NamedTuple):
 
 
 def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: in `count` rounds each stands once in each place."""
+    """Return the order of `count` variants in round `number`: in `count` rounds each has each place once."""
     return [(number + place) % count for place in range(count)]
 
 
@@ -3115,7 +3115,8 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
     levels = bimodality(cell.samples, cell.tick_ns)
-    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    # Of two variants, the last of a round is also the first of the next one, without a switch: so compare rounds with
+    # the same turns too.
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
     pattern = next(filter(None, patterns), None)
@@ -4777,7 +4778,7 @@ def comma_separated(runs: Sequence[Run]) -> str:
 REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
                json=record_text)
 
-# A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
+# A record to send is a block of compressed text, so an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
 BLOCK = "```ane-bench-record"
 
@@ -5492,10 +5493,15 @@ def write_stdout(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
+    """Write a line to standard error, if that is possible."""
     if sys.stderr:
-        with contextlib.suppress(OSError, ValueError):
-            write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+        write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+
+
+def write_if_possible(stream: TextIO, text: str) -> None:
+    """Write to a stream. Errors are ignored: there is nowhere to report them."""
+    with contextlib.suppress(OSError, ValueError):
+        write_stream(stream, text)
 
 
 def write_stream(stream: TextIO, text: str) -> None:
@@ -5559,7 +5565,7 @@ class Progress:
             self._note_stage(message, now)
         if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+            write_if_possible(self._stream, f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
     def _note_configuration(self, message: Message, now: float) -> None:
         """Note the next configuration; estimate the end from those that are done."""
@@ -5615,13 +5621,8 @@ class Progress:
 
     def clear(self) -> None:
         """Clear the live line."""
-        if self._live:
-            self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        """Write to the stream. Errors here are ignored: there is nowhere to report them."""
-        with contextlib.suppress(OSError, ValueError):
-            write_stream(self._stream, text)  # type: ignore[arg-type]
+        if self._stream and self._live:
+            write_if_possible(self._stream, "\r\x1b[K")
 
 
 def clock_time(seconds: float) -> str:
