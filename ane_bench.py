@@ -1023,6 +1023,7 @@ class Events(typing.Protocol):
     def stage(self, name: str, variant: str, limit: float = 0) -> None: ...
     def directory(self, path: str) -> None: ...
     def warn(self, code: str, message: str) -> None: ...
+    def refused(self) -> None: ...
     def rest(self, variant: str) -> None: ...
     def round(self, variants: str, limit: float, number: int, of: int) -> None: ...
     def turn(self, variant: str) -> None: ...
@@ -2328,11 +2329,12 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
         program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
                                 blob=layout, dialect=dialect)
         try:
+            events.rest(cell.variant)
             executable = engine.load(program, settings.qos, events, owner)
         except StageError as error:
             refused.append(without_paths(f"{layout}/{dialect}: {error}"))
             if error.stage == "compile":
-                events.rest(cell.variant)
+                events.refused()
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
@@ -3481,7 +3483,7 @@ class Run:
 
     def cell(self, config: Union[Config, str], variant: str) -> Cell:
         """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if there is none."""
-        config = Config.parse(config) if isinstance(config, str) else config
+        config = Config.parse(config) if isinstance(config, str) else Config(*config)
         for cell in self.cells:
             if (cell.config, cell.variant) == (config, variant):
                 return cell
@@ -3490,7 +3492,7 @@ class Run:
     @property
     def ok(self) -> bool:
         """Return whether every cell was measured, and verified if that was asked."""
-        return all(cell.ok for cell in self.cells)
+        return bool(self.cells) and all(cell.ok for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record, schema ane-bench/1: samples, and the unrounded figures worked out from them."""
@@ -3744,6 +3746,7 @@ class Job(NamedTuple):
     settings: Settings
     forms: Mapping[str, Forms]
     rest_s: float = 0
+    last: bool = False
 
 
 def read_message(line: bytes) -> Message:
@@ -3763,6 +3766,7 @@ class Link:
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
         self.current = "start"
         self.rest_s = 0.0
+        self._service_restarts = False
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[tuple[str, bool]] = []
@@ -3828,11 +3832,16 @@ class Link:
         """Report a warning."""
         self.send("warning", code=code, message=message)
 
+    def refused(self) -> None:
+        """Note that a compile was refused: the compile service restarts."""
+        self._service_restarts = True
+
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile, so that no later worker need."""
-        if self.rest_s > 0:
+        """Rest before the next compile if the last one was refused."""
+        if self._service_restarts and self.rest_s > 0:
             self.stage("rest", variant, self.rest_s)
             time.sleep(self.rest_s)
+        self._service_restarts = False
 
 
 def work() -> int:
@@ -3873,6 +3882,8 @@ def measure_task(link: Link, *arguments: Any) -> None:
             for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
                 link.warn(code, text)
             measure(chosen, job, chip_of(system).known_arithmetic, link)
+            if not job.last:
+                link.rest("")
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
@@ -4212,7 +4223,8 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
             for cell in cells:
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin))
+                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin),
+                          number + 1 == len(run.configs))
                 cells, hung = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
@@ -4639,12 +4651,14 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
         which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
         return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
     best = max(right, key=lambda cell: cell.tops or 0)
+    wrong = [VARIANTS[variant].label for variant in run.variants if all(cell.variant != variant for cell in right)]
     most = f"at most {figure(best.tops, 1)} TOPS"
+    failed = f"; no {' or '.join(wrong)} cell is right" if wrong else ""
     for variant in reversed(SPOKEN):
         pairs = [cell for cell in right if cell.variant == variant and cell.ratio]
         if pairs:
-            return f"{ratio_sentence(pairs, where)}; {most}."
-    return f"{VARIANTS[best.variant].label} reaches {most} {where}."
+            return f"{ratio_sentence(pairs, where)}; {most}{failed}."
+    return f"{VARIANTS[best.variant].label} reaches {most} {where}{failed}."
 
 
 def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
@@ -4692,7 +4706,8 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
     cannot be told."""
     channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
-             and other.config == (channels, spatial, other.config.depth, kernel)]
+             and other.config == (channels, spatial, other.config.depth, kernel)
+             and (other.variant, other.config.depth) != ("w8a8", 1)]  # which quantizes nothing
     alike.sort(key=lambda other: other.config.depth)
     if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
         return dict.fromkeys(MARGINAL_FIELDS)

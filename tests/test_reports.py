@@ -386,7 +386,7 @@ ANSWERS: Sequence[tuple[Run, str]] = (
         "INT8 (W8A8) is 2.00x as fast as FP16 on this M4 (2.00x to 2.00x at 128x conv 512ch 64x64); at most 55.0 TOPS.",
     ),
     (made_run(variants=("fp16",)), "FP16 reaches at most 18.6 TOPS on this M4."),
-    (made_run(wrong=[(0, "w8a8")]), "FP16 reaches at most 18.6 TOPS on this M4."),
+    (made_run(wrong=[(0, "w8a8")]), "FP16 reaches at most 18.6 TOPS on this M4; no W8A8 cell is right."),
     (
         made_run(KERNEL3),
         "INT8 (W8A8) is 1.89x as fast as FP16 on this M4 with 3x3 convolutions (1.89x to 1.89x over 2 "
