@@ -147,6 +147,12 @@ class SecondPass(FaultCase):
     options = ("-X", "dev", "-W", "error")
 
 
+def some_of(cases: Sequence[Any], words: str, what: str) -> list[Any]:
+    """Return all cases with ANE_BENCH_TESTS=all, else those with one of some words in their names."""
+    chosen = [case for case in cases if set(words.split()) & set(re.findall(r"\w+", case.name))]
+    return list(cases) if support.reduced(len(cases), len(chosen), what) == len(cases) else chosen
+
+
 def at_stage(stage: str, kind: str) -> str:
     """Return a fault at a stage; at evaluate it meets the first that is timed."""
     return f"{stage}:{kind}" + (f"@{FIRST_TIMED}" if stage == "evaluate" else "")

@@ -5,21 +5,25 @@ import collections
 import contextlib
 import functools
 import importlib
+import io
+import itertools
 import json
 import logging
+import math
 import os
 import py_compile
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import unittest.mock
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
+from typing import Any, BinaryIO, Callable, NamedTuple, Optional, TypeVar, Union
 
 from tests.standin import build as standin_build
 
@@ -255,6 +259,47 @@ def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None
         return started.finish(seconds=3 * PATIENCE)
     finally:
         started.end()
+
+
+class Ended:
+    """A process that wrote all that it ever will, and exited."""
+
+    def __init__(self, output: bytes, errors: bytes, code: int) -> None:
+        self.stdin, self.stdout, self.stderr = io.BytesIO(), readable(output), readable(errors)
+        self.returncode = code
+
+    def poll(self) -> int:
+        """Return the exit code."""
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit code."""
+        assert 0 < timeout < math.inf, f"a time limit of {timeout} s"
+        return self.returncode
+
+
+def readable(data: bytes) -> BinaryIO:
+    """Return a pipe that holds some data and then ends."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError), open(writing, "wb", buffering=0) as stream:
+            stream.write(data)
+
+    if len(data) < 1 << 14:  # as much as every pipe takes at once
+        write()
+    else:
+        threading.Thread(target=write).start()
+    return open(reading, "rb", buffering=0)
+
+
+@contextlib.contextmanager
+def said_by_workers(output: bytes, errors: bytes = b"", code: int = 0) -> Iterator[None]:
+    """Let the first worker of runs in this process be one that writes this and exits; if there are more, they say
+    nothing."""
+    workers = itertools.chain([Ended(output, errors, code)], iter(lambda: Ended(b"", b"", 0), None))
+    with unittest.mock.patch("subprocess.Popen", lambda *_, **__: next(workers)):
+        yield
 
 
 # ----------------------------------------------------------------------------------------------------------------------

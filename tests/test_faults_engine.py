@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
+import ane_bench
 from tests import faults, support
 from tests.faults import (
     BOTH,
@@ -25,6 +26,7 @@ from tests.faults import (
     Step,
     at_stage,
     in_every_form,
+    some_of,
 )
 from tests.support import PATIENCE, SMALL, Finished, Scene, Started
 from tests.terminal import Terminal
@@ -220,12 +222,14 @@ def sent(number: signal.Signals, stage: str, reason: str, seconds: float = PATIE
                  act=lambda scene, run: os.kill(run.worker(), number))
 
 
-ENDINGS = [ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()]
+ENDINGS = some_of([ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()],
+                  "crash compile evaluate unload", "ends of a worker")
 # SIGTERM is answered when the call returns: the worker cleans up.
 KILLS = [sent(number, stage, f"^{faults.WORKER}{ending}", seconds) for stage in ("identifier", "compile", "evaluate")
          for number, ending, seconds in ((signal.SIGKILL, f"{faults.KILLED_BY}SIGKILL", PATIENCE),
                                          (signal.SIGTERM, f"{faults.EXITED_WITH}143", 1))]
-HANGING = [*(ending(stage, "hang", faults.HANGS) for stage in CALLS), sent(signal.SIGSTOP, "compile", HUNG)]
+HANGING = some_of([*(ending(stage, "hang", faults.HANGS) for stage in CALLS), sent(signal.SIGSTOP, "compile", HUNG)],
+                  "descriptor compile load evaluate unload SIGSTOP", "workers that hang")
 RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
            for stage in ("compile", "evaluate", "unload")]
 
@@ -419,12 +423,46 @@ PLACES = [
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def sends(*lines: Any) -> Callable[[Scene], None]:
-    """Let the first worker only write these: bytes as they are, objects as messages that want an answer, if not told
-    otherwise, all else as JSON."""
+INVALID, IMPOSSIBLE, WITHOUT_RESULT = faults.INVALID_MESSAGE, faults.INVALID_CELL, faults.WITHOUT_RESULT
+
+
+class Message(NamedTuple):
+    """What a worker says that cannot be understood or believed, said by a process that is no more: both cells fail."""
+
+    name: str
+    reason: str
+    lines: Sequence[Any]
+
+    def check(self, test: FaultCase, scene: Scene) -> None:
+        """Run in this process."""
+        with support.environment(TMPDIR=str(scene.temporary), ANE_BENCH_STANDIN=str(scene.standin)), \
+                support.said_by_workers(written(*self.lines)):
+            run = ane_bench.run(["64x8x2"], iters=4, rounds=2, warmup=2)
+        for cell in run.cells:
+            test.assertEqual(cell.stage, "message")
+            test.assertRegex(str(cell.error), self.reason)
+            test.assertEqual(cell.samples, [])
+
+
+def invalid(name: str, *lines: Any) -> Message:
+    """Return a message that cannot be understood."""
+    return Message(f"message: {name}", INVALID, lines)
+
+
+def impossible(name: str, told: str, **facts: Any) -> Message:
+    """Return a message of a cell that cannot be believed."""
+    return Message(f"cell: {name}", told, [cell(**facts)])
+
+
+def written(*lines: Any) -> bytes:
+    """Return what a worker writes: bytes as they are, objects as messages that want an answer, all else as JSON."""
     lines = tuple({"wait": True, **line} if isinstance(line, dict) else line for line in lines)
-    data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
-    return runs(f"import os, sys; sys.stdin.readline(); sys.stdout.buffer.write({data!r})")
+    return b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def sends(*lines: Any) -> Callable[[Scene], None]:
+    """Let the first worker only write these."""
+    return runs(f"import os, sys; sys.stdin.readline(); sys.stdout.buffer.write({written(*lines)!r})")
 
 
 def runs(code: str) -> Callable[[Scene], None]:
@@ -449,48 +487,37 @@ def stage(stage: Any, variant: Any, limit: Any, **more: Any) -> dict[str, Any]:
     return {"kind": "stage", "stage": stage, "variant": variant, "limit": limit, **more}
 
 
-INVALID, IMPOSSIBLE, WITHOUT_RESULT = faults.INVALID_MESSAGE, faults.INVALID_CELL, faults.WITHOUT_RESULT
 MACHINE = {"python": "3", "cpus": [], "load_average": "much", "memory_bytes": {}, "chip": 5}
-
-
-def machine(**facts: Any) -> Callable[[Scene], None]:
-    """Let the first worker only tell these facts of the machine."""
-    return sends({"kind": "machine", "system": facts, "tick_ns": 1.0})
-
-
 MESSAGES = [
-    Fault("message: no JSON", "message", INVALID, prepare=sends(b"{ this is not JSON\n")),
-    Fault("message: no text", "message", INVALID, prepare=sends(b"\xff\xfe\x80\n")),
-    Fault("message: empty", "message", INVALID, prepare=sends(b"\n")),
-    Fault("message: half a line", "message", INVALID, prepare=sends(b'{"kind": "stage", "stage": "co')),
-    Fault("message: no object", "message", INVALID, prepare=sends(["stage"])),
-    Fault("message: of no kind", "message", INVALID, prepare=sends({"kind": "gossip"})),
-    Fault("message: without its parts", "message", INVALID, prepare=sends({"kind": "stage", "stage": "compile"})),
-    Fault("message: of other types", "message", INVALID, prepare=sends(stage(1, [], "x"))),
+    invalid("not text", b"\xff\xfe\x80\n"),
+    invalid("empty", b"\n"),
+    invalid("half a line", b'{"kind": "stage", "stage": "co'),
+    invalid("not an object", ["stage"]),
+    invalid("of no kind", {"kind": "gossip"}),
+    invalid("without its parts", {"kind": "stage", "stage": "compile"}),
+    invalid("of other types", stage(1, [], "x")),
+    invalid("a machine of other types", {"kind": "machine", "system": MACHINE, "tick_ns": 1.0}),
+    invalid("a machine without its parts", {"kind": "machine", "system": {}, "tick_ns": 1.0}),
+    invalid("nested deeply", b"[" * 100000 + b"\n"),
+    invalid("5000 digits", b'{"kind": "stage", "limit": ' + b"9" * 5000 + b"}\n"),
+    impossible("of another variant", f"{IMPOSSIBLE}: 'w8a16', 'ok'", variant="w8a16"),
+    impossible("of no variant", f"{IMPOSSIBLE}: 'fp17', 'ok'", variant="fp17"),
+    impossible("without samples", IMPOSSIBLE, samples=[]),
+    impossible("with too few", IMPOSSIBLE, samples=[[1000.0, 1000.0]]),
+    impossible("with none above 0", IMPOSSIBLE, samples=[[0.0, 1.0], [1.0, -1.0]]),
+    impossible("with times that cannot be", f"{IMPOSSIBLE}|{INVALID}", samples=[[1e-320, 1.0], [1.0, 1e299]]),
+    impossible("with NaN", INVALID, samples=[[float("nan"), 1.0], [1.0, 1.0]]),
+    impossible("with infinity", INVALID, samples=[[float("inf"), 1.0], [1.0, 1.0]]),
+    impossible("failed, with a number for its stage", INVALID, samples=[], status="failed", stage=5),
+]
+WORKERS = [
+    Fault("message: not JSON", "message", INVALID, prepare=sends(b"{ this is not JSON\n")),
     Fault("message: a limit without end", "compile", WITHOUT_RESULT, failed=("fp16",), again=True,
           prepare=sends(stage("compile", "fp16", 1e299))),
     Fault("message: round 1 of 0", "evaluate", WITHOUT_RESULT, failed=("fp16",), again=True,
           prepare=sends(stage("evaluate", "fp16", 0, number=1, of=0))),
-    Fault("message: a machine of other types", "message", INVALID,
-          prepare=machine(**MACHINE)),
-    Fault("message: a machine without its parts", "message", INVALID,
-          prepare=machine()),
     Fault("message: a directory that is somebody's", "start", WITHOUT_RESULT,
           prepare=lambda scene: sends({"kind": "directory", "path": str(diary(scene))})(scene)),
-    Fault("message: nested deeply", "message", INVALID, prepare=sends(b"[" * 100000 + b"\n")),
-    Fault("message: 5000 digits", "message", INVALID,
-          prepare=sends(b'{"kind": "stage", "limit": ' + b"9" * 5000 + b"}\n")),
-    Fault("cell: of another variant", "message", f"{IMPOSSIBLE}: 'w8a16', 'ok'", prepare=sends(cell("w8a16"))),
-    Fault("cell: of no variant", "message", f"{IMPOSSIBLE}: 'fp17', 'ok'", prepare=sends(cell("fp17"))),
-    Fault("cell: without samples", "message", IMPOSSIBLE, prepare=sends(cell(samples=[]))),
-    Fault("cell: with too few", "message", IMPOSSIBLE, prepare=sends(cell(samples=[[1000.0, 1000.0]]))),
-    Fault("cell: with none above 0", "message", IMPOSSIBLE, prepare=sends(cell(samples=[[0.0, 1.0], [1.0, -1.0]]))),
-    Fault("cell: with times that cannot be", "message", f"{IMPOSSIBLE}|{INVALID}",
-          prepare=sends(cell(samples=[[1e-320, 1.0], [1.0, 1e299]]))),
-    Fault("cell: with NaN", "message", INVALID, prepare=sends(cell(samples=[[float("nan"), 1.0], [1.0, 1.0]]))),
-    Fault("cell: with infinity", "message", INVALID, prepare=sends(cell(samples=[[float("inf"), 1.0], [1.0, 1.0]]))),
-    Fault("cell: failed, with a number for its stage", "message", INVALID,
-          prepare=sends(cell(samples=[], status="failed", stage=5))),
     Fault("cell: one of two", "start", WITHOUT_RESULT, failed=("w8a8",),
           prepare=sends(cell(verified={"pixels": 1, "ok": True}))),
     Fault("cell: not verified", "start", WITHOUT_RESULT, prepare=sends(cell(), cell("w8a8"))),
@@ -647,8 +674,9 @@ EACH_LACK = [
     *(Lack(f"{method.name} with {what}", listed({method.selector: encoding}),
            told=f"{re.escape(method.name)}{faults.OF_TYPE}{re.escape(encoding)}; expected ")
       for method in PRIVATE if method.needed for what, encoding in other_encodings(method)),
-    *(Lack(f"{method.name} with {what}", {**listed({method.selector: encoding}), **UNASKED.get(method.selector, {})},
-           lost=traces(method.selector)) for method in OPTIONAL for what, encoding in list(other_encodings(method))[:1]),
+    *(Lack(f"{method.name} with another result", lost=traces(method.selector), settings={
+        **listed({method.selector: next(other_encodings(method))[1]}), **UNASKED.get(method.selector, {})})
+      for method in OPTIONAL),
     *(Lack(f"encodings with {name}", listed({method.selector: spell(method.codes) for method in PRIVATE}))
       for name, spell in SPELLINGS.items()),
 ]
@@ -662,7 +690,8 @@ class EngineFaultTest(FaultCase):
 
     def test_endings(self) -> None:
         # Those that hang leave the machine idle.
-        self.check_table([*SERVICE, *HANGING, *ENDINGS], len(HANGING) + len(SERVICE) + support.AT_A_TIME)
+        cases: list[faults.Case] = [*SERVICE, *HANGING, *ENDINGS]
+        self.check_table(cases, len(HANGING) + len(SERVICE) + support.AT_A_TIME)
 
     def test_kills(self) -> None:
         self.check_table(KILLS)
@@ -678,7 +707,10 @@ class EngineFaultTest(FaultCase):
         self.check_table(PLACES)
 
     def test_messages(self) -> None:
-        self.check_table(MESSAGES)
+        self.check_table(MESSAGES, at_a_time=1)
+
+    def test_workers(self) -> None:
+        self.check_table(WORKERS)
 
     def test_lacks(self) -> None:
         self.check_table(LACKS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
 from tests import faults, support
-from tests.faults import BOTH_CONFIGS, CALLED, CALLED_IN_ALL, CALLS, SHORT, FaultCase, Step, at_stage, is_table
+from tests.faults import BOTH_CONFIGS, CALLED, CALLED_IN_ALL, CALLS, SHORT, FaultCase, Step, at_stage, is_table, some_of
 from tests.support import AT_A_TIME, PATIENCE, SMALL, Scene, Started
 from tests.terminal import Terminal
 
@@ -56,8 +56,9 @@ class Signal(NamedTuple):
         # The worker, which is within a call, had to be killed.
         cached = [line for line in said if line.startswith(f"ane_bench: {faults.CACHED}")]
         stages = tuple(CALLS)
-        left = doctor or self.code < 0 or "--original" in self.arguments or stages.index(self.stage) < stages.index("compile")
-        test.assertEqual(len(cached), 0 if left else 1, said)
+        purges = not doctor and self.code > 0 and "--original" not in self.arguments
+        compiled = stages.index(self.stage) >= stages.index("compile")
+        test.assertEqual(len(cached), 1 if purges and compiled else 0, said)
         test.assertTrue(self.which or said == cached, said)
         test.assertEqual(len(scene.record()["results"]) if scene.saved.exists() else 0, self.which)
         if self.which:
@@ -76,7 +77,8 @@ def signals(number: signal.Signals, to_group: bool, code: int, told: str, stages
 INTERRUPTED, TERMINATED = faults.INTERRUPTED, faults.TERMINATED
 SIGNALS = [
     *signals(signal.SIGINT, True, 130, INTERRUPTED, tuple(CALLS)),
-    *signals(signal.SIGTERM, False, 143, TERMINATED, tuple(CALLS)),
+    *some_of(signals(signal.SIGTERM, False, 143, TERMINATED, tuple(CALLS)), "descriptor load evaluate purge",
+             "stages at which SIGTERM comes"),
     *signals(signal.SIGINT, False, 130, INTERRUPTED, ("compile",)),
     *signals(signal.SIGTERM, True, 143, TERMINATED, ("compile", "evaluate")),
     *signals(signal.SIGHUP, True, 129, TERMINATED, ("compile", "evaluate")),  # a terminal is closed
@@ -112,7 +114,8 @@ class Orphan(NamedTuple):
         test.assertEqual(scene.models(), [])
 
 
-ORPHANS = [Orphan(f"parent killed at {stage}", stage) for stage in CALLS]
+ORPHANS = some_of([Orphan(f"parent killed at {stage}", stage) for stage in CALLS], "descriptor compile evaluate purge",
+                  "stages at which the parent is killed")
 
 
 def typed_on_a_terminal(test: FaultCase, scene: Scene) -> None:

@@ -66,11 +66,13 @@ def other_file(scene: Scene) -> str:
 
 
 UNSAVED = [
-    Unsaved("--save in no directory", lambda scene: f"{scene.directory}/none/r.json", f"{NOT_WRITTEN}No such file or directory"),
+    Unsaved("--save in no directory", lambda scene: f"{scene.directory}/none/r.json",
+            f"{NOT_WRITTEN}No such file or directory"),
     Unsaved("--save a directory", lambda scene: str(scene.temporary), f"{NOT_WRITTEN}it is not a regular file"),
     Unsaved("--save no file", fifo, f"{NOT_WRITTEN}it is not a regular file"),
     Unsaved("--save below a file", file_as_home, f"{NOT_WRITTEN}Not a directory"),
-    Unsaved("--save of a name too long", lambda scene: str(scene.directory / ("n" * 300)), f"{NOT_WRITTEN}File name too long"),
+    Unsaved("--save of a name too long", lambda scene: str(scene.directory / ("n" * 300)),
+            f"{NOT_WRITTEN}File name too long"),
     Unsaved("--save in a read-only directory", read_only_home, f"{NOT_WRITTEN}Permission denied"),
     Unsaved("--save over a file in a read-only directory", read_only_record, f"{NOT_WRITTEN}Permission denied"),
     Unsaved("--save over another file", other_file, "the file exists and is not a record .*; choose another name, .*"),
@@ -387,16 +389,15 @@ def every_disk_full(test: FaultCase, scene: Scene) -> None:
 
 
 def module_gone(test: FaultCase, scene: Scene) -> None:
-    """The file is deleted while the first configuration is measured: its figures stay, and no second worker starts."""
+    """The file is deleted while the first configuration is measured: workers have its code, and the run goes on."""
     scene.module = scene.directory / "copy.py"
     shutil.copy(MODULE, scene.module)
     run = at_first_compile(scene, *BOTH_CONFIGS, "--save", str(scene.saved))
     scene.module.unlink()
     finished = scene.finish(run)
-    test.assertEqual(finished.code, 1, finished.errors)
-    test.assertTrue(is_table(finished.output, results=1), finished.output)
-    test.assertRegex(finished.output, f"(?m)^W8A8 2x conv 32ch 8x8: {FAILED_IN}start: .*copy.py")
-    test.assertEqual(statuses(scene.saved, "fp16"), ["ok", "failed"])
+    test.assertEqual(finished.code, 0, finished.errors)
+    test.assertTrue(is_table(finished.output), finished.output)
+    test.assertEqual(statuses(scene.saved, "fp16"), ["ok", "ok"])
 
 
 def engine_gone(test: FaultCase, scene: Scene) -> None:
@@ -425,8 +426,9 @@ class ScreenTest(unittest.TestCase):
 
     def test_lines_live_lines_and_wrapped_ones(self) -> None:
         screen = Screen(10)
-        for seconds, text in enumerate(("one\r\n\r\x1b[Ktwo", "\r\x1b", "[Kthree\r\x1b[K", "0123456789\r\n", "0123456789ab",
-                                        "失敗失敗失敗\r\nend\ndown")):
+        parts = ("one\r\n\r\x1b[Ktwo", "\r\x1b", "[Kthree\r\x1b[K", "0123456789\r\n", "0123456789ab",
+                 "失敗失敗失敗\r\nend\ndown")
+        for seconds, text in enumerate(parts):
             screen.feed(text, seconds)
         self.assertEqual(screen.lines, ["one", "0123456789", "0123456789", "ab失敗失敗", "失敗", "end", "   down"])
         self.assertEqual(screen.live, [(0, "two"), (2, "three")])

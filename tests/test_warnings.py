@@ -164,7 +164,7 @@ CASES = (
          lambda: cell(first_ms=165), [cell, lambda: cell(first_ms=149)]),
     Case("first", "the first evaluate took 11 times the median; not counted",
          lambda: cell(first_ms=165, engine="reference"), []),
-    Case("switch", "the first 1 evaluates of each round took 1.10 times as long as the others: the cost of switching "
+    Case("switch", "the first evaluate of rounds took 1.10 times as long as the others: the cost of switching "
          "between variants; more --iters in as many --rounds dilute it",
          lambda: cell(switching(1.1)),
          [cell, lambda: cell(switching(1.0)), lambda: cell(switching(1.1), protocol=ORIGINAL)]),
