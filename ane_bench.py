@@ -197,7 +197,7 @@ LARGEST_BYTES = 1 << 32
 
 
 class AneBenchError(Exception):
-    """The base of every error that this module raises on purpose; its text is one line, fit to show to the user."""
+    """The base of this module's errors; the text is one line for the user."""
 
 
 class UsageError(AneBenchError, ValueError):
@@ -205,7 +205,7 @@ class UsageError(AneBenchError, ValueError):
 
 
 class MilError(AneBenchError):
-    """A MIL text that is damaged, or that asks for what the reference does not compute. `line` counts from 1."""
+    """A MIL text that is damaged, or that the reference cannot compute. `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
@@ -225,7 +225,7 @@ class OutputError(AneBenchError):
 
 
 class StageError(AneBenchError):
-    """One stage of one program failed: a failed cell. `stage` is the name under which it stands in the record."""
+    """A failed stage of a program, and so a failed cell; `stage` is its name in the record."""
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
@@ -241,7 +241,7 @@ class Terminated(BaseException):
 
 
 def printable(text: str) -> str:
-    """Return text as one line that any terminal and file takes: control characters and lone surrogates become `?`."""
+    """Return text as one line for any terminal and file: control characters and lone surrogates become `?`."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -262,11 +262,9 @@ class _Shape(NamedTuple):
 
 
 class Config(_Shape):
-    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
-
-    `kernel` is the side of a convolution's kernel: 1, or 3 with one pixel of zeros around the image. Raises UsageError
-    if a number is not an int from 1 to 16384, or if the fp16 weights or one activation would take more than 4 GiB.
-    """
+    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels. The `kernel`
+    is 1x1, or 3x3 with one pixel of zeros around the image. Raises UsageError if a number is not an int from 1 to
+    16384, or if the fp16 weights or one activation would take more than 4 GiB."""
 
     __slots__ = ()
 
@@ -302,10 +300,8 @@ class Config(_Shape):
         return name if self.kernel == 1 else f"{name}k{self.kernel}"
 
     def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
-        """Return the original's name, such as `128x conv 512ch 64x64`, or its parts for some dimensions only.
-
-        A kernel of 3 follows the operation: `32x conv3x3 256ch 64x64`.
-        """
+        """Return the original's name, such as `128x conv 512ch 64x64` or `32x conv3x3 256ch 64x64`, or its parts for
+        some dimensions only."""
         operation = "conv3x3" if self.kernel == 3 and "kernel" in dimensions else "conv"
         parts = {"depth": f"{self.depth}x {operation}", "kernel": operation, "channels": f"{self.channels}ch",
                  "spatial": f"{self.spatial}x{self.spatial}"}
@@ -330,10 +326,8 @@ class Config(_Shape):
 
     @property
     def gop(self) -> float:
-        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two.
-
-        The number is nominal for 3x3: an engine that computes by Winograd's method needs fewer.
-        """
+        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two. For 3x3 they are
+        nominal: an engine that computes by Winograd's method needs fewer."""
         return 2 * self.weights * self.pixels / 1e9
 
 
@@ -355,10 +349,8 @@ DATA_TYPES = {
 
 
 class Variant(NamedTuple):
-    """The data types of a program's weights and of the activations between its layers: each `fp16` or `int8`.
-
-    `opset` is the first that has the program's operations; dialects with long-form scalars name it.
-    """
+    """The data types of a program's weights and of the activations between its layers, each `fp16` or `int8`; `opset`
+    is the first that has the program's operations."""
 
     name: str
     weights: str
@@ -423,11 +415,8 @@ MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain, as integers of one pool and a pattern for each layer.
-
-    Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each input channel. A kernel is that
-    value times the layer's pattern ([row][column], flat), times 2**-exponent.
-    """
+    """The weights of a chain. Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each
+    input channel. A kernel is that value times the layer's pattern ([row][column], flat), times 2**-exponent."""
 
     pool: Sequence[float]
     exponent: int
@@ -452,9 +441,9 @@ class Weights(NamedTuple):
 def chain_weights(config: Config, seed: int) -> Weights:
     """Return layers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
 
-    One row of integers has a flat spectrum, so its rotations are orthonormal. Each layer holds all of them, in an order
-    and with signs of its own. No weight is zero, since engines skip zeros. The integers are exact in fp16 and in int8:
-    every variant computes with the same weights. With a kernel of 3, these are the channels' part of the weights.
+    The rotations of one row of integers with a flat spectrum are orthonormal. Each layer holds all of them, in its own
+    order and with its own signs. No weight is zero, since engines skip zeros. The integers are exact in fp16 and int8,
+    so all variants have the same weights. With a kernel of 3, these are the channels' part of the weights.
     """
     draw = random.Random(seed).random
     row, exponent = integer_row(config.channels, draw) if config.kernel == 1 else factor_row(config.channels, draw)
@@ -478,19 +467,17 @@ def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]
 
 
 def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> list[int]:
-    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1.
-
-    That sign is drawn, not taken from the value: its last bits differ between systems.
-    """
+    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1."""
+    # Drawn, not taken from the value, whose last bits differ between systems.
     signs = [1 if draw() < 0.5 else -1 for _ in row]
     return [round(value * amplitude) or sign for value, sign in zip(row, signs)]
 
 
 def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
+    """Return a dense flat-spectrum row within +-7, and the exponent of the scale with which a 3x3 layer keeps its size.
 
-    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
-    amplitude is searched, and rows are drawn, until it is within 0.1 %. With few channels the nearest must do.
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. Amplitudes
+    and rows are tried until it is within 0.1 %; if none is, as with few channels, the nearest is returned.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
@@ -509,10 +496,10 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
 def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat. Signs are drawn for each layer, so that the image does not
-    drift. Patterns commute, so a transposed chain must differ as a whole. Therefore the sign across the anti-diagonal
-    is the product of the horizontal and the vertical sign: no pattern is the transpose of another, and signs stay
-    pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
+    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the image from drifting.
+    Patterns commute, so a transposed chain must differ as a whole: the sign across the anti-diagonal is the product of
+    the horizontal and the vertical one, so no pattern is the transpose of another, and a chain whose first-order
+    differences from its transpose cancel is drawn again.
     """
     while True:
         signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
@@ -532,10 +519,8 @@ def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
 
 
 def inverse_transform(values: Sequence[complex]) -> list[complex]:
-    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method.
-
-    With jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, taken at a power of two: prime lengths cost no more.
-    """
+    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method: with
+    jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes a transform of a power of two."""
     length = len(values)
     size = 1 << (2 * length - 2).bit_length()
     chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length) for index in range(length)]
@@ -558,10 +543,8 @@ def _transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[
 
 
 def original_weights(config: Config, seed: int, data_type: str) -> Weights:
-    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
-
-    The original draws each weight by itself; here rows begin at random places of one pool of drawn levels.
-    """
+    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499. The original
+    draws each weight by itself; here rows begin at random places of one pool of drawn levels."""
     draw = random.Random(seed).random
     size = 8192 + config.channels
     if data_type == "int8":
@@ -575,15 +558,12 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
-
-    With a kernel of 3 it is five eighths of that: such chains grow in places, and their reference does not clip.
-
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel
-    begins at its own place of one pool of such values.
-    """
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9. Each
+    channel begins at its own place of one pool of values, each the sum of twelve uniform integers: normal, and the same
+    on every system."""
     draw = random.Random(seed).random
-    period, one, size = 8191, 1 << 16, 1.0 if config.kernel == 1 else 0.625
+    period, one = 8191, 1 << 16
+    size = 1.0 if config.kernel == 1 else 0.625  # 3x3 chains grow in places, and their reference does not clip
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
     steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT)))) for value in sums]
     pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
@@ -608,7 +588,7 @@ ALIGNMENT = 64
 # Forms of a weight file: Apple's, and the original's records.
 LAYOUTS = ("standard", "original")
 
-# The only sizes that the original writes (byte 10 of the record), whatever the shape.
+# The only sizes that the original writes (byte 10 of the record), for any shape.
 ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 
 
@@ -622,7 +602,7 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
     """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
     The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
-    1, type 1, its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
+    1, type 1, its one size, data offset 0 (the data follow). The original's own files are not `aligned`.
     """
     stride = tensor_stride(size, aligned)
     blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
@@ -640,7 +620,7 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
 
 
 class Tensor(NamedTuple):
-    """One tensor of a weight file: the offset of its record (which BLOBFILE names), its data type, its bytes."""
+    """A tensor of a weight file: the offset of its record, which BLOBFILE names, its data type, its bytes."""
 
     offset: int
     data_type: str
@@ -648,11 +628,8 @@ class Tensor(NamedTuple):
 
 
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
-    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
-
-    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero,
-    bytes after the last tensor.
-    """
+    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file. Raise
+    BlobError with the offset of the first violation."""
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
         raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this file has {len(view)} bytes in all")
@@ -674,7 +651,7 @@ def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`, or raise BlobError if that does not describe data in the file."""
+    """Return the tensor whose record is at `offset`. Raise BlobError if that does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -691,13 +668,11 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
 
 
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
-
-    The original's records are followed by their data. Raises BlobError if the file does not hold `size` such bytes.
-    """
+    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout. Raise BlobError if the file
+    does not hold `size` such bytes."""
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
-        if sentinel == SENTINEL and data == 0:
+        if sentinel == SENTINEL and data == 0:  # a record of the original, which its data follow
             return blob[offset + RECORD.size:offset + RECORD.size + size]
     tensor = read_tensor(blob, offset)
     if (tensor.data_type, len(tensor.data)) != (data_type, size):
@@ -709,7 +684,7 @@ def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> mem
 # ======================================================================================================================
 # 4. MIL text and programs
 #
-# Used below: DIALECTS, Layer, MilProgram, parse_mil, Program, build_program.
+# Used below: DIALECTS, LARGEST_SEED, Layer, MilProgram, parse_mil, Program, build_program.
 # ======================================================================================================================
 
 # Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
@@ -727,7 +702,7 @@ HEAD_LINES = (
     "{{",
     "    func main<{opset}>(tensor<fp16, [1, {channels}, {side}, {side}]> x) {{",
 )
-SETTINGS = (
+SETTING_LINES = (
     '{string} c_pad_type = const()[name = {string}("c_pad_type"), val = {string}("{pad_type}")];',
     'tensor<int32, [2]> c_strides = const()[name = {string}("c_strides"), val = tensor<int32, [2]>([1, 1])];',
     'tensor<int32, [4]> c_pad = const()[name = {string}("c_pad"), '
@@ -735,13 +710,14 @@ SETTINGS = (
     'tensor<int32, [2]> c_dilations = const()[name = {string}("c_dilations"), val = tensor<int32, [2]>([1, 1])];',
     '{int32} c_groups = const()[name = {string}("c_groups"), val = {int32}(1)];',
 )
-SCALES = (
+SCALE_LINES = (
     '{fp16} q_scale = const()[name = {string}("q_scale"), val = {fp16}(0x1p{exponent})];',
     '{string} q_dtype = const()[name = {string}("q_dtype"), val = {string}("int8")];',
     '{fp16} dq_scale = const()[name = {string}("dq_scale"), val = {fp16}(0x1p{exponent})];',
 )
 BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
-WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram
+# The parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram.
+WEIGHT_LINES = {
     "fp16": 'tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = const()[name = {string}("{name}"), '
             f"val = tensor<fp16, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE})];",
     "int8": "tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = constexpr_affine_dequantize()["
@@ -749,13 +725,16 @@ WEIGHTS = {  # the parameters of constexpr_affine_dequantize are attributes: as 
             f"quantized_data = tensor<int8, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE}), "
             "scale = {fp16}(0x1p{exponent}), zero_point = {int8}(0)];",
 }
-CONVOLUTION = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, "
-               "groups = c_groups, pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
-               '[name = {string}("{name}")];')
-QUANTIZE = ("tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
-            'scale = q_scale)[name = {string}("{name}")];')
-DEQUANTIZE = ("tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
-              '[name = {string}("{name}")];')
+CONVOLUTION_LINE = (
+    "tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, groups = c_groups, "
+    "pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
+    '[name = {string}("{name}")];')
+QUANTIZE_LINE = (
+    "tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
+    'scale = q_scale)[name = {string}("{name}")];')
+DEQUANTIZE_LINE = (
+    "tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
+    '[name = {string}("{name}")];')
 END_LINES = ("    }} -> ({x});", "}}")
 
 # The forms of fields, for the reader; all others are names. Scales are powers of two of which fp16 holds 128.
@@ -765,7 +744,7 @@ NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 
 def indented(form: str) -> str:
-    """Return the form of a line with its indentation; those of head and end have their own."""
+    """Return the form of a line with its indentation, which those of head and end contain."""
     return form if form in HEAD_LINES + END_LINES else " " * 8 + form
 
 
@@ -777,70 +756,34 @@ def fixed_fields(dialect: str, kernel: int) -> dict[str, str]:
     return {"version": dialect[:3], "kernel": str(kernel), **padding, **scalars}
 
 
-class MilWriter:
-    """Write the program of a configuration to a stream, one method for each kind of statement."""
-
-    def __init__(self, stream: TextIO, dialect: str, config: Config) -> None:
-        self._stream = stream
-        self._fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial}
-
-    def begin(self, opset: str) -> None:
-        """Write the program's head, that of `main` with one fp16 input, `x`, and the settings of convolutions."""
-        for form in (*HEAD_LINES, *SETTINGS):
-            self._line(form, opset=opset)
-
-    def scales(self, exponent: int) -> None:
-        """Write the constants of quantize and dequantize, with a scale of 2**exponent."""
-        for form in SCALES:
-            self._line(form, exponent=f"{exponent:+d}")
-
-    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
-        """Write named weights with their record's offset in the weight file; those in int8 are times 2**exponent."""
-        self._line(WEIGHTS[data_type], name=name, offset=offset, exponent=f"{exponent:+d}")
-
-    def convolution(self, name: str, weight: str, x: str) -> None:
-        """Write a convolution."""
-        self._line(CONVOLUTION, name=name, weight=weight, x=x)
-
-    def quantize(self, name: str, x: str) -> None:
-        """Write a quantization to int8."""
-        self._line(QUANTIZE, name=name, x=x)
-
-    def dequantize(self, name: str, x: str) -> None:
-        """Write a dequantization to fp16."""
-        self._line(DEQUANTIZE, name=name, x=x)
-
-    def end(self, x: str) -> None:
-        """Write the function's output and the end of the program."""
-        for form in END_LINES:
-            self._line(form, x=x)
-
-    def _line(self, form: str, **fields: Any) -> None:
-        self._stream.write(indented(form).format(**self._fixed, **fields) + "\n")
-
-
 def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
               activation_exponent: int) -> str:
-    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent.
+    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names
+    are the original's."""
+    fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial,
+             "opset": opset_of(dialect, variant)}
+    lines: list[str] = []
 
-    All names are the original's.
-    """
-    stream = io.StringIO()
-    writer = MilWriter(stream, dialect, config)
-    writer.begin(opset_of(dialect, variant))
-    if variant.activations == "int8":
-        writer.scales(-activation_exponent)
-    previous = "x"
+    def write(form: str, **fields: Any) -> None:
+        lines.append(indented(form).format(**fixed, **fields) + "\n")
+
+    for form in (*HEAD_LINES, *SETTING_LINES):
+        write(form)
+    for form in SCALE_LINES if variant.activations == "int8" else ():
+        write(form, exponent=f"{-activation_exponent:+d}")
+    x = "x"
     for layer in range(config.depth):
-        writer.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, -exponent)
-        writer.convolution(f"c{layer}", f"W{layer}", previous)
-        previous = f"c{layer}"
+        write(WEIGHT_LINES[variant.weights], name=f"W{layer}", offset=HEADER.size + layer * stride,
+              exponent=f"{-exponent:+d}")
+        write(CONVOLUTION_LINE, name=f"c{layer}", weight=f"W{layer}", x=x)
+        x = f"c{layer}"
         if variant.activations == "int8" and layer < config.depth - 1:
-            writer.quantize(f"q{layer}", previous)
-            writer.dequantize(f"dq{layer}", f"q{layer}")
-            previous = f"dq{layer}"
-    writer.end(previous)
-    return stream.getvalue()
+            write(QUANTIZE_LINE, name=f"q{layer}", x=x)
+            write(DEQUANTIZE_LINE, name=f"dq{layer}", x=f"q{layer}")
+            x = f"dq{layer}"
+    for form in END_LINES:
+        write(form, x=x)
+    return "".join(lines)
 
 
 def opset_of(dialect: str, variant: Variant) -> str:
@@ -857,10 +800,8 @@ class Layer(NamedTuple):
 
 
 class MilProgram(NamedTuple):
-    """A program as its text has it. In W8A8, activations between layers are quantized and dequantized.
-
-    `scales` are the exponents of the scales of quantize and dequantize, which are powers of two; otherwise none.
-    """
+    """A program as read from its text. `scales`: the exponents of the scales of quantize and dequantize, powers of two,
+    which W8A8 alone has."""
 
     dialect: str
     config: Config
@@ -870,18 +811,17 @@ class MilProgram(NamedTuple):
 
 
 def parse_mil(text: str) -> MilProgram:
-    """Return the program that a text holds, if it is one that write_mil writes, in any dialect.
+    """Return the program of a text in any dialect, as write_mil writes it; names, offsets and scales may differ.
 
-    Names of weights and activations, offsets, and scales may differ from those of write_mil. Raises MilError with the
-    line of anything else: another form, a name that is undefined or defined twice, a literal or a shape that does not
-    fit the chain, a text that is cut off or goes on.
+    Raise MilError with the line of anything else: another form, a name that is undefined or defined twice, a literal or
+    a shape that does not fit the chain, a text that is cut off or goes on.
     """
     return _MilReader(text).program()
 
 
 @functools.lru_cache(maxsize=100)
 def _pattern(form: str, fixed: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    """Return the expression of a line. Some fields are fixed; another that stands twice must be the same twice."""
+    """Return the regular expression of a line; a field that is not fixed must have the same value in all its places."""
     pattern, known = "", {name: re.escape(value) for name, value in fixed}
     for literal, field, _, _ in Formatter().parse(indented(form)):
         pattern += re.escape(literal)
@@ -909,37 +849,26 @@ class _MilReader:
         """Return the program of the whole text."""
         for form in HEAD_LINES:
             self._fixed.update(self._take(form))
-        for form in SETTINGS:
+        for form in SETTING_LINES:
             self._take(form)
-        scales = [self._take(form).get("exponent") for form in SCALES] if self._found(SCALES[0]) else []
-        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHTS["int8"]) else "fp16"]
+        scales = [self._take(form).get("exponent") for form in SCALE_LINES] if self._found(SCALE_LINES[0]) else []
+        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHT_LINES["int8"]) else "fp16"]
         layers: list[Layer] = []
         x = "x"
         while not layers or self._found(END_LINES[0]) is None:
             if layers and scales:
-                x = self._operation(DEQUANTIZE, self._operation(QUANTIZE, x))
-            layer, weight = self._weight(WEIGHTS[variant.weights])
-            layers.append(layer)
-            x = self._operation(CONVOLUTION, x, weight)
-        self._end(x)
-        exponents = [int(scale) for scale in scales if scale]
-        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
-
-    def _weight(self, form: str) -> tuple[Layer, str]:
-        """Take a line of weights; return the layer, whose line is that of the convolution after it, and the name."""
-        fields = self._take(form)
-        return Layer(self._line, int(fields["offset"]), int(fields.get("exponent", 0))), fields["name"]
-
-    def _operation(self, form: str, x: str, weight: str = "") -> str:
-        """Take a line of an operation on `x`; return its name."""
-        return self._take(form, x=x, **({"weight": weight} if weight else {}))["name"]
-
-    def _end(self, x: str) -> None:
-        """Take the function's output, which is `x`, and the end of the text."""
+                x = self._take(QUANTIZE_LINE, x=x)["name"]
+                x = self._take(DEQUANTIZE_LINE, x=x)["name"]
+            weight = self._take(WEIGHT_LINES[variant.weights])
+            # The line is now that of the convolution.
+            layers.append(Layer(self._line, int(weight["offset"]), int(weight.get("exponent", 0))))
+            x = self._take(CONVOLUTION_LINE, x=x, weight=weight["name"])["name"]
         self._take(END_LINES[0], x=x)
         self._take(END_LINES[1])
         if self._lines[self._line - 1:] != [""]:
             self._fail("expected a newline and the end of the text")
+        exponents = [int(scale) for scale in scales if scale]
+        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
 
     def _config(self, variant: Variant, depth: int) -> Config:
         """Return the configuration, if it is valid and the opset is that of the program."""
@@ -983,10 +912,8 @@ class _MilReader:
 
 
 class Program(NamedTuple):
-    """A configuration in a variant, as an engine takes it: MIL text and the bytes of the weight file.
-
-    `layout` is the form of the weight file (LAYOUTS), `dialect` that of the text (DIALECTS).
-    """
+    """A configuration in a variant, as an engine takes it: MIL text in one of DIALECTS, and the bytes of the weight
+    file in one of LAYOUTS."""
 
     config: Config
     variant: Variant
@@ -996,11 +923,8 @@ class Program(NamedTuple):
     dialect: str
 
     def write(self, directory: str) -> None:
-        """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is missing.
-
-        Directories are private (0700), and so are files (0600). Raises OSError; a symbolic link in the place of a
-        directory or file is refused.
-        """
+        """Write `model.mil` and `weights/weight.bin` below a directory, made if it is missing; all are private (0700,
+        0600). Raise OSError, also for a symbolic link in the place of a directory or file."""
         for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
             path = os.path.join(directory, name)
             parent = os.path.dirname(path)
@@ -1012,7 +936,7 @@ class Program(NamedTuple):
 
 
 def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
-    """Write a private file, in as many parts as the system takes: over 2 GiB it takes several."""
+    """Write a private file, in several parts if the system asks for that, as it does over 2 GiB."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     view = memoryview(content)
     try:
@@ -1027,9 +951,9 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
                   dialect: str = "1.3") -> Program:
     """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes everywhere.
 
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights
-    (chain_weights). `blob` is the weight file's layout. `original` gives the original's text, records, scales and
-    ranges instead, and decides on layout and dialect itself. Raises UsageError if an argument is invalid.
+    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights.
+    `blob` is the weight file's layout. `original` gives the original's text, records, scales and ranges, and overrides
+    `blob` and `dialect`. Raise UsageError if an argument is invalid.
     """
     _check_choices(config, variant, seed, original, blob, dialect)
     kind = VARIANTS[variant]
@@ -1047,7 +971,7 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
 
 
 def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: Any, dialect: Any) -> None:
-    """Raise UsageError for arguments that build_program does not take."""
+    """Raise UsageError if build_program cannot take these arguments."""
     if not isinstance(config, Config):
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
@@ -1067,71 +991,52 @@ def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: An
 # ======================================================================================================================
 
 class Events(typing.Protocol):
-    """The worker's side of the events that reach the parent, and from there whoever watches."""
+    """The events that a worker sends to its parent; Link (section 12) sends them. `current`: the latest stage."""
 
     current: str
-    """The stage that was announced last."""
 
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Announce a stage and wait until the parent has noted it. `limit`: seconds it may take beyond --timeout."""
-
-    def directory(self, path: str) -> None:
-        """Announce a model directory before it is made; the parent removes it if the worker cannot."""
-
-    def warn(self, code: str, message: str) -> None:
-        """Send a warning."""
-
-    def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile."""
-
-    def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Announce a round without waiting."""
-
-    def turn(self, variant: str) -> None:
-        """Note which variant is at work."""
+    def stage(self, name: str, variant: str, limit: float = 0) -> None: ...
+    def directory(self, path: str) -> None: ...
+    def warn(self, code: str, message: str) -> None: ...
+    def refused(self) -> None: ...
+    def rest(self, variant: str) -> None: ...
+    def round(self, variants: str, limit: float, number: int, of: int) -> None: ...
+    def turn(self, variant: str) -> None: ...
 
 
 class Executable(typing.Protocol):
-    """A loaded program with its input and output."""
+    """A loaded program with its input and output; ReferenceExecutable and _LoadedModel (section 7) are such. `facts`:
+    the known ones of the cell's compile_ms, load_ms and compiled_before."""
 
     facts: dict[str, Any]
-    """Facts of the cell: compile_ms, load_ms, compiled_before; those that are known."""
 
-    def write_input(self, data: bytes) -> None:
-        """Write the whole fp16 input."""
-
-    def evaluate(self) -> bool:
-        """Compute the output from the input; return whether that worked."""
-
-    def failure(self) -> str:
-        """Return why the last evaluate failed. Call it before the pool drains."""
-
-    def poison(self, pixels: Sequence[int]) -> None:
-        """Write NaN into all channels of these output pixels."""
-
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """Return the channels of these output pixels."""
+    def write_input(self, data: bytes) -> None: ...
+    def evaluate(self) -> bool: ...
+    def failure(self) -> str: ...
+    def poison(self, pixels: Sequence[int]) -> None: ...
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]: ...
 
 
 class Engine(typing.Protocol):
-    """A way to run programs. `now` is its clock; a tick of it is `tick_ns` nanoseconds."""
+    """A way to run programs: ReferenceEngine and NeuralEngine (section 7). Its clock is `now`, in ticks of `tick_ns`.
+
+    Evaluates run in the context that `pool` returns, and at the `qos` of `load`, which raises StageError if the program
+    is refused. The program is unloaded when its owner closes.
+    """
 
     now: Callable[[], int]
     tick_ns: float
 
-    def pool(self) -> typing.ContextManager[None]:
-        """Return the context in which evaluates run."""
-
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Load a program, to be unloaded when `owner` closes; evaluates run at `qos`. Raises StageError if refused."""
+    def pool(self) -> typing.ContextManager[None]: ...
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable: ...
 
 
 class Arithmetic(NamedTuple):
     """The choices that a program leaves to an engine; sums are exact in all of them.
 
-    Results of convolutions are stored between layers in fp16 or fp32 (`store`), the last in fp16. `rounding` of halves,
+    Between layers, convolutions store results in fp16 or fp32 (`store`), after the last in fp16. `rounding` of halves,
     in these stores and in quantize, is `away` from zero (M4 and later) or to `even` (M1). Without `quantizes`, quantize
-    and dequantize pass their input on: no right engine computes so, the check needs it.
+    and dequantize return their input: the verification compares with that to see that an engine does quantize.
     """
 
     rounding: str = "away"
@@ -1146,11 +1051,8 @@ class Arithmetic(NamedTuple):
 
     @property
     def nudge(self) -> float:
-        """Return a factor by which rounding to even becomes this rounding.
-
-        To round away, it moves each half away from zero, and no other value past one. That is exact for values of at
-        most 50 significant bits.
-        """
+        """Return a factor by which rounding to even becomes this rounding. To round away, it moves each half away from
+        zero, and no other value past one; that is exact for values of at most 50 significant bits."""
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
 
@@ -1178,8 +1080,8 @@ def quantize(values: Vector, exponent: int, arithmetic: Arithmetic) -> Vector:
 class Matrix:
     """The weights of a convolution, [output][input and place in the kernel], and their product with a vector.
 
-    If each weight is an 8-bit integer times one power of two, the product is taken in packed integers: one big integer
-    for each column holds a lane for each row, and one multiplication serves all lanes. It is exact.
+    If all weights are 8-bit integers times one power of two, the product is exact and fast: one big integer for each
+    column holds a lane for each row, and one multiplication computes all lanes.
     """
 
     def __init__(self, integers: Optional[bytes], exponent: int, rows: int, values: Vector = ()) -> None:
@@ -1248,10 +1150,8 @@ BIASED = bytes(value + 128 for value in SIGNED)
 
 
 def common_integers(vector: Vector) -> Optional[tuple[list[int], int]]:
-    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite.
-
-    The exponents tried are those of the input and of quantized values, of fp16, and then down to fp32's least.
-    """
+    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite."""
+    # Those of the input and of quantized values, of fp16, and then down to fp32's least.
     for bits in (INPUT_EXPONENT, 24, 32, 36, 40, 44, 48, 64, 149):
         scaled = [value * 2.0 ** bits for value in vector]
         if all(map(float.is_integer, scaled)):
@@ -1268,17 +1168,14 @@ def float_sum(products: Iterable[float]) -> float:
 
 
 def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
-    """Return fp16 values as int8 bytes times 2**exponent, or None if they are not all such.
-
-    A codec does in C what would take a loop seconds: characters of 16 bits to bytes.
-    """
+    """Return fp16 values as int8 bytes and an exponent, each value a byte times 2**exponent; None if there are none."""
     with contextlib.suppress(UnicodeDecodeError):
-        characters = codecs.utf_16_le_decode(data)[0]
+        characters = codecs.utf_16_le_decode(data)[0]  # a codec does in C what would take a loop seconds
         for exponent in range(-24, 1):
             with contextlib.suppress(UnicodeEncodeError):
-                codecs.charmap_encode(characters[:256], "strict",
-                                      _level_map(exponent))  # a failure scans all that follows
-                return codecs.charmap_encode(characters, "strict", _level_map(exponent))[0], exponent
+                level_map = _level_map(exponent)
+                codecs.charmap_encode(characters[:256], "strict", level_map)  # first a few: a failure scans all
+                return codecs.charmap_encode(characters, "strict", level_map)[0], exponent
     return None, 0
 
 
@@ -1295,13 +1192,10 @@ SIXTEENTHS = {sign: bytes(sign * value // PATTERN_MIDDLE % 256 for value in SIGN
 
 
 def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
-    """Return the factors of 3x3 weights, or None if they have none: a pattern of middle 1, and its matrix of channels.
-
-    The nine planes of the kernels are slices of the file with a stride of nine. Each must be a sixteenth of the middle
-    plane or its negative.
-    """
+    """Return the factors of 3x3 weights, a pattern of middle 1 and a matrix of channels. Return None if there are none:
+    each of the nine planes of the kernels must be a sixteenth of the middle plane or its negative."""
     integers = matrix.integers or b""
-    middle = integers[4::9]
+    middle = integers[4::9]  # planes lie interleaved
     if not middle or middle.translate(None, MULTIPLES):
         return None
     pattern = [1.0] * 9
@@ -1314,10 +1208,8 @@ def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
 
 
 def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
-    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn.
-
-    From the output backwards: each layer spreads the weights over the neighbours, and drops those in the border.
-    """
+    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn. From the
+    output backwards, each layer spreads the weights over the neighbours, and drops those in the border."""
     width = side + 2
     row, column = divmod(pixel, side)
     inside = ([0.0] * width + [0.0, *[1.0] * side, 0.0] * side + [0.0] * width)
@@ -1349,10 +1241,10 @@ FACTORED_STEPS = 2.0 ** 40
 
 
 class Reference:
-    """Computes what a program means, from its text and the bytes of its weight file alone.
+    """A program's right outputs, computed from its text and the bytes of its weight file alone.
 
     Raises MilError for a text that parse_mil refuses, BlobError if the weight file does not hold the weights. `keep`
-    holds on to the packed weights between calls: fast, and large.
+    keeps the packed weights between calls: fast, and large.
     """
 
     def __init__(self, mil: str, blob: Union[bytes, bytearray], keep: bool = False) -> None:
@@ -1366,12 +1258,12 @@ class Reference:
                 arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
         """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
 
-        A pixel of a 1x1 chain depends on that pixel of the input alone. A 3x3 chain is computed by the factors of its
-        weights, without any rounding between layers: then there is one result, whatever the arithmetics. Raises
-        MilError if its weights have no factors.
+        A 3x3 chain is computed by the factors of its weights, without rounding between layers, so there is one result
+        for all arithmetics. Raise MilError if its weights have no factors.
         """
         if self._config.kernel == 3:
             return [self._factored(data, pixels)]
+        # A pixel of a 1x1 chain depends on that pixel of the input alone.
         return self._chain([pixel_of(data, self._config, index) for index in pixels], arithmetics)
 
     def evaluate(self, data: bytes, arithmetic: Arithmetic = DEFAULT_ARITHMETIC) -> list[Vector]:
@@ -1456,7 +1348,7 @@ class ReferenceExecutable:
         self._output: list[Vector] = [self._unwritten] * program.config.pixels
 
     def write_input(self, data: bytes) -> None:
-        """Keep the input."""
+        """Store the input."""
         self._input = data
 
     def evaluate(self) -> bool:
@@ -1465,7 +1357,7 @@ class ReferenceExecutable:
         return True
 
     def failure(self) -> str:
-        """Return why an evaluate failed, which does not happen."""
+        """Return a text: an evaluate never fails."""
         return "the reference does not fail"
 
     def poison(self, pixels: Sequence[int]) -> None:
@@ -1489,7 +1381,7 @@ class ReferenceExecutable:
 
 
 class _NoTypes:
-    """Stands in for ctypes while classes are defined, if it cannot be imported: each of its types is `object`."""
+    """A substitute for ctypes while classes are defined, if it cannot be imported: each of its types is `object`."""
 
     def __getattr__(self, name: str) -> type:
         return object
@@ -1579,11 +1471,8 @@ _TYPE = re.compile(r'[rnNoORVA]*(?:(\^)[\^rnNoORVA]*)?(@\?|@"[^"]*"|.)[-+0-9]*',
 
 
 def parse_encoding(encoding: str) -> list[str]:
-    """Return one code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^.
-
-    Qualifiers, frame offsets and the targets of pointers are left out: they differ between runtimes. A struct, union
-    or array that is passed by value gives `_`.
-    """
+    """Return one code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^. Qualifiers,
+    frame offsets and targets of pointers are left out, as they differ between runtimes; an aggregate gives `_`."""
     found = 1
     while found:  # innermost first
         encoding, found = _AGGREGATE.subn("_", encoding)
@@ -1626,7 +1515,7 @@ class Runtime:
         self._senders: dict[str, tuple[int, Callable[..., Any]]] = {}
 
     def macos_version(self) -> str:
-        """Return such as `macOS 26.1`."""
+        """Return the system's name and version, such as `macOS 26.1`."""
         return f"macOS {self.libraries.system_value('kern.osproductversion') or '(version unknown)'}"
 
     def find_class(self, name: str) -> Pointer:
@@ -1642,10 +1531,8 @@ class Runtime:
         return found
 
     def method_encoding(self, class_name: str, selector: str, of_class: bool) -> Optional[str]:
-        """Return the type encoding of a class or instance method; None if the class lacks it.
-
-        Raise Unavailable if this macOS lacks the class.
-        """
+        """Return the type encoding of a class or instance method; None if the class lacks it. Raise Unavailable if this
+        macOS lacks the class."""
         find = self._find_class_method if of_class else self._find_method
         method = find(self.get_class(class_name), self._selector(selector.encode()))
         return self._encoding(method).decode() if method else None
@@ -1655,16 +1542,16 @@ class Runtime:
         return bool(receiver and self._find_method(self._class_of(receiver), self._selector(selector.encode())))
 
     def bind(self, receiver: Pointer, selector: str, *arguments: Any) -> Callable[[], Any]:
-        """Return a message ready to be sent many times: method found, arguments counted, types taken from its encoding.
-
-        Raise Unavailable naming the selector if the receiver lacks the method. The arguments must outlive the message.
-        """
+        """Return a message ready to be sent many times; its arguments must outlive it. Raise Unavailable naming the
+        selector if the receiver lacks the method, or it takes another number of arguments."""
         if not receiver:
             raise Unavailable(f"{selector} cannot be sent to nil")
         name = self._selector(selector.encode())
         method = self._find_method(self._class_of(receiver), name)
         if not method:
-            raise Unavailable(f"{self.macos_version()} has no method {selector} in {self._class_name(receiver)}")
+            named = self.responds(receiver, "className")
+            class_name = self.text(self.send(receiver, "className")) if named else "its class"
+            raise Unavailable(f"{self.macos_version()} has no method {selector} in {class_name}")
         expected, send = self._sender(self._encoding(method).decode())
         if len(arguments) != expected:
             raise Unavailable(f"{selector} takes {expected} arguments on {self.macos_version()}, not {len(arguments)}")
@@ -1680,8 +1567,8 @@ class Runtime:
         return created
 
     def _sender(self, encoding: str) -> tuple[int, Callable[..., Any]]:
-        """Return how many arguments a method of that encoding takes, and objc_msgSend with its exact prototype: Apple's
-        arm64 passes variadic arguments elsewhere, and ctypes accepts surplus arguments silently."""
+        """Return the number of arguments of a method of that encoding, and objc_msgSend with its exact prototype."""
+        # Exact: arm64 passes variadic arguments elsewhere. The number: ctypes accepts surplus arguments silently.
         if encoding not in self._senders:
             codes = parse_encoding(encoding)
             if len(codes) < 3 or any(code not in _CODES for code in codes):
@@ -1690,9 +1577,6 @@ class Runtime:
             types = [ctypes.c_void_p if argument is Pointer else argument for argument in arguments]
             self._senders[encoding] = len(codes) - 3, self.libraries.function("libobjc", "objc_msgSend", result, *types)
         return self._senders[encoding]
-
-    def _class_name(self, receiver: Pointer) -> str:
-        return self.text(self.send(receiver, "className")) if self.responds(receiver, "className") else "its class"
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[None]:
@@ -1774,8 +1658,7 @@ ADVICE = {
 
 
 class Method(NamedTuple):
-    """A method that this module calls; `kinds` are the codes of its result and arguments. A run needs it, or can do
-    without it if not `needed`."""
+    """A method that this module calls. `kinds`: the codes of result and arguments. `needed`: no run without it."""
 
     class_name: str
     selector: str
@@ -1785,11 +1668,11 @@ class Method(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As in Objective-C: `-[Class selector]`."""
+        """Return the name as in Objective-C: `-[Class selector]`."""
         return f"{'+' if self.of_class else '-'}[{self.class_name} {self.selector}]"
 
     def matches(self, encoding: str) -> bool:
-        """Return whether a type encoding found at run time has the kinds that our calls are made for."""
+        """Return whether a type encoding found at run time has the expected kinds."""
         result, *arguments = parse_encoding(encoding)
         return list(map(kind_of, [result, *arguments[2:]])) == list(map(kind_of, self.kinds))
 
@@ -1840,19 +1723,17 @@ _OPTIONAL = {(method.class_name, method.selector): method for method in METHODS 
 
 
 def advice_for(error: str) -> str:
-    """Return what to do about the errors that a text holds, such as `try another --dialect`; empty if unknown."""
+    """Return what to do about the errors named in a text, such as `try another --dialect`; empty if unknown."""
     return ", or ".join(advice for reason, advice in ADVICE.items() if re.search(rf"\b{reason}\b", error))
 
 
 def foundation_directory() -> str:
-    """Return Foundation's directory of temporary files, without opening any library.
-
-    On a Mac it is private to the user, whatever TMPDIR says. Elsewhere, and with a stand-in, it is TMPDIR, even if it
-    cannot be written: /tmp is shared by all users, and no run should wait for those of others.
-    """
+    """Return Foundation's directory of temporary files, without opening any library. On a Mac it is private to the
+    user, whatever TMPDIR says; elsewhere, and with a stand-in, it is TMPDIR."""
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
+    # Even if it cannot be written: all users share /tmp, and no run should wait for those of others.
     return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
 
 
@@ -1866,13 +1747,10 @@ def is_model_directory(path: str, temporary: str) -> bool:
 
 
 def remove_model_directory(path: str, existed: bool, temporary: str) -> None:
-    """Remove a model's directory, or only a program's files from it if it `existed` before they were written.
-
-    Do nothing if is_model_directory says no: the path comes from a library, or from a message that can be damaged.
-    Errors are ignored: there is nowhere to report them.
-    """
+    """Remove a model's directory, or only a program's files from it if it `existed` before they were written. Errors
+    are ignored: there is nowhere to report them."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: not a path at all
-        if not is_model_directory(path, temporary):
+        if not is_model_directory(path, temporary):  # it comes from a library, or from a message that can be damaged
             return
         if not existed:
             shutil.rmtree(path, ignore_errors=True)
@@ -1916,12 +1794,9 @@ class NeuralEngine:
         return self.runtime.pool()
 
     def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its files.
-
-        Raise StageError naming the stage that failed. Whatever a refused program leaves behind goes when the owner
-        closes, after the figures were handed over: that can crash.
-        """
-        with self.pool():
+        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its files. Raise StageError
+        naming the stage that failed."""
+        with self.pool():  # a refused program too is cleaned up when the owner closes: that can crash, and comes last
             return _LoadedModel(self, program, qos, events, owner.enter_context(contextlib.ExitStack()))
 
     def keep_awake(self, owner: contextlib.ExitStack) -> None:
@@ -1942,10 +1817,8 @@ class NeuralEngine:
             return self.runtime.text(function())
 
     def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str, *arguments: Any) -> Any:
-        """Send a message that a run can do without.
-
-        Return None if the receiver is nil or None, or if this macOS has no such method, or one of unexpected types.
-        """
+        """Send a message that a run can do without. Return None if the receiver is nil or None, or if this macOS has no
+        such method, or one of unexpected types."""
         method = _OPTIONAL[class_name, selector]
         if not receiver or not self.runtime.find_class(class_name) or not self.runtime.responds(receiver, selector):
             return None
@@ -1953,10 +1826,8 @@ class NeuralEngine:
         return self.runtime.send(receiver, selector, *arguments) if encoding and method.matches(encoding) else None
 
     def describe_error(self, error: "ctypes.c_void_p") -> str:
-        """Return domain, code and text of an NSError and of those under it, on one line; say so if it is nil.
-
-        The outer text of a refused compile is always the same: the reason is in an error under it.
-        """
+        """Return domain, code and text of an NSError and of its underlying errors, on one line; a remark if it is nil.
+        The outer text of a refused compile is always the same: the reason is in an underlying error."""
         runtime, current, chain = self.runtime, Pointer(error.value), dict[Optional[int], str]()
         while len(chain) < ERROR_LEVELS and current.value not in chain and runtime.responds(current, "domain"):
             domain, text = (runtime.text(runtime.send(current, name)) for name in ("domain", "localizedDescription"))
@@ -1973,7 +1844,7 @@ class NeuralEngine:
 
     @contextlib.contextmanager
     def mapped(self, surface: Pointer, size: int, stage: str, options: int = 0) -> Iterator[memoryview]:
-        """Lock a surface and give its first `size` bytes, valid until it is unlocked. Raise StageError if it fails."""
+        """Lock a surface and yield its first `size` bytes, valid until it is unlocked. Raise StageError if it fails."""
         status = self._lock(surface, options, None)
         if status:
             raise StageError(stage, f"IOSurfaceLock returned {status & 0xffffffff:#x}")
@@ -1987,7 +1858,7 @@ class NeuralEngine:
 
 
 class _LoadedModel:
-    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate. Its owner undoes all, in reverse."""
+    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate; its owner undoes all, in reverse."""
 
     def __init__(self, engine: NeuralEngine, program: Program, qos: int, events: Events,
                  owner: contextlib.ExitStack) -> None:
@@ -2029,8 +1900,8 @@ class _LoadedModel:
         return self._retained(runtime.create("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
 
     def _weights_entry(self, blob: bytearray) -> Pointer:
-        """Return data and offset of the weights. The framework takes the value of the first key as the data: if
-        Foundation puts `offset` first, leave it out (0 is the default)."""
+        """Return the dictionary of the weights' data and offset."""
+        # The framework takes the value of the first key as the data: if `offset` is first, leave it out (0 by default).
         runtime = self._runtime
         data = (runtime.string("data"), runtime.data(blob))
         entry = runtime.dictionary([data, (runtime.string("offset"), runtime.number(0))])
@@ -2038,8 +1909,7 @@ class _LoadedModel:
         return entry if runtime.text(first) == "data" else runtime.dictionary([data])
 
     def _write_files(self, program: Program, owner: contextlib.ExitStack) -> None:
-        """Write the program where the framework looks for it. Refuse any place that is not a model's directory: it will
-        be removed."""
+        """Write the program where the framework looks for it, if that is a model's directory: it will be removed."""
         self._begin("identifier")
         identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
         if not IDENTIFIER.fullmatch(identifier):
@@ -2087,7 +1957,8 @@ class _LoadedModel:
         owner.callback(self._unload)
 
     def _send(self, stage: str, selector: str, *arguments: Any) -> float:
-        """Send a message that is a stage of its own; return how many ms it took. Raise StageError if it answers NO."""
+        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is
+        NO."""
         self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
@@ -2139,7 +2010,7 @@ class _LoadedModel:
             surface[:] = data
 
     def evaluate(self) -> bool:
-        """Send the bound message; return its answer."""
+        """Compute the output from the input; return whether that worked."""
         self._error.value = None
         return bool(self._evaluate())
 
@@ -2183,11 +2054,11 @@ def without_paths(text: str) -> str:
 
 
 class Settings(NamedTuple):
-    """How a configuration is measured. In a record they are the `protocol`.
+    """How a configuration is measured; in a record, the `protocol`.
 
     `iters` timed evaluates of each variant, in `rounds`, after `warmup` evaluates (None: until times are steady);
-    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; `timeout` seconds
-    without progress; `original` measures as the original does, one variant after the other.
+    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; at most `timeout`
+    seconds without progress; `original` measures as the original does, one variant after the other.
     """
 
     iters: int = 50
@@ -2229,7 +2100,7 @@ class Settings(NamedTuple):
 MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
-    "seed": (0, (1 << 63) - 1), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
+    "seed": (0, LARGEST_SEED), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
 SETTING_CHOICES: dict[str, tuple[Any, ...]] = {
     "input": ("random", "zeros"), "blob": ("auto", *LAYOUTS), "dialect": ("auto", *DIALECTS), "original": (False, True)}
 
@@ -2256,11 +2127,10 @@ SECONDS_PER_WEIGHT = 1e-6
 
 
 class Cell:
-    """One configuration in one variant: the facts that were measured, and the figures worked out from them.
+    """One configuration in one variant: the facts that were measured, and the figures computed from them.
 
     `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell
-    names its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio
-    divides by.
+    has a stage and an error, and samples only if it failed after it was timed. Ratio compares it with `baseline`.
     """
 
     # The facts, with their types in JSON (see matches_form).
@@ -2330,7 +2200,7 @@ class Cell:
 
     @property
     def weights_mib(self) -> float:
-        """Return the size of the weights in MiB, records and header not counted."""
+        """Return the MiB of weights, without header and records."""
         return VARIANTS[self.variant].weights_mib(self.config)
 
     @property
@@ -2341,7 +2211,7 @@ class Cell:
     @functools.cached_property
     def ms(self) -> dict[str, Any]:
         """Return the figures of the times in ms: median, mean, min, p95, mad, and ci95 of the median if there is an
-        interval. Empty without samples."""
+        interval; empty if there are no samples."""
         samples = [sample / 1e6 for sample in self.samples]
         if not samples:
             return {}
@@ -2365,20 +2235,19 @@ class Cell:
 
     @functools.cached_property
     def ratio(self) -> dict[str, Any]:
-        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval. Empty
-        unless both cells are right."""
+        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval; empty if
+        either cell failed."""
         base = self.baseline
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = list(zip(self.turns, base.turns))
-        classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
+        alternating = [number % 2 for number in range(len(self.samples_ns))]  # as in records without `turns`
+        classes: list[Any] = list(zip(self.turns, base.turns)) or alternating
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, and readings of the clock and
-    pixels of outputs, by rounds."""
+    """A variant while it is measured: its cell, its loaded program, and by rounds the clock's marks and outputs."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -2390,12 +2259,12 @@ class Trial:
 
     @property
     def runs(self) -> bool:
-        """Return whether the variant can be evaluated, as far as is known."""
+        """Return whether the variant is loaded and has not failed."""
         return self.cell.ok and self.executable is not None
 
     @contextlib.contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
-        """Let a failure within be a failure of this variant alone."""
+        """Turn an error within into a failure of this variant alone."""
         try:
             yield
         except StageError as error:
@@ -2418,7 +2287,7 @@ def attempts(settings: Settings) -> Forms:
 
 
 def each_reason_once(refused: Sequence[str]) -> str:
-    """Return texts such as `standard/1.3: reason` as one, in which each reason stands once, behind all its forms."""
+    """Return texts such as `standard/1.3: reason` as one text with each reason once, after all its forms."""
     forms: dict[str, list[str]] = {}
     for form, _, reason in (text.partition(": ") for text in refused):
         forms.setdefault(reason, []).append(form)
@@ -2426,7 +2295,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
 
 
 def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
-    """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
+    """Load a variant's program in the first form that is not refused. Raise StageError naming all that were tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
     for layout, dialect in forms:
@@ -2434,11 +2303,12 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
         program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
                                 blob=layout, dialect=dialect)
         try:
+            events.rest(cell.variant)
             executable = engine.load(program, settings.qos, events, owner)
         except StageError as error:
             refused.append(without_paths(f"{layout}/{dialect}: {error}"))
             if error.stage == "compile":
-                events.rest(cell.variant)
+                events.refused()
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
             cell.refused = refused[:-1]
@@ -2446,7 +2316,7 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
             advice = advice_for(text)
             if settings.original:
                 advice = advice.replace("another --dialect", "it without --original")
-            if "--dialect" in advice and len(forms) > 1:
+            if "--dialect" in advice and (len(forms) > 1 or settings.dialect == "auto"):  # now, or before
                 advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
         cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
@@ -2455,10 +2325,8 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
 
 
 def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order. Between rounds nothing is worked out.
-
-    `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
-    """
+    """Warm all loaded programs up, then time them in rounds of changing order, with no computations in between. In two
+    rounds, `pixels` of the outputs are poisoned after the uncounted evaluate, and read at the end."""
     settings = trials[0].cell.settings
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
@@ -2636,7 +2504,7 @@ class Estimate(NamedTuple):
 
 
 def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: in `count` rounds each stands once in each place."""
+    """Return the order of `count` variants in round `number`: in `count` rounds each has each place once."""
     return [(number + place) % count for place in range(count)]
 
 
@@ -2825,10 +2693,8 @@ FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
 
 
 class Comparison(NamedTuple):
-    """How an output differs from the expected values.
-
-    `floor` is their rms, but at most 1. Times it, a relative error is relative to values as large as the input's.
-    """
+    """How an output differs from the expected values. `floor` is their rms, at most 1: a relative error times it is
+    relative to values as large as the input's."""
 
     cosine: float
     relative_l2: float
@@ -2861,10 +2727,8 @@ def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict
 
 
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
-    """Return the indices of the pixels to verify, drawn by the seed.
-
-    With a kernel of 3 the first lies on an edge, where the padding shows, but not in a corner; the second lies inside.
-    """
+    """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 the first lies on an edge,
+    where the padding shows, but not in a corner; the second lies inside."""
     draw = random.Random(seed).random
     last = config.spatial - 1
     chosen: dict[int, None] = {}
@@ -2878,11 +2742,9 @@ def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
 
 def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
            known: bool) -> Verdict:
-    """Compare the outputs of every verified round with the reference; return the verdict on the worst round.
-
-    data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
-    known. Raises MilError or BlobError if the reference cannot compute the program.
-    """
+    """Return the verdict on the worst of the outputs, [round][pixel][channel], compared with the reference. `data` is
+    the whole fp16 input; `known`: whether the chip's arithmetic is. Raise MilError or BlobError if the reference cannot
+    compute the program."""
     references = compute_references(program, data, pixels, outputs)
     verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
@@ -2898,10 +2760,7 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
 def compute_references(program: Program, data: bytes, pixels: Sequence[int],
                        outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
     """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
-
-    INT8 is exact, so a right output equals the reference in its arithmetic: if it equals that of an M4, the others are
-    not computed. With 3x3 there is one reference, without rounding.
-    """
+    For 3x3 there is one, without rounding."""
     reference = Reference(program.mil, program.blob)
     first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
     unquantized = Arithmetic(quantizes=False)
@@ -2910,6 +2769,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
     quantizes = program.variant.activations == "int8" and program.config.depth > 1
     chosen = [first, unquantized] if quantizes else [first, *others]
     found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
+    # INT8 is exact: if the outputs equal the reference in an M4's arithmetic, the others need not be computed.
     if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
         found.update(zip(others, reference.compute(data, pixels, others)))
     return found
@@ -2967,7 +2827,7 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
 
 
 def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
-    """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
+    """Return the obvious defect of an output, and its usual cause; None if the output must be compared."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
@@ -3012,8 +2872,8 @@ def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], c
                          equal: bool) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
-    The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
-    is added; if most values are equal, the limit is that of a known arithmetic. Large values may differ more.
+    A pixel's usual error is estimated from the median, plus a part of the limit of the relative L2, since the median
+    may be zero; if most values are equal, that is the limit of a known arithmetic. Large values may differ more.
     """
     channels = config.channels
     if channels < FEWEST_CHANNELS:
@@ -3076,7 +2936,7 @@ KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
 
 
 class Chip(NamedTuple):
-    """Facts of a chip: ms below which no evaluate was ever seen, rated TOPS, layers that its compiler bears."""
+    """The facts of a chip: the least ms ever seen of an evaluate, rated TOPS, the most layers its compiler takes."""
 
     dispatch_ms: float
     rated_tops: float = math.inf
@@ -3138,7 +2998,7 @@ def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]
 
 
 def thermal_state(engine: Engine) -> Optional[str]:
-    """Return how hot the machine says it is; None if it does not say."""
+    """Return the machine's thermal state; None if it is unknown."""
     state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
 
@@ -3168,7 +3028,7 @@ def power_source(runtime: Runtime) -> Optional[str]:
 
 
 def amount(size: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes as text, in MiB or GiB."""
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
@@ -3177,7 +3037,7 @@ def room_bytes(config: Config, variants: Iterable[str]) -> int:
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
-# Warnings. Each is a code and a text: the observation, the likely cause, the flag or the act that helps in this case.
+# Warnings. Each is a code and a text: the observation, the likely cause, what to do.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
@@ -3257,12 +3117,14 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
     levels = bimodality(cell.samples, cell.tick_ns)
-    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    # Of two variants, the last of a round is also the first of the next one, without a switch: so compare rounds with
+    # the same turns too.
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
-    for first, factor in itertools.islice(filter(None, patterns), 1):
-        which = "evaluate" if first == 1 else f"{first} evaluates"
-        yield "switch", (f"the first {which} of rounds took {factor:.2f} times as long as the others: the cost of "
+    pattern = next(filter(None, patterns), None)
+    if pattern:
+        which = "evaluate" if pattern[0] == 1 else f"{pattern[0]} evaluates"
+        yield "switch", (f"the first {which} of rounds took {pattern[1]:.2f} times as long as the others: the cost of "
                          "switching between variants; more --iters in as many --rounds dilute it")
     if levels:
         cause = "" if engine == "reference" else "an engine's clock that switches, or "
@@ -3301,8 +3163,7 @@ def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
 
 class Finding(NamedTuple):
-    """The result of a check, and advice if it is not ok. `state` is ok, FAIL, note (a run can do without it) or skip
-    (another check makes it useless)."""
+    """The result of a check: `state` is ok, FAIL, note (a run can do without it) or skip (an earlier check failed)."""
 
     state: str
     value: str
@@ -3310,7 +3171,7 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """The libraries that checks look at, and over them the engine, each made when a check first needs it."""
+    """What checks look at: libraries, engine and facts of the machine, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.standin = standin
@@ -3322,10 +3183,8 @@ class Probe:
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
-        """Return the engine. Raise Unavailable if a library, or a function or constant of one, is missing."""
-        engine = NeuralEngine(self.libraries)
-        engine.surface_keys()
-        return engine
+        """Return the engine. Raise Unavailable if a library, or a function of one, is missing."""
+        return NeuralEngine(self.libraries)
 
     @functools.cached_property
     def system(self) -> dict[str, Any]:
@@ -3334,7 +3193,7 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """A thing to look at. If it fails, no run is possible if it is `needed`, and no other check if it is `first`."""
+    """A check. If it fails and is `needed`, no run is possible; if it is `first`, no later check is possible either."""
 
     name: str
     look: Callable[[Probe], Finding]
@@ -3364,7 +3223,7 @@ def checks() -> list[Check]:
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
         Check("processor", check_processor, needed=True, first=True),
-        *(Check(name, functools.partial(check_system_value, name)) for name in ("chip", "model", "macos", "build")),
+        *(Check(name, functools.partial(check_fact, name)) for name in ("chip", "model", "macos", "build")),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
         *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
@@ -3391,8 +3250,9 @@ def require_engine(probe: Probe) -> None:
 def check_standin(probe: Probe) -> Finding:
     """Check that this Python has ctypes, and that a library that the environment names can be opened."""
     try:
-        if probe.libraries and probe.standin:
-            probe.libraries.open("libobjc")
+        libraries = probe.libraries
+        if probe.standin:
+            libraries.open("libobjc")
     except Unavailable as error:
         if CTYPES_PROBLEM:
             return Finding("FAIL", str(error))
@@ -3419,14 +3279,16 @@ def check_processor(probe: Probe) -> Finding:
     return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
 
 
-def check_system_value(name: str, probe: Probe) -> Finding:
-    """Look up a fact of the machine that no framework is needed for."""
-    return known(probe.libraries.system_value(*SYSTEM_VALUES[name]))
+def check_fact(name: str, probe: Probe) -> Finding:
+    """Look up a fact that the record holds if it is known. Those of SYSTEM_VALUES are there before any framework is."""
+    system = SYSTEM_VALUES.get(name)
+    value = probe.libraries.system_value(*system) if system else probe.system.get(name)
+    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def check_libraries(probe: Probe) -> Finding:
     """Check that the libraries open, and have every C function and constant that a run needs."""
-    assert probe.engine
+    probe.engine.surface_keys()
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
@@ -3452,7 +3314,7 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
-    """Check that a method exists, and takes and gives the kinds of values that calls here are made for."""
+    """Check that a method exists, and has the types that our calls are made for."""
     runtime = probe.engine.runtime
     if not runtime.find_class(method.class_name):
         return Finding("skip", "")
@@ -3465,23 +3327,13 @@ def check_method(method: Method, probe: Probe) -> Finding:
 
 
 def check_engine(probe: Probe) -> Finding:
-    """Check that the framework says that there is an engine."""
+    """Check that the framework reports an engine."""
     found = device_value(probe.engine, "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
     if found:
         return Finding("ok", "present")
     return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
-
-
-def check_fact(name: str, probe: Probe) -> Finding:
-    """Look up a fact that the record holds if it is known."""
-    return known(probe.system.get(name))
-
-
-def known(value: Any) -> Finding:
-    """Return the finding of a fact; None if it is unknown."""
-    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
 
 
 def largest_room() -> int:
@@ -3508,14 +3360,14 @@ def check_memory(probe: Probe) -> Finding:
     """Check that the memory is enough for programs and their copies."""
     size = probe.system.get("memory_bytes")
     if size is None:
-        return known(None)
+        return check_fact("memory_bytes", probe)
     if size >= 4 * largest_room():
         return Finding("ok", amount(size))
     return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
 
 def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
-    """Look at a fact that may change the figures, as a run would warn of it."""
+    """Look up a fact that may change the figures, with the warnings that a run would give."""
     value = probe.system.get(name, "unknown")
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
     warnings = [message for code, message in warnings_about_machine(probe.system) if code in codes]
@@ -3531,13 +3383,13 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 
 SCHEMA = "ane-bench/1"
 
-# Bounds of what is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
+# Limits of a record that is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
 LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
-SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: no machine is outside of them, and figures would overflow
 
-# The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
+# The part of a record that is read; other fields are ignored. Figures are computed again from the samples.
 RECORD_FORM: dict[str, Any] = {
     "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
     "protocol": {"iters": int, "rounds": int, "warmup": object, "qos": int, "seed": int, "input": str, "verify": int,
@@ -3555,9 +3407,9 @@ REPORTS: dict[str, Callable[["Run"], str]] = {}
 class Run:
     """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
 
-    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. The first of the
-    `variants` is the baseline of Ratio. Records of the first version do not say what was asked: `asked` is then False,
-    `configs` and `variants` are those that were measured, and `complete` is None.
+    `engine` is ane, reference or stand-in; `system` holds the known facts of the machine. The first of the `variants`
+    is the baseline of Ratio. Records of the first version do not say what was asked: then `asked` is False, `complete`
+    is None, and `configs` and `variants` are those that were measured.
     """
 
     def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
@@ -3596,7 +3448,7 @@ class Run:
 
     def cell(self, config: Union[Config, str], variant: str) -> Cell:
         """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if there is none."""
-        config = Config.parse(config) if isinstance(config, str) else config
+        config = Config.parse(config) if isinstance(config, str) else Config(*config)
         for cell in self.cells:
             if (cell.config, cell.variant) == (config, variant):
                 return cell
@@ -3605,10 +3457,10 @@ class Run:
     @property
     def ok(self) -> bool:
         """Return whether every cell was measured, and verified if that was asked."""
-        return all(cell.ok for cell in self.cells)
+        return bool(self.cells) and all(cell.ok for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record, schema ane-bench/1: samples, and the unrounded figures worked out from them."""
+        """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
         asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
         results = []
         for config, cells in self.results:
@@ -3680,7 +3532,7 @@ def parse_record(data: bytes, origin: str) -> Run:
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
-    """Return the run of a record of the right form. Raise UsageError if its parts contradict one another."""
+    """Return the run of a record that has RECORD_FORM. Raise UsageError if its parts contradict one another."""
     protocol, asked = record["protocol"], record.get("asked")
     settings = Settings(**{name: protocol[name] for name in Settings._fields}).check()
     found: dict[Config, Mapping[str, Any]] = {}
@@ -3709,7 +3561,7 @@ def run_of(record: Mapping[str, Any]) -> Run:
 
 
 def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) -> Cell:
-    """Return a cell of facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    """Return a cell of facts from a record or a worker. Raise UsageError if they contradict one another."""
     cell = Cell(config, variant, run.settings, run.tick_ns)
     cell.note(**facts)
     rounds = run.settings.rounds
@@ -3723,8 +3575,8 @@ def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) 
 
 
 def matches_form(value: Any, form: Any) -> bool:
-    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name":
-    form}, an object with these names and maybe others, where `name?` may be missing. float is any finite number."""
+    """Return whether a JSON value has a form: a type (float: any finite number); [form], a list; {str: form}, an object
+    with any names; {"name": form}, an object with at least these names, of which `name?` may be missing."""
     if isinstance(form, list):
         return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
@@ -3751,11 +3603,11 @@ def _parse_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
-    return int(text) if text.lstrip("-").isdigit() and len(text) <= 20 else value
+    return int(text) if text.lstrip("-").isdigit() else value
 
 
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
-    """Return a JSON value with its texts printable. Raise ValueError if it is nested too deeply to work on."""
+    """Return a JSON value with its texts made printable. Raise ValueError if it is nested too deeply."""
     if isinstance(value, str):
         return printable(value)
     if not isinstance(value, (dict, list)):
@@ -3768,15 +3620,13 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
 
 
 def write_file(path: Any, text: Optional[str]) -> None:
-    """Write a text to a file, whole or not at all: beside it, then renamed. A link stays a link, permissions stay.
-
-    With None, only find out whether the file can be written. Raise OutputError if it cannot.
-    """
+    """Write a text to a file, whole or not at all: to a file beside it, then renamed. Links and permissions are kept.
+    If the text is None, only check that the file can be written. Raise OutputError if it cannot."""
     try:
         target = os.path.realpath(os.fsdecode(path))
         beside = f"{target}.{os.getpid()}.partial"
         if os.path.exists(target) and not os.path.isfile(target):
-            raise ValueError("it is not a regular file")  # and a regular one would replace it
+            raise ValueError("it is not a regular file")  # renaming would replace it by one
         try:
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
                 with contextlib.suppress(FileNotFoundError):
@@ -3795,7 +3645,7 @@ def write_file(path: Any, text: Optional[str]) -> None:
 
 
 def check_writable(path: Any) -> None:
-    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    """Raise UsageError if a file cannot be written."""
     try:
         write_file(path, None)
     except OutputError as error:
@@ -3814,9 +3664,9 @@ REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused co
 
 LONGEST_MESSAGE = 1 << 26  # bytes of a line of JSON; the longest carries the samples
 KEPT_ERROR_OUTPUT = 1 << 14
-TICK_S = 0.5  # so often the parent looks up while it waits for a worker
-REPORT_EVERY_S = 0.25  # so often at most a worker reports its rounds
-STOP_S = 2.0  # within which a worker that was asked to end unloads and purges its programs
+TICK_S = 0.5  # the longest time that the parent waits for a worker without sending a tick
+REPORT_EVERY_S = 0.25  # the least time between two reports of rounds
+STOP_S = 2.0  # the time for a worker that was asked to end to unload and purge its programs
 KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
 # After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile fails or hangs
 # (sbryngelson/ane-guide; ANEForge rests as long).
@@ -3835,8 +3685,8 @@ exec(code)"""
 NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
 
 Message = dict[str, Any]
-# The one vocabulary of events, from the worker to the parent, and on to whoever watches the run. The parent adds
-# `configuration` (a configuration begins), `wait` (another run holds the lock) and `tick` (time passes).
+# All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins), `wait`
+# (another run holds the lock) and `tick` (time passes).
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
@@ -3849,11 +3699,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One configuration to be measured: by which engine (`standin` names a library), in which variants.
-
-    `forms` holds the (layout, dialect) pairs to try for each variant. After a refused compile the worker rests for
-    `rest_s` seconds.
-    """
+    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant; after a
+    refused compile the worker rests for `rest_s` seconds."""
 
     engine: str
     standin: Optional[str]
@@ -3862,6 +3709,7 @@ class Job(NamedTuple):
     settings: Settings
     forms: Mapping[str, Forms]
     rest_s: float = 0
+    last: bool = False
 
 
 def read_message(line: bytes) -> Message:
@@ -3870,7 +3718,8 @@ def read_message(line: bytes) -> Message:
         message = parse_json(line)
         kind = message.get("kind") if isinstance(message, dict) else None
         if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
-            return message if kind == "directory" else plain(message)  # type: ignore[no-any-return]  # a path stays as it is
+            found: Message = message if kind == "directory" else plain(message)  # a path may hold any character
+            return found
     raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
 
 
@@ -3880,6 +3729,7 @@ class Link:
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
         self.current = "start"
         self.rest_s = 0.0
+        self._service_restarts = False
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[tuple[str, bool]] = []
@@ -3889,13 +3739,13 @@ class Link:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _stop(self, number: int, frame: Any) -> None:
-        """Unwind the main thread, between two evaluates at the latest, so that programs are unloaded and purged."""
+        """Unwind the main thread when the current call returns, so that programs are unloaded and purged."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._closing = True
         raise Terminated(number)
 
     def _watch(self) -> None:
-        """Take the answers; end the worker when the parent is gone, whatever the worker is doing."""
+        """Read the answers; end the worker if the parent is gone, whatever the worker is doing."""
         while self._source.read(1):
             self._answers.release()
         self._closing = True
@@ -3906,7 +3756,7 @@ class Link:
         os._exit(1)
 
     def send(self, kind: str, wait: bool = True, **content: Any) -> None:
-        """Send a message. Wait until the parent has dealt with it, unless told otherwise."""
+        """Send a message and, if `wait`, wait until the parent has processed it."""
         if self._closing:
             return
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
@@ -3916,12 +3766,13 @@ class Link:
             self._answers.acquire()
 
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Report that a stage begins, and wait for the acknowledgement: the parent then knows which stage hangs."""
+        """Report that a stage begins, and wait, so that the parent knows which stage hangs. It may take `limit` seconds
+        beyond --timeout."""
         self.current = name
         self.send("stage", stage=name, variant=variant, limit=limit)
 
     def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Report a round, now and then, without waiting: nothing may come between rounds."""
+        """Report a round, but not every one, without waiting: that would disturb the times."""
         self.current = "evaluate"
         now = time.monotonic()
         if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
@@ -3930,13 +3781,13 @@ class Link:
                       number=number, of=of)
 
     def turn(self, variant: str) -> None:
-        """Note which variant is at work, in a file that outlives a crash; it takes 2 µs."""
+        """Write which variant is at work to a file that outlives a crash; it takes 2 µs."""
         if self._turn_file is not None:
             with contextlib.suppress(OSError):
                 os.pwrite(self._turn_file, f"{variant:<8}".encode(), 0)
 
     def directory(self, path: str) -> None:
-        """Report a model's directory before it exists, so that whoever survives removes it."""
+        """Report a model's directory before it exists; the parent removes it if the worker cannot."""
         self._directories.append((path, os.path.lexists(path)))
         self.send("directory", path=path)
 
@@ -3944,16 +3795,21 @@ class Link:
         """Report a warning."""
         self.send("warning", code=code, message=message)
 
+    def refused(self) -> None:
+        """Note that a compile was refused: the compile service restarts."""
+        self._service_restarts = True
+
     def rest(self, variant: str) -> None:
-        """Wait until the compile service has recovered from a refused compile, so that no later worker need."""
-        if self.rest_s > 0:
+        """Rest before the next compile if the last one was refused."""
+        if self._service_restarts and self.rest_s > 0:
             self.stage("rest", variant, self.rest_s)
             time.sleep(self.rest_s)
+        self._service_restarts = False
 
 
 def work() -> int:
-    """Run as a worker: read a task, do it, send the results. Ignore terminal signals: the parent handles them, and
-    the worker must survive to clean up."""
+    """Run as a worker: read a task, do it, send the results; return the exit code."""
+    # The parent handles terminal signals; the worker must survive to clean up.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
@@ -3989,16 +3845,15 @@ def measure_task(link: Link, *arguments: Any) -> None:
             for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
                 link.warn(code, text)
             measure(chosen, job, chip_of(system).known_arithmetic, link)
+            if not job.last:
+                link.rest("")
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
 
 def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
-    """Measure a configuration in each variant, and report a cell for each before anything is unloaded.
-
-    `known` tells that the chip's arithmetic is. The original has one variant loaded at a time, writes no input and
-    reads no output.
-    """
+    """Measure a configuration in each variant, and send the cells before anything is unloaded. `known`: whether the
+    chip's arithmetic is. The original loads one variant at a time, writes no input and reads no output."""
     settings = job.settings
     data = random_input(job.config, settings.seed) if settings.input == "random" else bytes(job.config.tensor_bytes)
     pixels = chosen_pixels(job.config, settings.seed, settings.verify) if settings.verifies else ()
@@ -4036,7 +3891,7 @@ def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], k
 
 
 def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
-    """Send the cells as they are now: what was measured survives what fails afterwards."""
+    """Send the cells as they are now, so that figures survive later failures."""
     state = thermal_state(engine)
     known: dict[str, Any] = {"thermal_state": state} if state else {}
     for trial in trials:
@@ -4044,7 +3899,7 @@ def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
 
 
 def examine_task(link: Link, standin: Optional[str], first: int) -> None:
-    """Run the checks from the first on, until one fails without which nothing can be looked at."""
+    """Run the checks from number `first` on, until one fails that all later ones need."""
     probe = Probe(standin)
     for check in checks()[first:]:
         link.stage(check.name, "")
@@ -4058,12 +3913,9 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": exa
 
 
 def own_command(code: Optional[int]) -> list[str]:
-    """Return the command of a worker, which runs the code of this module from an open file, or else the file again.
-
-    Neither PYTHON* variables nor modules beside the file (-I) nor installed packages (-S) change what a worker runs;
-    options for finding faults in Python programs are passed on.
-    """
+    """Return the command of a worker, which runs compiled code from an open file, or this file if there is none."""
     path = os.path.abspath(globals().get("__file__", PROGRAM_NAME))
+    # -I and -S: neither PYTHON* variables nor modules beside the file nor installed packages change what a worker runs.
     options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
     start = [path, WORKER_ARGUMENT] if code is None else ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
     return [sys.executable, "-I", "-S", *options, *start]
@@ -4072,9 +3924,8 @@ def own_command(code: Optional[int]) -> list[str]:
 class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
-    `stage` and `at_work` name the stage and the variant that it was last at; `problem` says why it did not end well,
-    `hung` that the compile service made no progress. `unpurged` are the variants that it may have left in the system's
-    cache.
+    `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
+    load made no progress. `unpurged`: the variants that it may have left in the system's cache.
     """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
@@ -4129,16 +3980,13 @@ class Worker:
                 remove_model_directory(path, existed, foundation_directory())
 
     def messages(self) -> Iterator[Message]:
-        """Yield the messages, each answered after it was dealt with, and a tick every half second.
-
-        Raise StageError if the worker makes no progress within the time limit, or ends badly. Time that this process
-        did not run itself, asleep or stopped, does not count.
-        """
+        """Yield the messages, each answered when the next is asked for, and a tick every half second. Raise StageError
+        if the worker makes no progress within the time limit, or ends badly."""
         limit, spent = self._timeout, 0.0
         while True:
             began, step = time.monotonic(), min(TICK_S, limit / 4)
             line = self._line(step)
-            spent += min(time.monotonic() - began, step)
+            spent += min(time.monotonic() - began, step)  # time that this process slept or was stopped does not count
             if line is None:
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
@@ -4157,7 +4005,7 @@ class Worker:
                 self._write(b"\n")
 
     def _note(self, message: Message) -> None:
-        """Keep what is needed to tell what the worker was doing, and to clean up after it."""
+        """Note what the worker is doing, and what must be cleaned up after it."""
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
         if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
@@ -4171,12 +4019,12 @@ class Worker:
 
     def _share(self, data: bytes = b"") -> Optional[int]:
         """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
-        with contextlib.suppress(OSError):
-            file = self._owner.enter_context(tempfile.TemporaryFile(buffering=0))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as owner:
+            file = owner.enter_context(tempfile.TemporaryFile(buffering=0))
             if file.write(data) == len(data):
                 file.seek(0)
+                self._owner.push(owner.pop_all())  # else it is closed at once: it may have filled the disk
                 return file.fileno()
-            file.truncate(0)  # or what fits of it would take the room of the programs
         return None
 
     def _variant_at_work(self) -> str:
@@ -4187,13 +4035,13 @@ class Worker:
         return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
-        """Write to the worker. One that is gone is noticed when its messages end."""
+        """Write to the worker. If it is gone, its messages end, which is noticed there."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
 
     def _line(self, seconds: float) -> Optional[bytes]:
-        """Return a line, empty at the end of all; None if none was complete within some seconds."""
+        """Return the next line, empty at the end of output; None if none is complete within some seconds."""
         if b"\n" not in self._output and self._selector.get_map():
             for key, _ in self._selector.select(seconds):
                 data = os.read(key.fd, 1 << 20)
@@ -4240,18 +4088,17 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
     ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the
     names of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
-    `on_event` is called with each event (see MESSAGES). If ANE_BENCH_STANDIN names a library in the environment, it
-    takes the place of Apple's. A configuration that fails gives failed cells. Raise UsageError for an invalid request
-    and Unavailable if there is no usable Neural Engine.
+    `on_event` is called with each event (see MESSAGES). A configuration that fails gives failed cells. Raise UsageError
+    for an invalid request and Unavailable if there is no usable Neural Engine.
     """
-    found = plan_run(configs, variants, engine, settings)
-    for _ in measured(found, on_event or (lambda message: None)):
+    result = plan_run(configs, variants, engine, settings)
+    for _ in measured(result, on_event or (lambda message: None)):
         pass
-    return found
+    return result
 
 
 def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
-    """Return a run of what is asked for, with nothing measured yet. Raise UsageError if it is invalid."""
+    """Return the run that is asked for, with nothing measured yet. Raise UsageError if the request is invalid."""
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
     unknown = [name for name in settings if name not in Settings._fields]
@@ -4260,12 +4107,12 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
     chosen = settings_of(settings)
     if engine == "reference" and chosen.original:
         raise UsageError("original and the reference engine conflict: the original's programs are too large for it")
-    planned = Run("stand-in" if engine == "ane" and standin_library() else engine, chosen,
-                  configs_of(configs, engine), variants_of(variants))
-    unique = list(dict.fromkeys(planned.configs))
-    if len(unique) < len(planned.configs):
-        planned.warn("repeated", f"{len(planned.configs) - len(unique)} repeated configurations were left out")
-        planned.configs = unique
+    asked = configs_of(configs, engine)
+    unique = list(dict.fromkeys(asked))
+    name = "stand-in" if engine == "ane" and standin_library() else engine
+    planned = Run(name, chosen, unique, variants_of(variants))
+    if len(unique) < len(asked):
+        planned.warn("repeated", f"{len(asked) - len(unique)} repeated configurations were left out")
     if chosen.original and any(config.kernel != 1 for config in unique):
         raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
     count = chosen.iters * len(unique) * len(planned.variants)
@@ -4275,7 +4122,7 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Return the settings that are given, or with `original` its own. Raise UsageError for a conflict."""
+    """Return settings with defaults for those not given, the original's if `original` is. Raise UsageError."""
     if given.get("original") is not True:
         return Settings(**given).check()
     for name in given:
@@ -4319,7 +4166,7 @@ def standin_library() -> Optional[str]:
 
 
 def rest_seconds(standin: Optional[str]) -> float:
-    """Return how long the compile service rests after a refused compile: not at all with a stand-in, unless told."""
+    """Return how long to rest after a refused compile; for a stand-in, what the environment says, or 0."""
     try:
         return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
     except ValueError:
@@ -4327,10 +4174,8 @@ def rest_seconds(standin: Optional[str]) -> float:
 
 
 def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
-    """Measure a planned run: yield the cells of each configuration, once they and their warnings are in the run.
-
-    Raise Unavailable if the first worker finds no usable engine.
-    """
+    """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
+    Unavailable if the first worker finds no usable engine."""
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs = attempts(run.settings), 0
     forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
@@ -4341,7 +4186,8 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
             for cell in cells:
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin))
+                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin),
+                          number + 1 == len(run.configs))
                 cells, hung = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
@@ -4352,7 +4198,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
 
 
 def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
-    """Add what there is to say about a configuration that is done; about the machine each thing once."""
+    """Add the warnings about a configuration that is done; those about the machine only once."""
     known = {remark["code"] for remark in run.warnings}
     found = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
     for cell in cells:
@@ -4362,18 +4208,17 @@ def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
 
 
 def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
-    """Return the forms to try next: first the one that worked; the first alone if all were refused."""
+    """Return the forms to try for the next configuration: first the one that worked; only one if all were refused."""
     if cell.blob:
         return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
 def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
-    """Return the cells of one configuration, one for each variant whatever becomes of its workers, and whether the
-    compile service hung.
+    """Return the cells of one configuration, always one per variant, and whether the compile service hung.
 
-    If a worker dies, the variant at work is the failed one; the others are measured again without it, unless the
-    compile service hangs.
+    If a worker dies, the variant at work has failed; the others are measured again without it, unless the compile
+    service hung.
     """
     cells: dict[str, Cell] = {}
     left = list(job.variants)
@@ -4395,10 +4240,8 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
 
 
 def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, take the cells that it sends, and return it.
-
-    Raise Unavailable if it finds no usable engine before anything was measured.
-    """
+    """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if it finds no usable
+    engine before anything was measured."""
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
     try:
@@ -4442,12 +4285,9 @@ def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cel
 
 @contextlib.contextmanager
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
-    """Hold the lock that keeps runs from disturbing each other's figures.
-
-    It is an advisory one on the directory of temporary files itself, so that nothing is left behind. Report if another
-    run holds it; go on without a lock if none is possible.
-    """
-    directory = foundation_directory()
+    """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none is possible. Report
+    if another run holds it."""
+    directory = foundation_directory()  # a lock on the directory itself leaves no file behind
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
             import fcntl  # missing on systems that can still read records and write programs
@@ -4475,12 +4315,8 @@ REPORT_ADVICE = "send this output to the issues of the repository that this file
 
 
 def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
-    """Run every check, tell each result as soon as it is there, and at the end measure a small program. Return whether
-    all went well.
-
-    A check that ends its worker is a failure of that check alone: another worker goes on with the next. `begin` is
-    called before work that may take long.
-    """
+    """Run every check, then measure a small program; call `tell` with each result at once, and `begin` before work that
+    may take long. Return whether all went well. If a check crashes its worker, another one goes on with the next."""
     standin, every = standin_library(), checks()
     found: list[Finding] = []
     well = True
@@ -4492,7 +4328,9 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
                         found.append(Finding(message["state"], message["value"], message["advice"]))
                         if found[-1].state != "skip":
                             tell(every[len(found) - 1].name, found[-1])
-            break
+            if len(found) == len(every) or found and every[len(found) - 1].first and found[-1].state == "FAIL":
+                break
+            raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
         except StageError as error:
             finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
             if error.stage == "start" or len(found) == len(every):
@@ -4508,10 +4346,10 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
         tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return test_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
+    return check_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
 
 
-def test_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
+def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
     """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
     settings = TEST_SETTINGS._replace(timeout=seconds)
     run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
@@ -4549,8 +4387,8 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
-    """Return a figure in `room` letters; empty if there is none. It has three significant digits if it would read 0.00,
-    and as many as there is room for if it would be too long, as a power of ten if need be."""
+    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three significant digits,
+    and if it would be too long, as many as there is room for, as a power of ten if need be."""
     if value is None:
         return ""
     powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
@@ -4562,7 +4400,7 @@ def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
 
 
 def half_width(figures: Mapping[str, Any], middle: str) -> str:
-    """Return half of an interval as a share of the figure that it belongs to, such as ±0.4%; empty without one."""
+    """Return half of the 95 % interval as a share of its figure, such as ±0.4%; empty if there is none."""
     if "ci95" not in figures:
         return ""
     share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
@@ -4570,27 +4408,27 @@ def half_width(figures: Mapping[str, Any], middle: str) -> str:
 
 
 def ratio_text(cell: Cell) -> str:
-    """Return the ratio; a dash if there is none because a cell of the pair is not right."""
+    """Return the ratio as text; a dash if it is unknown because one of the two cells failed."""
     if cell.ratio:
         return f"{figure(cell.ratio['value'], 2, 4)}x"
     return "–" if cell.baseline not in (None, cell) and cell.samples else ""
 
 
 def varying(configs: Sequence[Config]) -> list[str]:
-    """Return the dimensions that vary in a sweep: three or more configurations that are the cross product of their
-    values. In other runs all dimensions count as varying."""
+    """Return the dimensions that vary in a sweep, which is a cross product of three or more configurations; for other
+    runs, all dimensions."""
     values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
     swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
     return [name for name in Config._fields if len(values[name]) > 1 or not swept]
 
 
 def chip_name(run: Run) -> str:
-    """Return the chip as people say it, such as `M4 Max`."""
+    """Return the chip's name without its maker's, such as `M4 Max`."""
     return str(run.system.get("chip", "unknown chip")).replace("Apple ", "", 1)[:LONGEST_FACT]
 
 
 def machine_facts(run: Run, macos: bool = True) -> str:
-    """Return chip, its engine's sub-type and macOS, which the original's title lacks; Python for a reference engine."""
+    """Return chip, its engine's sub-type and, if `macos`, macOS; the Python version for a reference engine."""
     if run.engine == "reference":
         return f"Python {run.system.get('python', 'unknown')}"[:LONGEST_FACT]
     facts = [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
@@ -4599,14 +4437,14 @@ def machine_facts(run: Run, macos: bool = True) -> str:
 
 
 def machine_name(run: Run, macos: bool = True) -> str:
-    """Return what measured: a machine, or what took its place."""
+    """Return a description of the engine: the machine's, the stand-in's or the reference's."""
     if run.engine == "reference":
         return "reference engine in plain Python, which says nothing about a Neural Engine"
     return ("stand-in library, " if run.engine == "stand-in" else "") + machine_facts(run, macos)
 
 
 def coverage(run: Run) -> str:
-    """Return how much of a broken-off run there is, such as `2 of 5 configurations`; empty for others."""
+    """Return how much of an interrupted run was measured, such as `2 of 5 configurations`; empty for whole runs."""
     return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False else ""
 
 
@@ -4631,7 +4469,7 @@ def grouped_warnings(run: Run) -> list[str]:
 
 
 def names_of_cells(run: Run, names: Sequence[str]) -> str:
-    """Return the names of cells or configurations behind the first one in few words; each configuration once."""
+    """Return the names of cells or configurations after the first one, each configuration once."""
     if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
         return f"and all {len(run.cells) - 1} other cells"
     cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
@@ -4644,7 +4482,7 @@ def names_of_cells(run: Run, names: Sequence[str]) -> str:
 
 
 def remarks(run: Run) -> list[str]:
-    """Return what must be known of a run wherever its figures are shown."""
+    """Return the remarks that must stand wherever a run's figures are shown."""
     return [*([f"The run was broken off: {coverage(run)}."] if coverage(run) else []),
             *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
 
@@ -4653,7 +4491,7 @@ def remarks(run: Run) -> list[str]:
 # letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
 
 class Column(NamedTuple):
-    """A column: the field of csv that it shows, its heading, its width with a space, and a cell's text in some room."""
+    """A column: its field in csv, heading, width with a space, and function from cell and room to text."""
 
     field: str
     heading: str
@@ -4674,13 +4512,13 @@ WIDE_COLUMNS = [column._replace(width=10) for column in COLUMNS]
 
 
 def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = WIDE_COLUMNS) -> list[str]:
-    """Return a cell's text in each column; a star behind the check marks a cell that a warning names."""
+    """Return a cell's text in each column; a star after the check marks a cell that a warning names."""
     mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
     return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
 
 
 class Table:
-    """A run as a table in a terminal of some columns. In a sweep rows are named by what varies."""
+    """A run as a table of at most so many columns. In a sweep, rows are named by the dimensions that vary."""
 
     def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
         self.run, self.columns = run, list(COLUMNS)
@@ -4726,12 +4564,15 @@ class Table:
             if not cell.samples:
                 lines.append(f"{label}: {cell.failure}")
                 continue
-            line = f"{label:<30} {original_figures(cell)}"
-            if not self.run.settings.original:
-                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
+            if self.run.settings.original:  # as its printf writes them
+                ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+                line = (f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms "
+                        f"{cell.tops:6.2f}{ratio}")
+            else:
                 if len(label) > self.width:
                     lines.append(label)
                     label = ""
+                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
                 line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
             lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
@@ -4747,19 +4588,13 @@ class Table:
         return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
 
 
-def original_figures(cell: Cell) -> str:
-    """Return a cell's figures as the original's printf writes them."""
-    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
-    return f"{cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}"
-
-
 # The answer in a sentence for each kernel.
 
 SPOKEN = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
 
 
 def answers(run: Run) -> list[str]:
-    """Return what the run found, in sentences. Under `original` there are none."""
+    """Return what the run found, in sentences; none for the original."""
     if run.settings.original:
         return []
     groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
@@ -4779,12 +4614,14 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
         which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
         return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
     best = max(right, key=lambda cell: cell.tops or 0)
+    wrong = [VARIANTS[variant].label for variant in run.variants if all(cell.variant != variant for cell in right)]
     most = f"at most {figure(best.tops, 1)} TOPS"
+    failed = f"; no {' or '.join(wrong)} cell is right" if wrong else ""
     for variant in reversed(SPOKEN):
         pairs = [cell for cell in right if cell.variant == variant and cell.ratio]
         if pairs:
-            return f"{ratio_sentence(pairs, where)}; {most}."
-    return f"{VARIANTS[best.variant].label} reaches {most} {where}."
+            return f"{ratio_sentence(pairs, where)}; {most}{failed}."
+    return f"{VARIANTS[best.variant].label} reaches {most} {where}{failed}."
 
 
 def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
@@ -4811,7 +4648,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
 # Notes below a table.
 
 def footnotes(run: Run) -> list[str]:
-    """Return notes: fallbacks in use, rates behind the fixed cost, published results for this chip."""
+    """Return notes: fallbacks in use, rates without the fixed cost, published results for this chip."""
     asked = attempts(run.settings)[0]
     taken: dict[tuple[str, str], dict[str, None]] = {}
     for cell in run.cells:
@@ -4827,11 +4664,13 @@ MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_h
 
 
 def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return the rate behind the fixed cost, and that cost, with their intervals, by the fields of csv: for the deepest
-    of otherwise the same cells, from the depth of the next one. None for others, and if it cannot be told."""
+    """Return the rate without the fixed cost of an evaluate, and that cost, with intervals, by the fields of csv: for
+    the deepest of cells that differ in depth alone, from it and the next one. All are None for other cells, or if they
+    cannot be told."""
     channels, spatial, _, kernel = cell.config
     alike = [other for other in run.cells if other.ok and other.variant == cell.variant
-             and other.config == (channels, spatial, other.config.depth, kernel)]
+             and other.config == (channels, spatial, other.config.depth, kernel)
+             and (other.variant, other.config.depth) != ("w8a8", 1)]  # which quantizes nothing
     alike.sort(key=lambda other: other.config.depth)
     if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
         return dict.fromkeys(MARGINAL_FIELDS)
@@ -4844,7 +4683,7 @@ def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
 
 
 def marginal_notes(run: Run) -> list[str]:
-    """Return a line for each pair of depths about the rate behind the fixed cost of an evaluate."""
+    """Return a line for each pair of depths about the rate without the fixed cost of an evaluate."""
     lines: dict[str, list[str]] = {}
     for cell in run.cells:
         depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
@@ -4859,8 +4698,8 @@ def marginal_notes(run: Run) -> list[str]:
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
-# First-hand TOPS of others in FP16 and W8A8. All of them ran the original or its like: zeros in, one variant after the
-# other, the mean of the times.
+# TOPS that others measured in FP16 and W8A8. All of them ran the original or a program like it: zeros as input, one
+# variant after the other, the mean of the times.
 MADERIX = "maderix/ANE README, macOS not stated"
 NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
 NOTES = "public notes that ran the original, Darwin 25.2"
@@ -4925,12 +4764,12 @@ def markdown_items(texts: Iterable[str]) -> list[str]:
 
 
 def markdown_escaped(text: str) -> str:
-    """Return text in which markdown finds none of its own signs."""
+    """Return text with markdown's signs escaped."""
     return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
 
 
 def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return what csv says of a cell, by the names in its header; None if it is not known."""
+    """Return a cell's values in csv by the names in its header; unknown ones are None."""
     (ms_low, ms_high), (ratio_low, ratio_high) = (found.get("ci95", (None, None)) for found in (cell.ms, cell.ratio))
     facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
     return {
@@ -4958,7 +4797,7 @@ def comma_separated(runs: Sequence[Run]) -> str:
 REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
                json=record_text)
 
-# A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
+# A record to send is a block of compressed text, so an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
 BLOCK = "```ane-bench-record"
 
@@ -4987,8 +4826,8 @@ def condensed(run: Run) -> Run:
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with blocks that markdown reports end with, quoted or not. Damaged
-    blocks are named to `complain` and left out. Raise UsageError if there is not a single record."""
+    """Return the runs in a file: a record, or a text with blocks of markdown reports, quoted or not. Call `complain`
+    for each damaged block, and leave it out. Raise UsageError if there is no record."""
     data = read_bounded(path)
     text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
     blocks = text.split(BLOCK)[1:]
@@ -5009,7 +4848,7 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
 
 
 def unpack(packed: str, room: int) -> bytes:
-    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or has more than there is room."""
+    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or larger than `room`."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(packed, validate=True), room + 1)
     if len(data) > room:
@@ -5022,7 +4861,7 @@ def unpack(packed: str, room: int) -> bytes:
 # Several records.
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns are as wide as they need to be: the first to the left, the others to the right."""
+    """Return a table with columns of the least width; the first is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
     lines = ["  ".join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
              for row in (headings, *rows)]
@@ -5030,16 +4869,16 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(runs: Sequence[Run], form: str) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as one table with the machine as a column.
-    Runs that measured in other ways stand in tables of their own, each below what its cells have in common."""
+    """Return saved runs in a format of `run`: one as it was printed, several as a table with the machine as a column.
+    Runs that measured differently are in separate tables, each below what its cells have in common."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
         return REPORTS[form](runs[0])
     if form == "json":
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: ([int(part) if part.isdecimal() else part for part in
-                                          re.split("([0-9]+)", chip_name(run))], run.started))  # M2 before M10
+    runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in  # M2 before M10
+                                          enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
@@ -5047,6 +4886,8 @@ def show(runs: Sequence[Run], form: str) -> str:
             texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
             common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
                       f"{cell.config.kernel}x{cell.config.kernel} convolutions")
+            if run.variants[0] != DEFAULT_VARIANTS[0]:
+                common += f", Ratio to {VARIANTS[run.variants[0]].label}"
             groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
                 texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
     headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
@@ -5064,8 +4905,8 @@ SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
 
 
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict
-    (faster, slower, same, undecided)."""
+    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict:
+    faster, slower, same or undecided."""
 
     base: Cell
     new: Cell
@@ -5075,10 +4916,8 @@ class Difference(NamedTuple):
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that is right in both.
-
-    Intervals are those within a run; two runs of one machine may differ by more.
-    """
+    """Return the differences between two runs, one for each cell that is right in both. Intervals are those within a
+    run; two runs of one machine may differ by more."""
     others = {cell.name: cell for cell in new.cells if cell.ok}
     return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
 
@@ -5095,7 +4934,7 @@ def difference(base: Cell, new: Cell) -> Difference:
 
 
 def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about what is not the same in two runs, of program, machine and protocol."""
+    """Return lines about how program, machine and protocol of two runs differ."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
     meaning = {"data": " (revisions of weights and input: other programs were timed)", "input": " (zeros run faster)"}
     one, other = ({"engine": run.engine, "version": run.version, "data": run.data, "baseline": run.variants[0],
@@ -5159,8 +4998,9 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
         only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
         lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
+    found = compare(base, new)
     for variant in VARIANTS:
-        speeds = [item.speed for item in compare(base, new) if item.new.variant == variant]
+        speeds = [item.speed for item in found if item.new.variant == variant]
         if len(speeds) > 1:
             lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
                          f"(geometric mean of {len(speeds)} cells)")
@@ -5170,7 +5010,7 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
 # The gate.
 
 def check_gate(base: Run, new: Run) -> None:
-    """Raise UsageError if two records allow no verdict; the text says what to record instead."""
+    """Raise UsageError, saying what to record instead, if two records allow no verdict."""
     facts = [{"engines": run.engine, "chips": chip_name(run), "inputs": run.settings.input, "data revisions": run.data,
               "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new)]
     for name, one in facts[0].items():
@@ -5190,10 +5030,10 @@ def check_gate(base: Run, new: Run) -> None:
 
 
 def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
-    """Return the reasons for which NEW does not pass, and lines about what stays undecided.
+    """Return the reasons why NEW does not pass, and lines about what stays undecided.
 
-    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE alone, or if its
-    ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records tell nothing about that.
+    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE and not in NEW, or
+    if its ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records do not tell.
     """
     if len(runs) != 2:
         raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
@@ -5229,7 +5069,8 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
 
 
 def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
-    """Return by which factor a ratio changed, and the 95 % interval: both intervals added as logarithms."""
+    """Return the factor by which a ratio changed, and its 95 % interval: the half-widths of both ratios' logarithms
+    are added as squares."""
     base, new = item.base.ratio, item.new.ratio
     if "ci95" not in base or "ci95" not in new:
         return 1.0, None
@@ -5255,7 +5096,8 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
 CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 15
 HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
+PANELS_ABREAST = 3
+LONGEST_TEXT = 1000  # letters: a record's texts may be of any length
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
 # Shapes tell variants apart without color. Their corners, in pixels from the middle.
@@ -5268,7 +5110,7 @@ Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the ho
 
 
 def text_width(text: str) -> float:
-    """Return an upper bound for the width of a text in font sizes; DejaVu Sans is the widest of the usual fonts."""
+    """Return an upper bound of a text's width in font sizes, that of DejaVu Sans, the widest of the usual fonts."""
     return sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
                0.8 if letter.isupper() else 0.65 for letter in text)
 
@@ -5296,7 +5138,7 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def rates_of(cell: Cell) -> list[float]:
-    """Return TOPS of a cell and the ends of the interval, as far as known; nothing of failures but wrong outputs."""
+    """Return TOPS of a cell and the ends of its interval; empty for a failed cell, unless its output was wrong."""
     if cell.tops is None or not (cell.ok or cell.check == "WRONG"):
         return []
     return [cell.tops, *(cell.config.gop / end for end in cell.ms.get("ci95", ()) if end > 0)]
@@ -5315,14 +5157,14 @@ def tip_of(cell: Cell) -> str:
 
 
 class Drawing:
-    """SVG elements on a light ground, all of them texts and lines. Browsers show a `tip` beside a resting pointer."""
+    """SVG elements on a light ground, all of them texts and lines. A `tip` is shown when the pointer rests there."""
 
     def __init__(self) -> None:
         self._elements: list[str] = []
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
              upright: bool = False) -> None:
-        """Write a line with its baseline at y; an upright one is turned to read from the bottom to the top."""
+        """Write a text with its baseline at y; an upright one reads from the bottom to the top."""
         turn = f' transform="rotate(-90 {x:.2f} {y:.2f})"' if upright else ""
         halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'  # keeps lines off the letters
         self._elements.append(f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" '
@@ -5330,7 +5172,7 @@ class Drawing:
 
     def line(self, points: Iterable[tuple[float, float]], color: str, width: float = 1, fill: str = "none",
              tip: str = "") -> None:
-        """Draw a line through points; with a fill, the shape within."""
+        """Draw a line through points; if there is a fill, a filled polygon."""
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
         tag, title = "polyline" if fill == "none" else "polygon", html.escape(printable(tip))
         self._elements.append(f'<{tag} points="{path}" fill="{fill}" stroke="{color}" stroke-width="{width}">'
@@ -5353,15 +5195,16 @@ class Drawing:
 
 
 class Chart:
-    """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
+    """The drawing of a run from the top down: a sweep over one dimension as lines, over two as panels, others as
+    bars."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.drawing = run, Drawing()
         self.results = [result for result in run.results if result[1]]
         self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
         self.cells = [cell for _, cells in self.results for cell in cells]
-        measured = {cell.variant for cell in self.cells}
-        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in measured]
+        present = {cell.variant for cell in self.cells}
+        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in present]
         failed = {cell.variant for cell in self.cells if not rates_of(cell)}
         self.failed = [variant for variant in self.variants if variant in failed]
         rates = [rate for cell in self.cells for rate in rates_of(cell)]
@@ -5375,7 +5218,7 @@ class Chart:
         self._measure()
 
     def _measure(self) -> None:
-        """Work out the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
+        """Compute the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
         labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
         labels += [VARIANTS[variant].label for variant in self.failed]
         self.room = SPACE + FONT * max(map(text_width, labels), default=0)
@@ -5462,7 +5305,8 @@ class Chart:
         self.axis(labels)
 
     def places(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> tuple[list[tuple[float, str]], Points]:
-        """Return labels of the horizontal axis and cells with their places; values at logarithmic distances."""
+        """Return labels of the horizontal axis, and cells with their places on it; the axis of a sweep is
+        logarithmic."""
         name, values = self.dimensions[0], self.values(self.dimensions[0])
         labels = [(self.left + self.group * (number + 0.5), config.name) for number, (config, _) in enumerate(results)]
         middles = [x for x, _ in labels]
@@ -5493,12 +5337,14 @@ class Chart:
 
     def series(self, points: Points, figures_of: Callable[[Cell], list[float]], place: Callable[[float], float],
                base: float) -> None:
-        """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
-        for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
-            run = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group] if found else []
-            if self.swept and run:
-                self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
-            for x, cell, heights in run:
+        """Draw figures of one variant: marks; in a sweep also a line, with gaps for failed cells; else bars from 0."""
+        for known, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
+            if not known:
+                continue
+            stretch = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group]
+            if self.swept:
+                self.drawing.line([(x, heights[0]) for x, _, heights in stretch], COLORS[stretch[0][1].variant], 2)
+            for x, cell, heights in stretch:
                 y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
                 if self.bar and base == 0:
@@ -5556,7 +5402,7 @@ WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain 
                   "work anywhere.")
 REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
              "the repository that this file came from.")
-PLAIN_S = 10.0  # the least time between two plain lines of progress
+PLAIN_S = 10.0  # the least time between two lines of progress that are not live
 SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
@@ -5572,7 +5418,7 @@ class Parser(argparse.ArgumentParser):
         return manual(self.prog.split()[-1]) if __doc__ else super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help and version as all output: argparse would leave it to Python's exit to find that it cannot."""
+        """Print help and version with write_stdout, which finds at once if it cannot."""
         write_stdout(message)
 
 
@@ -5621,10 +5467,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
-    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither.
-
-    A sweep takes the dimensions that it does not name from the first default configuration of its kernel.
-    """
+    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither. A
+    sweep takes the dimensions that it does not name from the first default configuration of its kernel."""
     given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
     if options.configs and given:
         raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
@@ -5643,7 +5487,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
     return found
 
 
-def planned(options: argparse.Namespace, engine: str) -> Run:
+def run_asked(options: argparse.Namespace, engine: str) -> Run:
     """Return the run that the options ask for. Raise UsageError if it is invalid."""
     if options.original and options.kernel:
         raise UsageError("--kernel cannot be combined with --original (always 1)")
@@ -5667,20 +5511,25 @@ def write_stdout(text: str) -> None:
         write_stream(sys.stdout, fit_terminal(text, sys.stdout))
     except BrokenPipeError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a host's stream of bytes
         raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def print_error(text: str) -> None:
-    """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
+    """Write a line to standard error, if that is possible."""
     if sys.stderr:
-        with contextlib.suppress(OSError, ValueError):
-            write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+        write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+
+
+def write_if_possible(stream: TextIO, text: str) -> None:
+    """Write to a stream. Errors are ignored: there is nowhere to report them."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        write_stream(stream, text)
 
 
 def write_stream(stream: TextIO, text: str) -> None:
-    """Write a whole text past Python's buffers: a pipe that does not block may take less at a time, and what a buffer
-    still holds at the end cannot fail then. Characters that the stream's encoding lacks become question marks."""
+    """Write a text, with question marks for characters that the stream's encoding lacks."""
+    # Past Python's buffers: what they hold at exit could fail then, and a non-blocking pipe may take a part only.
     stream.flush()
     encoding = getattr(stream, "encoding", None) or "utf-8"
     data = text.encode(encoding, "replace")
@@ -5715,11 +5564,8 @@ def fit_terminal(text: str, stream: TextIO) -> str:
 
 
 class Progress:
-    """Show how far a run is: a live line on a terminal, renewed with every event; elsewhere a plain line for each
-    configuration, and at most every ten seconds.
-
-    The end is expected anew when a round or a configuration is over, and at no other time.
-    """
+    """Show the progress of a run: on a terminal a live line, renewed with every event; elsewhere a line for each
+    configuration, and at most every ten seconds. The time left is estimated after each round and configuration."""
 
     def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
@@ -5742,10 +5588,10 @@ class Progress:
             self._note_stage(message, now)
         if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+            write_if_possible(self._stream, f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
     def _note_configuration(self, message: Message, now: float) -> None:
-        """Note the next configuration; those that are done tell how long the others will take."""
+        """Note the next configuration; estimate the end from those that are done."""
         if self._rounds_ended:
             self._tail_s = now - self._rounds_ended
         if self._number:
@@ -5757,7 +5603,7 @@ class Progress:
         self._printed = -math.inf
 
     def _note_stage(self, message: Message, now: float) -> None:
-        """Note the stage; a round tells how long the others of this configuration will take."""
+        """Note the stage; estimate the end if it is a round."""
         labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
         stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
         step = f"{labels} {stage}".strip()
@@ -5772,8 +5618,8 @@ class Progress:
         self._limit = message["limit"] + self._run.settings.timeout
 
     def _note_round(self, done: int, count: int, now: float) -> None:
-        """Expect the end after so many rounds of a configuration were done. The first configuration's verification and
-        unloading are taken to last as long as its compiling and loading, and the others as long as those before."""
+        """Estimate the end when some rounds are done. The first configuration's verification and unloading are taken to
+        last as long as its compiling and loading; later configurations, as long as earlier ones."""
         if not done or self._rounds_began is None:
             self._rounds_began, self._rounds_ended = now, None
             return
@@ -5785,7 +5631,7 @@ class Progress:
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed goes first, then the stage's; the time left stays."""
+        """Return the line. If it is too long, the time elapsed is left out, then the stage's; never the time left."""
         lasting = now - self._stage_began
         parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
                  f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
@@ -5798,13 +5644,8 @@ class Progress:
 
     def clear(self) -> None:
         """Clear the live line."""
-        if self._live:
-            self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        """Write to the stream. Errors here are ignored: there is nowhere to report them."""
-        with contextlib.suppress(OSError, ValueError):
-            write_stream(self._stream, text)  # type: ignore[arg-type]
+        if self._stream and self._live:
+            write_if_possible(self._stream, "\r\x1b[K")
 
 
 def clock_time(seconds: float) -> str:
@@ -5814,44 +5655,43 @@ def clock_time(seconds: float) -> str:
 
 def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
-    found = planned(options, options.engine)
-    found.command = list(command)
+    run = run_asked(options, options.engine)
+    run.command = list(command)
     if options.save is not None:
         check_save(options.save)
-    progress = Progress(found, None if options.quiet else sys.stderr)
-    shown, printed, unsaved = Table(found, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
+    progress = Progress(run, None if options.quiet else sys.stderr)
+    table, printed, unsaved = Table(run, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
 
-    def print_rows() -> None:
-        """Print the rows of configurations that have not been printed."""
-        nonlocal printed
-        for _, cells in found.results[printed:] if options.format == "table" else ():
-            write_stdout(("" if printed else shown.head()) + shown.rows(cells))
+    def save_and_print() -> None:
+        """Save the run, and print the rows that have not been printed."""
+        nonlocal printed, unsaved
+        unsaved = bool(options.save) and not saved(run, options.save)
+        for _, cells in run.results[printed:] if options.format == "table" else ():
+            write_stdout(("" if printed else table.head()) + table.rows(cells))
             printed += 1
 
     try:
-        for _ in measured(found, progress):
+        for _ in measured(run, progress):
             progress.clear()
-            unsaved = bool(options.save) and not saved(found, options.save)
-            print_rows()
+            save_and_print()
     except (KeyboardInterrupt, Terminated) as stop:
         progress.clear()
-        if not found.cells:
+        if not run.cells:
             if not options.quiet:
-                print_warnings(found)
+                print_warnings(run)
             return broken_off(stop)
-        unsaved = bool(options.save) and not saved(found, options.save)  # with what was noted last
-        print_rows()
-        finish_report(found, options)
+        save_and_print()  # once more, with the last warnings
+        finish_report(run, options)
         place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
-        return broken_off(stop, f": {len(found.results)} of {len(found.configs)} configurations {place}")
+        return broken_off(stop, f": {len(run.results)} of {len(run.configs)} configurations {place}")
     finally:
         progress.clear()
-    finish_report(found, options)
-    return 0 if found.ok and not unsaved else 1
+    finish_report(run, options)
+    return 0 if run.ok and not unsaved else 1
 
 
 def broken_off(stop: BaseException, result: str = "") -> int:
-    """Print the last line of a command that a signal broke off, and return its exit code."""
+    """Print the last line of a command that a signal interrupted, and return its exit code."""
     number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
     print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
     return 128 + number
@@ -5871,7 +5711,7 @@ def print_warnings(run: Run) -> None:
 
 
 def saved(run: Run, path: str) -> bool:
-    """Save a run that goes on. A failure costs the file alone: the rest is still measured."""
+    """Save a run, print the error if that fails, and return whether it worked: the rest is still measured."""
     try:
         run.save(path)
     except OutputError as error:
@@ -5881,7 +5721,7 @@ def saved(run: Run, path: str) -> bool:
 
 
 def check_save(path: str) -> None:
-    """Raise UsageError unless a record can be saved under this name, in the place of a record or of nothing."""
+    """Raise UsageError if no record can be saved under this name, or the file is something else than a record."""
     check_suffix(path, "json", "--save writes json")
     check_writable(path)
     if os.path.exists(path) and os.path.getsize(path):
@@ -5893,7 +5733,7 @@ def check_save(path: str) -> None:
 
 
 def check_suffix(path: str, own: str, wrong: str) -> None:
-    """Raise UsageError if a file's name is empty, or promises another format than its own."""
+    """Raise UsageError if a file's name is empty, or has the suffix of another format than `own`."""
     suffix = os.path.splitext(path)[1][1:].lower()
     if not path:
         raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
@@ -5906,7 +5746,7 @@ def check_suffix(path: str, own: str, wrong: str) -> None:
 
 
 def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Show what this machine has, check by check, and what to do about each that fails."""
+    """Run all checks, and print each result with what to do if it is a failure."""
     found: list[dict[str, str]] = []
     seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
@@ -5949,7 +5789,7 @@ def doctor_line(check: Mapping[str, str]) -> str:
 
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
-    run = planned(options, "ane")
+    run = run_asked(options, "ane")
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
@@ -5968,7 +5808,7 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Print saved records again; a single one with its warnings where `run` prints them."""
+    """Print saved records again; if there is only one, also its warnings, as `run` does."""
     runs = records_of(options.records)
     write_stdout(show(runs, options.format))
     if len(runs) == 1:
@@ -6023,14 +5863,16 @@ VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
     "chart": chart_verb}
 
 
+def ending_signals() -> list[int]:
+    """Return the signals that end a command; Windows has no SIGHUP."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def answering_signals() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into exceptions, so that cleaning up is done.
-
-    The first one only: a second Ctrl-C would break that off. Python allows it in the main thread alone; a signal that
-    is ignored, as Ctrl-C is in the background, stays so.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into an exception, so that cleaning up is done, and ignore later ones. A
+    signal that is ignored, as Ctrl-C is in the background, stays so."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
     answered = False
@@ -6041,11 +5883,13 @@ def answering_signals() -> Iterator[None]:
             answered = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    answers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), answer)
-    answers[signal.SIGCHLD] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
+    answers: dict[int, Any] = dict.fromkeys(ending_signals(), answer)
+    children = getattr(signal, "SIGCHLD", None)
+    if children is not None:
+        answers[children] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
     before = {number: signal.getsignal(number) for number in answers}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGCHLD):
+        if handler != signal.SIG_IGN or number in (signal.SIGTERM, children):
             signal.signal(number, answers[number])
     try:
         yield
@@ -6055,11 +5899,8 @@ def answering_signals() -> Iterator[None]:
 
 
 def main(argv: Optional[Sequence[Any]] = None) -> int:
-    """Run the command line (sys.argv if no arguments are given) and return the exit code.
-
-    Never raise, and print no traceback for what a user or a machine did. Leave the host's streams and signal handlers
-    as they were.
-    """
+    """Run the command line (sys.argv if `argv` is None) and return the exit code. Print no traceback for mistakes of
+    the user or failures of the machine; leave the host's streams and signal handlers as they were."""
     try:
         if isinstance(argv, (str, bytes)):
             raise UsageError(f"{argv!r}: expected a list of arguments")
@@ -6067,7 +5908,7 @@ def main(argv: Optional[Sequence[Any]] = None) -> int:
     except (UsageError, TypeError) as error:
         print_error(printable(str(error)))
         return 2
-    # A path may name its user.
+    # Without directories, which may name the user.
     command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (__file__, *arguments)]
     if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
@@ -6076,7 +5917,7 @@ def main(argv: Optional[Sequence[Any]] = None) -> int:
 
 
 def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run a command and return its exit code; print why it did not succeed."""
+    """Run a command and return its exit code; print the error if it fails."""
     unwritten = 2 if arguments[0] == "compare" else 1  # there 1 means slower or failed, and nothing else
     try:
         options = build_parser().parse_args(arguments)
@@ -6100,6 +5941,6 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what comes now changes nothing
+    for late in ending_signals():  # what comes now changes nothing
         signal.signal(late, signal.SIG_IGN)
     sys.exit(exit_code)

@@ -37,7 +37,7 @@ class Engine(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The weights of a convolution: [output][input], times a 3x3 pattern if there is one."""
+    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if there is one."""
 
     matrix: Any
     pattern: Optional[Any] = None
@@ -61,7 +61,7 @@ def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
     shape = (config.channels, config.channels, config.kernel, config.kernel)
     layers = []
     for tensor in ane_bench.read_weight_file(ane_bench.build_program(config, "fp16", seed=seed).blob):
-        weights = np.frombuffer(tensor.data, dtype=np.float16).astype(np.float64).reshape(shape)
+        weights = np.frombuffer(tensor.data, dtype=np.float16).astype(np.float32).reshape(shape)
         if config.kernel == 1:
             layers.append(Layer(weights[:, :, 0, 0]))
         else:
@@ -257,7 +257,7 @@ def replaced(layers: Layers, change: Callable[[Layer], Layer]) -> list[Layer]:
 
 def scaled(layers: Layers, factor: float = 1.1) -> list[Layer]:
     """Return a chain whose middle layer is ten percent too large."""
-    return replaced(layers, lambda layer: layer._replace(matrix=layer.matrix * factor))
+    return replaced(layers, lambda layer: layer._replace(matrix=layer.matrix * np.float32(factor)))
 
 
 def dropped(layers: Layers, channel: int) -> list[Layer]:

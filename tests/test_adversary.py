@@ -726,7 +726,7 @@ class LibraryTest(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix="ane_bench_") as holder:
             path = Path(holder, "run.json")
             accepted: list[dict[str, Any]] = [
-                {"seed": (1 << 63) - 1}, {"timeout": 5}, {"timeout": 0.5}, {"original": True}, {"warmup": 0},
+                {"seed": (1 << 53) - 1}, {"timeout": 5}, {"timeout": 0.5}, {"original": True}, {"warmup": 0},
                 {"original": False}, {"qos": 33}, {"rounds": 1, "iters": 1}]
             for settings in accepted:
                 with self.subTest(settings):

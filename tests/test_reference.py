@@ -9,7 +9,7 @@ import time
 import unittest
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Optional
+from typing import Any, Optional
 
 import ane_bench
 from ane_bench import Arithmetic, Config, MilError, Program, Reference, build_program
@@ -378,7 +378,7 @@ class EngineTest(unittest.TestCase):
     def load(self, program: Program) -> ane_bench.Executable:
         """Return the loaded program."""
         engine: ane_bench.Engine = ane_bench.ReferenceEngine()
-        events = Stages()
+        events: Any = Stages()
         with engine.pool(), contextlib.ExitStack() as owner:
             executable = engine.load(program, 21, events, owner)
         self.assertEqual(events.seen, [("load", program.variant.name)])

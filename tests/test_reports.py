@@ -386,7 +386,7 @@ ANSWERS: Sequence[tuple[Run, str]] = (
         "INT8 (W8A8) is 2.00x as fast as FP16 on this M4 (2.00x to 2.00x at 128x conv 512ch 64x64); at most 55.0 TOPS.",
     ),
     (made_run(variants=("fp16",)), "FP16 reaches at most 18.6 TOPS on this M4."),
-    (made_run(wrong=[(0, "w8a8")]), "FP16 reaches at most 18.6 TOPS on this M4."),
+    (made_run(wrong=[(0, "w8a8")]), "FP16 reaches at most 18.6 TOPS on this M4; no W8A8 cell is right."),
     (
         made_run(KERNEL3),
         "INT8 (W8A8) is 1.89x as fast as FP16 on this M4 with 3x3 convolutions (1.89x to 1.89x over 2 "
@@ -935,6 +935,14 @@ class ShowTest(unittest.TestCase):
         ):
             self.assertEqual(self.groups(made_run(), other), [2, 2])
         self.assertEqual(self.groups(made_run([ORIGINAL[0], KERNEL3[0]]), made_run()), [4, 2])
+
+    def test_chips_with_digits_of_other_scripts_are_sorted_too(self) -> None:
+        runs = [made_run(variants=("fp16",), system={**M4, "chip": chip}) for chip in ("Apple M4", "Apple \u0663")]
+        self.assertIn("\u0663", self.show(*runs))
+
+    def test_ratios_to_different_baselines_stand_apart(self) -> None:
+        runs = [made_run(variants=variants) for variants in (("fp16", "w8a8"), ("w8a8", "fp16"))]
+        self.assertEqual(self.show(*runs).count("convolutions, Ratio to W8A8:"), 1)
 
     def test_machines_are_sorted_by_chip_then_by_date(self) -> None:
         runs = []
