@@ -3377,8 +3377,8 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 # ======================================================================================================================
 # 11. Record
 #
-# Used below: LARGEST_RECORD, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of, read_cell,
-# matches_form, parse_json, plain, write_file, check_writable.
+# Used below: LARGEST_RECORD, LONGEST_NS, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of,
+# read_cell, matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
 SCHEMA = "ane-bench/1"
@@ -4252,7 +4252,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
                         run.system["thermal_state_after"] = message["thermal_state"]
                     cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
                 elif message["kind"] == "machine":
-                    run.tick_ns = run.tick_ns or message["tick_ns"]  # one for all, as a record has it
+                    tick_ns = max(0.0, min(message["tick_ns"], LONGEST_NS))
+                    run.tick_ns = run.tick_ns or tick_ns  # one for all, as a record has it
                     run.system = merged_facts(run.system, message["system"])
                 elif message["kind"] == "warning":
                     run.warn(message["code"], message["message"])
