@@ -2454,8 +2454,8 @@ def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[flo
 def observed_tick_ns(engine: Engine) -> float:
     """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
     steps: list[int] = []
-    last, until = engine.now(), time.monotonic() + 0.1
-    while len(steps) < 10 and time.monotonic() < until:
+    last, until = engine.now(), time.monotonic() + 0.5
+    while len(steps) < 5 and time.monotonic() < until:
         mark = engine.now()
         steps += [mark - last] if mark > last else []
         last = mark
@@ -4187,7 +4187,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
                 job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin),
-                          number + 1 == len(run.configs))
+                          number == len(run.configs))
                 cells, hung = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
