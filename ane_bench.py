@@ -197,7 +197,7 @@ LARGEST_BYTES = 1 << 32
 
 
 class AneBenchError(Exception):
-    """The base of every error that this module raises on purpose; its text is one line, fit to show to the user."""
+    """The base of this module's errors; the text is one line for the user."""
 
 
 class UsageError(AneBenchError, ValueError):
@@ -205,7 +205,7 @@ class UsageError(AneBenchError, ValueError):
 
 
 class MilError(AneBenchError):
-    """A MIL text that is damaged, or that asks for what the reference does not compute. `line` counts from 1."""
+    """A MIL text that is damaged, or that the reference cannot compute. `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
@@ -225,7 +225,7 @@ class OutputError(AneBenchError):
 
 
 class StageError(AneBenchError):
-    """One stage of one program failed: a failed cell. `stage` is the name under which it stands in the record."""
+    """A failed stage of a program, and so a failed cell; `stage` is its name in the record."""
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
@@ -241,7 +241,7 @@ class Terminated(BaseException):
 
 
 def printable(text: str) -> str:
-    """Return text as one line that any terminal and file takes: control characters and lone surrogates become `?`."""
+    """Return text as one line for any terminal and file: control characters and lone surrogates become `?`."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -262,11 +262,9 @@ class _Shape(NamedTuple):
 
 
 class Config(_Shape):
-    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels.
-
-    `kernel` is the side of a convolution's kernel: 1, or 3 with one pixel of zeros around the image. Raises UsageError
-    if a number is not an int from 1 to 16384, or if the fp16 weights or one activation would take more than 4 GiB.
-    """
+    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels. The `kernel`
+    is 1x1, or 3x3 with one pixel of zeros around the image. Raises UsageError if a number is not an int from 1 to
+    16384, or if the fp16 weights or one activation would take more than 4 GiB."""
 
     __slots__ = ()
 
@@ -302,10 +300,8 @@ class Config(_Shape):
         return name if self.kernel == 1 else f"{name}k{self.kernel}"
 
     def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
-        """Return the original's name, such as `128x conv 512ch 64x64`, or its parts for some dimensions only.
-
-        A kernel of 3 follows the operation: `32x conv3x3 256ch 64x64`.
-        """
+        """Return the original's name, such as `128x conv 512ch 64x64` or `32x conv3x3 256ch 64x64`, or its parts for
+        some dimensions only."""
         operation = "conv3x3" if self.kernel == 3 and "kernel" in dimensions else "conv"
         parts = {"depth": f"{self.depth}x {operation}", "kernel": operation, "channels": f"{self.channels}ch",
                  "spatial": f"{self.spatial}x{self.spatial}"}
@@ -330,10 +326,8 @@ class Config(_Shape):
 
     @property
     def gop(self) -> float:
-        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two.
-
-        The number is nominal for 3x3: an engine that computes by Winograd's method needs fewer.
-        """
+        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two. For 3x3 they are
+        nominal: an engine that computes by Winograd's method needs fewer."""
         return 2 * self.weights * self.pixels / 1e9
 
 
@@ -355,10 +349,8 @@ DATA_TYPES = {
 
 
 class Variant(NamedTuple):
-    """The data types of a program's weights and of the activations between its layers: each `fp16` or `int8`.
-
-    `opset` is the first that has the program's operations; dialects with long-form scalars name it.
-    """
+    """The data types of a program's weights and of the activations between its layers, each `fp16` or `int8`; `opset`
+    is the first that has the program's operations."""
 
     name: str
     weights: str
@@ -423,11 +415,8 @@ MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain, as integers of one pool and a pattern for each layer.
-
-    Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each input channel. A kernel is that
-    value times the layer's pattern ([row][column], flat), times 2**-exponent.
-    """
+    """The weights of a chain. Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each
+    input channel. A kernel is that value times the layer's pattern ([row][column], flat), times 2**-exponent."""
 
     pool: Sequence[float]
     exponent: int
@@ -452,9 +441,9 @@ class Weights(NamedTuple):
 def chain_weights(config: Config, seed: int) -> Weights:
     """Return layers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
 
-    One row of integers has a flat spectrum, so its rotations are orthonormal. Each layer holds all of them, in an order
-    and with signs of its own. No weight is zero, since engines skip zeros. The integers are exact in fp16 and in int8:
-    every variant computes with the same weights. With a kernel of 3, these are the channels' part of the weights.
+    The rotations of one row of integers with a flat spectrum are orthonormal. Each layer holds all of them, in its own
+    order and with its own signs. No weight is zero, since engines skip zeros. The integers are exact in fp16 and int8,
+    so all variants have the same weights. With a kernel of 3, these are the channels' part of the weights.
     """
     draw = random.Random(seed).random
     row, exponent = integer_row(config.channels, draw) if config.kernel == 1 else factor_row(config.channels, draw)
@@ -478,19 +467,17 @@ def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]
 
 
 def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> list[int]:
-    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1.
-
-    That sign is drawn, not taken from the value: its last bits differ between systems.
-    """
+    """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1."""
+    # Drawn, not taken from the value, whose last bits differ between systems.
     signs = [1 if draw() < 0.5 else -1 for _ in row]
     return [round(value * amplitude) or sign for value, sign in zip(row, signs)]
 
 
 def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a dense flat-spectrum row within +-7, and the exponent of the scale that makes a 3x3 layer keep its size.
+    """Return a dense flat-spectrum row within +-7, and the exponent of the scale with which a 3x3 layer keeps its size.
 
-    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. The
-    amplitude is searched, and rows are drawn, until it is within 0.1 %. With few channels the nearest must do.
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. Amplitudes
+    and rows are tried until it is within 0.1 %; if none is, as with few channels, the nearest is returned.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
@@ -509,10 +496,10 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
 def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat. Signs are drawn for each layer, so that the image does not
-    drift. Patterns commute, so a transposed chain must differ as a whole. Therefore the sign across the anti-diagonal
-    is the product of the horizontal and the vertical sign: no pattern is the transpose of another, and signs stay
-    pairwise independent. A chain whose first-order differences from its transpose cancel is drawn again.
+    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the image from drifting.
+    Patterns commute, so a transposed chain must differ as a whole: the sign across the anti-diagonal is the product of
+    the horizontal and the vertical one, so no pattern is the transpose of another, and a chain whose first-order
+    differences from its transpose cancel is drawn again.
     """
     while True:
         signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
@@ -532,10 +519,8 @@ def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
 
 
 def inverse_transform(values: Sequence[complex]) -> list[complex]:
-    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method.
-
-    With jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, taken at a power of two: prime lengths cost no more.
-    """
+    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method: with
+    jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes a transform of a power of two."""
     length = len(values)
     size = 1 << (2 * length - 2).bit_length()
     chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length) for index in range(length)]
@@ -558,10 +543,8 @@ def _transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[
 
 
 def original_weights(config: Config, seed: int, data_type: str) -> Weights:
-    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499.
-
-    The original draws each weight by itself; here rows begin at random places of one pool of drawn levels.
-    """
+    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499. The original
+    draws each weight by itself; here rows begin at random places of one pool of drawn levels."""
     draw = random.Random(seed).random
     size = 8192 + config.channels
     if data_type == "int8":
@@ -575,15 +558,12 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9.
-
-    With a kernel of 3 it is five eighths of that: such chains grow in places, and their reference does not clip.
-
-    A normal value is the sum of twelve uniform ones, in integers, so that it is the same everywhere. Each channel
-    begins at its own place of one pool of such values.
-    """
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9. Each
+    channel begins at its own place of one pool of values, each the sum of twelve uniform integers: normal, and the same
+    on every system."""
     draw = random.Random(seed).random
-    period, one, size = 8191, 1 << 16, 1.0 if config.kernel == 1 else 0.625
+    period, one = 8191, 1 << 16
+    size = 1.0 if config.kernel == 1 else 0.625  # 3x3 chains grow in places, and their reference does not clip
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
     steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT)))) for value in sums]
     pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
@@ -608,7 +588,7 @@ ALIGNMENT = 64
 # Forms of a weight file: Apple's, and the original's records.
 LAYOUTS = ("standard", "original")
 
-# The only sizes that the original writes (byte 10 of the record), whatever the shape.
+# The only sizes that the original writes (byte 10 of the record), for any shape.
 ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 
 
@@ -622,7 +602,7 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
     """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
 
     The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
-    1, type 1, its one size, data offset 0 (the data follow). The original does not align either: `aligned` False.
+    1, type 1, its one size, data offset 0 (the data follow). The original's own files are not `aligned`.
     """
     stride = tensor_stride(size, aligned)
     blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
@@ -640,7 +620,7 @@ def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[b
 
 
 class Tensor(NamedTuple):
-    """One tensor of a weight file: the offset of its record (which BLOBFILE names), its data type, its bytes."""
+    """A tensor of a weight file: the offset of its record, which BLOBFILE names, its data type, its bytes."""
 
     offset: int
     data_type: str
@@ -648,11 +628,8 @@ class Tensor(NamedTuple):
 
 
 def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
-    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file.
-
-    Raises BlobError with the offset of the first violation: version, sentinel, type, size, gaps that are not zero,
-    bytes after the last tensor.
-    """
+    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file. Raise
+    BlobError with the offset of the first violation."""
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
         raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this file has {len(view)} bytes in all")
@@ -674,7 +651,7 @@ def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
 
 
 def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`, or raise BlobError if that does not describe data in the file."""
+    """Return the tensor whose record is at `offset`. Raise BlobError if that does not describe data in the file."""
     if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
         raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
     sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
@@ -691,13 +668,11 @@ def read_tensor(view: memoryview, offset: int) -> Tensor:
 
 
 def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout.
-
-    The original's records are followed by their data. Raises BlobError if the file does not hold `size` such bytes.
-    """
+    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout. Raise BlobError if the file
+    does not hold `size` such bytes."""
     if 0 <= offset <= len(blob) - RECORD.size - size:
         sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
-        if sentinel == SENTINEL and data == 0:
+        if sentinel == SENTINEL and data == 0:  # a record of the original, which its data follow
             return blob[offset + RECORD.size:offset + RECORD.size + size]
     tensor = read_tensor(blob, offset)
     if (tensor.data_type, len(tensor.data)) != (data_type, size):
@@ -1982,7 +1957,8 @@ class _LoadedModel:
         owner.callback(self._unload)
 
     def _send(self, stage: str, selector: str, *arguments: Any) -> float:
-        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is NO."""
+        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is
+        NO."""
         self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
@@ -2078,11 +2054,11 @@ def without_paths(text: str) -> str:
 
 
 class Settings(NamedTuple):
-    """How a configuration is measured. In a record they are the `protocol`.
+    """How a configuration is measured; in a record, the `protocol`.
 
     `iters` timed evaluates of each variant, in `rounds`, after `warmup` evaluates (None: until times are steady);
-    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; `timeout` seconds
-    without progress; `original` measures as the original does, one variant after the other.
+    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; at most `timeout`
+    seconds without progress; `original` measures as the original does, one variant after the other.
     """
 
     iters: int = 50
@@ -2151,11 +2127,10 @@ SECONDS_PER_WEIGHT = 1e-6
 
 
 class Cell:
-    """One configuration in one variant: the facts that were measured, and the figures worked out from them.
+    """One configuration in one variant: the facts that were measured, and the figures computed from them.
 
     `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell
-    names its stage and error; it has samples only if it failed after it was timed. `baseline` is the cell that Ratio
-    divides by.
+    has a stage and an error, and samples only if it failed after it was timed. Ratio compares it with `baseline`.
     """
 
     # The facts, with their types in JSON (see matches_form).
@@ -2225,7 +2200,7 @@ class Cell:
 
     @property
     def weights_mib(self) -> float:
-        """Return the size of the weights in MiB, records and header not counted."""
+        """Return the MiB of weights, without header and records."""
         return VARIANTS[self.variant].weights_mib(self.config)
 
     @property
@@ -2236,7 +2211,7 @@ class Cell:
     @functools.cached_property
     def ms(self) -> dict[str, Any]:
         """Return the figures of the times in ms: median, mean, min, p95, mad, and ci95 of the median if there is an
-        interval. Empty without samples."""
+        interval; empty if there are no samples."""
         samples = [sample / 1e6 for sample in self.samples]
         if not samples:
             return {}
@@ -2260,20 +2235,19 @@ class Cell:
 
     @functools.cached_property
     def ratio(self) -> dict[str, Any]:
-        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval. Empty
-        unless both cells are right."""
+        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval; empty if
+        either cell failed."""
         base = self.baseline
         if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
             return {}
         average = statistics.fmean if self.settings.original else statistics.median
-        classes: list[Any] = list(zip(self.turns, base.turns))
-        classes = classes or [number % 2 for number in range(len(self.samples_ns))]  # records before `turns` alternated
+        alternating = [number % 2 for number in range(len(self.samples_ns))]  # as in records without `turns`
+        classes: list[Any] = list(zip(self.turns, base.turns)) or alternating
         return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
 
 
 class Trial:
-    """A variant while it is measured: its cell, the program that the engine has loaded, and readings of the clock and
-    pixels of outputs, by rounds."""
+    """A variant while it is measured: its cell, its loaded program, and by rounds the clock's marks and outputs."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -2285,12 +2259,12 @@ class Trial:
 
     @property
     def runs(self) -> bool:
-        """Return whether the variant can be evaluated, as far as is known."""
+        """Return whether the variant is loaded and has not failed."""
         return self.cell.ok and self.executable is not None
 
     @contextlib.contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
-        """Let a failure within be a failure of this variant alone."""
+        """Turn an error within into a failure of this variant alone."""
         try:
             yield
         except StageError as error:
@@ -2313,7 +2287,7 @@ def attempts(settings: Settings) -> Forms:
 
 
 def each_reason_once(refused: Sequence[str]) -> str:
-    """Return texts such as `standard/1.3: reason` as one, in which each reason stands once, behind all its forms."""
+    """Return texts such as `standard/1.3: reason` as one text with each reason once, after all its forms."""
     forms: dict[str, list[str]] = {}
     for form, _, reason in (text.partition(": ") for text in refused):
         forms.setdefault(reason, []).append(form)
@@ -2321,7 +2295,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
 
 
 def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
-    """Load a variant's program in the first form that is not refused. Raise StageError with all that was tried."""
+    """Load a variant's program in the first form that is not refused. Raise StageError naming all that were tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
     for layout, dialect in forms:
@@ -2351,10 +2325,8 @@ def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, own
 
 
 def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order. Between rounds nothing is worked out.
-
-    `pixels` of the outputs are poisoned after the uncounted evaluate of two rounds, and read at the end of these.
-    """
+    """Warm all loaded programs up, then time them in rounds of changing order, with no computations in between. In two
+    rounds, `pixels` of the outputs are poisoned after the uncounted evaluate, and read at the end."""
     settings = trials[0].cell.settings
     warm_up(engine, trials, events)
     poisoned = poisoned_rounds(settings) if pixels else ()
@@ -2532,7 +2504,7 @@ class Estimate(NamedTuple):
 
 
 def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: in `count` rounds each stands once in each place."""
+    """Return the order of `count` variants in round `number`: in `count` rounds each has each place once."""
     return [(number + place) % count for place in range(count)]
 
 
@@ -2721,10 +2693,8 @@ FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
 
 
 class Comparison(NamedTuple):
-    """How an output differs from the expected values.
-
-    `floor` is their rms, but at most 1. Times it, a relative error is relative to values as large as the input's.
-    """
+    """How an output differs from the expected values. `floor` is their rms, at most 1: a relative error times it is
+    relative to values as large as the input's."""
 
     cosine: float
     relative_l2: float
@@ -2757,10 +2727,8 @@ def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict
 
 
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
-    """Return the indices of the pixels to verify, drawn by the seed.
-
-    With a kernel of 3 the first lies on an edge, where the padding shows, but not in a corner; the second lies inside.
-    """
+    """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 the first lies on an edge,
+    where the padding shows, but not in a corner; the second lies inside."""
     draw = random.Random(seed).random
     last = config.spatial - 1
     chosen: dict[int, None] = {}
@@ -2774,11 +2742,9 @@ def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
 
 def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
            known: bool) -> Verdict:
-    """Compare the outputs of every verified round with the reference; return the verdict on the worst round.
-
-    data: the whole fp16 input. outputs: [round][pixel][channel] of the pixels. known: whether the chip's arithmetic is
-    known. Raises MilError or BlobError if the reference cannot compute the program.
-    """
+    """Return the verdict on the worst of the outputs, [round][pixel][channel], compared with the reference. `data` is
+    the whole fp16 input; `known`: whether the chip's arithmetic is. Raise MilError or BlobError if the reference cannot
+    compute the program."""
     references = compute_references(program, data, pixels, outputs)
     verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
@@ -2794,10 +2760,7 @@ def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequen
 def compute_references(program: Program, data: bytes, pixels: Sequence[int],
                        outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
     """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
-
-    INT8 is exact, so a right output equals the reference in its arithmetic: if it equals that of an M4, the others are
-    not computed. With 3x3 there is one reference, without rounding.
-    """
+    For 3x3 there is one, without rounding."""
     reference = Reference(program.mil, program.blob)
     first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
     unquantized = Arithmetic(quantizes=False)
@@ -2806,6 +2769,7 @@ def compute_references(program: Program, data: bytes, pixels: Sequence[int],
     quantizes = program.variant.activations == "int8" and program.config.depth > 1
     chosen = [first, unquantized] if quantizes else [first, *others]
     found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
+    # INT8 is exact: if the outputs equal the reference in an M4's arithmetic, the others need not be computed.
     if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
         found.update(zip(others, reference.compute(data, pixels, others)))
     return found
@@ -2863,7 +2827,7 @@ def warnings_about_rounding(found: Comparison, config: Config, activations: str)
 
 
 def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
-    """Return what is wrong with an output that need not be compared, and the usual cause; None if there is nothing."""
+    """Return the obvious defect of an output, and its usual cause; None if the output must be compared."""
     unwritten = sum(map(math.isnan, values))
     if unwritten:
         part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
@@ -2908,8 +2872,8 @@ def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], c
                          equal: bool) -> Optional[str]:
     """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
 
-    The usual error of a pixel is estimated from the median. That may be zero, so a part of the limit of the relative L2
-    is added; if most values are equal, the limit is that of a known arithmetic. Large values may differ more.
+    A pixel's usual error is estimated from the median, plus a part of the limit of the relative L2, since the median
+    may be zero; if most values are equal, that is the limit of a known arithmetic. Large values may differ more.
     """
     channels = config.channels
     if channels < FEWEST_CHANNELS:
@@ -3153,7 +3117,8 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
 def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
     levels = bimodality(cell.samples, cell.tick_ns)
-    # Of two variants, one goes on with the next round, without a switch: rounds with the same turns are surely alike.
+    # Of two variants, the last of a round is also the first of the next one, without a switch: so compare rounds with
+    # the same turns too.
     groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
     patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
     pattern = next(filter(None, patterns), None)
@@ -3418,13 +3383,13 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 
 SCHEMA = "ane-bench/1"
 
-# Bounds of what is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
+# Limits of a record that is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
 LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
 LARGEST_NUMBER = 1e300
 DEEPEST_JSON = 32
-SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: outside of them figures would overflow, and no machine is there
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: no machine is outside of them, and figures would overflow
 
-# The part of a record that is read; other fields may stand beside it. Figures are worked out anew from the samples.
+# The part of a record that is read; other fields are ignored. Figures are computed again from the samples.
 RECORD_FORM: dict[str, Any] = {
     "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
     "protocol": {"iters": int, "rounds": int, "warmup": object, "qos": int, "seed": int, "input": str, "verify": int,
@@ -3442,9 +3407,9 @@ REPORTS: dict[str, Callable[["Run"], str]] = {}
 class Run:
     """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
 
-    `engine` is ane, reference or stand-in; `system` holds the facts of the machine, absent if unknown. The first of the
-    `variants` is the baseline of Ratio. Records of the first version do not say what was asked: `asked` is then False,
-    `configs` and `variants` are those that were measured, and `complete` is None.
+    `engine` is ane, reference or stand-in; `system` holds the known facts of the machine. The first of the `variants`
+    is the baseline of Ratio. Records of the first version do not say what was asked: then `asked` is False, `complete`
+    is None, and `configs` and `variants` are those that were measured.
     """
 
     def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
@@ -3495,7 +3460,7 @@ class Run:
         return bool(self.cells) and all(cell.ok for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record, schema ane-bench/1: samples, and the unrounded figures worked out from them."""
+        """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
         asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
         results = []
         for config, cells in self.results:
@@ -3567,7 +3532,7 @@ def parse_record(data: bytes, origin: str) -> Run:
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
-    """Return the run of a record of the right form. Raise UsageError if its parts contradict one another."""
+    """Return the run of a record that has RECORD_FORM. Raise UsageError if its parts contradict one another."""
     protocol, asked = record["protocol"], record.get("asked")
     settings = Settings(**{name: protocol[name] for name in Settings._fields}).check()
     found: dict[Config, Mapping[str, Any]] = {}
@@ -3596,7 +3561,7 @@ def run_of(record: Mapping[str, Any]) -> Run:
 
 
 def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) -> Cell:
-    """Return a cell of facts that came from elsewhere. Raise UsageError if they contradict one another."""
+    """Return a cell of facts from a record or a worker. Raise UsageError if they contradict one another."""
     cell = Cell(config, variant, run.settings, run.tick_ns)
     cell.note(**facts)
     rounds = run.settings.rounds
@@ -3610,8 +3575,8 @@ def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) 
 
 
 def matches_form(value: Any, form: Any) -> bool:
-    """Return whether a JSON value has a form: a type; [form], a list; {str: form}, an object of any names; {"name":
-    form}, an object with these names and maybe others, where `name?` may be missing. float is any finite number."""
+    """Return whether a JSON value has a form: a type (float: any finite number); [form], a list; {str: form}, an object
+    with any names; {"name": form}, an object with at least these names, of which `name?` may be missing."""
     if isinstance(form, list):
         return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
     if isinstance(form, dict):
@@ -3638,11 +3603,11 @@ def _parse_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
-    return int(text) if text.lstrip("-").isdigit() and len(text) <= 20 else value
+    return int(text) if text.lstrip("-").isdigit() else value
 
 
 def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
-    """Return a JSON value with its texts printable. Raise ValueError if it is nested too deeply to work on."""
+    """Return a JSON value with its texts made printable. Raise ValueError if it is nested too deeply."""
     if isinstance(value, str):
         return printable(value)
     if not isinstance(value, (dict, list)):
@@ -3655,15 +3620,13 @@ def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
 
 
 def write_file(path: Any, text: Optional[str]) -> None:
-    """Write a text to a file, whole or not at all: beside it, then renamed. A link stays a link, permissions stay.
-
-    With None, only find out whether the file can be written. Raise OutputError if it cannot.
-    """
+    """Write a text to a file, whole or not at all: to a file beside it, then renamed. Links and permissions are kept.
+    If the text is None, only check that the file can be written. Raise OutputError if it cannot."""
     try:
         target = os.path.realpath(os.fsdecode(path))
         beside = f"{target}.{os.getpid()}.partial"
         if os.path.exists(target) and not os.path.isfile(target):
-            raise ValueError("it is not a regular file")  # and a regular one would replace it
+            raise ValueError("it is not a regular file")  # renaming would replace it by one
         try:
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
                 with contextlib.suppress(FileNotFoundError):
@@ -3682,7 +3645,7 @@ def write_file(path: Any, text: Optional[str]) -> None:
 
 
 def check_writable(path: Any) -> None:
-    """Raise UsageError if a file cannot be written, before the work that is to fill it."""
+    """Raise UsageError if a file cannot be written."""
     try:
         write_file(path, None)
     except OutputError as error:
@@ -4834,7 +4797,7 @@ def comma_separated(runs: Sequence[Run]) -> str:
 REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
                json=record_text)
 
-# A record to send: compressed text in a block of its own, so that an issue thread, saved as text, is a set of records.
+# A record to send is a block of compressed text, so an issue thread, saved as text, is a set of records.
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
 BLOCK = "```ane-bench-record"
 
@@ -5133,7 +5096,8 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
 CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 15
 HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
 NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST, LONGEST_TEXT = 3, 1000  # the latter in letters: a record's texts may be of any length
+PANELS_ABREAST = 3
+LONGEST_TEXT = 1000  # letters: a record's texts may be of any length
 INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
 COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
 # Shapes tell variants apart without color. Their corners, in pixels from the middle.
@@ -5146,7 +5110,7 @@ Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the ho
 
 
 def text_width(text: str) -> float:
-    """Return an upper bound for the width of a text in font sizes; DejaVu Sans is the widest of the usual fonts."""
+    """Return an upper bound of a text's width in font sizes, that of DejaVu Sans, the widest of the usual fonts."""
     return sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
                0.8 if letter.isupper() else 0.65 for letter in text)
 
@@ -5174,7 +5138,7 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def rates_of(cell: Cell) -> list[float]:
-    """Return TOPS of a cell and the ends of the interval, as far as known; nothing of failures but wrong outputs."""
+    """Return TOPS of a cell and the ends of its interval; empty for a failed cell, unless its output was wrong."""
     if cell.tops is None or not (cell.ok or cell.check == "WRONG"):
         return []
     return [cell.tops, *(cell.config.gop / end for end in cell.ms.get("ci95", ()) if end > 0)]
@@ -5193,14 +5157,14 @@ def tip_of(cell: Cell) -> str:
 
 
 class Drawing:
-    """SVG elements on a light ground, all of them texts and lines. Browsers show a `tip` beside a resting pointer."""
+    """SVG elements on a light ground, all of them texts and lines. A `tip` is shown when the pointer rests there."""
 
     def __init__(self) -> None:
         self._elements: list[str] = []
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
              upright: bool = False) -> None:
-        """Write a line with its baseline at y; an upright one is turned to read from the bottom to the top."""
+        """Write a text with its baseline at y; an upright one reads from the bottom to the top."""
         turn = f' transform="rotate(-90 {x:.2f} {y:.2f})"' if upright else ""
         halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'  # keeps lines off the letters
         self._elements.append(f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" '
@@ -5208,7 +5172,7 @@ class Drawing:
 
     def line(self, points: Iterable[tuple[float, float]], color: str, width: float = 1, fill: str = "none",
              tip: str = "") -> None:
-        """Draw a line through points; with a fill, the shape within."""
+        """Draw a line through points; if there is a fill, a filled polygon."""
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
         tag, title = "polyline" if fill == "none" else "polygon", html.escape(printable(tip))
         self._elements.append(f'<{tag} points="{path}" fill="{fill}" stroke="{color}" stroke-width="{width}">'
@@ -5231,15 +5195,16 @@ class Drawing:
 
 
 class Chart:
-    """Draws a run from the top down: a sweep over one dimension as lines, over two as panels, all else as bars."""
+    """The drawing of a run from the top down: a sweep over one dimension as lines, over two as panels, others as
+    bars."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.drawing = run, Drawing()
         self.results = [result for result in run.results if result[1]]
         self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
         self.cells = [cell for _, cells in self.results for cell in cells]
-        measured = {cell.variant for cell in self.cells}
-        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in measured]
+        present = {cell.variant for cell in self.cells}
+        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in present]
         failed = {cell.variant for cell in self.cells if not rates_of(cell)}
         self.failed = [variant for variant in self.variants if variant in failed]
         rates = [rate for cell in self.cells for rate in rates_of(cell)]
@@ -5253,7 +5218,7 @@ class Chart:
         self._measure()
 
     def _measure(self) -> None:
-        """Work out the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
+        """Compute the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
         labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
         labels += [VARIANTS[variant].label for variant in self.failed]
         self.room = SPACE + FONT * max(map(text_width, labels), default=0)
@@ -5340,7 +5305,8 @@ class Chart:
         self.axis(labels)
 
     def places(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> tuple[list[tuple[float, str]], Points]:
-        """Return labels of the horizontal axis and cells with their places; values at logarithmic distances."""
+        """Return labels of the horizontal axis, and cells with their places on it; the axis of a sweep is
+        logarithmic."""
         name, values = self.dimensions[0], self.values(self.dimensions[0])
         labels = [(self.left + self.group * (number + 0.5), config.name) for number, (config, _) in enumerate(results)]
         middles = [x for x, _ in labels]
@@ -5371,12 +5337,14 @@ class Chart:
 
     def series(self, points: Points, figures_of: Callable[[Cell], list[float]], place: Callable[[float], float],
                base: float) -> None:
-        """Draw figures of one variant: marks, in a sweep with a line that gaps interrupt, else bars from base 0."""
-        for found, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
-            run = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group] if found else []
-            if self.swept and run:
-                self.drawing.line([(x, heights[0]) for x, _, heights in run], COLORS[run[0][1].variant], 2)
-            for x, cell, heights in run:
+        """Draw figures of one variant: marks; in a sweep also a line, with gaps for failed cells; else bars from 0."""
+        for known, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
+            if not known:
+                continue
+            stretch = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group]
+            if self.swept:
+                self.drawing.line([(x, heights[0]) for x, _, heights in stretch], COLORS[stretch[0][1].variant], 2)
+            for x, cell, heights in stretch:
                 y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
                 if self.bar and base == 0:
@@ -5548,10 +5516,15 @@ def write_stdout(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Write a line to standard error. Errors here are ignored: there is nowhere to report them."""
+    """Write a line to standard error, if that is possible."""
     if sys.stderr:
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+        write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+
+
+def write_if_possible(stream: TextIO, text: str) -> None:
+    """Write to a stream. Errors are ignored: there is nowhere to report them."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        write_stream(stream, text)
 
 
 def write_stream(stream: TextIO, text: str) -> None:
@@ -5615,7 +5588,7 @@ class Progress:
             self._note_stage(message, now)
         if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            self._write(f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+            write_if_possible(self._stream, f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
     def _note_configuration(self, message: Message, now: float) -> None:
         """Note the next configuration; estimate the end from those that are done."""
@@ -5671,13 +5644,8 @@ class Progress:
 
     def clear(self) -> None:
         """Clear the live line."""
-        if self._live:
-            self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        """Write to the stream. Errors here are ignored: there is nowhere to report them."""
-        with contextlib.suppress(OSError, ValueError):
-            write_stream(self._stream, text)  # type: ignore[arg-type]
+        if self._stream and self._live:
+            write_if_possible(self._stream, "\r\x1b[K")
 
 
 def clock_time(seconds: float) -> str:

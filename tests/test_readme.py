@@ -129,7 +129,8 @@ class CommandsTest(support.StandinCase):
         measuring = [arguments for arguments in commands() if arguments not in [*quick, [], saving]]
         self.assertEqual((len(quick), len(measuring)), (7, 7))
         for arguments in measuring:  # in any case these are understood
-            ane_bench.build_parser().parse_args(["run", *arguments])
+            parsed = ane_bench.build_parser().parse_args(["run", *arguments])
+            self.assertTrue(ane_bench.run_asked(parsed, parsed.engine).configs)
         if support.reduced(len(measuring), 0, "runs that README shows"):
             quick += measuring
         for arguments in quick:

@@ -96,7 +96,7 @@ class PrivacyTest(support.StandinCase):
         names = {"HOME": str(home), "USER": self.SECRET, "LOGNAME": self.SECRET, "HOSTNAME": self.SECRET,
                  "TMPDIR": str(places["tmp"]), "PWD": str(places["work"]), "ANE_BENCH_STANDIN": str(library)}
         record = places["saved"] / "record.json"
-        kinds = ("", "w8a8/compile:no", "w8a8/load:nil", "w8a8/evaluate:raise", "w8a8/compile:crash", "compile:killdir")
+        kinds = ("", "w8a8/compile:no", "w8a8/load:nil", "w8a8/evaluate:no", "w8a8/compile:crash", "compile:killdir")
         configs = [f"64x8x{depth}" for depth in range(1, len(kinds) + 1)]
         faults = ";".join(f"{config}/{kind}" for config, kind in zip(configs, kinds) if kind)
         run = [word for config in configs for word in ("--config", config)]
@@ -104,7 +104,11 @@ class PrivacyTest(support.StandinCase):
             *run, "--save", str(record), "--format", "markdown", *UNCHECKED, module=module, cwd=places["work"],
             environment={**names, "STANDIN_FAULT": faults, "STANDIN_COMPUTE": "none", "STANDIN_CLOCK": "virtual"})
         self.assertEqual((done.code, done.output.count("failed in stage")), (1, 6), done.errors)
-        texts = [done.output, record.read_text(encoding="utf-8"), ane_bench.chart(read_record(record))]
+        # A model's directory below what is a file cannot be made, and the error names it.
+        refused = support.run_command("--config", "64x8x1", *UNCHECKED, "--format", "json", module=module, cwd=home,
+                                      environment={**names, "STANDIN_TEMPORARY": str(module)})
+        self.assertIn("Not a directory", refused.output)
+        texts = [refused.output, done.output, record.read_text(encoding="utf-8"), ane_bench.chart(read_record(record))]
         for form in ("table", "markdown", "csv", "json"):
             texts.append(command("show", str(record), "--format", form).output)
         texts.append(command("compare", str(record), str(record)).output)
@@ -115,6 +119,13 @@ class PrivacyTest(support.StandinCase):
             self.assertNotIn(self.SECRET, text.lower())
             self.assertNotIn(str(self.directory), text)
             self.assertNotIn(os.uname().nodename, re.split(r"[^\w.-]", text))
+
+
+    def test_warnings_are_masked(self) -> None:
+        run = made_run()
+        with support.environment(HOME=f"/home/{self.SECRET}"):
+            run.warn("cache", f"/home/{self.SECRET}/Library: cannot be read")
+        self.assertEqual(run.warnings[-1]["message"], "…/Library: cannot be read")
 
 
 class ReadTest(DirectoryCase):
@@ -235,8 +246,20 @@ class ReadTest(DirectoryCase):
     def test_repeated_configurations_of_the_first_version(self) -> None:
         run = made_run(ORIGINAL[:2])
         old = as_before(run.to_dict())
-        old["results"] += old["results"][:1]
+        repeated = copy.deepcopy(old["results"][0])
+        repeated["variants"]["fp16"]["samples_ns"] = [[1e6] * 2] * 5
+        old["results"].append(repeated)
         self.assertEqual(self.read(old).table(), run.table())
+
+    def test_configurations_that_were_asked_for_twice(self) -> None:
+        record = made_run(ORIGINAL[:3], measured=2).to_dict()
+        record["asked"]["configs"][2] = record["asked"]["configs"][1]
+        with self.assertRaisesRegex(UsageError, "its configurations are not those that were asked for"):
+            self.read(record)
+
+    def test_texts_are_made_printable(self) -> None:
+        found = self.read(made_run(system={"chip": "a\x1b[2J\nb", "ane_subtype": "\ud800\u202e"}))
+        self.assertEqual(found.system, {"chip": "a?[2J?b", "ane_subtype": "??"})
 
     def test_a_baseline_is_the_first_that_was_asked_for(self) -> None:
         found = self.read(json.dumps(made_run(variants=("w8a8", "fp16")).to_dict(), sort_keys=True))
