@@ -112,7 +112,7 @@ class FaultCase(support.StandinCase):
         """Return another scene, with the options of this pass."""
         scene = super().new_scene()
         if self.options:
-            scene.python, scene.module = [sys.executable, *self.options], support.MODULE
+            scene.python = [sys.executable, *self.options]
         return scene
 
     def check_table(self, cases: Sequence[Case], at_a_time: int = support.AT_A_TIME) -> None:

@@ -20,6 +20,7 @@ import threading
 import time
 import unittest
 import unittest.mock
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,15 +87,17 @@ def closing_lines(skipped: Iterable[tuple[unittest.TestCase, str]]) -> list[str]
 
 def own_python() -> list[str]:
     """Return this Python with the options for finding faults that it was started with: commands have them, too."""
-    warnings = [f"-W{option}" for option in sys.warnoptions]
-    return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *warnings]
+    options = [f"-W{option}" for option in sys.warnoptions]
+    return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *options]
 
 
 @functools.cache
 def compiled_module() -> Path:
     """Return the module as bytecode, which starts in half the time."""
     target = WORKSHOP / "compiled" / "ane_bench.pyc"
-    py_compile.compile(str(MODULE), str(target), doraise=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        py_compile.compile(str(MODULE), str(target), doraise=True)
     return target
 
 

@@ -46,8 +46,8 @@ class TooLong(BaseException):
 
 
 class Subject(NamedTuple):
-    """A kind of input: how a damaged one is drawn, its changes noted in a list; what becomes of it, a verdict or an
-    exception; and the verdicts of which there must be some."""
+    """A kind of input: how a damaged one is drawn, its changes noted in a list; the result, a verdict or an exception;
+    and the verdicts of which there must be some."""
 
     draw: Callable[[random.Random, list[str]], Any]
     verdict: Callable[[Any], str]
@@ -55,13 +55,13 @@ class Subject(NamedTuple):
 
 
 def generator(kind: str, number: int) -> random.Random:
-    """What one input is drawn with, whichever were drawn before it."""
+    """Return what one input is drawn with, whichever were drawn before it."""
     return random.Random(f"{SEED}/{kind}/{number}")
 
 
 @contextlib.contextmanager
 def limited_time(seconds: float) -> Iterator[None]:
-    """Raises TooLong within when the time is over."""
+    """Raise TooLong within when the time is over."""
     def stop(number: int, frame: Any) -> None:
         raise TooLong(f"more than {seconds} s")
 
@@ -76,7 +76,7 @@ def limited_time(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_memory(more: int) -> Iterator[None]:
-    """Makes what asks for much more memory a MemoryError, where the system can tell how much there is in use."""
+    """Let requests for much more memory raise MemoryError, if the system can tell how much is in use."""
     size = Path("/proc/self/statm")
     if not size.exists():
         yield
@@ -105,7 +105,7 @@ STRINGS = ("", "x", "fp16", "w8a16", "w8a8", "W8A8", "int4", "ok", "failed", "au
 
 
 def damage_bytes(draw: random.Random, data: bytearray) -> str:
-    """One change to bytes, in place; says which."""
+    """Make one change to bytes, in place, and return which."""
     place, length = draw.randrange(len(data) + 1), draw.choice((1, 1, 2, 3, 4, 8, 16, 64, 100))
     place = place - place % draw.choice((1, 1, 4, 8, 64))
     kind = draw.randrange(8)
@@ -136,7 +136,7 @@ def damage_bytes(draw: random.Random, data: bytearray) -> str:
 
 
 def few(draw: random.Random) -> range:
-    """One change mostly, a few sometimes."""
+    """Return one change mostly, a few sometimes."""
     return range(draw.choice((1, 1, 1, 1, 1, 1, 2, 2, 3, 5)))
 
 
@@ -146,14 +146,14 @@ def few(draw: random.Random) -> range:
 
 @functools.cache
 def programs() -> Sequence[ane_bench.Program]:
-    """Small programs of every kind."""
+    """Return small programs of every kind."""
     return [ane_bench.build_program(Config.parse(name), variant, blob=blob, dialect=dialect, seed=len(name))
             for name in ("2x2x1", "3x2x2", "5x2x1", "4x2x2k3") for variant in ane_bench.VARIANTS
             for blob in ane_bench.LAYOUTS for dialect in ane_bench.DIALECTS]
 
 
 def draw_weight_file(draw: random.Random, changes: list[str]) -> bytes:
-    """A damaged weight file; header and records, where everything is decided, are hit as often as all data."""
+    """Return a damaged weight file; header and records, where everything is decided, are hit as often as all data."""
     data = bytearray(draw.choice(programs()).blob)
     for _ in few(draw):
         if draw.random() < 0.4:
@@ -170,14 +170,14 @@ def draw_weight_file(draw: random.Random, changes: list[str]) -> bytes:
 
 
 def check_text(error: Exception) -> None:
-    """An error's text is one line that can be printed."""
+    """Fail unless an error's text is one line that can be printed."""
     text = str(error)
     if not text or not text.isprintable():
         raise AssertionError(f"the text of an error is not one line: {text!r}") from error
 
 
 def judge_weight_file(data: bytes) -> str:
-    """Reads all tensors, and those that a program might name."""
+    """Read all tensors, and those that a program might name."""
     for offset in (0, 64, 65, 128, 192, 1 << 63):
         for name, size in (("fp16", 8), ("int8", 9), ("int8", 1 << 62)):
             try:
@@ -245,7 +245,7 @@ CLOSING = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
 def damage_mil(draw: random.Random, text: str, changes: list[str]) -> str:
-    """One change to a text: to its characters, tokens, values, lines or depth."""
+    """Return a text with one change: to its characters, tokens, values, lines or depth."""
     kind = draw.choice(("bytes", "token", "like", "like", "number", "number", *["value"] * 6, "nested value", "slice",
                         "swap",
                         "lines", "nest", "rename", "offset", "scale", "power"))
@@ -285,7 +285,7 @@ def damage_mil(draw: random.Random, text: str, changes: list[str]) -> str:
 
 
 def damage_tokens(draw: random.Random, text: str, kind: str) -> tuple[str, str]:
-    """One change to the tokens of a text, and which."""
+    """Return a text with one change to its tokens, and which."""
     tokens = TOKENS.findall(text) or [" "]
     places = [index for index, token in enumerate(tokens) if not token.isspace()] or [0]
     place, other = draw.choice(places), draw.choice(places)
@@ -322,7 +322,7 @@ class Text(NamedTuple):
 
 
 def draw_mil(draw: random.Random, changes: list[str]) -> Text:
-    """A damaged text, now and then with a damaged weight file."""
+    """Return a damaged text, now and then with a damaged weight file."""
     program = draw.choice(programs())
     text, blob = program.mil, bytes(program.blob)
     for _ in few(draw):
@@ -334,7 +334,7 @@ def draw_mil(draw: random.Random, changes: list[str]) -> Text:
 
 
 def check_line(error: MilError, text: str) -> None:
-    """A MilError names a line that the text has."""
+    """Fail unless a MilError names a line that the text has."""
     check_text(error)
     assert 1 <= error.line <= text.count("\n") + 1 and str(error).startswith(f"line {error.line}: "), error
 
@@ -385,7 +385,7 @@ REFIGURED = ("gop", "variants", "ms", "tops", "samples_ns", "mean", "median", "c
 
 
 def nasty(draw: random.Random, old: Any) -> Any:
-    """A value that does not belong in the place of another: of its kind as often as not."""
+    """Return a value that does not belong in the place of another: of its kind as often as not."""
     if draw.random() < 0.5 and isinstance(old, (int, float, str)):
         return draw.choice((True, False) if isinstance(old, bool) else STRINGS if isinstance(old, str) else FIGURES)
     figure, string = draw.choice(FIGURES), draw.choice(STRINGS)
@@ -406,7 +406,7 @@ def random_place(draw: random.Random, value: Any) -> tuple[Any, Any]:
 
 
 def refigure(value: Any, name: str, change: Callable[[float], float]) -> Any:
-    """A JSON value in which all numbers below a name are changed."""
+    """Return a JSON value in which all numbers below a name are changed."""
     if isinstance(value, dict):
         return {key: refigure(item, "" if key == name else name, change) for key, item in value.items()}
     if isinstance(value, list):
@@ -415,7 +415,7 @@ def refigure(value: Any, name: str, change: Callable[[float], float]) -> Any:
 
 
 def damage_json(draw: random.Random, value: dict[str, Any]) -> str:
-    """One change to a parsed value, in place, and which."""
+    """Make one change to a parsed value, in place, and return which."""
     if not value:
         return "nothing is left"
     if draw.random() < 0.15:
@@ -445,7 +445,7 @@ def damage_json(draw: random.Random, value: dict[str, Any]) -> str:
 
 
 def draw_json(draw: random.Random, text: str, changes: list[str]) -> bytes:
-    """A damaged JSON text: its values, its bytes, or both."""
+    """Return a damaged JSON text: its values, its bytes, or both."""
     where = draw.random()
     if where < 0.85:
         value = json.loads(text)
@@ -658,7 +658,7 @@ class FuzzTest(unittest.TestCase):
     """No damage leads to an exception that is not the project's own, or to a wrong answer."""
 
     def fuzz(self, kind: str) -> None:
-        """Try all inputs of a kind; tell of one that went wrong for each place in which some did."""
+        """Try all inputs of a kind; report one that went wrong for each place in which some did."""
         subject = SUBJECTS[kind]
         verdicts: collections.Counter[str] = collections.Counter()
         wrong: dict[str, str] = {}
@@ -706,7 +706,7 @@ class LastWordsTest(unittest.TestCase):
 
 
 def described(kind: str, number: int, error: BaseException, changes: Sequence[str], damaged: Any) -> str:
-    """What is needed to make and to understand an input that went wrong."""
+    """Return what is needed to make and to understand an input that went wrong."""
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)[-3:]))
     return (f"ANE_BENCH_FUZZ_SEED={SEED} python3 -m tests.test_fuzz {kind} {number}\n"
             f"changes: {'; '.join(changes)}\n{where}{type(error).__name__}: {str(error)[:300]}\n"
@@ -714,7 +714,7 @@ def described(kind: str, number: int, error: BaseException, changes: Sequence[st
 
 
 def main(kind: str, number: str) -> None:
-    """Makes one input again."""
+    """Make one input again."""
     changes: list[str] = []
     damaged = SUBJECTS[kind].draw(generator(kind, int(number)), changes)
     print(f"changes: {'; '.join(changes)}\ninput: {damaged!r}")
