@@ -2454,8 +2454,8 @@ def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[flo
 def observed_tick_ns(engine: Engine) -> float:
     """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
     steps: list[int] = []
-    last, until = engine.now(), time.monotonic() + 0.1
-    while len(steps) < 10 and time.monotonic() < until:
+    last, until = engine.now(), time.monotonic() + 0.5
+    while len(steps) < 5 and time.monotonic() < until:
         mark = engine.now()
         steps += [mark - last] if mark > last else []
         last = mark
@@ -4187,7 +4187,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
                 job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin),
-                          number + 1 == len(run.configs))
+                          number == len(run.configs))
                 cells, hung = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
@@ -4699,38 +4699,31 @@ def marginal_notes(run: Run) -> list[str]:
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
-# TOPS that others measured in FP16 and W8A8. All of them ran the original or a program like it: zeros as input, one
-# variant after the other, the mean of the times.
-MADERIX = "maderix/ANE README, macOS not stated"
-NOTEBOOK = "a public notebook that ran the original, macOS 26.4"
-NOTES = "public notes that ran the original, Darwin 25.2"
-PUBLISHED = (
-    ("M4", "512x64x128", 18.6, 35.1, MADERIX),
-    ("M4", "512x64x64", 18.4, 34.1, MADERIX),
-    ("M4 Pro", "512x64x128", 18.51, 34.90, NOTES),
-    ("M4 Pro", "512x64x64", 18.15, 34.05, NOTES),
-    ("M4 Pro", "256x64x256", 16.49, 30.70, NOTES),
-    ("M4 Pro", "256x64x128", 16.02, 29.54, NOTES),
-    ("M4 Pro", "384x64x128", 18.24, 33.02, NOTES),
-    ("M5", "512x64x128", 18.22, 34.22, "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated"),
-    ("M5 Max", "512x64x128", 19.27, 35.61, "maderix/ANE pull request 50, macOS 26.4.1"),
-    ("M2 Max", "512x64x128", 16.31, 16.36, NOTEBOOK),
-    ("M2 Max", "512x64x64", 16.10, 16.16, NOTEBOOK),
-    ("M2 Max", "256x64x256", 13.40, 15.64, NOTEBOOK),
-    ("M2 Max", "256x64x128", 13.22, 15.32, NOTEBOOK),
-    ("M2 Max", "384x64x128", 15.87, 16.08, NOTEBOOK))
+# What others measured, by chip: the source, and TOPS in FP16 and W8A8 by configuration. All of them ran the original or
+# a program like it: zeros as input, one variant after the other, the mean of the times.
+PUBLISHED: dict[str, tuple[str, dict[str, tuple[float, float]]]] = {
+    "M4": ("maderix/ANE README, macOS not stated", {"512x64x128": (18.6, 35.1), "512x64x64": (18.4, 34.1)}),
+    "M4 Pro": ("public notes that ran the original, Darwin 25.2", {
+        "512x64x128": (18.51, 34.90), "512x64x64": (18.15, 34.05), "256x64x256": (16.49, 30.70),
+        "256x64x128": (16.02, 29.54), "384x64x128": (18.24, 33.02)}),
+    "M5": ("Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated", {"512x64x128": (18.22, 34.22)}),
+    "M5 Max": ("maderix/ANE pull request 50, macOS 26.4.1", {"512x64x128": (19.27, 35.61)}),
+    "M2 Max": ("a public notebook that ran the original, macOS 26.4", {
+        "512x64x128": (16.31, 16.36), "512x64x64": (16.10, 16.16), "256x64x256": (13.40, 15.64),
+        "256x64x128": (13.22, 15.32), "384x64x128": (15.87, 16.08)}),
+}
 
 
 def published_note(run: Run) -> list[str]:
     """Return a line that sets a published result beside the first configuration that has one; none for other chips."""
+    source, known = PUBLISHED.get(chip_name(run), ("", {}))
     differs = "" if run.settings.input == "zeros" else f"; measured there on zeros, here on {run.settings.input} input"
     for config, cells in run.results:
         own = {cell.variant: cell.tops for cell in cells if cell.ok}
-        for chip, name, fp16, w8a8, source in PUBLISHED:
-            pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate:.1f} published"
-                     for variant, rate in (("fp16", fp16), ("w8a8", w8a8)) if variant in own]
-            if pairs and (chip, name) == (chip_name(run), config.name):
-                return [f"{chip} at {config.label()}: {'; '.join(pairs)} ({source}{differs})."]
+        pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate:.1f} published"
+                 for variant, rate in zip(("fp16", "w8a8"), known.get(config.name, ())) if variant in own]
+        if pairs:
+            return [f"{chip_name(run)} at {config.label()}: {'; '.join(pairs)} ({source}{differs})."]
     return []
 
 

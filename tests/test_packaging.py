@@ -133,3 +133,4 @@ class ImportTest(unittest.TestCase):
         known = getattr(sys, "stdlib_module_names", names)  # from Python 3.10 on
         self.assertEqual({name for name in names if name not in known and not name.startswith("_sysconfig")}, set())
         self.assertIn("ctypes", names)
+        self.assertNotIn("socket", names)

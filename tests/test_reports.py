@@ -624,21 +624,19 @@ class PublishedTest(unittest.TestCase):
         left_out = {"M4 (Air)", "A19 (iPhone 17)"}
         facts = published_by_facts()
         self.assertLessEqual(left_out, {row[0] for row in facts})
-        self.assertEqual({row[:4] for row in ane_bench.PUBLISHED}, {row[:4] for row in facts if row[0] not in left_out})
+        own = {
+            (chip, name, *rates): source
+            for chip, (source, results) in ane_bench.PUBLISHED.items()
+            for name, rates in results.items()
+        }
+        self.assertEqual(set(own), {row[:4] for row in facts if row[0] not in left_out})
         source = ""
-        for chip, name, _, _, named in facts:
-            source = (
-                source
-                if named == "same"
-                else "notebook"
-                if "notebook" in named
-                else "public notes"
-                if "notes" in named
-                else named
-            )
-            for row in ane_bench.PUBLISHED:
-                if row[:2] == (chip, name):
-                    self.assertIn(source, row[4])
+        for chip, name, fp16, w8a8, named in facts:
+            row = (chip, name, fp16, w8a8)
+            kinds = [word for word in ("same", "notebook", "public notes") if word in named] or [named]
+            source = source if kinds == ["same"] else kinds[0]
+            if row in own:
+                self.assertIn(source, own[row])
 
 
 def unescaped(text: str) -> str:
