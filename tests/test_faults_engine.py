@@ -223,7 +223,7 @@ def sent(number: signal.Signals, stage: str, reason: str, seconds: float = PATIE
 
 
 ENDINGS = some_of([ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()],
-                  "crash compile evaluate unload", "ends of a worker")
+                  "compile evaluate unload surface purge", "ends of a worker")
 # SIGTERM is answered when the call returns: the worker cleans up.
 KILLS = [sent(number, stage, f"^{faults.WORKER}{ending}", seconds) for stage in ("identifier", "compile", "evaluate")
          for number, ending, seconds in ((signal.SIGKILL, f"{faults.KILLED_BY}SIGKILL", PATIENCE),
