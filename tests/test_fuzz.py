@@ -1,4 +1,4 @@
-"""Every reader under 10,000 damaged inputs of its kind: it refuses each with an error of the project's own, or gives a
+"""Every reader under 3,000 damaged inputs of its kind: it refuses each with an error of the project's own, or gives a
 right answer. Without ANE_BENCH_TESTS=all there are 400.
 
 ANE_BENCH_FUZZ_SEED chooses other inputs. `python3 -m tests.test_fuzz KIND NUMBER` makes one input again, shows what was
@@ -34,7 +34,7 @@ from tests import runs, support
 from tests.test_mil import check_by_oracle
 
 SEED = os.environ.get("ANE_BENCH_FUZZ_SEED", "1")
-COUNT = support.reduced(10_000, 400, "damaged inputs of each kind")
+COUNT = support.reduced(3_000, 400, "damaged inputs of each kind")
 SECONDS = 20.0  # for one input; the usual one takes a millisecond, where nothing else runs
 MEMORY = 1 << 30  # that all may take in addition to what Python has when they begin
 FEWEST = COUNT // 200  # of each verdict, or the inputs are no test of it
