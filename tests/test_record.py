@@ -578,7 +578,7 @@ class DamageTest(DirectoryCase):
     def test_damaged_records(self) -> None:
         base = written(self.directory / "base.json", made_run(ORIGINAL, ALL))
         verdicts = {0: 0, 2: 0}
-        for number in range(support.reduced(5_000, 200, "damaged records")):
+        for number in range(support.reduced(2_000, 200, "damaged records")):
             draw = random.Random(f"{SEED}/damage/{number}")
             self.path.write_bytes(damaged_text(draw))
             path, drawing = str(self.path), str(self.directory / "run.svg")
