@@ -39,7 +39,7 @@ SMALL = ("--config", "64x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
 # Seconds within which a run in a scene ends, whatever goes wrong in it.
 PATIENCE = 40
 # Several runs at a time take less time: parent and worker wait for each other.
-AT_A_TIME = (os.cpu_count() or 1) + 1
+AT_A_TIME = 2
 
 # One directory for all that the tests build; removed when Python exits.
 _holder = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")

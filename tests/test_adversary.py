@@ -96,6 +96,7 @@ class SurvivalTest(support.StandinCase):
                                          "5", "--timeout", "2", LATENCY="fp16:15000"))
         self.assertEqual((cell["status"], len(cell["samples_ns"])), ("ok", 5))
 
+    @support.long_test
     def test_a_round_that_takes_longer_than_the_limit(self) -> None:
         cell, = cells_of(self.run_record("--config", "64x8x2", "--variants", "fp16", "--iters", "100", "--rounds", "1",
                                          "--warmup", "5", "--timeout", "2", LATENCY="fp16:30000"))
@@ -157,6 +158,7 @@ class StaleOutputTest(support.StandinCase):
 class FigureTest(support.StandinCase):
     """Ratios and intervals of whole runs under noise that has a pattern."""
 
+    @support.long_test
     def test_the_second_of_each_round_is_slower(self) -> None:
         def check(scene: Scene, slower: float) -> None:
             for variants, ratio in (("fp16,w8a8", 2.0), ("w8a8,fp16", 0.5)):
@@ -240,6 +242,7 @@ class CompileServiceTest(support.StandinCase):
         record = self.run_record(*THREE, REFUSE="standard", **VIRTUAL)
         self.assertEqual([len(cell.get("refused", [])) for cell in cells_of(record)], [3, 3, 0, 0, 0, 0])
 
+    @support.long_test
     def test_two_hangs_end_the_run(self) -> None:
         def check(scene: Scene, stage: str) -> None:
             cache = scene.directory / "cache"

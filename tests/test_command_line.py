@@ -20,6 +20,7 @@ from tests import support
 from tests.test_mil import ORIGINAL_TEXTS
 
 RECORD = support.ROOT / "tests" / "golden" / "old-record.json"
+QUICK = ("--engine", "reference", "--config", "4x4x2", "--warmup", "1", "--quiet")
 
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
@@ -137,7 +138,7 @@ class ReferenceTest(unittest.TestCase):
     def test_every_format_of_one_run(self) -> None:
         starts = {"table": "=== ane_bench", "markdown": "**ane\\_bench", "csv": "config,variant,", "json": "{\n"}
         for name, start in starts.items():
-            done = support.run_command("--engine", "reference", "--config", "4x4x2", "--format", name, "--quiet")
+            done = support.run_command(*QUICK, "--format", name)
             self.assertEqual((done.code, done.errors), (0, ""))
             self.assertTrue(done.output.startswith(start), done.output)
 
@@ -146,7 +147,7 @@ class ReferenceTest(unittest.TestCase):
             target, link = Path(directory) / "real.json", Path(directory) / "link.json"
             target.write_text("")
             link.symlink_to(target)
-            done = support.run_command("--engine", "reference", "--config", "4x4x2", "--quiet", f"--save={link}")
+            done = support.run_command(*QUICK, f"--save={link}")
             self.assertEqual(done.code, 0, done.errors)
             self.assertTrue(link.is_symlink())
             self.assertEqual(json.loads(target.read_text())["command"][-1], "--save=link.json")
@@ -161,13 +162,13 @@ class ReferenceTest(unittest.TestCase):
         self.assertEqual((done.code, done.output), (0, f"ane_bench {ane_bench.__version__}\n"))
 
     def test_the_module_as_a_module(self) -> None:
-        command = [sys.executable, "-m", "ane_bench", "--engine", "reference", "--config", "4x4x2", "--quiet"]
+        command = [sys.executable, "-m", "ane_bench", *QUICK]
         done = subprocess.run(command, cwd=support.ROOT, capture_output=True, encoding="utf-8", check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_library(self) -> None:
         found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"], engine="reference", iters=6,
-                              rounds=6)
+                              rounds=6, warmup=1)
         record = found.to_dict()
         self.assertTrue(found.ok)
         self.assertEqual(json.loads(json.dumps(record)), record)

@@ -438,6 +438,7 @@ class GateTest(CompareCase):
                 Settings(iters=iters, rounds=rounds).check()
                 self.assertEqual(iters, 5 * rounds)
 
+    @support.long_test
     def test_the_rounds_that_would_tell_do(self) -> None:
         def noisy(ms: float, settings: Settings, draw: random.Random) -> Run:
             run = timed({"fp16": ms}, settings=settings)

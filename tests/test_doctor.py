@@ -146,6 +146,7 @@ class DoctorTest(support.StandinCase):
             self.assertIn("doctor", run.errors)
         self.each(FAILING, check)
 
+    @support.long_test
     def test_a_lack_that_a_run_can_do_without_is_noted(self) -> None:
         def check(scene: Scene, case: tuple[Settings, str, str]) -> None:
             settings, name, advice = case
@@ -181,6 +182,7 @@ class DoctorTest(support.StandinCase):
                       done.output)
         self.assertTrue(done.output.endswith(ASKED))
 
+    @support.long_test
     def test_encodings(self) -> None:
         def check(scene: Scene, encoding: str) -> None:
             state = ENCODINGS[encoding]

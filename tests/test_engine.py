@@ -560,6 +560,7 @@ class QualityOfServiceTest(support.StandinCase):
 class OriginalTest(support.StandinCase):
     """--original does what the original does, to the call."""
 
+    @support.long_test
     def test_the_five_configurations(self) -> None:
         finished = self.run_standin("--original", "--quiet", COMPUTE="none", LATENCY="fp16:2000,w8a8:1000",
                                     CLOCK="virtual", SYSCTL="machdep.cpu.brand_string=Apple M4")
@@ -627,8 +628,8 @@ class ComputedTest(support.StandinCase):
         for store in ("fp16", "fp32"):
             for rounding in ("even", "away"):
                 record = self.run_record("--config", "64x8x6", "--config", "12x4x3", "--variants", "fp16,w8a16,w8a8",
-                                         "--iters", "2", "--rounds", "1", "--verify", "16", STORE=store,
-                                         ROUNDING=rounding)
+                                         "--iters", "2", "--rounds", "1", "--warmup", "1", "--verify", "16",
+                                         STORE=store, ROUNDING=rounding)
                 for result in record["results"]:
                     for variant, cell in result["variants"].items():
                         self.assertTrue(cell["verified"]["ok"], variant)
@@ -654,14 +655,15 @@ class ComputedTest(support.StandinCase):
                               ("noop", "did not write"), ("aliased", "wrong layer"), ("swapped", "wrong layer"),
                               ("scale:1.1", "wrong scale"), ("drop:3", "left out")):
             with self.subTest(output):
-                record = self.run_record("--config", "64x8x8", "--iters", "2", "--rounds", "1", "--verify", "4",
-                                         code=1, OUTPUT=output)
+                record = self.run_record("--config", "64x8x8", "--iters", "2", "--rounds", "1", "--warmup", "1",
+                                         "--verify", "4", code=1, OUTPUT=output)
                 for cell in record["results"][0]["variants"].values():
                     self.assertEqual((cell["status"], cell["stage"]), ("failed", "verify"))
                     self.assertFalse(cell["verified"]["ok"])
                     self.assertIn(words, cell["error"])
                     self.assertIn("median", cell["ms"])
 
+    @support.long_test
     def test_a_real_configuration_is_verified(self) -> None:
         config = ane_bench.Config(512, 64, 128)
         pixel, = ane_bench.chosen_pixels(config, 0, 1)
@@ -673,70 +675,19 @@ class ComputedTest(support.StandinCase):
 
 
 class FailureTest(support.StandinCase):
-    """Each failure is a failed cell that names its stage; the other configuration goes on."""
+    """What a refused program leaves behind; test_faults_engine has each fault by itself."""
 
-    def failed(self, fault: str, *arguments: str, **settings: str) -> dict[str, Any]:
-        """The first configuration's w8a8 cell, after its fault; the second configuration must be fine."""
-        record = self.run_record(*SMALL, *arguments, code=1, FAULT=fault, **settings)
-        cell: dict[str, Any] = record["results"][0]["variants"]["w8a8"]
-        self.assertEqual(cell["status"], "failed")
-        self.assertNotIn("ms", cell)
-        return cell
-
-    def test_stages(self) -> None:
-        for fault, stage, words in (("descriptor:nil", "descriptor", "nil"), ("model:nil", "model", "nil"),
-                                    ("identifier:nil", "identifier", "hexString"),
-                                    ("compile:no", "compile", r"com\.apple.* [0-9]+: "),
-                                    ("compile:silent", "compile", "no NSError"),
-                                    ("load:no", "load", r"com\.apple"), ("load:silent", "load", "no NSError"),
-                                    ("surface:nil", "surface", "IOSurfaceCreate"),
-                                    ("surfaceobject:nil", "request", "nil"), ("request:nil", "request", "nil"),
-                                    ("w8a8/evaluate:no", "warm-up", "returned NO: com"),
-                                    ("w8a8/evaluate:silent@2", "warm-up", "no NSError"),
-                                    ("w8a8/evaluate:no@3", "evaluate", "returned NO"),
-                                    ("w8a8/evaluate:no@8", "evaluate", "returned NO"),
-                                    ("lock:no", "surface", "IOSurfaceLock"),
-                                    ("w8a8/compile:unicode", "compile", "[^\\x00-\\x7f]")):
-            with self.subTest(fault):
-                cell = self.failed(fault)
-                self.assertEqual(cell["stage"], stage, cell["error"])
-                self.assertRegex(cell["error"], words)
-
-    def test_children_that_end(self) -> None:
-        for fault, stage, words in (("w8a8/compile:crash", "compile", "SIGSEGV"),
-                                    ("w8a8/load:raise", "load", "exited|killed"),
-                                    ("w8a8/evaluate:exit", "warm-up", "without a result"),
-                                    ("w8a8/evaluate:crash@4", "evaluate", "SIGSEGV"),
-                                    ("w8a8/model:hang", "model", "no progress for 1 s")):
-            with self.subTest(fault):
-                cell = self.failed(fault, "--timeout", "1")
-                self.assertEqual(cell["stage"], stage, cell["error"])
-                self.assertRegex(cell["error"], words)
-
-    def test_what_comes_after_the_figures_costs_nothing(self) -> None:
-        for fault in ("unload:no", "unload:silent", "unload:crash", "unload:hang", "unload:exit"):
-            with self.subTest(fault):
-                record = self.run_record(*SMALL, "--timeout", "1", FAULT=fault)
-                self.assertEqual({cell["status"] for cell in record["results"][0]["variants"].values()}, {"ok"})
-                codes = [warning["code"] for warning in record["warnings"]]
-                self.assertEqual("unload" in codes, fault != "unload:exit")
-
+    @support.long_test
     def test_a_refusal_that_cannot_be_undone_costs_nothing_else(self) -> None:
-        for end in ("crash", "hang", "raise"):
-            for stage, undone in (("load", "purge"), ("surface", "unload")):
-                with self.subTest(end, stage=stage):
-                    fault = f"w8a8/load:no;w8a8/purge:{end}"
-                    if stage == "surface":
-                        fault = f"surface:nil@4;w8a8/unload:{end}"
-                    record = self.run_record(*SMALL, "--config", "32x8x2", "--timeout", "1", code=1, FAULT=fault)
-                    for result in record["results"]:
-                        cells = result["variants"]
-                        self.assertEqual((cells["fp16"]["status"], cells["w8a8"]["status"]), ("ok", "failed"), undone)
-                        self.assertEqual(cells["w8a8"]["stage"], stage)
+        def check(scene: support.Scene, fault: tuple[str, str]) -> None:
+            record = self.record_in(scene, *SMALL, "--config", "32x8x2", "--timeout", "1", code=1, FAULT=fault[1])
+            for result in record["results"]:
+                cells = result["variants"]
+                self.assertEqual((cells["fp16"]["status"], cells["w8a8"]["status"]), ("ok", "failed"))
+                self.assertEqual(cells["w8a8"]["stage"], fault[0])
 
-    def test_an_exceptions_reason_is_told(self) -> None:
-        cell = self.failed("w8a8/compile:raise")
-        self.assertRegex(cell["error"], "(?i)exception|reason")
+        faults = (("load", "w8a8/load:no;w8a8/purge:{}"), ("surface", "surface:nil@4;w8a8/unload:{}"))
+        self.each([(stage, fault.format(end)) for stage, fault in faults for end in ("crash", "hang", "raise")], check)
 
 
 class MeasuredTest(support.StandinCase):

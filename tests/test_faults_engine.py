@@ -693,6 +693,7 @@ class EngineFaultTest(FaultCase):
         cases: list[faults.Case] = [*SERVICE, *HANGING, *ENDINGS]
         self.check_table(cases, len(HANGING) + len(SERVICE) + support.AT_A_TIME)
 
+    @support.long_test
     def test_kills(self) -> None:
         self.check_table(KILLS)
 
@@ -709,6 +710,7 @@ class EngineFaultTest(FaultCase):
     def test_messages(self) -> None:
         self.check_table(MESSAGES, at_a_time=1)
 
+    @support.long_test
     def test_workers(self) -> None:
         self.check_table(WORKERS)
 

@@ -277,6 +277,7 @@ class SignalFaultTest(FaultCase):
     def test_orphans(self) -> None:
         self.check_table(ORPHANS, AT_A_TIME + 1)
 
+    @support.long_test
     def test_together(self) -> None:
         self.check_table(TOGETHER, len(TOGETHER))
 

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -160,18 +159,17 @@ class WithoutCtypesTest(unittest.TestCase):
 
     def test_everything_else_works(self) -> None:
         record, programs = str(self.directory / "r.json"), self.directory / "programs"
-        for error in self.ERRORS:
-            for arguments in (
-                    ("-h",), ("--version",), ("emit", str(programs), "--config", "8x2x2"),
-                    ("--engine", "reference", "--config", "8x2x2", "--rounds", "1", "--iters", "2", "--save", record),
-                    ("show", record), ("compare", record, record),
-                    ("chart", record, "-o", f"{self.directory}/chart.svg")):
-                with self.subTest(error=error, arguments=arguments):
-                    done = self.run_without(error, *arguments)
-                    self.assertEqual(done.code, 0, done.errors)
-            self.assertTrue((programs / "8x2x2-w8a8" / "model.mil").exists())
-            self.assertEqual(json.loads(Path(record).read_text(encoding="utf-8"))["engine"], "reference")
-            os.unlink(record)
+        for arguments in (
+                ("-h",), ("--version",), ("emit", str(programs), "--config", "8x2x2"),
+                ("--engine", "reference", "--config", "8x2x2", "--rounds", "1", "--iters", "2", "--warmup", "1",
+                 "--save", record),
+                ("show", record), ("compare", record, record),
+                ("chart", record, "-o", f"{self.directory}/chart.svg")):
+            with self.subTest(arguments):
+                done = self.run_without(self.ERRORS[0], *arguments)
+                self.assertEqual(done.code, 0, done.errors)
+        self.assertTrue((programs / "8x2x2-w8a8" / "model.mil").exists())
+        self.assertEqual(json.loads(Path(record).read_text(encoding="utf-8"))["engine"], "reference")
 
     def test_run_and_doctor_name_the_reason_and_another_python(self) -> None:
         for error, reason in zip(self.ERRORS, (r"ImportError: no module _ctypes", "MemoryError")):

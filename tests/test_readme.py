@@ -145,6 +145,7 @@ class CommandsTest(support.StandinCase):
         self.type(["chart", record, "-o", "chart.svg"])
         return Path("chart.svg").read_text(encoding="utf-8")
 
+    @support.long_test
     def test_the_standin_needs_no_settings(self) -> None:
         command, = re.findall(r"(?m)^    (ANE_BENCH_STANDIN=.*)$", TEXT)
         command = command.replace("python3", shlex.quote(sys.executable))
@@ -175,7 +176,7 @@ class TextTest(unittest.TestCase):
 
     def test_the_record_is_as_described(self) -> None:
         with support.environment(**{ane_bench.STANDIN_VARIABLE: ""}):
-            record = ane_bench.run(["4x4x2"], engine="reference", iters=10, rounds=5).to_dict()
+            record = ane_bench.run(["4x4x2"], engine="reference", iters=10, rounds=5, warmup=1).to_dict()
         part = TEXT[TEXT.index("## Formats"):TEXT.index("## As a library")]
         settings = set(ane_bench.Settings._fields)  # the manual describes them
         described_names = set(re.findall(r"\w+", part))

@@ -1,11 +1,9 @@
 """Section 11: what a record holds, what is read of it, and what is refused. Damaged ones never give a traceback."""
 
 import base64
-import contextlib
 import copy
 import functools
 import json
-import math
 import os
 import random
 import re
@@ -15,7 +13,7 @@ import subprocess
 import tempfile
 import unittest
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -476,128 +474,6 @@ class WriteTest(DirectoryCase):
         with self.assertRaises(TypeError):
             run.save(self.path)
         self.assertEqual((self.path.read_text(), list(self.directory.iterdir())), (before, [self.path]))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Damage
-# ----------------------------------------------------------------------------------------------------------------------
-
-# Values that may do harm where others belong; strings that begin with @ stand for what json.dumps does not write.
-RAW = {"@huge": "1e999", "@minus": "-1e999", "@long": "9" * 30, "@longer": "9" * 6000, "@deep": "[" * 700 + "]" * 700,
-       "@nested": '{"a":' * 40 + "1" + "}" * 40, "@deepest": "[" * 100_000, "@half": '"\\ud800"',
-       "@tiny": "0." + "0" * 400 + "1"}
-FIGURES = (0, -1, 1, 2, 5, 7, 100, 0.0, -0.0, 0.5, 5e-324, 1e-300, 1e-19, 0.011, 9e13, 1e17, 1e200, 9e299, 1.7e308,
-           math.nan, math.inf, 2 ** 31, 2 ** 53 + 1, 2 ** 63, 10 ** 19)
-TEXTS = ("", "x", "fp16", "w8a16", "w8a8", "ok", "failed", "original", "Apple M4", "512x64x128", "\0", "\n", "\x1b[2J",
-         "\x85\xa0", "\ud800", "\u2028\u202e", "ü✓𝛑", "]]>", "&<>\"'`|*_", "%s%n{}", "a" * 70_000, "|" * 500,
-         "🙂" * 300)
-NAMES = ("fp16", "w8a8", "int4", "status", "stage", "error", "samples_ns", "turns", "verified", "ok", "self", "config",
-         "kernel", "chip", "original", "asked", "complete", "condensed", "data", "tick_ns", "notes")
-
-
-def nasty(draw: random.Random) -> Any:
-    """Return a value that belongs nowhere."""
-    figure, text = draw.choice(FIGURES), draw.choice(TEXTS)
-    return draw.choice((figure, figure, figure, text, text, True, False, None, [], {}, draw.choice(tuple(RAW)),
-                        [figure], [[figure, figure]] * 5, {draw.choice(NAMES): figure}, [text], [None, {}]))
-
-
-def random_place(draw: random.Random, value: Any) -> tuple[Any, Any]:
-    """Return a container within a JSON value and a key of it, by a way down that is drawn."""
-    while True:
-        key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        if not isinstance(value[key], (dict, list)) or not value[key] or draw.random() < 0.2:
-            return value, key
-        value = value[key]
-
-
-def damage(draw: random.Random, record: dict[str, Any]) -> None:
-    """Change a record in place, once."""
-    if not record:
-        return
-    container, key = random_place(draw, record)
-    kind = draw.choice(("new", "new", "new", "new", "figure", "gone", "moved", "repeated", "renamed"))
-    if kind == "gone":
-        del container[key]
-    elif kind == "moved":
-        other, place = random_place(draw, record)
-        container[key] = copy.deepcopy(other[place])
-    elif kind == "repeated" and isinstance(container, list):
-        container[key:key] = copy.deepcopy(container[key:])
-    elif kind in ("renamed", "repeated") and isinstance(container, dict):
-        container[draw.choice((*NAMES, *TEXTS))] = container.pop(key)
-    elif kind == "figure" and isinstance(container[key], (int, float)):
-        container[key] = draw.choice((-1, 10.0 ** draw.randrange(-20, 20), 1e-9)) * container[key]
-    else:
-        container[key] = nasty(draw)
-
-
-def damaged_text(draw: random.Random) -> bytes:
-    """Return the text of a damaged record: its values, its bytes, or both."""
-    run = random_run(draw)
-    record = run.to_dict() if draw.random() < 0.8 else as_before(run.to_dict())
-    where = draw.random()
-    for _ in range(draw.choice((1, 1, 1, 2, 4)) if where < 0.9 else 0):
-        damage(draw, record)
-    text = json.dumps(record)
-    for name, raw in RAW.items():
-        text = text.replace(f'"{name}"', raw)
-    data = bytearray(text.encode())
-    for _ in range(draw.choice((1, 2, 8)) if where > 0.85 else 0):
-        place = draw.randrange(len(data) or 1)
-        data[place:place + draw.choice((0, 1, 9))] = draw.choice((b"", b"\0", b",", b"[", b"}", b"9", b"\x9a\x99?"))
-    return bytes(data)
-
-
-@contextlib.contextmanager
-def shown_on_failure(what: str) -> Iterator[None]:
-    """Add to an exception what led to it."""
-    try:
-        yield
-    except Exception as error:
-        raise AssertionError(what) from error
-
-
-class DamageTest(DirectoryCase):
-    """No damage leads to a traceback, or to what a terminal or a reader of JSON, csv or SVG cannot take.
-
-    ANE_BENCH_FUZZ_SEED chooses other records.
-    """
-
-    def check(self, arguments: Sequence[str], codes: Sequence[int]) -> str:
-        """Run a command within this process; it ends with one of the codes, and prints nothing but plain text."""
-        with shown_on_failure(" ".join(arguments)):
-            done = command(*arguments)
-        self.assertIn(done.code, codes, done.errors)
-        for line in (done.output + done.errors).split("\n"):
-            self.assertTrue(line.isprintable(), line[:200])
-        if done.code == 2:
-            self.assertRegex(done.errors, r"\A(ane_bench: [^\n]+\n)+\Z")
-        return done.output
-
-    def test_damaged_records(self) -> None:
-        base = written(self.directory / "base.json", made_run(ORIGINAL, ALL))
-        verdicts = {0: 0, 2: 0}
-        for number in range(support.reduced(2_000, 200, "damaged records")):
-            draw = random.Random(f"{SEED}/damage/{number}")
-            self.path.write_bytes(damaged_text(draw))
-            path, drawing = str(self.path), str(self.directory / "run.svg")
-            with self.subTest(number, seed=SEED):
-                if not self.check(("show", path), (0, 2)):
-                    verdicts[2] += 1
-                    continue
-                verdicts[0] += 1
-                text = self.check(("show", path, "--format", "json"), (0,))
-                self.assertEqual(read_record(path).to_dict(), json.loads(text, parse_constant=self.fail))
-                self.check(("show", path, "--format", "csv"), (0,))
-                self.check(("show", path, base), (0,))
-                self.check(("compare", base, path), (0,))
-                self.check(("compare", path, path, "--fail-if-slower", "1", "--fail-if-ratio-drops", "1"), (0, 2))
-                self.check(("compare", path, base, path, "--format", "json"), (0,))
-                self.check(("chart", path, "-o", drawing), (0,))
-                self.path.write_text(self.check(("show", path, "--format", "markdown"), (0,)), encoding="utf-8")
-                self.check(("show", path), (0,))
-        self.assertGreater(min(verdicts.values()), sum(verdicts.values()) // 10, verdicts)
 
 
 if __name__ == "__main__":

@@ -295,6 +295,7 @@ class Driven(NamedTuple):
     errors: str
 
 
+@support.long_test
 class Case(unittest.TestCase):
     """A temporary directory for each test."""
 
