@@ -101,8 +101,8 @@ a saved issue thread. Every command has -h, and --version prints the version.
 Exit codes: 0 every cell measured and verified; 1 some cell failed and the rest
 is reported, or the output could not be written (of compare: NEW is slower or
 failed, and nothing else); 2 usage, or a file that cannot be read or written;
-3 no usable Neural Engine (of doctor: some check failed); 130 interrupted;
-143 terminated.
+3 no usable Neural Engine (of doctor: some check failed); 129 hung up;
+130 interrupted; 143 terminated.
 
 As a library
 
@@ -995,13 +995,26 @@ class Events(typing.Protocol):
 
     current: str
 
-    def stage(self, name: str, variant: str, limit: float = 0) -> None: ...
-    def directory(self, path: str) -> None: ...
-    def warn(self, code: str, message: str) -> None: ...
-    def refused(self) -> None: ...
-    def rest(self, variant: str) -> None: ...
-    def round(self, variants: str, limit: float, number: int, of: int) -> None: ...
-    def turn(self, variant: str) -> None: ...
+    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+        """Report the stage that begins; it may take `limit` seconds beyond the time limit."""
+
+    def directory(self, path: str) -> None:
+        """Report the directory that is about to be made."""
+
+    def warn(self, code: str, message: str) -> None:
+        """Report a warning."""
+
+    def refused(self) -> None:
+        """Note that a compile was refused."""
+
+    def rest(self, variant: str) -> None:
+        """Rest before a compile if the last one was refused."""
+
+    def round(self, variants: str, limit: float, number: int, of: int) -> None:
+        """Report a round without waiting."""
+
+    def turn(self, variant: str) -> None:
+        """Note which variant is at work within a round."""
 
 
 class Executable(typing.Protocol):
@@ -1010,11 +1023,23 @@ class Executable(typing.Protocol):
 
     facts: dict[str, Any]
 
-    def write_input(self, data: bytes) -> None: ...
-    def evaluate(self) -> bool: ...
-    def failure(self) -> str: ...
-    def poison(self, pixels: Sequence[int]) -> None: ...
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]: ...
+    def write_input(self, data: bytes) -> None:
+        """Write the whole fp16 input, [channels][pixels]."""
+
+    def evaluate(self) -> bool:
+        """Compute the output; return whether that worked."""
+        ...
+
+    def failure(self) -> str:
+        """Return why the last evaluate failed."""
+        ...
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Make all channels of these output pixels NaN."""
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of each of these output pixels."""
+        ...
 
 
 class Engine(typing.Protocol):
@@ -1027,8 +1052,13 @@ class Engine(typing.Protocol):
     now: Callable[[], int]
     tick_ns: float
 
-    def pool(self) -> typing.ContextManager[None]: ...
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable: ...
+    def pool(self) -> typing.ContextManager[None]:
+        """Return the context in which evaluates run."""
+        ...
+
+    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
+        """Return the program, compiled and loaded; raise StageError if it is refused."""
+        ...
 
 
 class Arithmetic(NamedTuple):
@@ -3430,7 +3460,9 @@ class Run:
 
     def warn(self, code: str, message: str) -> None:
         """Add a warning, or a note if it asks for nothing."""
-        (self.notes if code in NOTE_CODES else self.warnings).append({"code": code, "message": without_paths(message)})
+        remark = {"code": code, "message": without_paths(message)}
+        found = self.notes if code in NOTE_CODES else self.warnings
+        found += [remark] if remark not in found else []  # a worker that measures again warns again
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Add the cells of one configuration."""
@@ -3639,7 +3671,7 @@ def write_file(path: Any, text: Optional[str]) -> None:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(printable(f"{path}: cannot be written: {reason}")) from None
 
@@ -4377,8 +4409,8 @@ def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None],
 # ======================================================================================================================
 # 14. Reports
 #
-# Used below: DEFAULT_COLUMNS, varying, machine_name, coverage, grouped_warnings, Table, footnotes, markdown_table,
-# read_records, show, comparison, gate.
+# Used below: DEFAULT_COLUMNS, figure, varying, machine_name, coverage, grouped_warnings, Table, footnotes,
+# markdown_table, read_records, show, comparison, gate.
 # ======================================================================================================================
 
 DEFAULT_COLUMNS = 80
@@ -4699,31 +4731,49 @@ def marginal_notes(run: Run) -> list[str]:
     return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
 
 
-# What others measured, by chip: the source, and TOPS in FP16 and W8A8 by configuration. All of them ran the original or
-# a program like it: zeros as input, one variant after the other, the mean of the times.
-PUBLISHED: dict[str, tuple[str, dict[str, tuple[float, float]]]] = {
-    "M4": ("maderix/ANE README, macOS not stated", {"512x64x128": (18.6, 35.1), "512x64x64": (18.4, 34.1)}),
-    "M4 Pro": ("public notes that ran the original, Darwin 25.2", {
-        "512x64x128": (18.51, 34.90), "512x64x64": (18.15, 34.05), "256x64x256": (16.49, 30.70),
-        "256x64x128": (16.02, 29.54), "384x64x128": (18.24, 33.02)}),
-    "M5": ("Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated", {"512x64x128": (18.22, 34.22)}),
-    "M5 Max": ("maderix/ANE pull request 50, macOS 26.4.1", {"512x64x128": (19.27, 35.61)}),
-    "M2 Max": ("a public notebook that ran the original, macOS 26.4", {
-        "512x64x128": (16.31, 16.36), "512x64x64": (16.10, 16.16), "256x64x256": (13.40, 15.64),
-        "256x64x128": (13.22, 15.32), "384x64x128": (15.87, 16.08)}),
-}
+class Published(NamedTuple):
+    """What others measured on a chip: where that is told, how they measured, TOPS in FP16 and W8A8 by configuration."""
+
+    chip: str
+    source: str
+    how: str
+    rates: Mapping[str, tuple[str, str]]
+
+
+AS_ORIGINAL = "on zeros, one variant after the other"
+PUBLISHED = (
+    Published("M4", "maderix/ANE README, macOS not stated", AS_ORIGINAL, {
+        "512x64x128": ("18.6", "35.1"), "512x64x64": ("18.4", "34.1")}),
+    Published("M4 Pro", "public notes that ran the original, Darwin 25.2", AS_ORIGINAL, {
+        "512x64x128": ("18.51", "34.90"), "512x64x64": ("18.15", "34.05"), "256x64x256": ("16.49", "30.70"),
+        "256x64x128": ("16.02", "29.54"), "384x64x128": ("18.24", "33.02")}),
+    Published("M5", "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated", AS_ORIGINAL, {
+        "512x64x128": ("18.22", "34.22")}),
+    Published("M5 Pro", "cadamcat/llms-on-apple-neural-engine, macOS 27.0", "through Core ML and Core AI", {
+        "512x64x128": ("18.19-18.79", "34.14-35.06")}),
+    Published("M5 Max", "maderix/ANE pull request 50, macOS 26.4.1", AS_ORIGINAL, {"512x64x128": ("19.27", "35.61")}),
+    Published("M2 Max", "a public notebook that ran the original, macOS 26.4", AS_ORIGINAL, {
+        "512x64x128": ("16.31", "16.36"), "512x64x64": ("16.10", "16.16"), "256x64x256": ("13.40", "15.64"),
+        "256x64x128": ("13.22", "15.32"), "384x64x128": ("15.87", "16.08")}),
+    Published("M1", "freedomtan/measure_ane_capacity", "through MPSGraph, on zeros", {
+        "128x256x20k3": ("10.83", "11.36")}),
+    Published("M4 Pro", "freedomtan/measure_ane_capacity", "through MPSGraph, on zeros", {
+        "128x256x20k3": ("18.50", "35.91")}),
+)
 
 
 def published_note(run: Run) -> list[str]:
-    """Return a line that sets a published result beside the first configuration that has one; none for other chips."""
-    source, known = PUBLISHED.get(chip_name(run), ("", {}))
-    differs = "" if run.settings.input == "zeros" else f"; measured there on zeros, here on {run.settings.input} input"
-    for config, cells in run.results:
+    """Return a line that sets a published result beside the first configuration that has one, and says how it was
+    measured; none for other chips, and for a stand-in."""
+    own_way = AS_ORIGINAL if run.settings.original else f"in turns, on {run.settings.input} input"
+    for (config, cells), known in itertools.product(run.results, PUBLISHED if run.engine == "ane" else ()):
+        rates = zip(("fp16", "w8a8"), known.rates.get(config.name, ()) if known.chip == chip_name(run) else ())
         own = {cell.variant: cell.tops for cell in cells if cell.ok}
-        pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate:.1f} published"
-                 for variant, rate in zip(("fp16", "w8a8"), known.get(config.name, ())) if variant in own]
+        pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate} published"
+                 for variant, rate in rates if variant in own]
         if pairs:
-            return [f"{chip_name(run)} at {config.label()}: {'; '.join(pairs)} ({source}{differs})."]
+            differs = "" if known.how == own_way else f"; measured there {known.how}, here {own_way}"
+            return [f"{known.chip} at {config.label()}: {'; '.join(pairs)} ({known.source}{differs})."]
     return []
 
 
@@ -4937,43 +4987,47 @@ def differing(base: Run, new: Run) -> list[str]:
             for name in dict.fromkeys([*one, *other]) if name not in ignored and one.get(name) != other.get(name)]
 
 
-def comparison(runs: Sequence[Run], form: str) -> str:
-    """Return a comparison of two runs or more with the first, as table, markdown or json."""
+def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], list[str]]] = None) -> str:
+    """Return a comparison of two runs or more with the first, as table, markdown or json. `gated` is what the gate
+    found, which json holds too."""
     names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
-    others = list(zip(names, runs))[1:]
+    changes = [compare(runs[0], run) for run in runs]
+    others = list(zip(names, runs, changes))[1:]
     head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in zip(names, runs)]
     prefix = "{} " if len(runs) > 2 else ""
-    head += [prefix.format(name) + line for name, run in others for line in differing(runs[0], run)]
-    tail = [line for name, run in others for line in comparison_notes(runs[0], run, name)]
+    head += [prefix.format(name) + line for name, run, _ in others for line in differing(runs[0], run)]
+    tail = [line for name, run, found in others for line in comparison_notes(runs[0], run, name, found)]
     tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
     tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
     if form == "json":
         cells = [{"record": name, "config": item.base.config.name, "variant": item.base.variant, "speed": item.speed,
                   "ci95": item.interval, "verdict": item.verdict, "base_ms": item.base.milliseconds,
                   "new_ms": item.new.milliseconds, "base_ratio": item.base.ratio, "new_ratio": item.new.ratio}
-                 for name, run in others for item in compare(runs[0], run)]
-        found = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": tail}
-        return json.dumps(found, indent=1, allow_nan=False) + "\n"
-    headings, rows = comparison_of_two(*runs) if len(runs) == 2 else comparison_of_many(names, runs)
+                 for name, _, found in others for item in found]
+        report = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": tail,
+                  **dict(zip(("failed", "undecided"), gated or ()))}
+        return json.dumps(report, indent=1, allow_nan=False) + "\n"
+    headings, rows = comparison_of_two(changes[1]) if len(runs) == 2 else comparison_of_many(names, runs, changes)
     if form == "markdown":
         return "\n".join([*markdown_items(head), markdown_table(headings, rows), *markdown_items(tail)])
     return "\n".join([*head, "", text_table(headings, rows), *tail, ""])
 
 
-def comparison_of_two(base: Run, new: Run) -> tuple[list[str], list[list[str]]]:
+def comparison_of_two(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: times, speed and verdict of each cell, with the ratio on either side."""
     rows = []
-    for item in compare(base, new):
+    for item in found:
         interval = "-".join(f"{end:.3f}" for end in item.interval or ())
         rows.append([item.base.name, figure(item.base.milliseconds, 3), figure(item.new.milliseconds, 3),
                      f"{item.speed:.2f}x", interval, item.verdict, ratio_text(item.base), ratio_text(item.new)])
     return ["Cell", "BASE ms", "NEW ms", "Speed", "95%", "Verdict", "BASE Ratio", "NEW Ratio"], rows
 
 
-def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def comparison_of_many(names: Sequence[str], runs: Sequence[Run],
+                       changes: Sequence[Sequence[Difference]]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
     right = [{cell.name: cell for cell in run.cells if cell.ok} for run in runs]
-    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in compare(runs[0], run)} for run in runs]
+    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in found} for found in changes]
     rates, ratios = [], []
     for name in dict.fromkeys(cell.name for run in runs for cell in run.cells):
         cells = [found.get(name) for found in right]
@@ -4984,7 +5038,7 @@ def comparison_of_many(names: Sequence[str], runs: Sequence[Run]) -> tuple[list[
     return ["Cell", *names], [*rates, *ratios]
 
 
-def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
+def comparison_notes(base: Run, new: Run, name: str, found: Sequence[Difference]) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
     lines = []
     for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
@@ -4992,7 +5046,6 @@ def comparison_notes(base: Run, new: Run, name: str) -> list[str]:
         only = [cell.name for cell in own.cells if cell.name not in others]
         lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
         lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
-    found = compare(base, new)
     for variant in VARIANTS:
         speeds = [item.speed for item in found if item.new.variant == variant]
         if len(speeds) > 1:
@@ -5119,11 +5172,6 @@ def wrapped(text: str, width: float) -> list[str]:
     return lines
 
 
-def figure_text(value: float) -> str:
-    """Return a figure with two decimals, or with three significant digits if it is small or large."""
-    return f"{value:.2f}" if 0.1 <= value < 1e5 else f"{value:.3g}"
-
-
 def round_ticks(low: float, high: float, most: int) -> list[float]:
     """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -5145,8 +5193,8 @@ def ratios_of(cell: Cell) -> list[float]:
 
 def tip_of(cell: Cell) -> str:
     """Return name and figures of a cell, and why it failed if it did."""
-    figures = [f"{figure_text(rate)} TOPS" for rate in rates_of(cell)[:1]]
-    figures += [f"{figure_text(ratio)}x" for ratio in ratios_of(cell)[:1]]
+    figures = [f"{figure(rate, 2)} TOPS" for rate in rates_of(cell)[:1]]
+    figures += [f"{figure(ratio, 2)}x" for ratio in ratios_of(cell)[:1]]
     return f"{cell.name}: {', '.join(filter(None, (*figures, cell.failure[:LONGEST_TEXT])))}"
 
 
@@ -5223,7 +5271,7 @@ class Chart:
         self.group = (self.right - self.left) / groups
         self.bar = 0.0 if self.swept else min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
         figures = [found[0] for cell in self.cells for found in (rates_of(cell), ratios_of(cell)) if found]
-        widest = FONT * max((text_width(figure_text(value)) for value in figures), default=0)
+        widest = FONT * max((text_width(figure(value, 2)) for value in figures), default=0)
         self.upright = widest > self.bar
         self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
 
@@ -5349,7 +5397,7 @@ class Chart:
                     self.drawing.line(ends[0] + ends[1][::-1], INK)
                 self.drawing.mark(x, y, cell.variant, fill, tip)
                 if self.bar:
-                    self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure_text(figures_of(cell)[0]),
+                    self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure(figures_of(cell)[0], 2),
                                       "start" if self.upright else "middle", upright=self.upright)
 
     def strip(self, points: Points) -> None:
@@ -5760,18 +5808,23 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     well = run_checks(tell, begin, seconds)
     failed = [check for check in found if check["state"] == "FAIL"]
     count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
+    ask = f"{'Please' if well else 'If this Mac has a Neural Engine, please'} {REPORT_ADVICE}.\n"
+    if failed and failed[0]["name"] == "stand-in":
+        ask = ""
     if options.format == "json":
-        report = {"schema": f"{PROGRAM_NAME}-doctor/1", "version": __version__, "ok": well, "checks": found}
+        report = {"schema": "ane-bench-doctor/1", "version": __version__, "ok": well, "checks": found}
         write_stdout(json.dumps(report, indent=1) + "\n")
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
         write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
                      + markdown_table(["State", "Check", "Found", "What to do"], rows))
-    elif well:
-        write_stdout(f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n")
+        if ask:
+            print_error(ask.strip())
     else:
-        ask = f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n" if failed[0]["name"] != "stand-in" else ""
-        write_stdout(f"\n{count}:\n{''.join(map(doctor_line, failed))}{ask}")
+        result = f"{count}:\n{''.join(map(doctor_line, failed))}"
+        if well:
+            result = f"All checks passed: python3 {PROGRAM_NAME}.py will measure.\n"
+        write_stdout(f"\n{result}{ask}")
     return 0 if well else 3
 
 
@@ -5830,8 +5883,9 @@ def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     runs = records_of(options.records, refuse if gated else print_error)
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} record: expected BASE and NEW, two or more")
-    failed, undecided = gate(runs, *limits) if gated else ([], [])
-    write_stdout(comparison(runs, options.format))
+    found = gate(runs, *limits) if gated else None
+    write_stdout(comparison(runs, options.format, found))
+    failed, undecided = found or ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
     return 1 if failed else 0

@@ -55,7 +55,8 @@ class _Suite(unittest.TestSuite):
         with contextlib.suppress(unittest.SkipTest):
             support.standin_library()  # now: one for all processes
         support.compiled_module()
-        tests = list(flat(self))
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, in each process
+        tests = list(flat(self))[::-1]  # the longest are in the last files, so they begin first
         _Process.tests, _Process.result = tests, result
         with ProcessPoolExecutor(processors + 1, multiprocessing.get_context("fork")) as pool:
             for outcome in pool.map(_Process.run, range(len(tests))):
@@ -65,6 +66,8 @@ class _Suite(unittest.TestSuite):
                 support.reductions += outcome.reductions
                 for name, entries in outcome.lists.items():
                     getattr(result, name).extend(entries)
+                if result.failfast and not result.wasSuccessful():
+                    break
         return result
 
 

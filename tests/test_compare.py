@@ -193,6 +193,15 @@ Intervals are those within a run; two runs of one machine may differ by more.
         self.assertEqual([cell[name] for name in ("base_ms", "new_ms")], [1.0, 0.5])
         self.assertEqual([round(cell[name]["value"], 3) for name in ("base_ratio", "new_ratio")], [2.0, 4.0])
         self.assertIn("Intervals are those within a run", found["notes"][-1])
+        self.assertNotIn("failed", found)
+
+    def test_json_of_the_gate(self) -> None:
+        base, new = timed({"fp16": 2.0, "w8a8": 1.0}), timed({"fp16": 2.0, "w8a8": 1.5})
+        done = self.compare(base, new, options=("--format", "json", "--fail-if-slower", "5"))
+        found = json.loads(done.output)
+        self.assertEqual((done.code, found["undecided"]), (1, []))
+        self.assertEqual(found["failed"], ["W8A8 2x conv 64ch 8x8: takes 50.0% longer"])
+        self.assertEqual(done.errors, f"ane_bench: {found['failed'][0]}\n")
 
     def test_markdown(self) -> None:
         output = self.compare(timed({"fp16": 2.0}), timed({"fp16": 1.0}), options=("--format", "markdown")).output

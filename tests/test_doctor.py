@@ -45,11 +45,11 @@ LEFT_OUT = "left out"
 FIRST = ("stand-in", "platform", "processor", "libraries")
 WELL, NOT_WELL = 0, 3
 KILLED = "the worker was killed by SIGSEGV"
-ASKED = ("If this Mac has a Neural Engine, please send this output to the issues of the repository that this file came "
-         "from.\n")
+ASKED = "send this output to the issues of the repository that this file came from."
+ASKED_IF = f"If this Mac has a Neural Engine, please {ASKED}\n"
 
-# The stand-in, but for a sysctl that kills the process the first time, one that hangs the first time, and an end that
-# kills the first process.
+# The stand-in, but for a sysctl that the first time kills the process, hangs or exits, and an end that kills the first
+# process.
 FAULTY = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -76,6 +76,8 @@ int sysctlbyname(const char *name, void *old, size_t *oldSize, void *new, size_t
         raise(SIGSEGV);
     if (isFirst("FAULTY_HANG", name))
         pause();
+    if (isFirst("FAULTY_EXIT", name))
+        _exit(0);
     int (*next)(const char *, void *, size_t *, void *, size_t) = dlsym(RTLD_NEXT, "sysctlbyname");  // the stand-in's
     return next(name, old, oldSize, new, newSize);
 }
@@ -107,7 +109,7 @@ class DoctorTest(support.StandinCase):
         """Return what is found, by check, from the JSON form."""
         self.assertEqual(done.code, code, done)
         report = json.loads(done.output)
-        self.assertEqual((report["schema"], report["ok"]), ("ane_bench-doctor/1", code == WELL))
+        self.assertEqual((report["schema"], report["ok"]), ("ane-bench-doctor/1", code == WELL))
         return {check["name"]: Found(check["state"], check["value"], check["advice"]) for check in report["checks"]}
 
     def failed(self, found: Mapping[str, Found]) -> list[str]:
@@ -118,11 +120,11 @@ class DoctorTest(support.StandinCase):
         done = self.run_standin("doctor", MISSING="endActivity:")
         self.assertEqual((done.code, done.errors), (WELL, ""))
         lines = [line for line in done.output.splitlines() if not line.startswith("note  load")]
-        self.assertEqual([line for line in lines[:-3] if not line.startswith("ok    ")], [
+        self.assertEqual([line for line in lines[:-4] if not line.startswith("ok    ")], [
             "note  -[NSProcessInfo endActivity:]: -[NSProcessInfo endActivity:] is absent; expected nothing from "
             "(pointer) -> a run can do without it",
             "      compiling and measuring a small program, up to 30 s for each stage"])
-        self.assertEqual(lines[-2:], ["", "All checks passed: python3 ane_bench.py will measure."])
+        self.assertEqual(lines[-3:], ["", "All checks passed: python3 ane_bench.py will measure.", f"Please {ASKED}"])
         for name in (*FIRST, "virtual machine", "class _ANERequest", "-[_ANEInMemoryModel evaluateWithQoS",
                      "Neural Engine", "chip",
                      "macos", "ane_subtype", "temporary directory", "memory", "power", "heat", *PROGRAMS):
@@ -180,7 +182,7 @@ class DoctorTest(support.StandinCase):
         self.assertNotIn("[_ANEDeviceInfo", done.output)
         self.assertIn("\nskip  left out: program: a check above must pass first\n\n1 check failed:\nFAIL  class",
                       done.output)
-        self.assertTrue(done.output.endswith(ASKED))
+        self.assertTrue(done.output.endswith(ASKED_IF))
 
     @support.long_test
     def test_encodings(self) -> None:
@@ -215,6 +217,11 @@ class DoctorTest(support.StandinCase):
                       found["model"].value)
         self.assertIn(PROGRAMS[0], found)
 
+    def test_a_check_that_exits_fails_alone(self) -> None:
+        found = self.faulty(FAULTY_EXIT="hw.model")
+        self.assertEqual(self.failed(found), ["model"])
+        self.assertEqual(found["model"].value, "the worker exited with code 0 before the check was done")
+
     def test_a_worker_that_dies_after_the_last_check(self) -> None:
         found = self.faulty(FAULTY_CRASH="at exit")
         self.assertEqual(self.failed(found), ["worker"])
@@ -239,7 +246,7 @@ class DoctorTest(support.StandinCase):
         last = done.output.split("\n\n1 check failed:\n")[1]
         self.assertRegex(last, rf"\AFAIL  {PROGRAMS[1]}: failed in stage compile: .*\(CompilationFailure\) -> send "
                                r"this output")
-        self.assertTrue(last.endswith(ASKED))
+        self.assertTrue(last.endswith(ASKED_IF))
         self.assertNotIn("--seed", done.output, "doctor has no such option")
         self.assertIn(f"ok    {PROGRAMS[0]}", done.output)
 
@@ -261,7 +268,8 @@ class DoctorTest(support.StandinCase):
     def test_markdown(self) -> None:
         done = self.run_standin("doctor", "--format", "markdown", FAULT="w8a8/compile:no", MISSING="hasANE")
         self.assertEqual(done.code, NOT_WELL)
-        self.assertEqual(done.errors, "ane_bench: compiling and measuring a small program, up to 30 s for each stage\n")
+        self.assertEqual(done.errors, "ane_bench: compiling and measuring a small program, up to 30 s for each stage\n"
+                                      f"ane_bench: {ASKED_IF}")
         title, _, *rows = done.output.splitlines()
         self.assertEqual(title, f"**ane_bench {ane_bench.__version__} doctor: 1 check failed**")
         self.assertEqual(rows[:2], ["| State | Check | Found | What to do |", "|:--|--:|--:|--:|"])

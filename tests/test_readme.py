@@ -35,7 +35,7 @@ M4: Mapping[str, str] = {
     "SYSCTL": "machdep.cpu.brand_string=Apple M4;kern.osproductversion=26.0"}
 
 VERBS = ("run", "emit", "doctor", "show", "compare", "chart")
-EXIT_CODES = {"0", "1", "2", "3", "130", "143"}
+EXIT_CODES = {"0", "1", "2", "3", "129", "130", "143"}
 
 
 def samples() -> list[tuple[str, str]]:
