@@ -385,7 +385,16 @@ class Scene:
 Item = TypeVar("Item")
 
 
-class StandinCase(unittest.TestCase):
+class DirectoryCase(unittest.TestCase):
+    """A test with a directory of its own."""
+
+    def setUp(self) -> None:
+        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
+        self.addCleanup(holder.cleanup)
+        self.directory = Path(holder.name)
+
+
+class StandinCase(DirectoryCase):
     """A test of runs against the stand-in, each of which must leave its temporary directory as it was."""
 
     def setUp(self) -> None:
@@ -393,9 +402,7 @@ class StandinCase(unittest.TestCase):
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             if signal.getsignal(number) == signal.SIG_IGN:
                 self.addCleanup(signal.signal, number, signal.signal(number, lambda *_: None))
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
+        super().setUp()
         self.scene = Scene(self.directory)
         self.addCleanup(self.scene.closing.close)
 

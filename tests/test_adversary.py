@@ -348,13 +348,11 @@ def fake_measured(run: Run, notify: Callable[[Any], None]) -> Iterator[list[Cell
 REFERENCE = ("run", "--engine", "reference", "--config", "4x4x2", "--iters", "5", "--rounds", "5", "--warmup", "1")
 
 
-class StreamTest(unittest.TestCase):
+class StreamTest(support.DirectoryCase):
     """Output that cannot be written as it should be."""
 
     def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
+        super().setUp()
         self.path = self.directory / "run.json"
         run_with_samples(iters=2000).save(self.path)
 
@@ -425,13 +423,8 @@ class Foreign(io.StringIO):
         raise self.error
 
 
-class ArgumentTest(unittest.TestCase):
+class ArgumentTest(support.DirectoryCase):
     """Whatever main is given: one line, and the right exit code."""
-
-    def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
 
     def check_usage(self, *arguments: Any) -> None:
         """Check for a usage error."""

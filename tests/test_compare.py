@@ -4,10 +4,8 @@ import json
 import math
 import random
 import re
-import tempfile
 import unittest
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 import ane_bench
@@ -33,13 +31,8 @@ def timed(ms: Mapping[str, float], *, spread: float = 0.0, settings: Settings = 
     return run
 
 
-class CompareCase(unittest.TestCase):
+class CompareCase(support.DirectoryCase):
     """A test that saves runs and compares them by the command line."""
-
-    def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
 
     def compare(self, *records: Any, options: Sequence[str] = ()) -> Finished:
         """Compare runs, records or texts."""

@@ -5,7 +5,6 @@ import ctypes
 import json
 import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
@@ -135,7 +134,7 @@ class LibrariesTest(unittest.TestCase):
         self.assertEqual(ane_bench.__name__, "ane_bench")
 
 
-class WithoutCtypesTest(unittest.TestCase):
+class WithoutCtypesTest(support.DirectoryCase):
     """A Python whose `import ctypes` fails, in the parent and in the worker, as some signed or stripped Pythons do."""
 
     ERRORS = ("ImportError('no module _ctypes')", "MemoryError()")
@@ -143,11 +142,6 @@ class WithoutCtypesTest(unittest.TestCase):
                "def fail(name, *others, **more):\n    if name == 'ctypes':\n        raise {error}\n"
                "    return real(name, *others, **more)\n"
                "builtins.__import__ = fail\n")
-
-    def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
 
     def run_without(self, error: str, *arguments: str, standin: str = "") -> support.Finished:
         """Run the command line with a module for which `import ctypes` raises an error."""

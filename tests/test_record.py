@@ -10,7 +10,6 @@ import re
 import signal
 import stat
 import subprocess
-import tempfile
 import unittest
 import zlib
 from collections.abc import Mapping, Sequence
@@ -38,13 +37,11 @@ EXACT: Mapping[str, Any] = {"COMPUTE": "none", "CLOCK": "virtual", "LATENCY": "f
 UNCHECKED = ("--verify", "0", "--iters", "10", "--rounds", "5", "--warmup", "1", "--quiet")
 
 
-class DirectoryCase(unittest.TestCase):
+class DirectoryCase(support.DirectoryCase):
     """A test with a directory of its own."""
 
     def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
+        super().setUp()
         self.path = self.directory / "run.json"
 
     def read(self, record: Any) -> Run:

@@ -791,13 +791,12 @@ class WarningLinesTest(unittest.TestCase):
         self.assertEqual([note["code"] for note in run.notes], ["first"])
 
 
-class SentTest(unittest.TestCase):
+class SentTest(support.DirectoryCase):
     """A record in a text: pasted, quoted, among others, damaged, too large."""
 
     def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.path = Path(holder.name) / "thread.txt"
+        super().setUp()
+        self.path = self.directory / "thread.txt"
 
     def read(self, text: str) -> list[dict[str, Any]]:
         """Return the records that are read of a text."""

@@ -11,9 +11,7 @@ import re
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-import unittest
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -296,13 +294,11 @@ class Driven(NamedTuple):
 
 
 @support.long_test
-class Case(unittest.TestCase):
+class Case(support.DirectoryCase):
     """A temporary directory for each test."""
 
     def setUp(self) -> None:
-        holder = tempfile.TemporaryDirectory(prefix="ane_bench_")
-        self.addCleanup(holder.cleanup)
-        self.directory = Path(holder.name)
+        super().setUp()
         self.log = self.directory / "log"
         self.library = support.standin_library()
 
