@@ -3407,8 +3407,8 @@ def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
 # ======================================================================================================================
 # 11. Record
 #
-# Used below: LARGEST_RECORD, LONGEST_NS, REPORTS, Run, record_text, read_record, read_bounded, parse_record, run_of,
-# read_cell, matches_form, parse_json, plain, write_file, check_writable.
+# Used below: SCHEMA, LARGEST_RECORD, LONGEST_NS, REPORTS, Run, record_text, read_record, read_bounded, parse_record,
+# run_of, read_cell, matches_form, parse_json, plain, write_file, check_writable.
 # ======================================================================================================================
 
 SCHEMA = "ane-bench/1"
@@ -3687,7 +3687,7 @@ def check_writable(path: Any) -> None:
 # ======================================================================================================================
 # 12. Worker
 #
-# Used below: WORKER_ARGUMENT, ENGINES, Message, work, Worker, plan_run, standin_library, measured.
+# Used below: WORKER_ARGUMENT, ENGINES, NOT_MEASURED, Message, work, Worker, plan_run, standin_library, measured.
 # ======================================================================================================================
 
 WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
@@ -3714,7 +3714,7 @@ __file__ = sys.argv.pop()
 with open(int(sys.argv.pop()), "rb") as file:
     code = marshal.loads(file.read())
 exec(code)"""
-NOT_MEASURED = f"not measured, since a compile or load hung; {SERVICE_ADVICE}"
+NOT_MEASURED = "not measured, since a compile or load hung"
 
 Message = dict[str, Any]
 # All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins), `wait`
@@ -4420,13 +4420,13 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
-    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three significant digits,
-    and if it would be too long, as many as there is room for, as a power of ten if need be."""
+    """Return a figure in at most `room` letters; empty for None. If it would have fewer than two significant digits it
+    has three, and if it would be too long, as many as there is room for, as a power of ten if need be."""
     if value is None:
         return ""
     powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
     forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
-    if value and not float(forms[0]):
+    if 0 < abs(value) < 10 ** (1 - decimals):
         most = 2 - math.floor(math.log10(abs(value)))
         forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
@@ -4486,7 +4486,8 @@ def protocol_text(run: Run) -> str:
     settings = run.settings
     warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
     how = "as the original" if settings.original else f"input {settings.input}, warm-up {warmup}, QoS {settings.qos}"
-    return f"{how}, {settings.iters} evaluates in {settings.rounds} rounds, data {run.data}"
+    rounds = f"{settings.rounds} round{'s' if settings.rounds > 1 else ''}"
+    return f"{how}, {settings.iters} evaluates in {rounds}, data {run.data}"
 
 
 def grouped_warnings(run: Run) -> list[str]:
@@ -4641,8 +4642,9 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
     where += " with 3x3 convolutions" if cells[0].config.kernel == 3 else ""
     right = [cell for cell in cells if cell.ok]
     if not right:
-        stage = statistics.mode(cell.stage for cell in cells)
-        reason = next(str(cell.error) for cell in cells if cell.stage == stage).split(";")[0]
+        causes = [cell for cell in cells if cell.error != NOT_MEASURED] or cells
+        stage = statistics.mode(cell.stage for cell in causes)
+        reason = next(str(cell.error) for cell in causes if cell.stage == stage).split(";")[0]
         doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
         which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
         return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
@@ -4663,8 +4665,8 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     least, most = pairs[0], pairs[-1]
     name, base = SPOKEN[least.variant], VARIANTS[least.baseline.variant].label if least.baseline else ""
     values = [cell.ratio["value"] for cell in pairs]
-    ends = values if len(pairs) > 1 else least.ratio.get("ci95", ())
-    spread = f"{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
+    ends, kind = (values, "") if len(pairs) > 1 else (least.ratio.get("ci95", ()), "95 % interval ")
+    spread = f"{kind}{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
     spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {least.config.label()}"
     intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
     faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
@@ -4681,7 +4683,7 @@ def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
 # Notes below a table.
 
 def footnotes(run: Run) -> list[str]:
-    """Return notes: fallbacks in use, rates without the fixed cost, published results for this chip."""
+    """Return notes: fallbacks in use, no check, rates without the fixed cost, published results for this chip."""
     asked = attempts(run.settings)[0]
     taken: dict[tuple[str, str], dict[str, None]] = {}
     for cell in run.cells:
@@ -4689,6 +4691,9 @@ def footnotes(run: Run) -> list[str]:
             taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
     notes = [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file "
              f"and dialect {dialect}." for (layout, dialect), labels in taken.items()]
+    if not run.settings.verifies and run.cells:
+        reason = "an input of zeros proves nothing" if run.settings.input == "zeros" else "--verify 0"
+        notes.append(f"No output was checked: {reason}.")
     return [*notes, *marginal_notes(run), *published_note(run)]
 
 
@@ -4795,9 +4800,9 @@ def markdown(run: Run) -> str:
     return report + record_block(run, LONGEST_COMMENT - len(report))
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a markdown table."""
-    lines = [f"| {' | '.join(headings)} |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = True) -> str:
+    """Return a markdown table; columns of figures are aligned to the right."""
+    lines = [f"| {' | '.join(headings)} |", "|:--" + ("|--:" if figures else "|:--") * (len(headings) - 1) + "|"]
     lines += [f"| {' | '.join(markdown_escaped(text.strip()) for text in row)} |" for row in rows]
     return "\n".join([*lines, ""])
 
@@ -4875,8 +4880,10 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
     data = read_bounded(path)
     text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
     blocks = text.split(BLOCK)[1:]
-    if not blocks or data.lstrip().startswith(b"{"):
+    if data.lstrip().startswith(b"{"):
         return [parse_record(data, path)]
+    if not blocks:
+        raise UsageError(printable(f"{path}: is neither a record of schema {SCHEMA} nor a text with markdown reports"))
     found: list[Run] = []
     room = LARGEST_RECORD
     for number, block in enumerate(blocks, 1):
@@ -4945,6 +4952,7 @@ def show(runs: Sequence[Run], form: str) -> str:
 
 # Compare.
 
+MOST_ROUNDS = 1000  # that are advised
 SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
 
 
@@ -4998,7 +5006,8 @@ def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], 
     head += [prefix.format(name) + line for name, run, _ in others for line in differing(runs[0], run)]
     tail = [line for name, run, found in others for line in comparison_notes(runs[0], run, name, found)]
     tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
-    tail.append("Intervals are those within a run; two runs of one machine may differ by more.")
+    tail.append("Intervals are those within a run; two runs of one machine may differ by more, so verdicts take "
+                "intervals that are twice as wide.")
     if form == "json":
         cells = [{"record": name, "config": item.base.config.name, "variant": item.base.variant, "speed": item.speed,
                   "ci95": item.interval, "verdict": item.verdict, "base_ms": item.base.milliseconds,
@@ -5040,7 +5049,7 @@ def comparison_of_many(names: Sequence[str], runs: Sequence[Run],
 
 def comparison_notes(base: Run, new: Run, name: str, found: Sequence[Difference]) -> list[str]:
     """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
-    lines = []
+    lines = [] if found else [f"nothing to compare: no cell is right in both BASE and {name}"]
     for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
         others = {cell.name for cell in other.cells}
         only = [cell.name for cell in own.cells if cell.name not in others]
@@ -5093,8 +5102,8 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
     ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
     undecided: list[str] = []
     checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
-        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {:.1%} longer"),
-        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {:.1%} lower")]
+        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {}{:.1%} longer"),
+        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {}{:.1%} lower")]
     for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
@@ -5108,10 +5117,10 @@ def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[flo
                 continue
             least, most = sorted(map(loss_of, verdict_interval(change, interval)))
             if least > limit:
-                failed.append(f"{cell.name}: {text.format(loss)}")
+                failed.append(f"{cell.name}: {text.format('', loss)}")
             elif most > limit:
                 advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
-                undecided.append(f"{cell.name}: undecided: at most it {text.format(most)}; {advice}")
+                undecided.append(f"{cell.name}: undecided, {text.format('at most ', most)}; {advice}")
     return failed, undecided
 
 
@@ -5130,6 +5139,8 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
     """Return the advice to record so many rounds that half an interval is less than its distance from the limit: three
     times as many, since that is uncertain too. In simulation 82 % of cases are then decided."""
     rounds = math.ceil(settings.rounds * 3 * min(half / max(distance, 1e-9), 20) ** 2)
+    if rounds > MOST_ROUNDS:
+        return "too noisy to tell: close other programs, let the machine cool, and record both again"
     return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
@@ -5511,9 +5522,12 @@ def build_parser() -> argparse.ArgumentParser:
 def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
     """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither. A
     sweep takes the dimensions that it does not name from the first default configuration of its kernel."""
-    given = {name: dimensions(name, getattr(options, name)) for name in Config._fields if getattr(options, name)}
+    lists = {name: getattr(options, name) for name in Config._fields}
+    given = {name: dimensions(name, text) for name, text in lists.items() if text is not None}
     if options.configs and given:
-        raise UsageError(f"--config and --{next(iter(given))} conflict: ask for configurations, or for a sweep")
+        name = next(iter(given))
+        cure = "write k3 behind a configuration" if name == "kernel" else "ask for configurations, or for a sweep"
+        raise UsageError(f"--config and --{name} conflict: {cure}")
     if not given:
         return [Config.parse(text) for text in options.configs] if options.configs else None
     kernels = given.get("kernel", [1])
@@ -5531,7 +5545,7 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
 
 def run_asked(options: argparse.Namespace, engine: str) -> Run:
     """Return the run that the options ask for. Raise UsageError if it is invalid."""
-    if options.original and options.kernel:
+    if options.original and options.kernel is not None:
         raise UsageError("--kernel cannot be combined with --original (always 1)")
     given = {name: getattr(options, name, None) for name in Settings._fields}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -5817,7 +5831,7 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
         write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
-                     + markdown_table(["State", "Check", "Found", "What to do"], rows))
+                     + markdown_table(["State", "Check", "Found", "What to do"], rows, figures=False))
         if ask:
             print_error(ask.strip())
     else:
@@ -5897,7 +5911,8 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     check_suffix(path, "svg", "chart draws svg")
     runs = records_of([options.record])
     if len(runs) > 1:
-        raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one")
+        raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one; copy one report to a "
+                         "file of its own")
     check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
