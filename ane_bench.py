@@ -172,16 +172,16 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.1.0"
 __all__ = [
-    "AneBenchError", "BlobError", "Cell", "Config", "Difference", "MilError", "MilProgram", "OutputError", "Program",
-    "Run", "Settings", "StageError", "Tensor", "Unavailable", "UsageError", "VARIANTS", "Variant", "build_program",
-    "compare", "main", "parse_mil", "read_record", "read_weight_file", "run"]
+    "AneBenchError", "BlobError", "Cell", "Config", "Difference", "Layer", "MilError", "MilProgram", "OutputError",
+    "Program", "Run", "Settings", "StageError", "Tensor", "Unavailable", "UsageError", "VARIANTS", "Variant",
+    "build_program", "compare", "main", "parse_mil", "read_record", "read_weight_file", "run"]
 
 
 # ======================================================================================================================
 # 1. Constants and errors
 #
 # Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
-# UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable.
+# UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable, few_of.
 # ======================================================================================================================
 
 PROGRAM_NAME = "ane_bench"
@@ -243,6 +243,11 @@ class Terminated(BaseException):
 def printable(text: str) -> str:
     """Return text as one line for any terminal and file: control characters and lone surrogates become `?`."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def few_of(names: Sequence[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # ======================================================================================================================
@@ -1764,7 +1769,9 @@ def foundation_directory() -> str:
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
     # Even if it cannot be written: all users share /tmp, and no run should wait for those of others.
-    return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
+    with contextlib.suppress(OSError):  # a relative one, in a directory that is gone
+        return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
+    return "/tmp"
 
 
 def is_model_directory(path: str, temporary: str) -> bool:
@@ -1784,10 +1791,12 @@ def remove_model_directory(path: str, existed: bool, temporary: str) -> None:
             return
         if not existed:
             shutil.rmtree(path, ignore_errors=True)
-        elif not os.path.islink(os.path.join(path, os.path.dirname(WEIGHT_FILE))):
-            for remove, name in ((os.unlink, MIL_FILE), (os.unlink, WEIGHT_FILE), (os.rmdir, "weights")):
-                with contextlib.suppress(OSError):
-                    remove(os.path.join(path, name))
+            return
+        files = [(os.unlink, MIL_FILE), (os.unlink, WEIGHT_FILE), (os.rmdir, os.path.dirname(WEIGHT_FILE))]
+        linked = os.path.islink(os.path.join(path, os.path.dirname(WEIGHT_FILE)))  # then the weights are elsewhere
+        for remove, name in files[:1] if linked else files:
+            with contextlib.suppress(OSError):
+                remove(os.path.join(path, name))
 
 
 class NeuralEngine:
@@ -2277,7 +2286,8 @@ class Cell:
 
 
 class Trial:
-    """A variant while it is measured: its cell, its loaded program, and by rounds the clock's marks and outputs."""
+    """A variant while it is measured: its cell, its loaded program, and by rounds the clock's marks, its turns, and
+    outputs."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
@@ -2285,6 +2295,7 @@ class Trial:
         self.executable: Optional[Executable] = None
         self.pace_s = DEFAULT_PACE_S
         self.marks: list[list[int]] = []
+        self.turns: list[int] = []
         self.outputs: list[list[Vector]] = []
 
     @property
@@ -2368,12 +2379,13 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
         events.round(",".join(trial.cell.variant for trial in turns), seconds, number + 1, settings.rounds)
         for turn, trial in enumerate(turns):
             events.turn(trial.cell.variant)
+            trial.turns.append(turn)
             with trial.guarded(events):
                 measure_round(engine, trial, pixels if number in poisoned else ())
-                trial.cell.turns.append(turn)
-    for trial in filter(attrgetter("runs"), trials):
-        with trial.guarded(events):
-            trial.cell.samples_ns = samples_of(engine, trial.marks)
+    for trial in trials:
+        if len(trial.marks) == settings.rounds:  # also if its output could not be read in the end
+            with trial.guarded(events):
+                trial.cell.note(samples_ns=samples_of(engine, trial.marks), turns=trial.turns)
 
 
 def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
@@ -3100,7 +3112,7 @@ def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str
 
 def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about a cell that is done, without its name."""
-    if cell.config.spatial % 32 and cell.samples and engine != "reference":
+    if cell.config.spatial % 32 and cell.samples and not cell.check and engine != "reference":
         yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
     if cell.refused and cell.blob:
         yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask "
@@ -3120,7 +3132,9 @@ def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
     """Yield warnings about anything in a cell's own times that makes them less certain."""
     samples, median = cell.samples, statistics.median(cell.samples)
     more = "" if cell.settings.original else ", or try more --iters"
-    wake, user = ("", "processor") if engine == "reference" else (": the engine's wake-up, most likely", "engine")
+    wake, user = ": the engine's wake-up (50 to 260 ms), most likely", "engine"
+    if engine == "reference":
+        wake, user = "", "processor"
     if cell.compiled_before:
         yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
     third = len(samples) // 3
@@ -3446,7 +3460,6 @@ class Run:
         self.engine, self.settings = engine, settings
         self.configs, self.variants = list(configs), list(variants)
         self.asked = True
-        self.complete: Optional[bool] = False
         self.version = __version__
         self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.command: list[str] = []
@@ -3490,6 +3503,11 @@ class Run:
     def ok(self) -> bool:
         """Return whether every cell was measured, and verified if that was asked."""
         return bool(self.cells) and all(cell.ok for cell in self.cells)
+
+    @property
+    def complete(self) -> Optional[bool]:
+        """Return whether all configurations that were asked for were measured; None if it is unknown what was asked."""
+        return len(self.results) == len(self.configs) if self.asked else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
@@ -3574,17 +3592,17 @@ def run_of(record: Mapping[str, Any]) -> Run:
     configs = [Config.parse(name) for name in asked["configs"]] if asked else list(found)
     variants = asked["variants"] if asked else list(next(iter(found.values()), ()))
     run = Run(record["engine"], settings, configs, variants)
-    run.asked, run.complete, run.condensed = bool(asked), record.get("complete"), record.get("condensed", False)
+    run.asked, run.condensed = bool(asked), record.get("condensed", False)
     run.version, run.started, run.command = record["version"], record["started"], record["command"]
     run.data, run.tick_ns = protocol.get("data", 1), protocol.get("tick_ns", 0)
     run.system = {name: value for name, value in record["system"].items() if isinstance(value, (str, int, float))}
     run.warnings, run.notes = record["warnings"], record.get("notes", [])
     if run.engine not in ("ane", "reference", "stand-in") or not 0 <= run.tick_ns <= LONGEST_NS:
-        raise UsageError("its engine or its clock is unknown")
+        raise UsageError("its engine or the step of its clock is unknown")
     if not found or list(found) != configs[:len(found)] or len(set(configs)) < len(configs):
         raise UsageError("its configurations are not those that were asked for")
-    if run.complete not in (None, len(found) == len(configs)):
-        raise UsageError("it says that it is complete, and it is not, or the other way round")
+    if record.get("complete") not in (None, len(found) == len(configs)):
+        raise UsageError("`complete` contradicts its results")
     for config, cells in found.items():
         if sorted(cells) != sorted(variants) or not set(variants) <= set(VARIANTS) or not variants:
             raise UsageError(f"{config.name}: its variants are not those that were asked for")
@@ -3717,8 +3735,8 @@ exec(code)"""
 NOT_MEASURED = "not measured, since a compile or load hung"
 
 Message = dict[str, Any]
-# All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins), `wait`
-# (another run holds the lock) and `tick` (time passes).
+# All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins: config,
+# number, of), `wait` (another run holds the lock on path) and `tick` (half a second passes).
 MESSAGES: dict[str, dict[str, Any]] = {
     "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
     "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
@@ -3731,8 +3749,9 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant; after a
-    refused compile the worker rests for `rest_s` seconds."""
+    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant. No compile
+    begins within `rest_s` seconds of a refused one; `refused_at` is when that was, by time.monotonic, which all
+    processes share."""
 
     engine: str
     standin: Optional[str]
@@ -3741,7 +3760,7 @@ class Job(NamedTuple):
     settings: Settings
     forms: Mapping[str, Forms]
     rest_s: float = 0
-    last: bool = False
+    refused_at: float = 0
 
 
 def read_message(line: bytes) -> Message:
@@ -3760,8 +3779,7 @@ class Link:
 
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
         self.current = "start"
-        self.rest_s = 0.0
-        self._service_restarts = False
+        self.rest_s, self.refused_at = 0.0, 0.0  # as in Job
         self._source, self._sink, self._turn_file = source, sink, turn_file
         self._answers = threading.Semaphore(0)
         self._directories: list[tuple[str, bool]] = []
@@ -3829,14 +3847,14 @@ class Link:
 
     def refused(self) -> None:
         """Note that a compile was refused: the compile service restarts."""
-        self._service_restarts = True
+        self.refused_at = time.monotonic()
 
     def rest(self, variant: str) -> None:
-        """Rest before the next compile if the last one was refused."""
-        if self._service_restarts and self.rest_s > 0:
-            self.stage("rest", variant, self.rest_s)
-            time.sleep(self.rest_s)
-        self._service_restarts = False
+        """Rest before a compile until the compile service has restarted."""
+        seconds = self.refused_at + self.rest_s - time.monotonic()
+        if self.refused_at and seconds > 0:
+            self.stage("rest", variant, seconds)
+            time.sleep(seconds)
 
 
 def work() -> int:
@@ -3862,7 +3880,7 @@ def measure_task(link: Link, *arguments: Any) -> None:
     """Measure one configuration; the arguments are those of a Job."""
     job = Job(*arguments)
     job = job._replace(config=Config(*job.config), settings=Settings(*job.settings))
-    link.rest_s = job.rest_s
+    link.rest_s, link.refused_at = job.rest_s, job.refused_at
     try:
         reference = job.engine == "reference"
         if not reference:
@@ -3877,8 +3895,6 @@ def measure_task(link: Link, *arguments: Any) -> None:
             for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
                 link.warn(code, text)
             measure(chosen, job, chip_of(system).known_arithmetic, link)
-            if not job.last:
-                link.rest("")
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
@@ -3897,6 +3913,7 @@ def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
                     load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
                     if trial.executable and not settings.original:
                         trial.executable.write_input(data)
+                send_cells(link, engine, [] if trial.cell.ok else [trial])  # if others crash, it is not tried again
             measure_rounds(engine, trials, pixels, link)
             send_cells(link, engine, trials)
             if pixels:
@@ -3957,12 +3974,15 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
-    load made no progress. `unpurged`: the variants that it may have left in the system's cache.
+    load made no progress. `compiled`: the variants that it compiled; `unpurged`: those that it may have left in the
+    system's cache. `refused_at`: when it was last refused a compile, by time.monotonic.
     """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
         self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
+        self.compiled: set[str] = set()
         self.unpurged: set[str] = set()
+        self.refused_at = 0.0
         self._variant = ""
         self._task, self._timeout = task, timeout
         self._directories: list[tuple[str, bool]] = []
@@ -4032,8 +4052,9 @@ class Worker:
             spent = 0.0
             limit = self._timeout + max(0.0, message.get("limit", 0.0))
             self._note(message)
+            waits = message["wait"]  # the host may change the message
             yield message
-            if message["wait"]:
+            if waits:
                 self._write(b"\n")
 
     def _note(self, message: Message) -> None:
@@ -4042,9 +4063,11 @@ class Worker:
             self._directories.append((message["path"], os.path.lexists(message["path"])))
         if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
             self.unpurged.discard(self._variant)  # it was refused
+            self.refused_at = time.monotonic()
         if message["kind"] == "stage":
             self.stage, self._variant = message["stage"], message["variant"]
             if self.stage == "compile":
+                self.compiled.add(self._variant)
                 self.unpurged.add(self._variant)
             elif self.stage == "purge":
                 self.unpurged.discard(self._variant)
@@ -4124,6 +4147,8 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     for an invalid request and Unavailable if there is no usable Neural Engine.
     """
     result = plan_run(configs, variants, engine, settings)
+    if not (on_event is None or callable(on_event)):
+        raise UsageError(f"on_event {on_event!r}: expected a function that takes an event")
     for _ in measured(result, on_event or (lambda message: None)):
         pass
     return result
@@ -4209,7 +4234,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
     Unavailable if the first worker finds no usable engine."""
     engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
-    every, hangs = attempts(run.settings), 0
+    every, hangs, refused_at = attempts(run.settings), 0, 0.0
     forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
     with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
         for number, config in enumerate(run.configs, 1):
@@ -4218,14 +4243,12 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
             for cell in cells:
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin),
-                          number == len(run.configs))
-                cells, hung = measure_configuration(run, job, notify)
+                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin), refused_at)
+                cells, hung, refused_at = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
             run.add(cells)
             note_warnings(run, cells)
-            run.complete = number == len(run.configs)
             yield cells
 
 
@@ -4246,34 +4269,45 @@ def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
     return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
 
 
-def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool]:
-    """Return the cells of one configuration, always one per variant, and whether the compile service hung.
+def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool, float]:
+    """Return the cells of one configuration, always one per variant, whether the compile service hung, and when a
+    compile was last refused.
 
     If a worker dies, the variant at work has failed; the others are measured again without it, unless the compile
     service hung.
     """
     cells: dict[str, Cell] = {}
+    unpurged: set[str] = set()
     left = list(job.variants)
-    while True:
-        worker = measure_in_worker(run, job._replace(variants=left), cells, notify)
-        left = [variant for variant in left if variant not in cells
-                or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-        if worker.problem and not left:
-            run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
-                               f"{worker.problem}; if later programs fail to load, restart the Mac")
-        culprits = [worker.at_work] if worker.at_work in left else left
-        problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
-        for variant in left if worker.hung else culprits:
-            failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
-            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
-        left = [variant for variant in left if variant not in culprits and not worker.hung]
-        if not left:
-            return [cells[variant] for variant in job.variants], worker.hung
+    try:
+        while True:
+            worker = measure_in_worker(run, job._replace(variants=left), cells, unpurged, notify)
+            job = job._replace(refused_at=max(job.refused_at, worker.refused_at))
+            left = [variant for variant in left if variant not in cells
+                    or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
+            if worker.problem and not left:
+                run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
+                                   f"{worker.problem}; if later programs fail to load, restart the Mac")
+            # Nothing tells which variant it was if the worker was between two.
+            culprits = [worker.at_work] if worker.at_work in left else left
+            problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
+            for variant in left if worker.hung else culprits:
+                failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
+                cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
+            left = [variant for variant in left if variant not in culprits and not worker.hung]
+            if not left:
+                return [cells[variant] for variant in job.variants], worker.hung, job.refused_at
+    finally:
+        if unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
+                              f"({', '.join(sorted(unpurged))}): they stay in the system's cache and take up disk "
+                              "space until this configuration is measured again")
 
 
-def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if it finds no usable
-    engine before anything was measured."""
+def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], unpurged: set[str],
+                      notify: Callable[[Message], None]) -> Worker:
+    """Run one worker, put what it sends into run and cells, and return it. `unpurged` are the variants that may be in
+    the system's cache. Raise Unavailable if it finds no usable engine before anything was measured."""
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
     try:
@@ -4299,10 +4333,8 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Callab
             raise
         worker.problem = str(error)
     finally:
-        if worker.unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(worker.unpurged))}): they stay in the system's cache, which macOS "
-                              "clears in time; to clear it now, restart the Mac")
+        unpurged -= worker.compiled  # what was left before has been purged with it
+        unpurged |= worker.unpurged
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -4375,8 +4407,7 @@ def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None
                 break
     left = [check.name for check in every[len(found):]]
     if left or any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found)):
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        tell("left out", Finding("skip", f"{', '.join(['program', *left[:3]])}{more}: a check above must pass first"))
+        tell("left out", Finding("skip", f"{few_of(['program', *left])}: a check above must pass first"))
         return False
     begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
     return check_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
@@ -4409,8 +4440,8 @@ def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None],
 # ======================================================================================================================
 # 14. Reports
 #
-# Used below: DEFAULT_COLUMNS, figure, varying, machine_name, coverage, grouped_warnings, Table, footnotes,
-# markdown_table, read_records, show, comparison, gate.
+# Used below: DEFAULT_COLUMNS, figure, varying, machine_name, coverage, grouped_warnings, Table, usual_failure,
+# footnotes, markdown_table, read_records, show, comparison, gate.
 # ======================================================================================================================
 
 DEFAULT_COLUMNS = 80
@@ -4420,16 +4451,21 @@ LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere 
 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
-    """Return a figure in at most `room` letters; empty for None. If it would have fewer than two significant digits it
-    has three, and if it would be too long, as many as there is room for, as a power of ten if need be."""
+    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three significant digits,
+    and if it would be too long, as many as there is room for, as a power of ten if need be."""
     if value is None:
         return ""
     powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
     forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
-    if 0 < abs(value) < 10 ** (1 - decimals):
+    if value and not float(forms[0]):
         most = 2 - math.floor(math.log10(abs(value)))
         forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
+
+
+def exact_figure(value: float, decimals: int, room: int = 9) -> str:
+    """Return a figure that is not measured: with three decimals if it is below 1, so that half of it reads so."""
+    return figure(value, decimals if value >= 1 else 3, room)
 
 
 def half_width(figures: Mapping[str, Any], middle: str) -> str:
@@ -4487,6 +4523,8 @@ def protocol_text(run: Run) -> str:
     warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
     how = "as the original" if settings.original else f"input {settings.input}, warm-up {warmup}, QoS {settings.qos}"
     rounds = f"{settings.rounds} round{'s' if settings.rounds > 1 else ''}"
+    how += "".join(f", {name} {value}" for name, value in (("blob", settings.blob), ("dialect", settings.dialect))
+                   if value != "auto" and not settings.original)
     return f"{how}, {settings.iters} evaluates in {rounds}, data {run.data}"
 
 
@@ -4534,8 +4572,8 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("weights_mib", "W(MB)", 6, lambda cell, room: figure(cell.weights_mib, 1, room)),
-    Column("gop", "GOP", 7, lambda cell, room: figure(cell.config.gop, 2, room)),
+    Column("weights_mib", "W(MB)", 6, lambda cell, room: exact_figure(cell.weights_mib, 1, room)),
+    Column("gop", "GOP", 7, lambda cell, room: exact_figure(cell.config.gop, 2, room)),
     Column("ms", "ms/eval", 8, lambda cell, room: figure(cell.milliseconds, 3, room)),
     Column("ms_low", "±95%", 6, lambda cell, room: half_width(cell.ms, "median")),
     Column("tops", "TOPS", 6, lambda cell, room: figure(cell.tops, 2, room)),
@@ -4642,16 +4680,15 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
     where += " with 3x3 convolutions" if cells[0].config.kernel == 3 else ""
     right = [cell for cell in cells if cell.ok]
     if not right:
-        causes = [cell for cell in cells if cell.error != NOT_MEASURED] or cells
-        stage = statistics.mode(cell.stage for cell in causes)
-        reason = next(str(cell.error) for cell in causes if cell.stage == stage).split(";")[0]
+        failure = usual_failure(cells)
+        reason = str(failure.error).split(";")[0]
         doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
         which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
-        return f"{which} failed {where}, most often in stage {stage} ({reason}).{doctor}"
+        return f"{which} failed {where}, most often in stage {failure.stage} ({reason}).{doctor}"
     best = max(right, key=lambda cell: cell.tops or 0)
     wrong = [VARIANTS[variant].label for variant in run.variants if all(cell.variant != variant for cell in right)]
-    most = f"at most {figure(best.tops, 1)} TOPS"
-    failed = f"; no {' or '.join(wrong)} cell is right" if wrong else ""
+    most = f"at most {figure(best.tops, 1 if (best.tops or 0) >= 1 else 2)} TOPS"
+    failed = f"; every {' and '.join(wrong)} cell failed" if wrong else ""
     for variant in reversed(SPOKEN):
         pairs = [cell for cell in right if cell.variant == variant and cell.ratio]
         if pairs:
@@ -4659,21 +4696,28 @@ def answer_of(run: Run, cells: Sequence[Cell]) -> str:
     return f"{VARIANTS[best.variant].label} reaches {most} {where}{failed}."
 
 
+def usual_failure(cells: Sequence[Cell]) -> Cell:
+    """Return a cell that failed in the stage in which most failed; those that were not even tried hardly count."""
+    tried = [cell for cell in cells if cell.error != NOT_MEASURED] or cells
+    stage = statistics.mode(cell.stage for cell in tried)
+    return next(cell for cell in tried if cell.stage == stage)
+
+
 def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
     """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
     pairs = sorted(pairs, key=lambda cell: float(cell.ratio["value"]))
-    least, most = pairs[0], pairs[-1]
+    least = pairs[0]
     name, base = SPOKEN[least.variant], VARIANTS[least.baseline.variant].label if least.baseline else ""
     values = [cell.ratio["value"] for cell in pairs]
     ends, kind = (values, "") if len(pairs) > 1 else (least.ratio.get("ci95", ()), "95 % interval ")
     spread = f"{kind}{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
     spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {least.config.label()}"
-    intervals = [cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio]
-    faster, slower = sum(low > 1 for low, _ in intervals), sum(high < 1 for _, high in intervals)
+    intervals = {cell.config.label(): cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio}
+    slower = [label for label, (_, high) in intervals.items() if high < 1]
+    faster = [label for label, (low, _) in intervals.items() if low > 1]
     if faster and slower:
-        return (f"Whether {name} is faster than {base} {where} depends on the configuration: {faster} faster, {slower} "
-                f"slower, from {least.ratio['value']:.2f}x at {least.config.label()} to {most.ratio['value']:.2f}x at "
-                f"{most.config.label()}")
+        return (f"Whether {name} is faster than {base} {where} depends on the configuration: slower at "
+                f"{few_of(slower)}, faster at {few_of(faster[::-1])}, from {values[0]:.2f}x to {values[-1]:.2f}x")
     if len(intervals) == len(pairs) and not faster and not slower:
         return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
     spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
@@ -5007,7 +5051,7 @@ def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], 
     tail = [line for name, run, found in others for line in comparison_notes(runs[0], run, name, found)]
     tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
     tail.append("Intervals are those within a run; two runs of one machine may differ by more, so verdicts take "
-                "intervals that are twice as wide.")
+                "them twice as wide.")
     if form == "json":
         cells = [{"record": name, "config": item.base.config.name, "variant": item.base.variant, "speed": item.speed,
                   "ci95": item.interval, "verdict": item.verdict, "base_ms": item.base.milliseconds,
@@ -5140,7 +5184,7 @@ def rounds_needed(settings: Settings, half: float, distance: float) -> str:
     times as many, since that is uncertain too. In simulation 82 % of cases are then decided."""
     rounds = math.ceil(settings.rounds * 3 * min(half / max(distance, 1e-9), 20) ** 2)
     if rounds > MOST_ROUNDS:
-        return "too noisy to tell: close other programs, let the machine cool, and record both again"
+        return f"it would take over {MOST_ROUNDS} rounds to tell: close other programs, or choose another limit"
     return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
 
 
@@ -5317,8 +5361,8 @@ class Chart:
         if not self.cells:
             self.paragraph("No configuration was measured.", FONT, INK)
         elif not self.rate_ticks:
-            most = statistics.mode(cell.stage or "unknown" for cell in self.cells)
-            self.paragraph(f"All cells failed ({len(self.cells)}), most often in stage {most}.", FONT, INK)
+            stage = usual_failure(self.cells).stage
+            self.paragraph(f"All cells failed ({len(self.cells)}), most often in stage {stage}.", FONT, INK)
 
     def paragraph(self, text: str, size: int, color: str) -> None:
         """Write a text in as many lines as it takes."""
@@ -5559,15 +5603,16 @@ def dimensions(name: str, text: str) -> list[int]:
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def write_stdout(text: str) -> None:
-    """Write to standard output. Raise OutputError if that fails, and BrokenPipeError if the reader went away."""
+def write_stdout(text: str, form: str = "table") -> None:
+    """Write to standard output; of the formats, only the table is fitted into a terminal. Raise OutputError if that
+    fails, and BrokenPipeError if the reader went away."""
     if not sys.stdout:
         raise OutputError("standard output: cannot be written: it is closed")
     try:
-        write_stream(sys.stdout, fit_terminal(text, sys.stdout))
+        write_stream(sys.stdout, fit_terminal(text, sys.stdout) if form == "table" else text)
     except BrokenPipeError:
         raise
-    except (OSError, ValueError, TypeError) as error:  # TypeError: a host's stream of bytes
+    except Exception as error:  # of a host's own stream
         raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -5579,19 +5624,19 @@ def print_error(text: str) -> None:
 
 def write_if_possible(stream: TextIO, text: str) -> None:
     """Write to a stream. Errors are ignored: there is nowhere to report them."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(Exception):  # of a host's own stream
         write_stream(stream, text)
 
 
 def write_stream(stream: TextIO, text: str) -> None:
     """Write a text, with question marks for characters that the stream's encoding lacks."""
     # Past Python's buffers: what they hold at exit could fail then, and a non-blocking pipe may take a part only.
-    stream.flush()
+    getattr(stream, "flush", lambda: None)()
     encoding = getattr(stream, "encoding", None) or "utf-8"
     data = text.encode(encoding, "replace")
     try:
         descriptor = stream.fileno()
-    except (OSError, AttributeError):  # the host's own stream, such as io.StringIO
+    except Exception:  # the host's own stream, such as io.StringIO
         stream.write(data.decode(encoding))
         return
     while data:
@@ -5603,7 +5648,7 @@ def write_stream(stream: TextIO, text: str) -> None:
 
 def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
     """Return how many columns a terminal has; None if the stream does not lead to one."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(Exception):  # of a host's own stream
         if stream and stream.isatty():
             return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
     return None
@@ -5755,7 +5800,7 @@ def broken_off(stop: BaseException, result: str = "") -> int:
 
 def finish_report(run: Run, options: argparse.Namespace) -> None:
     """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
-    write_stdout(Table(run).end() if options.format == "table" else REPORTS[options.format](run))
+    write_stdout(Table(run).end() if options.format == "table" else REPORTS[options.format](run), options.format)
     if not options.quiet:
         print_warnings(run)
 
@@ -5807,6 +5852,8 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
 
     def tell(name: str, finding: Finding) -> None:
+        if options.format != "table":  # made to be sent
+            finding = finding._replace(value=without_paths(finding.value))
         found.append({"name": name, **finding._asdict()})
         if options.format == "table":
             write_stdout(doctor_line(found[-1]))
@@ -5827,11 +5874,11 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
         ask = ""
     if options.format == "json":
         report = {"schema": "ane-bench-doctor/1", "version": __version__, "ok": well, "checks": found}
-        write_stdout(json.dumps(report, indent=1) + "\n")
+        write_stdout(json.dumps(report, indent=1) + "\n", options.format)
     elif options.format == "markdown":
         rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
         write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
-                     + markdown_table(["State", "Check", "Found", "What to do"], rows, figures=False))
+                     + markdown_table(["State", "Check", "Found", "What to do"], rows, figures=False), options.format)
         if ask:
             print_error(ask.strip())
     else:
@@ -5851,6 +5898,8 @@ def doctor_line(check: Mapping[str, str]) -> str:
 def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Write each program's two files below a directory."""
     run = run_asked(options, "ane")
+    if not options.directory:
+        raise UsageError("the directory has no name; name one such as programs")
     layout, dialect = attempts(run.settings)[0]
     for config in run.configs:
         for variant in run.variants:
@@ -5871,7 +5920,7 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Print saved records again; if there is only one, also its warnings, as `run` does."""
     runs = records_of(options.records)
-    write_stdout(show(runs, options.format))
+    write_stdout(show(runs, options.format), options.format)
     if len(runs) == 1:
         print_warnings(runs[0])
     return 0
@@ -5892,13 +5941,13 @@ def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     limits = (options.fail_if_slower, options.fail_if_ratio_drops)
     for limit, most in zip(limits, (1e6, 100)):
         if limit is not None and not 0 < limit < most:
-            raise UsageError(f"{limit:g} percent: expected a number between 0 and {most:g}, such as 5")
+            raise UsageError(f"{limit:g} percent: expected a number above 0 and below {most:g}, such as 5")
     gated = limits != (None, None)
     runs = records_of(options.records, refuse if gated else print_error)
     if len(runs) < 2:
-        raise UsageError(f"{len(runs)} record: expected BASE and NEW, two or more")
+        raise UsageError(f"compare needs at least two records, BASE and NEW; {len(runs)} was given")
     found = gate(runs, *limits) if gated else None
-    write_stdout(comparison(runs, options.format, found))
+    write_stdout(comparison(runs, options.format, found), options.format)
     failed, undecided = found or ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
@@ -5916,6 +5965,10 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
+    if os.path.getsize(path) if os.path.exists(path) else 0:
+        with open(path, "rb") as file:
+            if file.read(4) != b"<svg":
+                raise UsageError(f"-o {path}: the file exists and is not a chart; choose another name, or remove it")
     write_file(path, chart(runs[0]))
     write_stdout(f"{path}\n")
     return 0

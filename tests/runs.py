@@ -40,7 +40,6 @@ def made_run(configs: Sequence[Config] = ORIGINAL[:1], variants: Sequence[str] =
     run = Run(engine, settings, configs, variants)
     run.system, run.started, run.tick_ns = dict(system), "2026-01-02T03:04:05+00:00", 125 / 3
     run.command = ["ane_bench.py", "--save", "run.json"]
-    run.complete = measured is None
     each, rounds = settings.iters // settings.rounds, settings.rounds
     for place, config in enumerate(configs[:measured]):
         cells = []

@@ -75,7 +75,7 @@ def closing_lines(skipped: Iterable[tuple[unittest.TestCase, str]]) -> list[str]
     lines = []
     for reason, names in tests.items():
         files = sorted({name.split(".")[1] if name.startswith("tests.") else name for name in names})
-        shown = [".".join(name.split(".")[-2:]) for name in names] if len(names) <= 8 else files
+        shown = [".".join(name.split(".")[-2:]) for name in sorted(names)] if len(names) <= 8 else files
         lines.append(f"{len(names)} test{'s' if len(names) > 1 else ''}: {reason} ({', '.join(shown)})")
     lines += dict.fromkeys(reductions)
     return ["Left out:\n", *(f"  {line}\n" for line in lines)] if lines else []

@@ -66,7 +66,6 @@ def made(
     draw, failed, wrong = random.Random(seed), set(failed), set(wrong)
     run = Run(engine, Settings(iters=2 * rounds, rounds=rounds), configs, variants)
     run.system = {"chip": "Apple M4", "ane_subtype": "h16g", "macos": "26.4", **(system or {})}
-    run.complete = measured is None
     for number, config in enumerate(configs[:measured]):
         cells = [
             made_cell(run, config, variant, speeds[variant] * draw.uniform(0.6, 1), spread, draw)

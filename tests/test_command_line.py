@@ -74,6 +74,8 @@ REFUSED = (
     ("show m4.json --save x.json", "--save"),
     ("doctor --iters 5", "--iters"),
     ("emit", "DIR"),
+    ("--depth= --config 4x4x1", "--depth '': expected whole numbers"),
+    ("--kernel 3 --config 4x4x1", "write k3 behind a configuration"),
     ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
     ("emit x --iters 5", "--iters"),
     ("compare one.json", "one.json: cannot be read"),

@@ -231,7 +231,7 @@ class DoctorTest(support.StandinCase):
         done = self.run_standin("doctor", FAULT="rubbish that the stand-in refuses")
         self.assertEqual(done.code, NOT_WELL)
         self.assertRegex(done.output, r"\AFAIL  stand-in: the worker exited with code 70: standin: STANDIN_FAULT")
-        self.assertRegex(done.output, r"\nskip  left out: program, platform, processor, chip and \d+ more: a check "
+        self.assertRegex(done.output, r"\nskip  left out: program, platform, processor and \d+ more: a check "
                                       r"above must pass first\n\n1 check failed:\nFAIL  stand-in: [^\n]+\n\Z")
 
     def test_a_worker_that_does_not_start(self) -> None:
@@ -272,7 +272,7 @@ class DoctorTest(support.StandinCase):
                                       f"ane_bench: {ASKED_IF}")
         title, _, *rows = done.output.splitlines()
         self.assertEqual(title, f"**ane_bench {ane_bench.__version__} doctor: 1 check failed**")
-        self.assertEqual(rows[:2], ["| State | Check | Found | What to do |", "|:--|--:|--:|--:|"])
+        self.assertEqual(rows[:2], ["| State | Check | Found | What to do |", "|:--|:--|:--|:--|"])
         self.assertTrue(all(re.fullmatch(r"\| (ok|note|FAIL) \|( .* \|| \|){3}", row) for row in rows[2:]), rows)
         self.assertTrue(any(row.startswith("| note | \\+\\[\\_ANEDeviceInfo hasANE\\] ".replace("\\+", "+"))
                             for row in rows), rows)
@@ -319,5 +319,5 @@ class ElsewhereTest(unittest.TestCase):
         self.assertEqual(done.code, NOT_WELL)
         self.assertRegex(done.output, r"\Aok    stand-in: none: Apple's libraries are used\nFAIL  platform: this is "
                                       r"linux, and the engine is reached from macOS only -> use a Mac with Apple "
-                                      r"silicon\nskip  left out: program, processor, chip, model and \d+ more: a check "
+                                      r"silicon\nskip  left out: program, processor, chip and \d+ more: a check "
                                       r"above must pass first\n\n1 check failed:\nFAIL  platform: [^\n]+\nIf this ")
