@@ -69,9 +69,8 @@ Options of run
     --format table|markdown|csv|json      to standard output (default table)
     --save FILE.json         the record of the run, written anew after each
                              configuration, over an earlier record only
-    --quiet                  no progress and no warnings on standard error, but
-                             for word of waiting: of two runs at a time the
-                             second waits, or both would be disturbed
+    --quiet                  no progress and no warnings on standard error,
+                             except a line if it must wait for another run
 
 Options of doctor
 
@@ -122,8 +121,9 @@ of all of Apple's; the tests use it.
 The file reads from top to bottom, which is also the way of the data:
 1 constants and errors, 2 configurations, 3 weights and weight file, 4 MIL text
 and programs, 5 reference, 6 Objective-C runtime, 7 Neural Engine,
-8 measurement, 9 verification, 10 machine and warnings, 11 record, 12 worker,
-13 doctor, 14 reports, 15 chart, 16 command line. Each uses only those above it.
+8 measurement, 9 verification, 10 machine, warnings and checks, 11 record,
+12 worker, 13 doctor, 14 reports, 15 chart, 16 command line. Each uses only
+those above it.
 """
 
 import signal
@@ -166,7 +166,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import add, attrgetter, eq, mul, sub
+from operator import add, eq, mul, sub
 from string import Formatter
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -2946,7 +2946,7 @@ def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vec
         usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references) / len(references))
     noise = math.dist(values, unquantized) / usual
     least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS[config.kernel])
-    figures = f"quantizing activations changed the output {noise:.2f} times as much as it should"
+    figures = f"quantizing activations changed the output by {noise:.2f} of the usual amount"
     if noise < least:
         return (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so this is not W8A8; "
                 "its figures are those of --variants w8a16")
@@ -2957,7 +2957,7 @@ def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vec
 
 
 # ======================================================================================================================
-# 10. Machine and warnings
+# 10. Machine, warnings and checks
 #
 # Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
 # warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine.
@@ -3913,7 +3913,8 @@ def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
                     load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
                     if trial.executable and not settings.original:
                         trial.executable.write_input(data)
-                send_cells(link, engine, [] if trial.cell.ok else [trial])  # if others crash, it is not tried again
+                if not trial.cell.ok:  # the parent will not try it again if another one crashes
+                    send_cells(link, engine, [trial])
             measure_rounds(engine, trials, pixels, link)
             send_cells(link, engine, trials)
             if pixels:
@@ -4781,7 +4782,7 @@ def marginal_notes(run: Run) -> list[str]:
 
 
 class Published(NamedTuple):
-    """What others measured on a chip: where that is told, how they measured, TOPS in FP16 and W8A8 by configuration."""
+    """A published result: the chip, its source, how it was measured, and TOPS in FP16 and W8A8 by configuration."""
 
     chip: str
     source: str
@@ -4955,17 +4956,29 @@ def unpack(packed: str, room: int) -> bytes:
 
 # Several records.
 
-def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with columns of the least width; the first is aligned to the left, the others to the right."""
+SPARE_HEADINGS = ("±95%", "95%", "Started")
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> str:
+    """Return a table with columns of the least width; the first is aligned to the left, the others to the right. If it
+    is wider than `room`, columns with SPARE_HEADINGS are left out, then gaps are made narrow."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
-    lines = ["  ".join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
+    spare = next((name for name in SPARE_HEADINGS if name in headings), None)
+    fits = sum(widths) + 2 * len(widths) - 2 <= room
+    if spare and not fits:
+        kept = [heading != spare for heading in headings]
+        headings, *rows = (list(itertools.compress(row, kept)) for row in (headings, *rows))
+        return text_table(headings, rows, room)
+    lines = [("  " if fits else " ").join(f"{text:{'>' if place else '<'}{width}}"
+                                          for place, (text, width) in enumerate(zip(row, widths)))
              for row in (headings, *rows)]
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
-def show(runs: Sequence[Run], form: str) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as a table with the machine as a column.
-    Runs that measured differently are in separate tables, each below what its cells have in common."""
+def show(runs: Sequence[Run], form: str, room: int = sys.maxsize) -> str:
+    """Return saved runs in a format of `run`: one as it was printed, several as a table with the machine as a column,
+    if possible of `room` columns. Runs that measured differently are in separate tables, each below what its cells have
+    in common."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
@@ -4991,7 +5004,8 @@ def show(runs: Sequence[Run], form: str) -> str:
     if form == "markdown":
         parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
         return "\n".join([*parts, *markdown_items(notes)])
-    return "\n".join([*(f"{common}:\n\n{text_table(headings, rows)}" for common, rows in groups.items()), *notes, ""])
+    tables = [f"{common}:\n\n{text_table(headings, rows, room)}" for common, rows in groups.items()]
+    return "\n".join([*tables, *notes, ""])
 
 
 # Compare.
@@ -5039,9 +5053,10 @@ def differing(base: Run, new: Run) -> list[str]:
             for name in dict.fromkeys([*one, *other]) if name not in ignored and one.get(name) != other.get(name)]
 
 
-def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], list[str]]] = None) -> str:
-    """Return a comparison of two runs or more with the first, as table, markdown or json. `gated` is what the gate
-    found, which json holds too."""
+def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], list[str]]] = None,
+               room: int = sys.maxsize) -> str:
+    """Return a comparison of two runs or more with the first, as table (if possible of `room` columns), markdown or
+    json. `gated` is what the gate found, which json holds too."""
     names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
     changes = [compare(runs[0], run) for run in runs]
     others = list(zip(names, runs, changes))[1:]
@@ -5063,7 +5078,7 @@ def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], 
     headings, rows = comparison_of_two(changes[1]) if len(runs) == 2 else comparison_of_many(names, runs, changes)
     if form == "markdown":
         return "\n".join([*markdown_items(head), markdown_table(headings, rows), *markdown_items(tail)])
-    return "\n".join([*head, "", text_table(headings, rows), *tail, ""])
+    return "\n".join([*head, "", text_table(headings, rows, room), *tail, ""])
 
 
 def comparison_of_two(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
@@ -5920,7 +5935,7 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
 def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Print saved records again; if there is only one, also its warnings, as `run` does."""
     runs = records_of(options.records)
-    write_stdout(show(runs, options.format), options.format)
+    write_stdout(show(runs, options.format, terminal_columns(sys.stdout) or sys.maxsize), options.format)
     if len(runs) == 1:
         print_warnings(runs[0])
     return 0
@@ -5947,7 +5962,8 @@ def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     if len(runs) < 2:
         raise UsageError(f"compare needs at least two records, BASE and NEW; {len(runs)} was given")
     found = gate(runs, *limits) if gated else None
-    write_stdout(comparison(runs, options.format, found), options.format)
+    room = terminal_columns(sys.stdout) or sys.maxsize
+    write_stdout(comparison(runs, options.format, found, room), options.format)
     failed, undecided = found or ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
@@ -6057,6 +6073,6 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in ending_signals():  # what comes now changes nothing
+    for late in ending_signals():  # the exit code is fixed
         signal.signal(late, signal.SIG_IGN)
     sys.exit(exit_code)

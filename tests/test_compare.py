@@ -429,6 +429,18 @@ class GateTest(CompareCase):
         self.assertEqual(done.code, 0)
         self.assertIn("longer; it would take over 1000 rounds to tell: close other programs", done.errors)
 
+    def test_a_terminal_of_80_columns(self) -> None:
+        base, new = made_run(ORIGINAL, settings=LONG), made_run(ORIGINAL, settings=LONG, speeds={"w8a8": 20})
+        wide, narrow = (ane_bench.comparison([base, new], "table", None, room) for room in (1000, 80))
+        self.assertIn(" 95% ", wide)
+        self.assertNotIn(" 95% ", narrow)
+        shown = ane_bench.show([base, new], "table", 80)
+        self.assertIn("Started", ane_bench.show([base, new], "table"))
+        for text, beginnings, count in ((narrow, ("Cell", "FP16", "W8A8"), 11), (shown, ("Machine", "M4, "), 21)):
+            rows = [line for line in text.splitlines() if line.startswith(beginnings)]
+            self.assertEqual(len(rows), count)
+            self.assertLessEqual(max(map(len, rows)), 80)
+
     def test_no_cell_in_both(self) -> None:
         done = self.compare(run_of(), run_of(configs=TWO[1:]))
         self.assertIn("\nnothing to compare: no cell is right in both BASE and NEW\n", done.output)
