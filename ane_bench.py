@@ -6058,7 +6058,8 @@ def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
         print_error(printable(str(error)))
         return 2
     except Unavailable as error:
-        print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}\n{REPORT_IT}")
+        more = "" if CTYPES_PROBLEM else f"\n{WITHOUT_ENGINE}\n{REPORT_IT}"  # the cure is another Python
+        print_error(f"no usable Neural Engine: {error}.{more}")
         return 3
     except (OutputError, MemoryError) as error:
         print_error(str(error) or "out of memory; ask for less, or close other programs")
