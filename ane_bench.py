@@ -4371,7 +4371,7 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks, check_programs.
 # ======================================================================================================================
 
 DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
@@ -4380,44 +4380,46 @@ TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
 REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
 
 
-def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
-    """Run every check, then measure a small program; call `tell` with each result at once, and `begin` before work that
-    may take long. Return whether all went well. If a check crashes its worker, another one goes on with the next."""
-    standin, every = standin_library(), checks()
+def run_checks(tell: Callable[[str, Finding], None], seconds: float) -> bool:
+    """Run every check, and call `tell` with each result at once. Return whether a program can be measured. If a check
+    crashes its worker, another one goes on with the next."""
+    every = checks()
     found: list[Finding] = []
-    well = True
-    while len(found) < len(every):
+
+    def take(finding: Finding) -> None:
+        found.append(finding)
+        if finding.state != "skip":
+            tell(every[len(found) - 1].name, finding)
+
+    def done() -> bool:
+        """Return whether no check is left, or the last one failed and all later ones need it."""
+        return len(found) == len(every) or bool(found) and every[len(found) - 1].first and found[-1].state == "FAIL"
+
+    while not done():
         try:
-            with Worker(["examine", standin, len(found)], seconds) as worker:
+            with Worker(["examine", standin_library(), len(found)], seconds) as worker:
                 for message in worker.messages():
                     if message["kind"] == "check" and len(found) < len(every):
-                        found.append(Finding(message["state"], message["value"], message["advice"]))
-                        if found[-1].state != "skip":
-                            tell(every[len(found) - 1].name, found[-1])
-            if len(found) == len(every) or found and every[len(found) - 1].first and found[-1].state == "FAIL":
-                break
-            raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
+                        take(Finding(message["state"], message["value"], message["advice"]))
+            if not done():
+                raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
         except StageError as error:
-            finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
+            finding = Finding("FAIL", str(error), REPORT_ADVICE)
             if error.stage == "start" or len(found) == len(every):
                 tell("worker", finding)
                 break
-            tell(every[len(found)].name, finding)
-            found.append(finding)
-            if every[len(found) - 1].first:
-                break
+            take(finding)
     left = [check.name for check in every[len(found):]]
-    if left or any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found)):
+    ready = not left and not any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found))
+    if not ready:
         tell("left out", Finding("skip", f"{few_of(['program', *left])}: a check above must pass first"))
-        return False
-    begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return check_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
+    return ready
 
 
-def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
-    """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
+def check_programs(tell: Callable[[str, Finding], None], seconds: float) -> None:
+    """Compile, load, evaluate and verify a small program in each default variant; call `tell` with the results."""
     settings = TEST_SETTINGS._replace(timeout=seconds)
-    run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
+    run = Run("stand-in" if standin_library() else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
 
     def waiting(message: Message) -> None:
         if message["kind"] == "wait":
@@ -4435,7 +4437,6 @@ def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None],
     for warning in run.warnings:
         if warning["code"] == "cache":
             tell("cache", Finding("note", warning["message"]))
-    return bool(run.cells) and run.ok
 
 
 # ======================================================================================================================
@@ -5875,14 +5876,15 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
         elif name == "lock":
             print_error(f"{finding.value}: {finding.advice}")
 
-    def begin(text: str) -> None:
+    if run_checks(tell, seconds):
+        text = f"compiling and measuring a small program, up to {seconds:.0f} s for each stage"
         if options.format == "table":
             write_stdout(f"      {text}\n")
         else:
             print_error(text)
-
-    well = run_checks(tell, begin, seconds)
+        check_programs(tell, seconds)
     failed = [check for check in found if check["state"] == "FAIL"]
+    well = not failed
     count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     ask = f"{'Please' if well else 'If this Mac has a Neural Engine, please'} {REPORT_ADVICE}.\n"
     if failed and failed[0]["name"] == "stand-in":
