@@ -3975,16 +3975,14 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
-    load made no progress. `compiled`: the variants that it compiled; `unpurged`: those that it may have left in the
-    system's cache. `refused_at`: when it was last refused a compile, by time.monotonic.
+    load made no progress. `cached`: the variants that it compiled, each with whether it may have left the program in
+    the system's cache. `refused_at`: when it was last refused a compile, by time.monotonic.
     """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
         self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
-        self.compiled: set[str] = set()
-        self.unpurged: set[str] = set()
+        self.cached: dict[str, bool] = {}
         self.refused_at = 0.0
-        self._variant = ""
         self._task, self._timeout = task, timeout
         self._directories: list[tuple[str, bool]] = []
         self._output, self._error_output = bytearray(), bytearray()
@@ -4019,16 +4017,18 @@ class Worker:
         with contextlib.ExitStack() as owner:
             owner.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             owner.enter_context(self._owner)
-            self.at_work = self._variant_at_work()
+            if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
+                named = os.pread(self._turn_file, 8, 0)  # within rounds, `at_work` names all their variants
+                self.at_work = named.decode(errors="replace").strip() or self.at_work
             if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
                 if self._wait(STOP_S) is None:
                     self._process.kill()
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
-                self.unpurged.clear()
+                self.cached = dict.fromkeys(self.cached, False)
             elif self.stage == "purge" and self._process.returncode:
-                self.unpurged.add(self._variant)
+                self.cached[self.at_work] = True
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4063,15 +4063,12 @@ class Worker:
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
         if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
-            self.unpurged.discard(self._variant)  # it was refused
+            self.cached[self.at_work] = False  # it was refused
             self.refused_at = time.monotonic()
         if message["kind"] == "stage":
-            self.stage, self._variant = message["stage"], message["variant"]
-            if self.stage == "compile":
-                self.compiled.add(self._variant)
-                self.unpurged.add(self._variant)
-            elif self.stage == "purge":
-                self.unpurged.discard(self._variant)
+            self.stage, self.at_work = message["stage"], message["variant"]
+            if self.stage in ("compile", "purge"):
+                self.cached[self.at_work] = self.stage == "compile"
 
     def _share(self, data: bytes = b"") -> Optional[int]:
         """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
@@ -4082,13 +4079,6 @@ class Worker:
                 self._owner.push(owner.pop_all())  # else it is closed at once: it may have filled the disk
                 return file.fileno()
         return None
-
-    def _variant_at_work(self) -> str:
-        """Return the variant that the worker was last at; within rounds the turn file names it."""
-        named = b""
-        if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
-            named = os.pread(self._turn_file, 8, 0)
-        return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
         """Write to the worker. If it is gone, its messages end, which is noticed there."""
@@ -4278,11 +4268,16 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     service hung.
     """
     cells: dict[str, Cell] = {}
-    unpurged: set[str] = set()
+    cached: dict[str, bool] = {}
     left = list(job.variants)
+
+    def fail(variants: Sequence[str], stage: str, problem: str) -> None:
+        for variant in variants:
+            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(stage, problem)
+
     try:
         while True:
-            worker = measure_in_worker(run, job._replace(variants=left), cells, unpurged, notify)
+            worker = measure_in_worker(run, job._replace(variants=left), cells, cached, notify)
             job = job._replace(refused_at=max(job.refused_at, worker.refused_at))
             left = [variant for variant in left if variant not in cells
                     or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
@@ -4291,24 +4286,24 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
                                    f"{worker.problem}; if later programs fail to load, restart the Mac")
             # Nothing tells which variant it was if the worker was between two.
             culprits = [worker.at_work] if worker.at_work in left else left
-            problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
-            for variant in left if worker.hung else culprits:
-                failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
-                cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
-            left = [variant for variant in left if variant not in culprits and not worker.hung]
-            if not left:
+            fail(culprits, worker.stage, worker.problem or f"the worker ended without a result: {worker.last_line()}")
+            left = [variant for variant in left if variant not in culprits]
+            if worker.hung:
+                fail(left, "start", NOT_MEASURED)
+            if worker.hung or not left:
                 return [cells[variant] for variant in job.variants], worker.hung, job.refused_at
     finally:
+        unpurged = sorted(variant for variant, may_be_left in cached.items() if may_be_left)
         if unpurged and not run.settings.original:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(unpurged))}): they stay in the system's cache and take up disk "
-                              "space until this configuration is measured again")
+                              f"({', '.join(unpurged)}): they stay in the system's cache and take up disk space until "
+                              "this configuration is measured again")
 
 
-def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], unpurged: set[str],
+def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], cached: dict[str, bool],
                       notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, put what it sends into run and cells, and return it. `unpurged` are the variants that may be in
-    the system's cache. Raise Unavailable if it finds no usable engine before anything was measured."""
+    """Run one worker, put what it sends into run and cells, and return it. `cached` is as in Worker, for all workers of
+    the configuration. Raise Unavailable if it finds no usable engine before anything was measured."""
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
     try:
@@ -4334,8 +4329,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], unpurged: set[
             raise
         worker.problem = str(error)
     finally:
-        unpurged -= worker.compiled  # what was left before has been purged with it
-        unpurged |= worker.unpurged
+        cached.update(worker.cached)
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
