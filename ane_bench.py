@@ -5584,16 +5584,14 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
         raise UsageError(f"--config and --{name} conflict: {cure}")
     if not given:
         return [Config.parse(text) for text in options.configs] if options.configs else None
-    kernels = given.get("kernel", [1])
+    kernels = given.pop("kernel", [1])
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
-    if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
-    found = []
+    found: list[Config] = []
     for kernel in kernels:
-        first = DEFAULTS[engine, kernel][0]
-        values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
-        found += list(itertools.starmap(Config, itertools.product(*values)))
+        defaults = DEFAULTS[engine, kernel]
+        values = [given.get(name, [value]) for name, value in defaults[0]._asdict().items()]
+        found += itertools.starmap(Config, itertools.product(*values)) if given else defaults
     return found
 
 
@@ -5628,14 +5626,14 @@ def write_stdout(text: str, form: str = "table") -> None:
 
 def print_error(text: str) -> None:
     """Write a line to standard error, if that is possible."""
-    if sys.stderr:
-        write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+    write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
-def write_if_possible(stream: TextIO, text: str) -> None:
-    """Write to a stream. Errors are ignored: there is nowhere to report them."""
+def write_if_possible(stream: Optional[TextIO], text: str) -> None:
+    """Write to a stream, if there is one. Errors are ignored: there is nowhere to report them."""
     with contextlib.suppress(Exception):  # of a host's own stream
-        write_stream(stream, text)
+        if stream:
+            write_stream(stream, text)
 
 
 def write_stream(stream: TextIO, text: str) -> None:
@@ -5664,7 +5662,7 @@ def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
     return None
 
 
-def fit_terminal(text: str, stream: TextIO) -> str:
+def fit_terminal(text: str, stream: Optional[TextIO]) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
     columns = terminal_columns(stream) or sys.maxsize
     lines = []
@@ -5685,6 +5683,7 @@ class Progress:
         self._began = self._config_began = self._stage_began = clock()
         self._rounds_began: Optional[float] = None
         self._rounds_ended: Optional[float] = None
+        self._each_s: Optional[float] = None  # of the configurations that are done, on the average
         self._tail_s: Optional[float] = None  # the last configuration's verification and unloading
         self._end: Optional[float] = None
         self._number, self._config, self._step, self._limit = 0, "", "", 0.0
@@ -5697,7 +5696,7 @@ class Progress:
             self._note_configuration(message, now)
         elif message["kind"] == "stage":
             self._note_stage(message, now)
-        if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
+        if self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
             write_if_possible(self._stream, f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
@@ -5706,7 +5705,8 @@ class Progress:
         if self._rounds_ended:
             self._tail_s = now - self._rounds_ended
         if self._number:
-            self._end = now + (now - self._began) / self._number * (len(self._run.configs) - self._number)
+            self._each_s = (now - self._began) / self._number
+            self._end = now + self._each_s * (len(self._run.configs) - self._number)
         self._number, self._config = message["number"], Config.parse(message["config"]).label()
         self._step, self._limit = "start", self._run.settings.timeout
         self._config_began = self._stage_began = now
@@ -5736,9 +5736,7 @@ class Progress:
             return
         tail = self._rounds_began - self._config_began if self._tail_s is None else self._tail_s
         rest = (now - self._rounds_began) / done * (count - done) + tail
-        each = now - self._config_began + rest
-        if self._number > 1:
-            each = (self._config_began - self._began) / (self._number - 1)
+        each = now - self._config_began + rest if self._each_s is None else self._each_s
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
@@ -5755,7 +5753,7 @@ class Progress:
 
     def clear(self) -> None:
         """Clear the live line."""
-        if self._stream and self._live:
+        if self._live:
             write_if_possible(self._stream, "\r\x1b[K")
 
 
@@ -5776,7 +5774,13 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     def save_and_print() -> None:
         """Save the run, and print the rows that have not been printed."""
         nonlocal printed, unsaved
-        unsaved = bool(options.save) and not saved(run, options.save)
+        if options.save:
+            unsaved = False
+            try:
+                run.save(options.save)
+            except OutputError as error:  # the rest is still measured
+                unsaved = True
+                print_error(str(error))
         for _, cells in run.results[printed:] if options.format == "table" else ():
             write_stdout(("" if printed else table.head()) + table.rows(cells))
             printed += 1
@@ -5819,16 +5823,6 @@ def print_warnings(run: Run) -> None:
     """Print the warnings of a run, and the notes that have no place in the original's table."""
     for line in [*(footnotes(run) if run.settings.original else ()), *grouped_warnings(run)]:
         print_error(line)
-
-
-def saved(run: Run, path: str) -> bool:
-    """Save a run, print the error if that fails, and return whether it worked: the rest is still measured."""
-    try:
-        run.save(path)
-    except OutputError as error:
-        print_error(str(error))
-        return False
-    return True
 
 
 def check_save(path: str) -> None:
@@ -5977,7 +5971,7 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    if os.path.getsize(path) if os.path.exists(path) else 0:
+    if os.path.exists(path) and os.path.getsize(path):
         with open(path, "rb") as file:
             if file.read(4) != b"<svg":
                 raise UsageError(f"-o {path}: the file exists and is not a chart; choose another name, or remove it")
