@@ -3749,12 +3749,11 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant. No compile
-    begins within `rest_s` seconds of a refused one; `refused_at` is when that was, by time.monotonic, which all
-    processes share."""
+    """One configuration to be measured. `engine` is that of the run. `forms` holds the (layout, dialect) pairs to try
+    for each variant. No compile begins within `rest_s` seconds of a refused one; `refused_at` is when that was, by
+    time.monotonic, which all processes share."""
 
     engine: str
-    standin: Optional[str]
     config: Config
     variants: Sequence[str]
     settings: Settings
@@ -3884,9 +3883,9 @@ def measure_task(link: Link, *arguments: Any) -> None:
     try:
         reference = job.engine == "reference"
         if not reference:
-            require_engine(Probe(job.standin))
+            require_engine(Probe(standin_library()))
         gc.disable()  # a collection would take longer than an evaluate
-        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(job.standin), job.settings.original)
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin_library()), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
             if isinstance(chosen, NeuralEngine):
                 chosen.keep_awake(owner)
@@ -3948,9 +3947,9 @@ def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
         link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **known)
 
 
-def examine_task(link: Link, standin: Optional[str], first: int) -> None:
+def examine_task(link: Link, first: int) -> None:
     """Run the checks from number `first` on, until one fails that all later ones need."""
-    probe = Probe(standin)
+    probe = Probe(standin_library())
     for check in checks()[first:]:
         link.stage(check.name, "")
         finding = check.finding(probe)
@@ -4213,10 +4212,10 @@ def standin_library() -> Optional[str]:
     return os.environ.get(STANDIN_VARIABLE) or None
 
 
-def rest_seconds(standin: Optional[str]) -> float:
+def rest_seconds() -> float:
     """Return how long to rest after a refused compile; for a stand-in, what the environment says, or 0."""
     try:
-        return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
+        return float(os.environ.get(REST_VARIABLE, "0")) if standin_library() else REST_S
     except ValueError:
         raise UsageError(f"{REST_VARIABLE}={os.environ[REST_VARIABLE]}: expected seconds") from None
 
@@ -4224,17 +4223,16 @@ def rest_seconds(standin: Optional[str]) -> float:
 def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
     """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
     Unavailable if the first worker finds no usable engine."""
-    engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs, refused_at = attempts(run.settings), 0, 0.0
     forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
-    with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
+    with contextlib.nullcontext() if run.engine == "reference" else machine_lock(notify):
         for number, config in enumerate(run.configs, 1):
             notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
             cells = [Cell(config, variant, run.settings) for variant in run.variants]
             for cell in cells:
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin), refused_at)
+                job = Job(run.engine, config, run.variants, run.settings, forms, rest_seconds(), refused_at)
                 cells, hung, refused_at = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
@@ -4391,7 +4389,7 @@ def run_checks(tell: Callable[[str, Finding], None], seconds: float) -> bool:
 
     while not done():
         try:
-            with Worker(["examine", standin_library(), len(found)], seconds) as worker:
+            with Worker(["examine", len(found)], seconds) as worker:
                 for message in worker.messages():
                     if message["kind"] == "check" and len(found) < len(every):
                         take(Finding(message["state"], message["value"], message["advice"]))
