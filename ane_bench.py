@@ -3749,12 +3749,11 @@ MESSAGES: dict[str, dict[str, Any]] = {
 
 
 class Job(NamedTuple):
-    """One configuration to be measured. `forms` holds the (layout, dialect) pairs to try for each variant. No compile
-    begins within `rest_s` seconds of a refused one; `refused_at` is when that was, by time.monotonic, which all
-    processes share."""
+    """One configuration to be measured. `engine` is that of the run. `forms` holds the (layout, dialect) pairs to try
+    for each variant. No compile begins within `rest_s` seconds of a refused one; `refused_at` is when that was, by
+    time.monotonic, which all processes share."""
 
     engine: str
-    standin: Optional[str]
     config: Config
     variants: Sequence[str]
     settings: Settings
@@ -3884,9 +3883,9 @@ def measure_task(link: Link, *arguments: Any) -> None:
     try:
         reference = job.engine == "reference"
         if not reference:
-            require_engine(Probe(job.standin))
+            require_engine(Probe(standin_library()))
         gc.disable()  # a collection would take longer than an evaluate
-        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(job.standin), job.settings.original)
+        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin_library()), job.settings.original)
         with chosen.pool(), contextlib.ExitStack() as owner:
             if isinstance(chosen, NeuralEngine):
                 chosen.keep_awake(owner)
@@ -3948,9 +3947,9 @@ def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
         link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **known)
 
 
-def examine_task(link: Link, standin: Optional[str], first: int) -> None:
+def examine_task(link: Link, first: int) -> None:
     """Run the checks from number `first` on, until one fails that all later ones need."""
-    probe = Probe(standin)
+    probe = Probe(standin_library())
     for check in checks()[first:]:
         link.stage(check.name, "")
         finding = check.finding(probe)
@@ -3975,16 +3974,14 @@ class Worker:
     """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
 
     `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
-    load made no progress. `compiled`: the variants that it compiled; `unpurged`: those that it may have left in the
-    system's cache. `refused_at`: when it was last refused a compile, by time.monotonic.
+    load made no progress. `cached`: the variants that it compiled, each with whether it may have left the program in
+    the system's cache. `refused_at`: when it was last refused a compile, by time.monotonic.
     """
 
     def __init__(self, task: Sequence[Any], timeout: float) -> None:
         self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
-        self.compiled: set[str] = set()
-        self.unpurged: set[str] = set()
+        self.cached: dict[str, bool] = {}
         self.refused_at = 0.0
-        self._variant = ""
         self._task, self._timeout = task, timeout
         self._directories: list[tuple[str, bool]] = []
         self._output, self._error_output = bytearray(), bytearray()
@@ -4019,16 +4016,18 @@ class Worker:
         with contextlib.ExitStack() as owner:
             owner.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             owner.enter_context(self._owner)
-            self.at_work = self._variant_at_work()
+            if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
+                named = os.pread(self._turn_file, 8, 0)  # within rounds, `at_work` names all their variants
+                self.at_work = named.decode(errors="replace").strip() or self.at_work
             if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
                 if self._wait(STOP_S) is None:
                     self._process.kill()
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
-                self.unpurged.clear()
+                self.cached = dict.fromkeys(self.cached, False)
             elif self.stage == "purge" and self._process.returncode:
-                self.unpurged.add(self._variant)
+                self.cached[self.at_work] = True
             for path, existed in self._directories:
                 remove_model_directory(path, existed, foundation_directory())
 
@@ -4063,15 +4062,12 @@ class Worker:
         if message["kind"] == "directory":
             self._directories.append((message["path"], os.path.lexists(message["path"])))
         if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
-            self.unpurged.discard(self._variant)  # it was refused
+            self.cached[self.at_work] = False  # it was refused
             self.refused_at = time.monotonic()
         if message["kind"] == "stage":
-            self.stage, self._variant = message["stage"], message["variant"]
-            if self.stage == "compile":
-                self.compiled.add(self._variant)
-                self.unpurged.add(self._variant)
-            elif self.stage == "purge":
-                self.unpurged.discard(self._variant)
+            self.stage, self.at_work = message["stage"], message["variant"]
+            if self.stage in ("compile", "purge"):
+                self.cached[self.at_work] = self.stage == "compile"
 
     def _share(self, data: bytes = b"") -> Optional[int]:
         """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
@@ -4082,13 +4078,6 @@ class Worker:
                 self._owner.push(owner.pop_all())  # else it is closed at once: it may have filled the disk
                 return file.fileno()
         return None
-
-    def _variant_at_work(self) -> str:
-        """Return the variant that the worker was last at; within rounds the turn file names it."""
-        named = b""
-        if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
-            named = os.pread(self._turn_file, 8, 0)
-        return named.decode(errors="replace").strip() or self._variant
 
     def _write(self, data: bytes) -> None:
         """Write to the worker. If it is gone, its messages end, which is noticed there."""
@@ -4223,10 +4212,10 @@ def standin_library() -> Optional[str]:
     return os.environ.get(STANDIN_VARIABLE) or None
 
 
-def rest_seconds(standin: Optional[str]) -> float:
+def rest_seconds() -> float:
     """Return how long to rest after a refused compile; for a stand-in, what the environment says, or 0."""
     try:
-        return float(os.environ.get(REST_VARIABLE, "0")) if standin else REST_S
+        return float(os.environ.get(REST_VARIABLE, "0")) if standin_library() else REST_S
     except ValueError:
         raise UsageError(f"{REST_VARIABLE}={os.environ[REST_VARIABLE]}: expected seconds") from None
 
@@ -4234,17 +4223,16 @@ def rest_seconds(standin: Optional[str]) -> float:
 def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
     """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
     Unavailable if the first worker finds no usable engine."""
-    engine, standin = "ane" if run.engine == "stand-in" else run.engine, standin_library()
     every, hangs, refused_at = attempts(run.settings), 0, 0.0
     forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
-    with machine_lock(notify) if engine == "ane" else contextlib.nullcontext():
+    with contextlib.nullcontext() if run.engine == "reference" else machine_lock(notify):
         for number, config in enumerate(run.configs, 1):
             notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
             cells = [Cell(config, variant, run.settings) for variant in run.variants]
             for cell in cells:
                 cell.fail("start", NOT_MEASURED)
             if hangs < MOST_HANGS:
-                job = Job(engine, standin, config, run.variants, run.settings, forms, rest_seconds(standin), refused_at)
+                job = Job(run.engine, config, run.variants, run.settings, forms, rest_seconds(), refused_at)
                 cells, hung, refused_at = measure_configuration(run, job, notify)
                 hangs += hung
             forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
@@ -4278,11 +4266,16 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
     service hung.
     """
     cells: dict[str, Cell] = {}
-    unpurged: set[str] = set()
+    cached: dict[str, bool] = {}
     left = list(job.variants)
+
+    def fail(variants: Sequence[str], stage: str, problem: str) -> None:
+        for variant in variants:
+            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(stage, problem)
+
     try:
         while True:
-            worker = measure_in_worker(run, job._replace(variants=left), cells, unpurged, notify)
+            worker = measure_in_worker(run, job._replace(variants=left), cells, cached, notify)
             job = job._replace(refused_at=max(job.refused_at, worker.refused_at))
             left = [variant for variant in left if variant not in cells
                     or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
@@ -4291,24 +4284,24 @@ def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None])
                                    f"{worker.problem}; if later programs fail to load, restart the Mac")
             # Nothing tells which variant it was if the worker was between two.
             culprits = [worker.at_work] if worker.at_work in left else left
-            problem = worker.problem or f"the worker ended without a result: {worker.last_line()}"
-            for variant in left if worker.hung else culprits:
-                failure = (worker.stage, problem) if variant in culprits else ("start", NOT_MEASURED)
-                cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(*failure)
-            left = [variant for variant in left if variant not in culprits and not worker.hung]
-            if not left:
+            fail(culprits, worker.stage, worker.problem or f"the worker ended without a result: {worker.last_line()}")
+            left = [variant for variant in left if variant not in culprits]
+            if worker.hung:
+                fail(left, "start", NOT_MEASURED)
+            if worker.hung or not left:
                 return [cells[variant] for variant in job.variants], worker.hung, job.refused_at
     finally:
+        unpurged = sorted(variant for variant, may_be_left in cached.items() if may_be_left)
         if unpurged and not run.settings.original:
             run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(sorted(unpurged))}): they stay in the system's cache and take up disk "
-                              "space until this configuration is measured again")
+                              f"({', '.join(unpurged)}): they stay in the system's cache and take up disk space until "
+                              "this configuration is measured again")
 
 
-def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], unpurged: set[str],
+def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], cached: dict[str, bool],
                       notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, put what it sends into run and cells, and return it. `unpurged` are the variants that may be in
-    the system's cache. Raise Unavailable if it finds no usable engine before anything was measured."""
+    """Run one worker, put what it sends into run and cells, and return it. `cached` is as in Worker, for all workers of
+    the configuration. Raise Unavailable if it finds no usable engine before anything was measured."""
     again = {"measured_again": True} if cells else {}
     worker = Worker(["measure", *job], job.settings.timeout)
     try:
@@ -4334,8 +4327,7 @@ def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], unpurged: set[
             raise
         worker.problem = str(error)
     finally:
-        unpurged -= worker.compiled  # what was left before has been purged with it
-        unpurged |= worker.unpurged
+        cached.update(worker.cached)
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
@@ -4371,7 +4363,7 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
 # ======================================================================================================================
 # 13. Doctor
 #
-# Used below: DOCTOR_S, REPORT_ADVICE, run_checks.
+# Used below: DOCTOR_S, REPORT_ADVICE, run_checks, check_programs.
 # ======================================================================================================================
 
 DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
@@ -4380,44 +4372,46 @@ TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
 REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
 
 
-def run_checks(tell: Callable[[str, Finding], None], begin: Callable[[str], None], seconds: float) -> bool:
-    """Run every check, then measure a small program; call `tell` with each result at once, and `begin` before work that
-    may take long. Return whether all went well. If a check crashes its worker, another one goes on with the next."""
-    standin, every = standin_library(), checks()
+def run_checks(tell: Callable[[str, Finding], None], seconds: float) -> bool:
+    """Run every check, and call `tell` with each result at once. Return whether a program can be measured. If a check
+    crashes its worker, another one goes on with the next."""
+    every = checks()
     found: list[Finding] = []
-    well = True
-    while len(found) < len(every):
+
+    def take(finding: Finding) -> None:
+        found.append(finding)
+        if finding.state != "skip":
+            tell(every[len(found) - 1].name, finding)
+
+    def done() -> bool:
+        """Return whether no check is left, or the last one failed and all later ones need it."""
+        return len(found) == len(every) or bool(found) and every[len(found) - 1].first and found[-1].state == "FAIL"
+
+    while not done():
         try:
-            with Worker(["examine", standin, len(found)], seconds) as worker:
+            with Worker(["examine", len(found)], seconds) as worker:
                 for message in worker.messages():
                     if message["kind"] == "check" and len(found) < len(every):
-                        found.append(Finding(message["state"], message["value"], message["advice"]))
-                        if found[-1].state != "skip":
-                            tell(every[len(found) - 1].name, found[-1])
-            if len(found) == len(every) or found and every[len(found) - 1].first and found[-1].state == "FAIL":
-                break
-            raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
+                        take(Finding(message["state"], message["value"], message["advice"]))
+            if not done():
+                raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
         except StageError as error:
-            finding, well = Finding("FAIL", str(error), REPORT_ADVICE), False
+            finding = Finding("FAIL", str(error), REPORT_ADVICE)
             if error.stage == "start" or len(found) == len(every):
                 tell("worker", finding)
                 break
-            tell(every[len(found)].name, finding)
-            found.append(finding)
-            if every[len(found) - 1].first:
-                break
+            take(finding)
     left = [check.name for check in every[len(found):]]
-    if left or any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found)):
+    ready = not left and not any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found))
+    if not ready:
         tell("left out", Finding("skip", f"{few_of(['program', *left])}: a check above must pass first"))
-        return False
-    begin(f"compiling and measuring a small program, up to {seconds:.0f} s for each stage")
-    return check_programs(standin, tell, seconds) and well and all(finding.state != "FAIL" for finding in found)
+    return ready
 
 
-def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None], seconds: float) -> bool:
-    """Compile, load, evaluate and verify a small program in each default variant. Return whether all went well."""
+def check_programs(tell: Callable[[str, Finding], None], seconds: float) -> None:
+    """Compile, load, evaluate and verify a small program in each default variant; call `tell` with the results."""
     settings = TEST_SETTINGS._replace(timeout=seconds)
-    run = Run("stand-in" if standin else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
+    run = Run("stand-in" if standin_library() else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
 
     def waiting(message: Message) -> None:
         if message["kind"] == "wait":
@@ -4435,7 +4429,6 @@ def check_programs(standin: Optional[str], tell: Callable[[str, Finding], None],
     for warning in run.warnings:
         if warning["code"] == "cache":
             tell("cache", Finding("note", warning["message"]))
-    return bool(run.cells) and run.ok
 
 
 # ======================================================================================================================
@@ -5589,16 +5582,14 @@ def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Con
         raise UsageError(f"--config and --{name} conflict: {cure}")
     if not given:
         return [Config.parse(text) for text in options.configs] if options.configs else None
-    kernels = given.get("kernel", [1])
+    kernels = given.pop("kernel", [1])
     if not set(kernels) <= set(KERNELS):
         raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
-    if set(given) == {"kernel"}:
-        return [config for kernel in kernels for config in DEFAULTS[engine, kernel]]
-    found = []
+    found: list[Config] = []
     for kernel in kernels:
-        first = DEFAULTS[engine, kernel][0]
-        values = [[kernel] if name == "kernel" else given.get(name, [getattr(first, name)]) for name in Config._fields]
-        found += list(itertools.starmap(Config, itertools.product(*values)))
+        defaults = DEFAULTS[engine, kernel]
+        values = [given.get(name, [value]) for name, value in defaults[0]._asdict().items()]
+        found += itertools.starmap(Config, itertools.product(*values)) if given else defaults
     return found
 
 
@@ -5633,14 +5624,14 @@ def write_stdout(text: str, form: str = "table") -> None:
 
 def print_error(text: str) -> None:
     """Write a line to standard error, if that is possible."""
-    if sys.stderr:
-        write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+    write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
-def write_if_possible(stream: TextIO, text: str) -> None:
-    """Write to a stream. Errors are ignored: there is nowhere to report them."""
+def write_if_possible(stream: Optional[TextIO], text: str) -> None:
+    """Write to a stream, if there is one. Errors are ignored: there is nowhere to report them."""
     with contextlib.suppress(Exception):  # of a host's own stream
-        write_stream(stream, text)
+        if stream:
+            write_stream(stream, text)
 
 
 def write_stream(stream: TextIO, text: str) -> None:
@@ -5669,7 +5660,7 @@ def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
     return None
 
 
-def fit_terminal(text: str, stream: TextIO) -> str:
+def fit_terminal(text: str, stream: Optional[TextIO]) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
     columns = terminal_columns(stream) or sys.maxsize
     lines = []
@@ -5690,6 +5681,7 @@ class Progress:
         self._began = self._config_began = self._stage_began = clock()
         self._rounds_began: Optional[float] = None
         self._rounds_ended: Optional[float] = None
+        self._each_s: Optional[float] = None  # of the configurations that are done, on the average
         self._tail_s: Optional[float] = None  # the last configuration's verification and unloading
         self._end: Optional[float] = None
         self._number, self._config, self._step, self._limit = 0, "", "", 0.0
@@ -5702,7 +5694,7 @@ class Progress:
             self._note_configuration(message, now)
         elif message["kind"] == "stage":
             self._note_stage(message, now)
-        if self._stream and self._config and (self._live or now - self._printed >= PLAIN_S):
+        if self._config and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
             write_if_possible(self._stream, f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
 
@@ -5711,7 +5703,8 @@ class Progress:
         if self._rounds_ended:
             self._tail_s = now - self._rounds_ended
         if self._number:
-            self._end = now + (now - self._began) / self._number * (len(self._run.configs) - self._number)
+            self._each_s = (now - self._began) / self._number
+            self._end = now + self._each_s * (len(self._run.configs) - self._number)
         self._number, self._config = message["number"], Config.parse(message["config"]).label()
         self._step, self._limit = "start", self._run.settings.timeout
         self._config_began = self._stage_began = now
@@ -5741,9 +5734,7 @@ class Progress:
             return
         tail = self._rounds_began - self._config_began if self._tail_s is None else self._tail_s
         rest = (now - self._rounds_began) / done * (count - done) + tail
-        each = now - self._config_began + rest
-        if self._number > 1:
-            each = (self._config_began - self._began) / (self._number - 1)
+        each = now - self._config_began + rest if self._each_s is None else self._each_s
         self._end = now + rest + each * (len(self._run.configs) - self._number)
 
     def _line(self, now: float) -> str:
@@ -5760,7 +5751,7 @@ class Progress:
 
     def clear(self) -> None:
         """Clear the live line."""
-        if self._stream and self._live:
+        if self._live:
             write_if_possible(self._stream, "\r\x1b[K")
 
 
@@ -5781,7 +5772,13 @@ def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     def save_and_print() -> None:
         """Save the run, and print the rows that have not been printed."""
         nonlocal printed, unsaved
-        unsaved = bool(options.save) and not saved(run, options.save)
+        if options.save:
+            unsaved = False
+            try:
+                run.save(options.save)
+            except OutputError as error:  # the rest is still measured
+                unsaved = True
+                print_error(str(error))
         for _, cells in run.results[printed:] if options.format == "table" else ():
             write_stdout(("" if printed else table.head()) + table.rows(cells))
             printed += 1
@@ -5826,16 +5823,6 @@ def print_warnings(run: Run) -> None:
         print_error(line)
 
 
-def saved(run: Run, path: str) -> bool:
-    """Save a run, print the error if that fails, and return whether it worked: the rest is still measured."""
-    try:
-        run.save(path)
-    except OutputError as error:
-        print_error(str(error))
-        return False
-    return True
-
-
 def check_save(path: str) -> None:
     """Raise UsageError if no record can be saved under this name, or the file is something else than a record."""
     check_suffix(path, "json", "--save writes json")
@@ -5875,14 +5862,15 @@ def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
         elif name == "lock":
             print_error(f"{finding.value}: {finding.advice}")
 
-    def begin(text: str) -> None:
+    if run_checks(tell, seconds):
+        text = f"compiling and measuring a small program, up to {seconds:.0f} s for each stage"
         if options.format == "table":
             write_stdout(f"      {text}\n")
         else:
             print_error(text)
-
-    well = run_checks(tell, begin, seconds)
+        check_programs(tell, seconds)
     failed = [check for check in found if check["state"] == "FAIL"]
+    well = not failed
     count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
     ask = f"{'Please' if well else 'If this Mac has a Neural Engine, please'} {REPORT_ADVICE}.\n"
     if failed and failed[0]["name"] == "stand-in":
@@ -5981,7 +5969,7 @@ def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
     check_writable(path)
     if os.path.realpath(path) == os.path.realpath(options.record):
         raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    if os.path.getsize(path) if os.path.exists(path) else 0:
+    if os.path.exists(path) and os.path.getsize(path):
         with open(path, "rb") as file:
             if file.read(4) != b"<svg":
                 raise UsageError(f"-o {path}: the file exists and is not a chart; choose another name, or remove it")

@@ -137,7 +137,7 @@ def measured(engine: FakeEngine, variants: Sequence[str] = BOTH, *, link: Option
     link = link or FakeLink()
     checked = Settings(**settings).check() if settings else ane_bench.ORIGINAL_SETTINGS
     every = dict.fromkeys(variants, forms or ane_bench.attempts(checked))
-    job = ane_bench.Job("ane", None, CONFIG, variants, checked, every)
+    job = ane_bench.Job("ane", CONFIG, variants, checked, every)
     ane_bench.measure(engine, job, True, link)  # type: ignore[arg-type]
     run = ane_bench.Run("ane", checked, [CONFIG], variants)
     run.tick_ns = ane_bench.observed_tick_ns(engine) if engine.tick_ns > 1 else 0
@@ -190,7 +190,7 @@ class RoundsTest(unittest.TestCase):
         with unittest.mock.patch.object(ane_bench, "measure", lambda *_: seen.append(gc.isenabled())):
             try:
                 ane_bench.measure_task(FakeLinkOfWorker(), *ane_bench.Job(  # type: ignore[arg-type]
-                    "reference", None, CONFIG, BOTH, Settings(), {}))
+                    "reference", CONFIG, BOTH, Settings(), {}))
             finally:
                 gc.enable()
         self.assertEqual(seen, [False])
