@@ -3016,9 +3016,10 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
         facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
-        facts.update({name: device_value(engine, selector) for name, selector in DEVICE_VALUES.items()})
+        facts.update({name: reported(engine, "_ANEDeviceInfo", selector) for name, selector in DEVICE_VALUES.items()})
+        low_power = reported(engine, "NSProcessInfo", "isLowPowerModeEnabled")
         facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
-                     low_power_mode=process_value(engine, "isLowPowerModeEnabled"))
+                     low_power_mode=None if low_power is None else bool(low_power))
         if not KNOWN_SUBTYPE.fullmatch(str(facts["ane_subtype"])):
             del facts["ane_cores"]
     return {name: value for name, value in facts.items() if value not in (None, "")}
@@ -3027,29 +3028,26 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
     facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
-    first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
+    if "thermal_state" in facts:
+        facts["thermal_state_before"] = facts.pop("thermal_state")
     changing = ("power_source", "low_power_mode", "load_average")
-    return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
+    return {**facts, **system, **{name: facts[name] for name in changing if name in facts}}
 
 
-def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
-    """Return a number from NSProcessInfo; None if this macOS lacks it."""
-    process = engine.send_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
-    value = engine.send_optional(process, "NSProcessInfo", selector)
-    return bool(value) if value is not None and selector.startswith("is") else value
+def reported(engine: NeuralEngine, class_name: str, selector: str) -> Union[str, int, None]:
+    """Return text or a number from a class, or from the process's NSProcessInfo; None if this macOS lacks it. The
+    method's encoding tells which: to take a number for an object would end the process."""
+    receiver = engine.runtime.find_class(class_name)
+    if class_name == "NSProcessInfo":
+        receiver = engine.send_optional(receiver, class_name, "processInfo")
+    value = engine.send_optional(receiver, class_name, selector)
+    return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def thermal_state(engine: Engine) -> Optional[str]:
     """Return the machine's thermal state; None if it is unknown."""
-    state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
+    state = reported(engine, "NSProcessInfo", "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
-
-
-def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
-    """Return text or a number from a class method of _ANEDeviceInfo; None if this macOS lacks it. The method's encoding
-    tells which: to take a number for an object would end the process."""
-    value = engine.send_optional(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
-    return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def power_source(runtime: Runtime) -> Optional[str]:
@@ -3343,7 +3341,7 @@ def check_libraries(probe: Probe) -> Finding:
 def check_virtual_machine(probe: Probe) -> Finding:
     """Check that this is not a guest: guests have no engine, and compile has been seen to hang in one."""
     guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
-    if guest or device_value(probe.engine, "isVirtualMachine"):
+    if guest or reported(probe.engine, "_ANEDeviceInfo", "isVirtualMachine"):
         return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
     return Finding("ok", "not one")
 
@@ -3372,7 +3370,7 @@ def check_method(method: Method, probe: Probe) -> Finding:
 
 def check_engine(probe: Probe) -> Finding:
     """Check that the framework reports an engine."""
-    found = device_value(probe.engine, "hasANE")
+    found = reported(probe.engine, "_ANEDeviceInfo", "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
     if found:
