@@ -3510,18 +3510,20 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
         asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
-        results = []
+        results: list[dict[str, Any]] = []
         for config, cells in self.results:
             shape = {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
-            results.append({"config": shape, "gop": config.gop,
-                            "variants": {cell.variant: cell_record(cell) for cell in cells},
+            variants = {cell.variant: {**cell.facts(), "weights_mib": cell.weights_mib} for cell in cells}
+            for cell in cells:
+                if cell.samples:
+                    variants[cell.variant].update(ms=cell.ms, tops=cell.tops)
+            results.append({"config": shape, "gop": config.gop, "variants": variants,
                             "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}})
         return {
             "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine,
             "command": self.command, "system": self.system,
             "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
-            **({"asked": asked} if self.asked else {}),
-            **({"complete": self.complete} if self.complete is not None else {}),
+            **({"asked": asked, "complete": self.complete} if self.asked else {}),
             **({"condensed": True} if self.condensed else {}),
             "results": results, "warnings": self.warnings, "notes": self.notes}
 
@@ -3532,12 +3534,6 @@ class Run:
     def table(self) -> str:
         """Return the run as the table that the command line prints."""
         return REPORTS["table"](self)
-
-
-def cell_record(cell: Cell) -> dict[str, Any]:
-    """Return a cell's part of the record: its facts and figures."""
-    figures = {"ms": cell.ms, "tops": cell.tops} if cell.samples else {}
-    return {**cell.facts(), "weights_mib": cell.weights_mib, **figures}
 
 
 def record_text(run: Run) -> str:
@@ -4532,24 +4528,21 @@ def grouped_warnings(run: Run) -> list[str]:
     groups: dict[str, list[str]] = {}
     for warning in run.warnings:
         groups.setdefault(warning["code"], []).append(warning["message"])
-    lines = []
-    for code, found in groups.items():
-        others = names_of_cells(run, [message.split(": ")[0] for message in found])
-        lines.append(f"warning ({code}) {found[0]}" + (f" ({others})" if others else ""))
-    return lines
+    return [f"warning ({code}) {found[0]}{others_named(run, found)}" for code, found in groups.items()]
 
 
-def names_of_cells(run: Run, names: Sequence[str]) -> str:
-    """Return the names of cells or configurations after the first one, each configuration once."""
+def others_named(run: Run, messages: Sequence[str]) -> str:
+    """Return the cells or configurations that messages after the first one name, each configuration once."""
+    names = [message.split(": ")[0] for message in messages]
     if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
-        return f"and all {len(run.cells) - 1} other cells"
+        return f" (and all {len(run.cells) - 1} other cells)"
     cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names[1:]):
         variant, config = cells.get(name, ("", name))
         groups.setdefault(config, []).append(variant)
     listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
-    return f"also {listed}" if listed else ""
+    return f" (also {listed})" if listed else ""
 
 
 def remarks(run: Run) -> list[str]:
@@ -5310,11 +5303,8 @@ class Chart:
 
     def __init__(self, run: Run) -> None:
         self.run, self.drawing = run, Drawing()
-        self.results = [result for result in run.results if result[1]]
-        self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
-        self.cells = [cell for _, cells in self.results for cell in cells]
-        present = {cell.variant for cell in self.cells}
-        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in present]
+        self.results, self.cells = run.results, run.cells
+        self.variants = run.variants if run.cells else []
         failed = {cell.variant for cell in self.cells if not rates_of(cell)}
         self.failed = [variant for variant in self.variants if variant in failed]
         rates = [rate for cell in self.cells for rate in rates_of(cell)]
@@ -5322,7 +5312,7 @@ class Chart:
         self.rate_ticks = round_ticks(0, max(rates), 6) if rates else []
         self.ratio_ticks = round_ticks(min(1, *ratios), max(1.05, *ratios), 4) if ratios else []
         # The dimension with the most values lies along the axis; each value of a second one has a panel.
-        self.dimensions = sorted(varying(self.configs), key=lambda name: -len(self.values(name)))
+        self.dimensions = sorted(varying(run.configs), key=lambda name: -len(self.values(name)))
         self.swept = len(self.dimensions) in (1, 2)
         self.y = float(MARGIN)  # the lower end of what is drawn
         self._measure()
@@ -5345,7 +5335,7 @@ class Chart:
 
     def values(self, dimension: str) -> list[int]:
         """Return the values of a dimension in rising order."""
-        return sorted({getattr(config, dimension) for config in self.configs})
+        return sorted({getattr(config, dimension) for config in self.run.configs})
 
     def svg(self) -> str:
         """Draw everything; return the text of the file."""
@@ -5359,7 +5349,8 @@ class Chart:
         """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
         facts = [coverage(self.run)] if coverage(self.run) else []
         if self.swept:
-            facts.append(f"all {self.configs[0].label([name for name in AXIS_TITLES if name not in self.dimensions])}")
+            same = [name for name in AXIS_TITLES if name not in self.dimensions]
+            facts.append(f"all {self.run.configs[0].label(same)}")
         facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
         self.paragraph(title, TITLE_FONT, INK)
         self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
@@ -5409,7 +5400,7 @@ class Chart:
                 place = self.frame(title, ticks, base, height)
                 for variant in self.variants:
                     self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
-                self.y += 2 * SPACE if self.bar and base == 0 else 0  # the marks below bars
+                self.y += 0 if self.swept or base else 2 * SPACE  # the marks below bars
         if self.failed:
             self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
         self.axis(labels)
@@ -5457,14 +5448,14 @@ class Chart:
             for x, cell, heights in stretch:
                 y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
-                if self.bar and base == 0:
+                if not self.swept and base == 0:
                     self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
                     y = self.y + SPACE  # the mark stands below the bar
                 if len(heights) == 3:
                     ends = [[(x - CAP, end), (x + CAP, end), (x, end)] for end in heights[1:]]
                     self.drawing.line(ends[0] + ends[1][::-1], INK)
                 self.drawing.mark(x, y, cell.variant, fill, tip)
-                if self.bar:
+                if not self.swept:
                     self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure(figures_of(cell)[0], 2),
                                       "start" if self.upright else "middle", upright=self.upright)
 
