@@ -3077,6 +3077,9 @@ def room_bytes(config: Config, variants: Iterable[str]) -> int:
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
 
 
+LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)  # of a default run
+
+
 # Warnings. Each is a code and a text: the observation, the likely cause, what to do.
 
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -3248,11 +3251,9 @@ class Check(NamedTuple):
             with probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext():
                 return self.look(probe)
         except Unavailable as error:
-            return Finding("FAIL", str(error), MISSING_ADVICE)
+            return missing(str(error), needed=True)
 
 
-MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
-NOT_NEEDED = "a run can do without it"
 APPLE_SILICON = "use a Mac with Apple silicon"
 
 
@@ -3287,6 +3288,14 @@ def require_engine(probe: Probe) -> None:
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
             raise Unavailable("; ".join(filter(None, finding[1:])))
+
+
+def missing(what: str, needed: bool) -> Finding:
+    """Return the finding about something that this macOS lacks."""
+    if needed:
+        return Finding("FAIL", what, "this macOS is older or newer than this program knows; look for a newer version "
+                       "of either")
+    return Finding("note", what, "a run can do without it")
 
 
 def check_standin(probe: Probe) -> Finding:
@@ -3334,7 +3343,7 @@ def check_libraries(probe: Probe) -> Finding:
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
-        return Finding("note", str(error), NOT_NEEDED)
+        return missing(str(error), needed=False)
     return Finding("ok", f"{', '.join(LIBRARIES)}, with all functions and constants")
 
 
@@ -3351,8 +3360,8 @@ def check_class(name: str, needed: bool, probe: Probe) -> Finding:
     if probe.engine.runtime.find_class(name):
         return Finding("ok", "found")
     count = sum(method.class_name == name for method in METHODS)
-    value = f"{probe.engine.runtime.macos_version()} has no class {name} (left out: its methods, {count})"
-    return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
+    macos = probe.engine.runtime.macos_version()
+    return missing(f"{macos} has no class {name} (left out: its methods, {count})", needed)
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
@@ -3364,8 +3373,8 @@ def check_method(method: Method, probe: Probe) -> Finding:
     if encoding and method.matches(encoding):
         return Finding("ok", encoding)
     kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
-    value = f"{method.name} {f'has type {encoding}' if encoding else 'is absent'}; expected {kinds}"
-    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, NOT_NEEDED)
+    found = f"has type {encoding}" if encoding else "is absent"
+    return missing(f"{method.name} {found}; expected {kinds}", method.needed)
 
 
 def check_engine(probe: Probe) -> Finding:
@@ -3378,14 +3387,9 @@ def check_engine(probe: Probe) -> Finding:
     return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
 
 
-def largest_room() -> int:
-    """Return the bytes on the startup disk that a default run takes at most."""
-    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
-
-
 def check_temporary_directory(probe: Probe) -> Finding:
     """Check that programs can be written to the directory in which the framework looks for them."""
-    path, needed = probe.engine.temporary_directory(), largest_room()
+    path, needed = probe.engine.temporary_directory(), LARGEST_ROOM
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
         os.mkdir(aside, 0o700)
@@ -3403,7 +3407,7 @@ def check_memory(probe: Probe) -> Finding:
     size = probe.system.get("memory_bytes")
     if size is None:
         return check_fact("memory_bytes", probe)
-    if size >= 4 * largest_room():
+    if size >= 4 * LARGEST_ROOM:
         return Finding("ok", amount(size))
     return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
@@ -4514,13 +4518,14 @@ def coverage(run: Run) -> str:
 
 def protocol_text(run: Run) -> str:
     """Return how a run measured, in a few words."""
-    settings = run.settings
-    warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
-    how = "as the original" if settings.original else f"input {settings.input}, warm-up {warmup}, QoS {settings.qos}"
+    settings, how = run.settings, ["as the original"]
+    if not settings.original:
+        warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
+        how = [f"input {settings.input}", f"warm-up {warmup}", f"QoS {settings.qos}"]
+        how += [f"blob {settings.blob}"] if settings.blob != "auto" else []
+        how += [f"dialect {settings.dialect}"] if settings.dialect != "auto" else []
     rounds = f"{settings.rounds} round{'s' if settings.rounds > 1 else ''}"
-    how += "".join(f", {name} {value}" for name, value in (("blob", settings.blob), ("dialect", settings.dialect))
-                   if value != "auto" and not settings.original)
-    return f"{how}, {settings.iters} evaluates in {rounds}, data {run.data}"
+    return ", ".join([*how, f"{settings.iters} evaluates in {rounds}", f"data {run.data}"])
 
 
 def grouped_warnings(run: Run) -> list[str]:
@@ -4953,16 +4958,15 @@ SPARE_HEADINGS = ("±95%", "95%", "Started")
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> str:
     """Return a table with columns of the least width; the first is aligned to the left, the others to the right. If it
     is wider than `room`, columns with SPARE_HEADINGS are left out, then gaps are made narrow."""
-    widths = [max(map(len, column)) for column in zip(headings, *rows)]
-    spare = next((name for name in SPARE_HEADINGS if name in headings), None)
-    fits = sum(widths) + 2 * len(widths) - 2 <= room
-    if spare and not fits:
-        kept = [heading != spare for heading in headings]
-        headings, *rows = (list(itertools.compress(row, kept)) for row in (headings, *rows))
-        return text_table(headings, rows, room)
-    lines = [("  " if fits else " ").join(f"{text:{'>' if place else '<'}{width}}"
-                                          for place, (text, width) in enumerate(zip(row, widths)))
-             for row in (headings, *rows)]
+    columns, gap = list(zip(headings, *rows)), " "
+    for spare in (None, *SPARE_HEADINGS):
+        columns = [column for column in columns if column[0] != spare]
+        widths = [max(map(len, column)) for column in columns]
+        if sum(widths) + 2 * len(widths) - 2 <= room:
+            gap = "  "
+            break
+    lines = [gap.join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
+             for row in zip(*columns)]
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
@@ -5341,8 +5345,10 @@ class Chart:
         """Draw everything; return the text of the file."""
         title = f"{'' if self.run.engine == 'reference' else 'Neural Engine throughput: '}{machine_name(self.run)}"
         self.head(title)
-        if self.results:
-            (self.panels if len(self.dimensions) == 2 else self.panel)(self.results)
+        if self.results and len(self.dimensions) == 2:
+            self.panels()
+        elif self.results:
+            self.panel(self.results)
         return self.drawing.svg(title, self.width, self.y + MARGIN)
 
     def head(self, title: str) -> None:
@@ -5374,10 +5380,10 @@ class Chart:
             self.y += size + 5
             self.drawing.text(MARGIN, self.y, line, size=size, color=color)
 
-    def panels(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
+    def panels(self) -> None:
         """Draw a panel for each value of a sweep's second dimension that was measured, in rows."""
         second = self.dimensions[1]
-        values = sorted({getattr(config, second) for config, _ in results})
+        values = sorted({getattr(config, second) for config, _ in self.results})
         abreast = min(PANELS_ABREAST, len(values))
         width = (self.width - 2 * MARGIN + SPACE) / abreast
         for number, value in enumerate(values):
@@ -5387,7 +5393,7 @@ class Chart:
             self.left = MARGIN + number % abreast * width + self.room
             self.right = self.left - self.room + width - SPACE
             self.drawing.text((self.left + self.right) / 2, self.y, f"{AXIS_TITLES[second]}: {value}", "middle")
-            self.panel([result for result in results if getattr(result[0], second) == value])
+            self.panel([result for result in self.results if getattr(result[0], second) == value])
 
     def panel(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
         """Draw rates, ratios and failures of some results above one horizontal axis."""
