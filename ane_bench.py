@@ -3259,9 +3259,7 @@ APPLE_SILICON = "use a Mac with Apple silicon"
 
 def checks() -> list[Check]:
     """Return all checks, in the order in which they build on one another."""
-    classes: dict[str, bool] = {}
-    for method in METHODS:
-        classes[method.class_name] = method.needed or classes.get(method.class_name, False)
+    needed = {method.class_name for method in METHODS if method.needed}
     return [
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
@@ -3269,8 +3267,8 @@ def checks() -> list[Check]:
         *(Check(name, functools.partial(check_fact, name)) for name in ("chip", "model", "macos", "build")),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
-          for name, needed in classes.items()),
+        *(Check(f"class {name}", functools.partial(check_class, name), name in needed)
+          for name in dict.fromkeys(method.class_name for method in METHODS)),
         *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
         *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
@@ -3355,13 +3353,13 @@ def check_virtual_machine(probe: Probe) -> Finding:
     return Finding("ok", "not one")
 
 
-def check_class(name: str, needed: bool, probe: Probe) -> Finding:
+def check_class(name: str, probe: Probe) -> Finding:
     """Check that a class exists."""
-    if probe.engine.runtime.find_class(name):
+    runtime, methods = probe.engine.runtime, [method for method in METHODS if method.class_name == name]
+    if runtime.find_class(name):
         return Finding("ok", "found")
-    count = sum(method.class_name == name for method in METHODS)
-    macos = probe.engine.runtime.macos_version()
-    return missing(f"{macos} has no class {name} (left out: its methods, {count})", needed)
+    return missing(f"{runtime.macos_version()} has no class {name} (left out: its methods, {len(methods)})",
+                   any(method.needed for method in methods))
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
@@ -4982,18 +4980,18 @@ def show(runs: Sequence[Run], form: str, room: int = sys.maxsize) -> str:
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
     runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in  # M2 before M10
                                           enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))
+    columns = [column for column in WIDE_COLUMNS if column.field not in ("weights_mib", "gop")]
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
-            texts = dict(zip((column.field for column in COLUMNS), cell_texts(run, cell)))
-            texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
+            *texts, check = cell_texts(run, cell, columns)
             common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
                       f"{cell.config.kernel}x{cell.config.kernel} convolutions")
             if run.variants[0] != DEFAULT_VARIANTS[0]:
                 common += f", Ratio to {VARIANTS[run.variants[0]].label}"
-            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
-                texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
-    headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
+            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *texts,
+                                                  check if cell.ok else f"failed: {cell.stage}"])
+    headings = ["Machine", "Started", "Cell", *(column.heading for column in columns)]
     notes = [f"{machine_facts(run)}, {run.started[:10]}: {line}" for run in runs
              for line in [*remarks(run), *grouped_warnings(run)]]
     if form == "markdown":
@@ -5353,13 +5351,12 @@ class Chart:
 
     def head(self, title: str) -> None:
         """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
-        facts = [coverage(self.run)] if coverage(self.run) else []
-        if self.swept:
-            same = [name for name in AXIS_TITLES if name not in self.dimensions]
-            facts.append(f"all {self.run.configs[0].label(same)}")
-        facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
+        same = [name for name in AXIS_TITLES if name not in self.dimensions]
+        facts = [coverage(self.run), f"all {self.run.configs[0].label(same)}" if self.swept else "",
+                 "95 % intervals" if any(len(rates_of(cell)) > 1 for cell in self.cells) else "",
+                 f"{PROGRAM_NAME} {self.run.version}"]
         self.paragraph(title, TITLE_FONT, INK)
-        self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
+        self.paragraph(" · ".join(filter(None, facts)), FONT, QUIET)
         signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
         wrong = [cell.variant for cell in self.cells if cell.check == "WRONG" and rates_of(cell)]
         signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
