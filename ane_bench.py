@@ -3016,9 +3016,10 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
         facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
-        facts.update({name: device_value(engine, selector) for name, selector in DEVICE_VALUES.items()})
+        facts.update({name: reported(engine, "_ANEDeviceInfo", selector) for name, selector in DEVICE_VALUES.items()})
+        low_power = reported(engine, "NSProcessInfo", "isLowPowerModeEnabled")
         facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
-                     low_power_mode=process_value(engine, "isLowPowerModeEnabled"))
+                     low_power_mode=None if low_power is None else bool(low_power))
         if not KNOWN_SUBTYPE.fullmatch(str(facts["ane_subtype"])):
             del facts["ane_cores"]
     return {name: value for name, value in facts.items() if value not in (None, "")}
@@ -3027,29 +3028,26 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
     facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
-    first: dict[str, Any] = {"thermal_state_before": facts.pop("thermal_state")} if "thermal_state" in facts else {}
+    if "thermal_state" in facts:
+        facts["thermal_state_before"] = facts.pop("thermal_state")
     changing = ("power_source", "low_power_mode", "load_average")
-    return {**facts, **first, **system, **{name: facts[name] for name in changing if name in facts}}
+    return {**facts, **system, **{name: facts[name] for name in changing if name in facts}}
 
 
-def process_value(engine: NeuralEngine, selector: str) -> Union[bool, int, None]:
-    """Return a number from NSProcessInfo; None if this macOS lacks it."""
-    process = engine.send_optional(engine.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
-    value = engine.send_optional(process, "NSProcessInfo", selector)
-    return bool(value) if value is not None and selector.startswith("is") else value
+def reported(engine: NeuralEngine, class_name: str, selector: str) -> Union[str, int, None]:
+    """Return text or a number from a class, or from the process's NSProcessInfo; None if this macOS lacks it. The
+    method's encoding tells which: to take a number for an object would end the process."""
+    receiver = engine.runtime.find_class(class_name)
+    if class_name == "NSProcessInfo":
+        receiver = engine.send_optional(receiver, class_name, "processInfo")
+    value = engine.send_optional(receiver, class_name, selector)
+    return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def thermal_state(engine: Engine) -> Optional[str]:
     """Return the machine's thermal state; None if it is unknown."""
-    state = process_value(engine, "thermalState") if isinstance(engine, NeuralEngine) else None
+    state = reported(engine, "NSProcessInfo", "thermalState") if isinstance(engine, NeuralEngine) else None
     return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
-
-
-def device_value(engine: NeuralEngine, selector: str) -> Union[str, int, None]:
-    """Return text or a number from a class method of _ANEDeviceInfo; None if this macOS lacks it. The method's encoding
-    tells which: to take a number for an object would end the process."""
-    value = engine.send_optional(engine.runtime.find_class("_ANEDeviceInfo"), "_ANEDeviceInfo", selector)
-    return engine.runtime.text(value) if isinstance(value, Pointer) else value
 
 
 def power_source(runtime: Runtime) -> Optional[str]:
@@ -3077,6 +3075,9 @@ def amount(size: int) -> str:
 def room_bytes(config: Config, variants: Iterable[str]) -> int:
     """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
     return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
+
+
+LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)  # of a default run
 
 
 # Warnings. Each is a code and a text: the observation, the likely cause, what to do.
@@ -3250,19 +3251,15 @@ class Check(NamedTuple):
             with probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext():
                 return self.look(probe)
         except Unavailable as error:
-            return Finding("FAIL", str(error), MISSING_ADVICE)
+            return missing(str(error), needed=True)
 
 
-MISSING_ADVICE = "this macOS is older or newer than this program knows; look for a newer version of either"
-NOT_NEEDED = "a run can do without it"
 APPLE_SILICON = "use a Mac with Apple silicon"
 
 
 def checks() -> list[Check]:
     """Return all checks, in the order in which they build on one another."""
-    classes: dict[str, bool] = {}
-    for method in METHODS:
-        classes[method.class_name] = method.needed or classes.get(method.class_name, False)
+    needed = {method.class_name for method in METHODS if method.needed}
     return [
         Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
@@ -3270,8 +3267,8 @@ def checks() -> list[Check]:
         *(Check(name, functools.partial(check_fact, name)) for name in ("chip", "model", "macos", "build")),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name, needed), needed)
-          for name, needed in classes.items()),
+        *(Check(f"class {name}", functools.partial(check_class, name), name in needed)
+          for name in dict.fromkeys(method.class_name for method in METHODS)),
         *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
         Check("Neural Engine", check_engine, needed=True),
         *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
@@ -3289,6 +3286,14 @@ def require_engine(probe: Probe) -> None:
         finding = check.finding(probe) if check.needed else None
         if finding and finding.state == "FAIL":
             raise Unavailable("; ".join(filter(None, finding[1:])))
+
+
+def missing(what: str, needed: bool) -> Finding:
+    """Return the finding about something that this macOS lacks."""
+    if needed:
+        return Finding("FAIL", what, "this macOS is older or newer than this program knows; look for a newer version "
+                       "of either")
+    return Finding("note", what, "a run can do without it")
 
 
 def check_standin(probe: Probe) -> Finding:
@@ -3336,25 +3341,25 @@ def check_libraries(probe: Probe) -> Finding:
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
-        return Finding("note", str(error), NOT_NEEDED)
+        return missing(str(error), needed=False)
     return Finding("ok", f"{', '.join(LIBRARIES)}, with all functions and constants")
 
 
 def check_virtual_machine(probe: Probe) -> Finding:
     """Check that this is not a guest: guests have no engine, and compile has been seen to hang in one."""
     guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
-    if guest or device_value(probe.engine, "isVirtualMachine"):
+    if guest or reported(probe.engine, "_ANEDeviceInfo", "isVirtualMachine"):
         return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
     return Finding("ok", "not one")
 
 
-def check_class(name: str, needed: bool, probe: Probe) -> Finding:
+def check_class(name: str, probe: Probe) -> Finding:
     """Check that a class exists."""
-    if probe.engine.runtime.find_class(name):
+    runtime, methods = probe.engine.runtime, [method for method in METHODS if method.class_name == name]
+    if runtime.find_class(name):
         return Finding("ok", "found")
-    count = sum(method.class_name == name for method in METHODS)
-    value = f"{probe.engine.runtime.macos_version()} has no class {name} (left out: its methods, {count})"
-    return Finding("FAIL", value, MISSING_ADVICE) if needed else Finding("note", value, NOT_NEEDED)
+    return missing(f"{runtime.macos_version()} has no class {name} (left out: its methods, {len(methods)})",
+                   any(method.needed for method in methods))
 
 
 def check_method(method: Method, probe: Probe) -> Finding:
@@ -3366,13 +3371,13 @@ def check_method(method: Method, probe: Probe) -> Finding:
     if encoding and method.matches(encoding):
         return Finding("ok", encoding)
     kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
-    value = f"{method.name} {f'has type {encoding}' if encoding else 'is absent'}; expected {kinds}"
-    return Finding("FAIL", value, MISSING_ADVICE) if method.needed else Finding("note", value, NOT_NEEDED)
+    found = f"has type {encoding}" if encoding else "is absent"
+    return missing(f"{method.name} {found}; expected {kinds}", method.needed)
 
 
 def check_engine(probe: Probe) -> Finding:
     """Check that the framework reports an engine."""
-    found = device_value(probe.engine, "hasANE")
+    found = reported(probe.engine, "_ANEDeviceInfo", "hasANE")
     if found is None:
         return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
     if found:
@@ -3380,14 +3385,9 @@ def check_engine(probe: Probe) -> Finding:
     return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
 
 
-def largest_room() -> int:
-    """Return the bytes on the startup disk that a default run takes at most."""
-    return max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)
-
-
 def check_temporary_directory(probe: Probe) -> Finding:
     """Check that programs can be written to the directory in which the framework looks for them."""
-    path, needed = probe.engine.temporary_directory(), largest_room()
+    path, needed = probe.engine.temporary_directory(), LARGEST_ROOM
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
         os.mkdir(aside, 0o700)
@@ -3405,7 +3405,7 @@ def check_memory(probe: Probe) -> Finding:
     size = probe.system.get("memory_bytes")
     if size is None:
         return check_fact("memory_bytes", probe)
-    if size >= 4 * largest_room():
+    if size >= 4 * LARGEST_ROOM:
         return Finding("ok", amount(size))
     return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
 
@@ -3512,18 +3512,20 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
         asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
-        results = []
+        results: list[dict[str, Any]] = []
         for config, cells in self.results:
             shape = {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
-            results.append({"config": shape, "gop": config.gop,
-                            "variants": {cell.variant: cell_record(cell) for cell in cells},
+            variants = {cell.variant: {**cell.facts(), "weights_mib": cell.weights_mib} for cell in cells}
+            for cell in cells:
+                if cell.samples:
+                    variants[cell.variant].update(ms=cell.ms, tops=cell.tops)
+            results.append({"config": shape, "gop": config.gop, "variants": variants,
                             "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}})
         return {
             "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine,
             "command": self.command, "system": self.system,
             "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
-            **({"asked": asked} if self.asked else {}),
-            **({"complete": self.complete} if self.complete is not None else {}),
+            **({"asked": asked, "complete": self.complete} if self.asked else {}),
             **({"condensed": True} if self.condensed else {}),
             "results": results, "warnings": self.warnings, "notes": self.notes}
 
@@ -3534,12 +3536,6 @@ class Run:
     def table(self) -> str:
         """Return the run as the table that the command line prints."""
         return REPORTS["table"](self)
-
-
-def cell_record(cell: Cell) -> dict[str, Any]:
-    """Return a cell's part of the record: its facts and figures."""
-    figures = {"ms": cell.ms, "tops": cell.tops} if cell.samples else {}
-    return {**cell.facts(), "weights_mib": cell.weights_mib, **figures}
 
 
 def record_text(run: Run) -> str:
@@ -4513,13 +4509,14 @@ def coverage(run: Run) -> str:
 
 def protocol_text(run: Run) -> str:
     """Return how a run measured, in a few words."""
-    settings = run.settings
-    warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
-    how = "as the original" if settings.original else f"input {settings.input}, warm-up {warmup}, QoS {settings.qos}"
+    settings, how = run.settings, ["as the original"]
+    if not settings.original:
+        warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
+        how = [f"input {settings.input}", f"warm-up {warmup}", f"QoS {settings.qos}"]
+        how += [f"blob {settings.blob}"] if settings.blob != "auto" else []
+        how += [f"dialect {settings.dialect}"] if settings.dialect != "auto" else []
     rounds = f"{settings.rounds} round{'s' if settings.rounds > 1 else ''}"
-    how += "".join(f", {name} {value}" for name, value in (("blob", settings.blob), ("dialect", settings.dialect))
-                   if value != "auto" and not settings.original)
-    return f"{how}, {settings.iters} evaluates in {rounds}, data {run.data}"
+    return ", ".join([*how, f"{settings.iters} evaluates in {rounds}", f"data {run.data}"])
 
 
 def grouped_warnings(run: Run) -> list[str]:
@@ -4527,24 +4524,21 @@ def grouped_warnings(run: Run) -> list[str]:
     groups: dict[str, list[str]] = {}
     for warning in run.warnings:
         groups.setdefault(warning["code"], []).append(warning["message"])
-    lines = []
-    for code, found in groups.items():
-        others = names_of_cells(run, [message.split(": ")[0] for message in found])
-        lines.append(f"warning ({code}) {found[0]}" + (f" ({others})" if others else ""))
-    return lines
+    return [f"warning ({code}) {found[0]}{others_named(run, found)}" for code, found in groups.items()]
 
 
-def names_of_cells(run: Run, names: Sequence[str]) -> str:
-    """Return the names of cells or configurations after the first one, each configuration once."""
+def others_named(run: Run, messages: Sequence[str]) -> str:
+    """Return the cells or configurations that messages after the first one name, each configuration once."""
+    names = [message.split(": ")[0] for message in messages]
     if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
-        return f"and all {len(run.cells) - 1} other cells"
+        return f" (and all {len(run.cells) - 1} other cells)"
     cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names[1:]):
         variant, config = cells.get(name, ("", name))
         groups.setdefault(config, []).append(variant)
     listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
-    return f"also {listed}" if listed else ""
+    return f" (also {listed})" if listed else ""
 
 
 def remarks(run: Run) -> list[str]:
@@ -4955,16 +4949,15 @@ SPARE_HEADINGS = ("±95%", "95%", "Started")
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> str:
     """Return a table with columns of the least width; the first is aligned to the left, the others to the right. If it
     is wider than `room`, columns with SPARE_HEADINGS are left out, then gaps are made narrow."""
-    widths = [max(map(len, column)) for column in zip(headings, *rows)]
-    spare = next((name for name in SPARE_HEADINGS if name in headings), None)
-    fits = sum(widths) + 2 * len(widths) - 2 <= room
-    if spare and not fits:
-        kept = [heading != spare for heading in headings]
-        headings, *rows = (list(itertools.compress(row, kept)) for row in (headings, *rows))
-        return text_table(headings, rows, room)
-    lines = [("  " if fits else " ").join(f"{text:{'>' if place else '<'}{width}}"
-                                          for place, (text, width) in enumerate(zip(row, widths)))
-             for row in (headings, *rows)]
+    columns, gap = list(zip(headings, *rows)), " "
+    for spare in (None, *SPARE_HEADINGS):
+        columns = [column for column in columns if column[0] != spare]
+        widths = [max(map(len, column)) for column in columns]
+        if sum(widths) + 2 * len(widths) - 2 <= room:
+            gap = "  "
+            break
+    lines = [gap.join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
+             for row in zip(*columns)]
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], ""])
 
 
@@ -4980,18 +4973,18 @@ def show(runs: Sequence[Run], form: str, room: int = sys.maxsize) -> str:
         return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
     runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in  # M2 before M10
                                           enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))
+    columns = [column for column in WIDE_COLUMNS if column.field not in ("weights_mib", "gop")]
     groups: dict[str, list[list[str]]] = {}
     for run in runs:
         for cell in run.cells:
-            texts = dict(zip((column.field for column in COLUMNS), cell_texts(run, cell)))
-            texts["check"] = texts["check"] if cell.ok else f"failed: {cell.stage}"
+            *texts, check = cell_texts(run, cell, columns)
             common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
                       f"{cell.config.kernel}x{cell.config.kernel} convolutions")
             if run.variants[0] != DEFAULT_VARIANTS[0]:
                 common += f", Ratio to {VARIANTS[run.variants[0]].label}"
-            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *(
-                texts[field] for field in ("ms", "ms_low", "tops", "ratio", "ratio_low", "check"))])
-    headings = ["Machine", "Started", "Cell", "ms/eval", "±95%", "TOPS", "Ratio", "±95%", "Check"]
+            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *texts,
+                                                  check if cell.ok else f"failed: {cell.stage}"])
+    headings = ["Machine", "Started", "Cell", *(column.heading for column in columns)]
     notes = [f"{machine_facts(run)}, {run.started[:10]}: {line}" for run in runs
              for line in [*remarks(run), *grouped_warnings(run)]]
     if form == "markdown":
@@ -5305,11 +5298,8 @@ class Chart:
 
     def __init__(self, run: Run) -> None:
         self.run, self.drawing = run, Drawing()
-        self.results = [result for result in run.results if result[1]]
-        self.configs = list(dict.fromkeys([*run.configs, *(config for config, _ in self.results)]))
-        self.cells = [cell for _, cells in self.results for cell in cells]
-        present = {cell.variant for cell in self.cells}
-        self.variants = [variant for variant in dict.fromkeys([*run.variants, *VARIANTS]) if variant in present]
+        self.results, self.cells = run.results, run.cells
+        self.variants = run.variants if run.cells else []
         failed = {cell.variant for cell in self.cells if not rates_of(cell)}
         self.failed = [variant for variant in self.variants if variant in failed]
         rates = [rate for cell in self.cells for rate in rates_of(cell)]
@@ -5317,7 +5307,7 @@ class Chart:
         self.rate_ticks = round_ticks(0, max(rates), 6) if rates else []
         self.ratio_ticks = round_ticks(min(1, *ratios), max(1.05, *ratios), 4) if ratios else []
         # The dimension with the most values lies along the axis; each value of a second one has a panel.
-        self.dimensions = sorted(varying(self.configs), key=lambda name: -len(self.values(name)))
+        self.dimensions = sorted(varying(run.configs), key=lambda name: -len(self.values(name)))
         self.swept = len(self.dimensions) in (1, 2)
         self.y = float(MARGIN)  # the lower end of what is drawn
         self._measure()
@@ -5340,24 +5330,26 @@ class Chart:
 
     def values(self, dimension: str) -> list[int]:
         """Return the values of a dimension in rising order."""
-        return sorted({getattr(config, dimension) for config in self.configs})
+        return sorted({getattr(config, dimension) for config in self.run.configs})
 
     def svg(self) -> str:
         """Draw everything; return the text of the file."""
         title = f"{'' if self.run.engine == 'reference' else 'Neural Engine throughput: '}{machine_name(self.run)}"
         self.head(title)
-        if self.results:
-            (self.panels if len(self.dimensions) == 2 else self.panel)(self.results)
+        if self.results and len(self.dimensions) == 2:
+            self.panels()
+        elif self.results:
+            self.panel(self.results)
         return self.drawing.svg(title, self.width, self.y + MARGIN)
 
     def head(self, title: str) -> None:
         """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
-        facts = [coverage(self.run)] if coverage(self.run) else []
-        if self.swept:
-            facts.append(f"all {self.configs[0].label([name for name in AXIS_TITLES if name not in self.dimensions])}")
-        facts += ["95 % intervals"] if any(len(rates_of(cell)) > 1 for cell in self.cells) else []
+        same = [name for name in AXIS_TITLES if name not in self.dimensions]
+        facts = [coverage(self.run), f"all {self.run.configs[0].label(same)}" if self.swept else "",
+                 "95 % intervals" if any(len(rates_of(cell)) > 1 for cell in self.cells) else "",
+                 f"{PROGRAM_NAME} {self.run.version}"]
         self.paragraph(title, TITLE_FONT, INK)
-        self.paragraph(" · ".join([*facts, f"{PROGRAM_NAME} {self.run.version}"]), FONT, QUIET)
+        self.paragraph(" · ".join(filter(None, facts)), FONT, QUIET)
         signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
         wrong = [cell.variant for cell in self.cells if cell.check == "WRONG" and rates_of(cell)]
         signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
@@ -5378,10 +5370,10 @@ class Chart:
             self.y += size + 5
             self.drawing.text(MARGIN, self.y, line, size=size, color=color)
 
-    def panels(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
+    def panels(self) -> None:
         """Draw a panel for each value of a sweep's second dimension that was measured, in rows."""
         second = self.dimensions[1]
-        values = sorted({getattr(config, second) for config, _ in results})
+        values = sorted({getattr(config, second) for config, _ in self.results})
         abreast = min(PANELS_ABREAST, len(values))
         width = (self.width - 2 * MARGIN + SPACE) / abreast
         for number, value in enumerate(values):
@@ -5391,7 +5383,7 @@ class Chart:
             self.left = MARGIN + number % abreast * width + self.room
             self.right = self.left - self.room + width - SPACE
             self.drawing.text((self.left + self.right) / 2, self.y, f"{AXIS_TITLES[second]}: {value}", "middle")
-            self.panel([result for result in results if getattr(result[0], second) == value])
+            self.panel([result for result in self.results if getattr(result[0], second) == value])
 
     def panel(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
         """Draw rates, ratios and failures of some results above one horizontal axis."""
@@ -5404,7 +5396,7 @@ class Chart:
                 place = self.frame(title, ticks, base, height)
                 for variant in self.variants:
                     self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
-                self.y += 2 * SPACE if self.bar and base == 0 else 0  # the marks below bars
+                self.y += 0 if self.swept or base else 2 * SPACE  # the marks below bars
         if self.failed:
             self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
         self.axis(labels)
@@ -5452,14 +5444,14 @@ class Chart:
             for x, cell, heights in stretch:
                 y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
                 fill = GROUND if cell.check == "WRONG" else color
-                if self.bar and base == 0:
+                if not self.swept and base == 0:
                     self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
                     y = self.y + SPACE  # the mark stands below the bar
                 if len(heights) == 3:
                     ends = [[(x - CAP, end), (x + CAP, end), (x, end)] for end in heights[1:]]
                     self.drawing.line(ends[0] + ends[1][::-1], INK)
                 self.drawing.mark(x, y, cell.variant, fill, tip)
-                if self.bar:
+                if not self.swept:
                     self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure(figures_of(cell)[0], 2),
                                       "start" if self.upright else "middle", upright=self.upright)
 
