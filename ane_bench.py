@@ -3,28 +3,31 @@
 
 Copy this one file to a Mac with Apple silicon and run it. It needs Python 3.9
 or later and nothing else. It times chains of convolutions on the Neural Engine
-in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks the
-outputs, and prints the comparison:
+in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks what
+the engine computed, and prints the comparison:
 
- Config                     W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
- FP16 128x conv 512ch 64x64  64.0 274.88  14.782 ±0.3%   18.60                ok
- W8A8 128x conv 512ch 64x64  32.0 274.88   7.789 ±0.1%   35.29 1.90x ±0.2%    ok
+    Config            W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
+    512x64x128  FP16   64.0 274.88  14.782 ±0.3%   18.60                ok
+                W8A8   32.0 274.88   7.789 ±0.1%   35.29 1.90x ±0.2%    ok
 
-W(MB) is the size of the weights in MiB, GOP the nominal work of one evaluate
-(2 per multiply-add), ms/eval its median time, TOPS the rate. Ratio is how many
-times faster than the first variant, each ±95% half the 95 % interval of the
-figure before it, Check the result of comparing the output with the program.
-* marks a row that a warning below the table names. A ratio near 1 is a result:
-what INT8 gains depends on the chip and on the shape.
+    INT8 (W8A8) is 1.90x as fast as FP16 on this M4.
+
+Config is channels, pixels along each side, layers. W(MB) is the size of the
+weights in MiB, GOP the nominal work of one evaluate (2 per multiply-add),
+ms/eval its time, TOPS the rate. Ratio is how many times faster than the first
+variant, each ±95% half the 95 % interval of the figure before it, Check the
+result of comparing outputs with what the weights must give. * marks a row that
+a warning below the table names. A ratio near 1 is a result: what INT8 gains
+depends on the chip and on the shape.
 
 Commands
 
     python3 ane_bench.py [run] [options]      the comparison; `run` is implied
     python3 ane_bench.py doctor [options]     what this Mac has, check by check
     python3 ane_bench.py emit DIR [options]   the files of each program
-    python3 ane_bench.py show RECORD.json...  saved records again, in one table
-    python3 ane_bench.py compare BASE.json NEW.json [MORE.json...] [options]
-    python3 ane_bench.py chart RUN.json [-o FILE.svg]
+    python3 ane_bench.py show RECORD...       saved records again, in one table
+    python3 ane_bench.py compare BASE NEW [options]
+    python3 ane_bench.py chart RECORD...      one picture of all of them
 
 Options of run and emit
 
@@ -32,43 +35,37 @@ Options of run and emit
                              behind it 3x3 convolutions; may be repeated
                              (default the original's five: 512x64x128,
                              512x64x64, 256x64x256, 256x64x128, 384x64x128)
-    --channels LIST          a sweep instead: all combinations of these lists,
-    --spatial LIST           such as --channels 256,512 --depth 64,128; a list
-    --depth LIST             that is not given has the value of the first
-    --kernel LIST            default configuration of its kernel (1 or 3);
-                             --kernel 3 alone: 256x64x32k3, 512x32x16k3
+    --config 64,128x56k1,3   each number may be a list: all their combinations
+    --config 256x56k3        a layer, without a depth: it is measured at two
+                             depths, which tell the time of one layer
     --variants LIST          of fp16, w8a16 (INT8 weights only), w8a8; the first
                              is the baseline of Ratio (default fp16,w8a8)
     --seed N                 of weights and input (default 0)
-    --blob auto|standard|original         layout of the weight file (default
-                             auto: the first that the system accepts)
-    --dialect auto|1.3|1.0|1.3-long       of the MIL text (default auto)
+    --form auto|standard/1.3|standard/1.3-early|standard/1.0|original/1.3
+                             layout of the weight file and dialect of the text
+                             (default auto: the first that the system accepts)
     --original               measure as the original benchmark does: its
                              programs and layout, zero input, QoS 0, 10 + 50
                              evaluates one variant after the other, the mean,
-                             its table; nothing is verified
+                             its table; nothing is verified. Of the options
+                             below only --timeout, --save, --format and --quiet
+                             go with it
 
 Options of run
 
-    --iters N                timed evaluates of each variant, a multiple of
-                             --rounds (default 50)
-    --rounds N               rounds in which the variants take turns; fewer than
-                             5 give no intervals (default 10)
-    --warmup N               uncounted evaluates before them (default: until
-                             times are steady)
+    --seconds N              how long each configuration is timed at least, from
+                             0 to 3600 (default 1)
+    --verify N               pixels of each output that are checked (default 8;
+                             0 is off)
     --qos N                  quality of service of evaluates, such as 0, 9, 17,
                              21, 25 or 33 (default 21)
-    --input random|zeros     zeros run faster, and cannot be checked (default
-                             random)
-    --verify N               pixels of each output that are checked (default 1;
-                             0 is off)
     --timeout SECONDS        without progress, after which a worker is killed
                              (default 120)
     --engine ane|reference   reference computes in plain Python on any machine
                              (default ane)
     --format table|markdown|csv|json      to standard output (default table)
-    --save FILE.json         the record of the run, written anew after each
-                             configuration, over an earlier record only
+    --save FILE.json         the record of the run, a new file, written anew
+                             after each configuration
     --quiet                  no progress and no warnings on standard error,
                              except a line if it must wait for another run
 
@@ -92,7 +89,8 @@ Options of compare
 
 Options of chart
 
-    -o FILE.svg              default: beside the record
+    -o FILE.svg              written over whatever is there (default: a new file
+                             beside the record, if there is only one)
 
 show, compare and chart also read texts in which markdown reports stand, such as
 a saved issue thread. Every command has -h, and --version prints the version.
@@ -100,36 +98,53 @@ a saved issue thread. Every command has -h, and --version prints the version.
 Exit codes: 0 every cell measured and verified; 1 some cell failed and the rest
 is reported, or the output could not be written (of compare: NEW is slower or
 failed, and nothing else); 2 usage, or a file that cannot be read or written;
-3 no usable Neural Engine (of doctor: some check failed); 129 hung up;
-130 interrupted; 143 terminated.
+3 no usable Neural Engine (of doctor: some check failed); 130 interrupted.
 
 As a library
 
     import ane_bench
-    run = ane_bench.run(["512x64x128"], ["fp16", "w8a8"], iters=50)
+    run = ane_bench.run(["512x64x128", "256x56k3"], ["fp16", "w8a8"], seconds=2)
     print(run.table(), run.cell("512x64x128", "w8a8").ratio["value"])
+    print(run.layers[0].variants["w8a8"]["us"])
     run.save("m4.json")
     base = ane_bench.read_record("base.json")
     print([change.verdict for change in ane_bench.compare(base, run)])
     program = ane_bench.build_program(ane_bench.Config(64, 64, 2), "w8a8")
-    ane_bench.parse_mil(program.mil)            # the text, read strictly
-    ane_bench.read_weight_file(program.blob)    # the weight file's tensors
+    program.write("somewhere")                  # model.mil, weights/weight.bin
 
 The environment variable ANE_BENCH_STANDIN names a library that takes the place
 of all of Apple's; the tests use it.
 
 The file reads from top to bottom, which is also the way of the data:
-1 constants and errors, 2 configurations, 3 weights and weight file, 4 MIL text
-and programs, 5 reference, 6 Objective-C runtime, 7 Neural Engine,
-8 measurement, 9 verification, 10 machine, warnings and checks, 11 record,
-12 worker, 13 doctor, 14 reports, 15 chart, 16 command line. Each uses only
-those above it.
+1 constants and errors, 2 configurations, 3 weights, 4 programs, 5 reference,
+6 verification, 7 Objective-C runtime, 8 Neural Engine, 9 statistics,
+10 measurement, 11 machine, 12 record, 13 worker, 14 parent, 15 reports,
+16 chart, 17 command line. Each uses only those above it.
 """
 
+import os
 import signal
+import sys
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends the process without a traceback
+if __name__ == "__main__":
+    # Files beside this one that are named like modules, such as statistics.py, must not be
+    # imported; and Ctrl-C during the imports ends the process without a traceback.
+    if "__file__" in globals() and sys.path[:1] == [os.path.dirname(os.path.realpath(__file__))]:
+        del sys.path[0]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+try:
+    if sys.version_info < (3, 9):  # noqa: UP036
+        raise ImportError(f"this is {sys.version_info[0]}.{sys.version_info[1]}")
+    import ctypes
+except ImportError as problem:
+    unfit = (f"ane_bench needs Python 3.9 or later, with ctypes ({problem}); use another Python, "
+             "such as /usr/bin/python3 of Xcode's command line tools, or python.org's")
+    if __name__ != "__main__":
+        raise ImportError(unfit) from None
+    sys.stderr.write(f"{unfit}\n")
+    sys.exit(3)
 
 import argparse
 import array
@@ -170,25 +185,25 @@ from operator import add, eq, mul, sub
 from string import Formatter
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
-    "AneBenchError", "BlobError", "Cell", "Config", "Difference", "Layer", "MilError", "MilProgram", "OutputError",
-    "Program", "Run", "Settings", "StageError", "Tensor", "Unavailable", "UsageError", "VARIANTS", "Variant",
-    "build_program", "compare", "main", "parse_mil", "read_record", "read_weight_file", "run"]
+    "AneBenchError", "Cell", "Config", "Difference", "Layer", "OutputError", "Program", "Run",
+    "Settings", "StageError", "Unavailable", "UsageError", "VARIANTS", "Variant", "build_program",
+    "compare", "main", "read_record", "run"]
 
 
-# ======================================================================================================================
+# ==================================================================================================
 # 1. Constants and errors
 #
-# Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION, LARGEST_BYTES,
-# UsageError, MilError, BlobError, Unavailable, OutputError, StageError, Terminated, printable, few_of.
-# ======================================================================================================================
+# Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION,
+# LARGEST_BYTES, UsageError, Unavailable, OutputError, StageError, printable, shown, few_of.
+# ==================================================================================================
 
 PROGRAM_NAME = "ane_bench"
 STANDIN_VARIABLE = "ANE_BENCH_STANDIN"
 
-# Where a program's text names its weights, and where both files lie in a model's directory. The path prefix is
-# Apple's own, seen in every compiled program that has weights.
+# Where a program's text names its weights, and where both files lie in a model's directory. The
+# path prefix is Apple's own, seen in every compiled program that has weights.
 MIL_FILE = "model.mil"
 WEIGHT_FILE = os.path.join("weights", "weight.bin")
 WEIGHT_PATH = "@model_path/weights/weight.bin"
@@ -202,18 +217,6 @@ class AneBenchError(Exception):
 
 class UsageError(AneBenchError, ValueError):
     """An invalid request: a bad value, an unknown name, conflicting options (exit 2)."""
-
-
-class MilError(AneBenchError):
-    """A MIL text that is damaged, or that the reference cannot compute. `line` counts from 1."""
-
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(f"line {line}: {message}")
-        self.line = line
-
-
-class BlobError(AneBenchError):
-    """A weight file that is damaged."""
 
 
 class Unavailable(AneBenchError):
@@ -232,17 +235,17 @@ class StageError(AneBenchError):
         self.stage = stage
 
 
-class Terminated(BaseException):
-    """A signal asks the process to end; `signal` is its number (exit 128 + signal)."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
-
-
 def printable(text: str) -> str:
-    """Return text as one line for any terminal and file: control characters and lone surrogates become `?`."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Return text as one line for any terminal and file: control characters and lone surrogates
+    become `?`."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: one line of at most 60 letters."""
+    return printable(repr(value))[:60]
 
 
 def few_of(names: Sequence[str]) -> str:
@@ -250,13 +253,19 @@ def few_of(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-# ======================================================================================================================
+# ==================================================================================================
 # 2. Configurations
 #
-# Used below: KERNELS, Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULT_CONFIGS, DEFAULTS.
-# ======================================================================================================================
+# Used below: Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULTS, configs_of,
+# variants_of.
+# ==================================================================================================
 
-KERNELS = (1, 3)
+NUMBERS = "([0-9]{1,9}(?:,[0-9]{1,9})*)"
+NOTATION = re.compile(f"{NUMBERS}x{NUMBERS}(?:x{NUMBERS})?(?:k{NUMBERS})?")
+
+# A layer is measured in two chains, the deeper of which holds at most so many MiB of FP16 weights
+# and takes at most so many GOP, unless it has fewer than 12 layers: 3 ms on an M4.
+LAYER_MIB, LAYER_GOP = 256, 60
 
 
 class _Shape(NamedTuple):
@@ -267,9 +276,10 @@ class _Shape(NamedTuple):
 
 
 class Config(_Shape):
-    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial` pixels. The `kernel`
-    is 1x1, or 3x3 with one pixel of zeros around the image. Raises UsageError if a number is not an int from 1 to
-    16384, or if the fp16 weights or one activation would take more than 4 GiB."""
+    """A chain of `depth` convolutions, each `channels` to `channels`, over `spatial` x `spatial`
+    pixels. The `kernel` is 1x1, or 3x3 with one pixel of zeros around the image. Raises UsageError
+    if a number is not an int from 1 to 16384, or if the fp16 weights or one activation would take
+    more than 4 GiB."""
 
     __slots__ = ()
 
@@ -277,11 +287,13 @@ class Config(_Shape):
         config = super().__new__(cls, channels, spatial, depth, kernel)
         for name, value in zip(cls._fields, config):
             if type(value) is not int or not 1 <= value <= LARGEST_DIMENSION:
-                raise UsageError(f"{name} {value!r}: expected a whole number from 1 to {LARGEST_DIMENSION}")
-        if kernel not in KERNELS:
+                raise UsageError(f"{name} {shown(value)}: expected a whole number from 1 to "
+                                 f"{LARGEST_DIMENSION}")
+        if kernel not in (1, 3):
             raise UsageError(f"kernel {kernel}: expected 1 or 3")
         if max(2 * config.weights, config.tensor_bytes) > LARGEST_BYTES:
-            raise UsageError(f"{config.name}: weights or activations exceed {LARGEST_BYTES >> 30} GiB")
+            raise UsageError(f"{config.name}: weights or activations exceed "
+                             f"{LARGEST_BYTES >> 30} GiB")
         return config
 
     @classmethod
@@ -291,28 +303,23 @@ class Config(_Shape):
 
     @classmethod
     def parse(cls, text: str) -> "Config":
-        """Return the configuration named by a text such as `512x64x128` or `256x64x32k3`, or raise UsageError."""
-        number = "([0-9]{1,9})"
-        found = re.fullmatch(f"{number}x{number}x{number}(?:k{number})?", text) if isinstance(text, str) else None
-        if found is None:
-            raise UsageError(f"{text!r}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128, or 256x64x32k3")
-        return cls(*map(int, filter(None, found.groups())))
+        """Return the configuration that a text such as `512x64x128` or `256x56x16k3` names. Raise
+        UsageError if it names none or, as a list or a layer, several."""
+        found = [] if "," in str(text) else configs_named(text)  # lists may be long
+        if len(found) != 1:
+            raise UsageError(f"{shown(text)}: expected one configuration, such as 512x64x128")
+        return found[0]
+
+    @property
+    def shape(self) -> str:
+        """Return the name of its layer, such as `512x64` or `256x56k3`."""
+        return f"{self.channels}x{self.spatial}" + ("k3" if self.kernel == 3 else "")
 
     @property
     def name(self) -> str:
-        """Return the text that `parse` reads, such as `512x64x128` or `256x64x32k3`."""
-        name = f"{self.channels}x{self.spatial}x{self.depth}"
-        return name if self.kernel == 1 else f"{name}k{self.kernel}"
-
-    def label(self, dimensions: Sequence[str] = _Shape._fields) -> str:
-        """Return the original's name, such as `128x conv 512ch 64x64` or `32x conv3x3 256ch 64x64`, or its parts for
-        some dimensions only."""
-        operation = "conv3x3" if self.kernel == 3 and "kernel" in dimensions else "conv"
-        parts = {"depth": f"{self.depth}x {operation}", "kernel": operation, "channels": f"{self.channels}ch",
-                 "spatial": f"{self.spatial}x{self.spatial}"}
-        if "depth" in dimensions:
-            del parts["kernel"]
-        return " ".join(part for dimension, part in parts.items() if dimension in dimensions)
+        """Return the text that `parse` reads, such as `512x64x128` or `256x56x16k3`."""
+        kernel = "k3" if self.kernel == 3 else ""
+        return f"{self.channels}x{self.spatial}x{self.depth}{kernel}"
 
     @property
     def pixels(self) -> int:
@@ -326,18 +333,18 @@ class Config(_Shape):
 
     @property
     def tensor_bytes(self) -> int:
-        """Return the bytes of the fp16 input, which are those of the output too."""
+        """Return the bytes of the packed fp16 input, which are those of the output too."""
         return 2 * self.channels * self.pixels
 
     @property
     def gop(self) -> float:
-        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two. For 3x3 they are
-        nominal: an engine that computes by Winograd's method needs fewer."""
+        """Return the operations of one evaluate in units of 10**9; a multiply-add counts as two.
+        For 3x3 they are nominal: an engine that computes by Winograd's method needs fewer."""
         return 2 * self.weights * self.pixels / 1e9
 
 
 class DataType(NamedTuple):
-    """A tensor's element: its code in a weight file's record, its bytes, and its letter in `struct`."""
+    """A tensor's element: its code in a weight file's record, bytes, and letter in `struct`."""
 
     code: int
     size: int
@@ -354,64 +361,147 @@ DATA_TYPES = {
 
 
 class Variant(NamedTuple):
-    """The data types of a program's weights and of the activations between its layers, each `fp16` or `int8`; `opset`
-    is the first that has the program's operations."""
+    """All that differs between variants of a program: the data types of the weights and of the
+    activations between layers, each `fp16` or `int8`; `opset`, the first that has the program's
+    operations; how sentences name it; its color and the corners of its mark in charts, in pixels
+    from the middle."""
 
     name: str
     weights: str
     activations: str
     opset: str
+    spoken: str
+    color: str
+    mark: tuple[tuple[int, int], ...]
 
     @property
     def label(self) -> str:
         """Return the name in tables, such as `W8A8`."""
         return self.name.upper()
 
+    @property
+    def quantizes(self) -> bool:
+        """Return whether the activations between layers are INT8."""
+        return self.activations == "int8"
+
     def weights_mib(self, config: Config) -> float:
         """Return the MiB of weights, without header and records, as the original counts them."""
         return config.weights * DATA_TYPES[self.weights].size / (1 << 20)
 
 
-# constexpr_affine_dequantize came with ios16, quantize and dequantize with ios17 (coremltools' op definitions).
-VARIANTS = {
-    "fp16": Variant("fp16", "fp16", "fp16", "ios16"),
-    "w8a16": Variant("w8a16", "int8", "fp16", "ios16"),
-    "w8a8": Variant("w8a8", "int8", "int8", "ios17"),
-}
+# constexpr_affine_dequantize came with ios16, quantize and dequantize with ios17 (coremltools' op
+# definitions). The marks are a square, a triangle and a diamond: colors are not for everyone.
+VARIANTS = {variant.name: variant for variant in (
+    Variant("fp16", "fp16", "fp16", "ios16", "FP16", "#52617a",
+            ((-4, -4), (4, -4), (4, 4), (-4, 4))),
+    Variant("w8a16", "int8", "fp16", "ios16", "INT8 for weights alone (W8A16)", "#23857a",
+            ((0, -5), (5, 5), (-5, 5))),
+    Variant("w8a8", "int8", "int8", "ios17", "INT8 (W8A8)", "#c8551b",
+            ((0, -6), (6, 0), (0, 6), (-6, 0))))}
 DEFAULT_VARIANTS = ("fp16", "w8a8")
-DEFAULT_CONFIGS = tuple(map(Config.parse, ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")))
-DEFAULTS = {  # by engine and kernel; those of the original for the engine with 1x1 convolutions
-    ("ane", 1): DEFAULT_CONFIGS,
-    ("ane", 3): tuple(map(Config.parse, ("256x64x32k3", "512x32x16k3"))),
-    ("reference", 1): tuple(map(Config.parse, ("32x8x4", "64x8x4"))),
-    ("reference", 3): tuple(map(Config.parse, ("8x8x2k3", "16x8x2k3")))}
+DEFAULTS = {  # by engine; those of the original for the Neural Engine
+    "ane": (Config(512, 64, 128), Config(512, 64, 64), Config(256, 64, 256), Config(256, 64, 128),
+            Config(384, 64, 128)),
+    "reference": (Config(32, 8, 4), Config(64, 8, 4))}
 
 
-# ======================================================================================================================
-# 3. Weights and weight file
+def configs_of(given: Any, engine: str, original: bool = False) -> list[Config]:
+    """Return the configurations that are asked for, each once: those of a Config, of a text (one
+    configuration, a list in any place, a layer), of a tuple of numbers, or of an iterable of these;
+    the engine's defaults for None. Raise UsageError if that is something else, or nothing, or if
+    the original does not measure it."""
+    if isinstance(given, str) or isinstance(given, tuple) and any(type(n) is int for n in given):
+        given = [given]
+    found: dict[Config, None] = {}
+    try:
+        for item in DEFAULTS[engine] if given is None else given:
+            whole = [Config(*item)] if isinstance(item, (tuple, list)) else []
+            found.update(dict.fromkeys(whole or configs_named(item, engine, original)))
+    except TypeError:
+        raise UsageError(f"configurations {shown(given)}: expected a list such as "
+                         "['512x64x128']") from None
+    if not found:
+        raise UsageError("no configurations: expected at least one, such as 512x64x128")
+    for config in found:
+        if original and config.kernel != 1:
+            raise UsageError(f"{config.name} cannot be combined with --original, which has 1x1 "
+                             "convolutions only")
+    return list(found)
+
+
+def configs_named(text: Any, engine: str = "ane", original: bool = False) -> list[Config]:
+    """Return the configurations that a text names, such as `64,128x56k3` (two layers, each at two
+    depths) or `256x64x32,64k1,3` (four). Raise UsageError if it names none, or a layer for the
+    original, which has none."""
+    found = NOTATION.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise UsageError(f"{shown(text)}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128 or "
+                         "256x56x16k3, or a layer, such as 256x56k3")
+    if original and not found[3]:
+        raise UsageError(f"{text} cannot be combined with --original, which measures no layers; "
+                         f"name a depth, such as {text.partition('k')[0]}x16")
+    channels, sides, depths, kernels = ([int(number) for number in (part or "1").split(",")]
+                                        for part in found.groups())
+    return [Config(*shape, depth, kernel)
+            for *shape, kernel in itertools.product(channels, sides, kernels)
+            for depth in (depths if found[3] else layer_depths(Config(*shape, 1, kernel), engine))]
+
+
+def layer_depths(layer: Config, engine: str) -> tuple[int, int]:
+    """Return the two depths at which a layer, given as a chain of depth 1, is measured."""
+    if engine == "reference":
+        return 2, 4
+    depth = next((depth for depth in (64, 32, 16, 8, 4)
+                  if 2 * 3 * depth * layer.weights <= LAYER_MIB << 20
+                  and 3 * depth * layer.gop <= LAYER_GOP), 2)
+    return depth, 3 * depth
+
+
+def variants_of(given: Any) -> list[str]:
+    """Return the names of variants, given as a text such as `fp16,w8a8` or as an iterable of names,
+    each once. Raise UsageError if one is unknown or repeated, if there is none, or if their order
+    is not: the first is the baseline."""
+    names = given.split(",") if isinstance(given, str) else given
+    if isinstance(names, (set, frozenset)) or not isinstance(names, Iterable):
+        raise UsageError(f"variants {shown(given)}: expected a list, whose first item is the "
+                         "baseline")
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str) or name not in VARIANTS or names.count(name) > 1:
+            raise UsageError(f"variant {shown(name)}: expected some of {', '.join(VARIANTS)}, each "
+                             "once")
+    if not names:
+        raise UsageError(f"no variants: expected some of {', '.join(VARIANTS)}")
+    return names
+
+
+# ==================================================================================================
+# 3. Weights
 #
-# Used below: Vector, DATA_REVISION, ORIGINAL_EXPONENT, ACTIVATION_EXPONENT, INPUT_EXPONENT, PATTERN_MIDDLE,
-# chain_weights, original_weights, random_input, pixel_of, HEADER, LAYOUTS, tensor_stride, write_weight_file,
-# weight_data.
-# ======================================================================================================================
+# Used below: Vector, DATA_REVISION, LARGEST_SEED, ORIGINAL_EXPONENT, ACTIVATION_EXPONENT,
+# PATTERN_MIDDLE, Weights, chain_weights, original_weights, random_input, pixel_of.
+# ==================================================================================================
 
 Vector = Sequence[float]
 
 # The revision of weights and input: 1 had zeros among the weights, and an input of finer steps.
 DATA_REVISION = 2
+LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
 # The original's scale of 2**-3, for weights and activations in int8.
 ORIGINAL_EXPONENT = 3
 
-# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few activations are clipped.
+# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few activations
+# are clipped.
 ACTIVATION_EXPONENT = 5
 
-# The input's step. A multiple of 2**-7 times a weight of at least 2**-9 is a multiple of 2**-16, to which an M4 rounds
-# each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its rounding changes nothing.
+# The input's step. A multiple of 2**-7 times a weight of at least 2**-9 is a multiple of 2**-16, to
+# which an M4 rounds each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its rounding
+# changes nothing.
 INPUT_EXPONENT = 7
 LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations are clipped
 
-# The middle of a 3x3 pattern, and the largest channel weight that it leaves room for in int8: 16 * 7 = 112.
+# The middle of a 3x3 pattern, and the largest channel weight that it leaves room for in int8: 112.
 PATTERN_MIDDLE = 16
 LARGEST_FACTOR = 7
 PATTERN_POWER = PATTERN_MIDDLE ** 2 + 8  # a pattern's sum of squares
@@ -420,50 +510,59 @@ MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain. Row `o` of a layer begins in the pool at `starts[layer][o]` and has a value for each
-    input channel. A kernel is that value times the layer's pattern ([row][column], flat), times 2**-exponent."""
+    """The weights of a chain: rotations of one row.
 
-    pool: Sequence[float]
+    Output `o` of a layer weighs input `i` by row[(turns[layer][o] + i) % len(row)] times
+    signs[layer][o]. A kernel is that value times the layer's pattern ([row][column], flat), and all
+    weights are times 2**-exponent. The row is as long as there are channels, or longer.
+    """
+
+    row: Vector
     exponent: int
-    starts: Sequence[Sequence[int]]
+    turns: Sequence[Sequence[int]]
+    signs: Sequence[Sequence[int]]
     patterns: Sequence[tuple[int, ...]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
-        """Yield the bytes of each layer, [output][input][row][column], as `fp16` or `int8` (then without the scale)."""
+        """Yield the bytes of each layer, [output][input][row][column], as `fp16`, or as `int8` (then
+        without the exponent)."""
         size = DATA_TYPES[data_type].size * len(self.patterns[0])
-        pools = {pattern: self._encode(pattern, data_type) for pattern in set(self.patterns)}
-        for starts, pattern in zip(self.starts, self.patterns):
-            pool = pools[pattern]
-            yield b"".join([pool[start * size:(start + channels) * size] for start in starts])
+        kinds = itertools.product(set(self.patterns), set().union(*self.signs))
+        pools = {kind: self._encoded(*kind, data_type) for kind in kinds}
+        for turns, signs, pattern in zip(self.turns, self.signs, self.patterns):
+            yield b"".join([pools[pattern, sign][turn * size:(turn + channels) * size]
+                            for turn, sign in zip(turns, signs)])
 
-    def _encode(self, pattern: Sequence[int], data_type: str) -> bytes:
-        scale = 1 if data_type == "int8" else 2.0 ** -self.exponent
-        values = [value * scale * factor for value in self.pool for factor in pattern]
-        return struct.pack(f"<{len(values)}{DATA_TYPES[data_type].letter}", *values)
+    def _encoded(self, pattern: Sequence[int], sign: int, data_type: str) -> bytes:
+        """Return the kernels of the row, twice, so that each rotation is a slice."""
+        scale = sign * (1 if data_type == "int8" else 2.0 ** -self.exponent)
+        values = [value * scale * factor for value in self.row for factor in pattern]
+        return 2 * struct.pack(f"<{len(values)}{DATA_TYPES[data_type].letter}", *values)
 
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share them
 def chain_weights(config: Config, seed: int) -> Weights:
-    """Return layers that are orthogonal up to rounding, so that activations neither grow nor die at any depth.
+    """Return layers that are orthogonal up to rounding: activations neither grow nor die with depth.
 
-    The rotations of one row of integers with a flat spectrum are orthonormal. Each layer holds all of them, in its own
-    order and with its own signs. No weight is zero, since engines skip zeros. The integers are exact in fp16 and int8,
-    so all variants have the same weights. With a kernel of 3, these are the channels' part of the weights.
+    The rotations of a row of integers with a flat spectrum are orthonormal. Each layer holds all of
+    them, in its own order and with its own signs. No weight is zero, since engines skip zeros. The
+    integers are exact in fp16 and int8, so all variants have the same weights.
     """
+    channels, depth = config.channels, config.depth
     draw = random.Random(seed).random
-    row, exponent = integer_row(config.channels, draw) if config.kernel == 1 else factor_row(config.channels, draw)
-    starts = []
-    for _ in range(config.depth):
-        keys = [draw() for _ in range(config.channels)]
-        signs = [draw() for _ in range(config.channels)]
-        order = sorted(range(config.channels), key=keys.__getitem__)
-        starts.append([turn if sign < 0.5 else turn + 2 * config.channels for turn, sign in zip(order, signs)])
-    patterns: list[tuple[int, ...]] = [(1,)] * config.depth if config.kernel == 1 else draw_patterns(config.depth, draw)
-    return Weights(2 * row + [-value for value in 2 * row], exponent, starts, patterns)
+    row, exponent = (integer_row if config.kernel == 1 else factor_row)(channels, draw)
+    turns, signs = [], []
+    for _ in range(depth):
+        keys = [draw() for _ in range(channels)]
+        signs.append([1 if draw() < 0.5 else -1 for _ in range(channels)])
+        turns.append(sorted(range(channels), key=keys.__getitem__))
+    patterns = [(1,)] * depth if config.kernel == 1 else draw_patterns(depth, draw)
+    return Weights(row, exponent, turns, signs, patterns)
 
 
 def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a flat-spectrum row times the largest 2**exponent that keeps it within +-127, and the exponent."""
+    """Return a flat-spectrum row times the largest 2**exponent that keeps it within +-127, and the
+    exponent."""
     row = flat_spectrum_row(length, draw)
     exponent = 0
     while max(map(abs, row)) * 2 ** (exponent + 1) <= 127:
@@ -479,16 +578,19 @@ def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> 
 
 
 def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a dense flat-spectrum row within +-7, and the exponent of the scale with which a 3x3 layer keeps its size.
+    """Return a dense flat-spectrum row within +-7, and the exponent with which a 3x3 layer keeps the
+    size of its input.
 
-    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of four. Amplitudes
-    and rows are tried until it is within 0.1 %; if none is, as with few channels, the nearest is returned.
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of
+    four. Amplitudes and rows are tried until it is within 0.1 %; if none is, as with few channels,
+    the nearest is returned.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
         row = flat_spectrum_row(length, draw)
         largest = LARGEST_FACTOR / max(map(abs, row))
-        for step in range(201, 100, -1):  # of an odd number: no value of 1 or 2 channels is halfway between integers
+        # Of an odd number: no value of 1 or 2 channels is halfway between integers.
+        for step in range(201, 100, -1):
             integers = dense_integers(row, largest * step / 201, draw)
             power = PATTERN_POWER * sum(map(mul, integers, integers))
             exponent = round(math.log(power, 4))
@@ -499,12 +601,14 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
 
 
 def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
-    """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours 1 and -1.
+    """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours
+    1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the image from drifting.
-    Patterns commute, so a transposed chain must differ as a whole: the sign across the anti-diagonal is the product of
-    the horizontal and the vertical one, so no pattern is the transpose of another, and a chain whose first-order
-    differences from its transpose cancel is drawn again.
+    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the image
+    from drifting. Patterns commute, so a transposed chain must differ as a whole: the sign across the
+    anti-diagonal is the product of the horizontal and the vertical one, so no pattern is the
+    transpose of another, and a chain whose first-order differences from its transpose cancel is drawn
+    again.
     """
     while True:
         signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
@@ -514,63 +618,68 @@ def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]
 
 
 def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
-    """Return a real row of Euclidean length 1 whose Fourier coefficients all have magnitude 1 and random phases."""
+    """Return a real row of Euclidean length 1 whose Fourier coefficients all have magnitude 1 and
+    random phases."""
     spectrum = [0j] * length
     for index in range(length // 2 + 1):
         real = index == 0 or 2 * index == length
-        spectrum[index] = complex(1 - 2 * round(draw())) if real else cmath.rect(1, 2 * math.pi * draw())
+        spectrum[index] = (complex(1 - 2 * round(draw())) if real
+                           else cmath.rect(1, 2 * math.pi * draw()))
         spectrum[-index] = spectrum[index].conjugate()
     return [value.real / length for value in inverse_transform(spectrum)]
 
 
 def inverse_transform(values: Sequence[complex]) -> list[complex]:
     """Return the unscaled inverse Fourier transform of any length, by Bluestein's method: with
-    jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes a transform of a power of two."""
+    jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes transforms of a power of two."""
     length = len(values)
     size = 1 << (2 * length - 2).bit_length()
-    chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length) for index in range(length)]
+    chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length)
+             for index in range(length)]
     turned = [value.conjugate() for value in chirp]
     padded = [*map(mul, values, chirp), *[0j] * (size - length)]
     kernel = [*turned, *[0j] * (size - 2 * length + 1), *turned[:0:-1]]
     roots = [cmath.rect(1, -2 * math.pi * index / size) for index in range(size // 2)]
-    product = map(mul, _transform(padded, roots), _transform(kernel, roots))
-    convolution = _transform([value.conjugate() for value in product], roots)
+    product = map(mul, transform(padded, roots), transform(kernel, roots))
+    convolution = transform([value.conjugate() for value in product], roots)
     return [value.conjugate() * factor / size for value, factor in zip(convolution, chirp)]
 
 
-def _transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
+def transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
     """Return the Fourier transform of a length that is a power of two."""
     if len(values) == 1:
         return values
-    even, odd = _transform(values[::2], roots[::2]), _transform(values[1::2], roots[::2])
+    even, odd = transform(values[::2], roots[::2]), transform(values[1::2], roots[::2])
     turned = list(map(mul, odd, roots))
     return [*map(add, even, turned), *map(sub, even, turned)]
 
 
 def original_weights(config: Config, seed: int, data_type: str) -> Weights:
-    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to 0.499. The original
-    draws each weight by itself; here rows begin at random places of one pool of drawn levels."""
+    """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to
+    0.499. The original draws each weight by itself; here rows begin at random places of a long one."""
     draw = random.Random(seed).random
     size = 8192 + config.channels
     if data_type == "int8":
-        pool: list[float] = [int(draw() * 256) - 128 for _ in range(size)]
+        row: list[float] = [int(draw() * 256) - 128 for _ in range(size)]
     else:  # in float32, as the original computes them
         thousandth, = struct.unpack("f", struct.pack("f", 0.001))
-        pool = list(array.array("f", [(int(draw() * 1000) - 500) * thousandth for _ in range(size)]))
-    starts = [[int(draw() * 8192) for _ in range(config.channels)] for _ in range(config.depth)]
-    return Weights(pool, ORIGINAL_EXPONENT if data_type == "int8" else 0, starts, [(1,)] * config.depth)
+        row = list(array.array("f", [(int(draw() * 1000) - 500) * thousandth for _ in range(size)]))
+    turns = [[int(draw() * 8192) for _ in range(config.channels)] for _ in range(config.depth)]
+    signs, patterns = [[1] * config.channels] * config.depth, [(1,)] * config.depth
+    return Weights(row, ORIGINAL_EXPONENT if data_type == "int8" else 0, turns, signs, patterns)
 
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped to +-3.9. Each
-    channel begins at its own place of one pool of values, each the sum of twelve uniform integers: normal, and the same
-    on every system."""
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped
+    to +-3.9. Each channel begins at its own place of one pool of values, each the sum of twelve
+    uniform integers: normal, and the same on every system."""
     draw = random.Random(seed).random
     period, one = 8191, 1 << 16
-    size = 1.0 if config.kernel == 1 else 0.625  # 3x3 chains grow in places, and their reference does not clip
+    size = 1.0 if config.kernel == 1 else 0.625  # 3x3 chains grow in places; int8 must not clip there
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
-    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT)))) for value in sums]
+    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT))))
+             for value in sums]
     pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
@@ -579,428 +688,233 @@ def random_input(config: Config, seed: int) -> bytes:
 
 def pixel_of(tensor: bytes, config: Config, index: int) -> Vector:
     """Return the channels of one pixel of an fp16 tensor [channels][pixels]."""
-    return struct.unpack(f"<{config.channels}e", memoryview(tensor).cast("H")[index::config.pixels].tobytes())
+    values = memoryview(tensor).cast("H")[index::config.pixels]
+    return struct.unpack(f"<{config.channels}e", values.tobytes())
 
 
-# Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The header: count of
-# tensors, version, zeros. A record: sentinel, data type, bytes of data, offset of the data, padding in bits, zeros.
+# ==================================================================================================
+# 4. Programs
+#
+# Used below: FORMS, Program, build_program.
+# ==================================================================================================
+
+# Forms of a program, in the order in which they are tried: the layout of the weight file (Apple's,
+# or the original's records) and the dialect of the text. 1.3 has short scalars and ios18; 1.3-early
+# the same with the first opset that has the operations, as coremlc has printed it since 3520; 1.0
+# has that opset and all scalars in long form. Spellings may not be mixed.
+FORMS = ("standard/1.3", "standard/1.3-early", "standard/1.0", "original/1.3")
+
+# Little endian, from apple/coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp (version 2). The
+# header: count of tensors, version, zeros. A record: sentinel, data type, bytes of data, offset of
+# the data, padding in bits, zeros.
 HEADER = struct.Struct("<II7Q")
 RECORD = struct.Struct("<IIQQQ4Q")
 BLOB_VERSION = 2
 SENTINEL = 0xDEADBEEF
 ALIGNMENT = 64
 
-# Forms of a weight file: Apple's, and the original's records.
-LAYOUTS = ("standard", "original")
-
 # The only sizes that the original writes (byte 10 of the record), for any shape.
 ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 
-
-def tensor_stride(size: int, aligned: bool = True) -> int:
-    """Return the bytes from one record to the next, for tensors of `size` bytes each."""
-    return RECORD.size + (-(-size // ALIGNMENT) * ALIGNMENT if aligned else size)
-
-
-def write_weight_file(data_type: str, count: int, size: int, tensors: Iterable[bytes], layout: str = "standard",
-                      aligned: bool = True) -> bytearray:
-    """Return a weight file of `count` tensors of `size` bytes each, the first record at 64.
-
-    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's records: count
-    1, type 1, its one size, data offset 0 (the data follow). The original's own files are not `aligned`.
-    """
-    stride = tensor_stride(size, aligned)
-    blob = bytearray(HEADER.size + stride * (count - 1) + RECORD.size + size)
-    standard = layout == "standard"
-    HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
-    code = DATA_TYPES[data_type if standard else "fp16"].code
-    view = memoryview(blob)  # a bytearray would copy what it is given once more
-    for index, tensor in enumerate(tensors):
-        record = HEADER.size + index * stride
-        data = record + RECORD.size
-        stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
-        RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
-        view[data:data + size] = tensor
-    return blob
-
-
-class Tensor(NamedTuple):
-    """A tensor of a weight file: the offset of its record, which BLOBFILE names, its data type, its bytes."""
-
-    offset: int
-    data_type: str
-    data: memoryview
-
-
-def read_weight_file(data: Union[bytes, bytearray, memoryview]) -> list[Tensor]:
-    """Return the tensors of a weight file of the standard layout, in order; their data are views of the file. Raise
-    BlobError with the offset of the first violation."""
-    view = memoryview(data).cast("B")
-    if len(view) < HEADER.size:
-        raise BlobError(f"a weight file has a header of {HEADER.size} bytes; this file has {len(view)} bytes in all")
-    count, version, *reserved = HEADER.unpack_from(view)
-    if version != BLOB_VERSION:
-        raise BlobError(f"offset 4: version {version}; expected {BLOB_VERSION}")
-    if any(reserved):
-        raise BlobError("offset 8: the header's reserved bytes are not zero")
-    tensors, end = [], HEADER.size
-    for _ in range(count):
-        record = -(-end // ALIGNMENT) * ALIGNMENT
-        if any(view[end:record]):
-            raise BlobError(f"offset {end}: the gap before the record at {record} is not zero")
-        tensors.append(read_tensor(view, record))
-        end = record + RECORD.size + len(tensors[-1].data)
-    if end != len(view):
-        raise BlobError(f"offset {end}: {len(view) - end} bytes follow the last tensor")
-    return tensors
-
-
-def read_tensor(view: memoryview, offset: int) -> Tensor:
-    """Return the tensor whose record is at `offset`. Raise BlobError if that does not describe data in the file."""
-    if offset % ALIGNMENT or not 0 <= offset <= len(view) - RECORD.size:
-        raise BlobError(f"offset {offset}: no record fits there in a file of {len(view)} bytes")
-    sentinel, code, size, data, *reserved = RECORD.unpack_from(view, offset)
-    if sentinel != SENTINEL:
-        raise BlobError(f"offset {offset}: sentinel {sentinel:#010x}; expected {SENTINEL:#010x}")
-    name = next((name for name, data_type in DATA_TYPES.items() if data_type.code == code), None)
-    if name is None:
-        raise BlobError(f"offset {offset}: data type {code}; expected one of {[t.code for t in DATA_TYPES.values()]}")
-    if data != offset + RECORD.size or any(reserved):
-        raise BlobError(f"offset {offset}: data offset {data}; expected {offset + RECORD.size}, then zeros")
-    if size % DATA_TYPES[name].size or size > len(view) - data:
-        raise BlobError(f"offset {offset}: {size} bytes of {name} do not fit in a file of {len(view)} bytes")
-    return Tensor(offset, name, view[data:data + size])
-
-
-def weight_data(blob: memoryview, offset: int, data_type: str, size: int) -> memoryview:
-    """Return the bytes of the tensor that BLOBFILE names at `offset`, in either layout. Raise BlobError if the file
-    does not hold `size` such bytes."""
-    if 0 <= offset <= len(blob) - RECORD.size - size:
-        sentinel, _, _, data, *_ = RECORD.unpack_from(blob, offset)
-        if sentinel == SENTINEL and data == 0:  # a record of the original, which its data follow
-            return blob[offset + RECORD.size:offset + RECORD.size + size]
-    tensor = read_tensor(blob, offset)
-    if (tensor.data_type, len(tensor.data)) != (data_type, size):
-        raise BlobError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}; "
-                        f"the text says {size} bytes of {data_type}")
-    return tensor.data
-
-
-# ======================================================================================================================
-# 4. MIL text and programs
-#
-# Used below: DIALECTS, LARGEST_SEED, Layer, MilProgram, parse_mil, Program, build_program.
-# ======================================================================================================================
-
-# Short scalars with ios18, everything in long form with the first opset that has the operations, and a mixture of both
-# that some systems take: the head of 1.3, long-form scalars.
-DIALECTS = ("1.3", "1.0", "1.3-long")
-LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
-
-# Every line of a program, for the writer and for the reader. {string}, {fp16}, {int32}, {int8} and {uint64} are scalar
-# types in the form of the dialect. buildInfo is the original's; nothing is known to read it.
-HEAD_LINES = (
-    "program({version})",
-    '[buildInfo = dict<{string}, {string}>({{{{"coremlc-component-MIL", "3510.2.1"}}, '
-    '{{"coremlc-version", "3505.4.1"}}, {{"coremltools-component-milinternal", ""}}, '
-    '{{"coremltools-version", "9.0"}}}})]',
-    "{{",
-    "    func main<{opset}>(tensor<fp16, [1, {channels}, {side}, {side}]> x) {{",
-)
-SETTING_LINES = (
-    '{string} c_pad_type = const()[name = {string}("c_pad_type"), val = {string}("{pad_type}")];',
-    'tensor<int32, [2]> c_strides = const()[name = {string}("c_strides"), val = tensor<int32, [2]>([1, 1])];',
-    'tensor<int32, [4]> c_pad = const()[name = {string}("c_pad"), '
-    "val = tensor<int32, [4]>([{pad}, {pad}, {pad}, {pad}])];",
-    'tensor<int32, [2]> c_dilations = const()[name = {string}("c_dilations"), val = tensor<int32, [2]>([1, 1])];',
-    '{int32} c_groups = const()[name = {string}("c_groups"), val = {int32}(1)];',
-)
-SCALE_LINES = (
-    '{fp16} q_scale = const()[name = {string}("q_scale"), val = {fp16}(0x1p{exponent})];',
-    '{string} q_dtype = const()[name = {string}("q_dtype"), val = {string}("int8")];',
-    '{fp16} dq_scale = const()[name = {string}("dq_scale"), val = {fp16}(0x1p{exponent})];',
-)
-BLOB_FILE = f'BLOBFILE(path = {{string}}("{WEIGHT_PATH}"), offset = {{uint64}}({{offset}}))'
-# The parameters of constexpr_affine_dequantize are attributes: as arguments they give InvalidMILProgram.
-WEIGHT_LINES = {
-    "fp16": 'tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = const()[name = {string}("{name}"), '
-            f"val = tensor<fp16, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE})];",
-    "int8": "tensor<fp16, [{channels}, {channels}, {kernel}, {kernel}]> {name} = constexpr_affine_dequantize()["
-            'axis = {int32}(0), name = {string}("{name}"), '
-            f"quantized_data = tensor<int8, [{{channels}}, {{channels}}, {{kernel}}, {{kernel}}]>({BLOB_FILE}), "
-            "scale = {fp16}(0x1p{exponent}), zero_point = {int8}(0)];",
-}
-CONVOLUTION_LINE = (
-    "tensor<fp16, [1, {channels}, {side}, {side}]> {name} = conv(dilations = c_dilations, groups = c_groups, "
-    "pad = c_pad, pad_type = c_pad_type, strides = c_strides, weight = {weight}, x = {x})"
-    '[name = {string}("{name}")];')
-QUANTIZE_LINE = (
-    "tensor<int8, [1, {channels}, {side}, {side}]> {name} = quantize(input = {x}, output_dtype = q_dtype, "
-    'scale = q_scale)[name = {string}("{name}")];')
-DEQUANTIZE_LINE = (
-    "tensor<fp16, [1, {channels}, {side}, {side}]> {name} = dequantize(input = {x}, scale = dq_scale)"
-    '[name = {string}("{name}")];')
-END_LINES = ("    }} -> ({x});", "}}")
-
-# The forms of fields, for the reader; all others are names. Scales are powers of two of which fp16 holds 128.
-FIELD_FORMS = {"opset": "ios1[678]", "channels": "[1-9][0-9]{0,8}", "side": "[1-9][0-9]{0,8}", "offset": "[0-9]{1,20}",
-               "exponent": r"-(?:[1-9]|1[0-9]|2[0-4])|\+[0-8]"}
-NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
-
-
-def indented(form: str) -> str:
-    """Return the form of a line with its indentation, which those of head and end contain."""
-    return form if form in HEAD_LINES + END_LINES else " " * 8 + form
-
-
-def fixed_fields(dialect: str, kernel: int) -> dict[str, str]:
-    """Return the fields that dialect and kernel decide; scalar types are such as `fp16`, or long `tensor<fp16, []>`."""
-    form = "{}" if dialect == "1.3" else "tensor<{}, []>"
-    scalars = {name: form.format(name) for name in ("string", "fp16", "int32", "int8", "uint64")}
-    padding = {"pad_type": "valid" if kernel == 1 else "custom", "pad": str(kernel // 2)}
-    return {"version": dialect[:3], "kernel": str(kernel), **padding, **scalars}
-
-
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
-              activation_exponent: int) -> str:
-    """Return the text of a chain whose weights lie `stride` bytes apart; int8 values are times 2**-exponent. All names
-    are the original's."""
-    fixed = {**fixed_fields(dialect, config.kernel), "channels": config.channels, "side": config.spatial,
-             "opset": opset_of(dialect, variant)}
-    lines: list[str] = []
-
-    def write(form: str, **fields: Any) -> None:
-        lines.append(indented(form).format(**fixed, **fields) + "\n")
-
-    for form in (*HEAD_LINES, *SETTING_LINES):
-        write(form)
-    for form in SCALE_LINES if variant.activations == "int8" else ():
-        write(form, exponent=f"{-activation_exponent:+d}")
-    x = "x"
-    for layer in range(config.depth):
-        write(WEIGHT_LINES[variant.weights], name=f"W{layer}", offset=HEADER.size + layer * stride,
-              exponent=f"{-exponent:+d}")
-        write(CONVOLUTION_LINE, name=f"c{layer}", weight=f"W{layer}", x=x)
-        x = f"c{layer}"
-        if variant.activations == "int8" and layer < config.depth - 1:
-            write(QUANTIZE_LINE, name=f"q{layer}", x=x)
-            write(DEQUANTIZE_LINE, name=f"dq{layer}", x=f"q{layer}")
-            x = f"dq{layer}"
-    for form in END_LINES:
-        write(form, x=x)
-    return "".join(lines)
-
-
-def opset_of(dialect: str, variant: Variant) -> str:
-    """Return the opset that a program's function names."""
-    return "ios18" if dialect == "1.3" else variant.opset
-
-
-class Layer(NamedTuple):
-    """A convolution: its line, and its weights' offset in the weight file; those in int8 are times 2**exponent."""
-
-    line: int
-    offset: int
-    exponent: int
-
-
-class MilProgram(NamedTuple):
-    """A program as read from its text. `scales`: the exponents of the scales of quantize and dequantize, powers of two,
-    which W8A8 alone has."""
-
-    dialect: str
-    config: Config
-    variant: Variant
-    layers: Sequence[Layer]
-    scales: Sequence[int]
-
-
-def parse_mil(text: str) -> MilProgram:
-    """Return the program of a text in any dialect, as write_mil writes it; names, offsets and scales may differ.
-
-    Raise MilError with the line of anything else: another form, a name that is undefined or defined twice, a literal or
-    a shape that does not fit the chain, a text that is cut off or goes on.
-    """
-    return _MilReader(text).program()
-
-
-@functools.lru_cache(maxsize=100)
-def _pattern(form: str, fixed: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    """Return the regular expression of a line; a field that is not fixed must have the same value in all its places."""
-    pattern, known = "", {name: re.escape(value) for name, value in fixed}
-    for literal, field, _, _ in Formatter().parse(indented(form)):
-        pattern += re.escape(literal)
-        if field and field not in known:
-            pattern += f"(?P<{field}>{FIELD_FORMS.get(field, NAME)})"
-            known[field] = f"(?P={field})"
-        elif field:
-            pattern += known[field]
-    return re.compile(pattern)
-
-
-class _MilReader:
-    """Read a program line by line, as the writer writes it."""
-
-    def __init__(self, text: str) -> None:
-        self._lines = text.split("\n")
-        self._line = 1
-        kernel = 3 if '"custom"' in text else 1
-        self._dialect = max(DIALECTS, key=lambda dialect: self._head_matches(fixed_fields(dialect, kernel)))
-        self._fixed = fixed_fields(self._dialect, kernel)
-        self._names = {"x", "c_pad_type", "c_strides", "c_pad", "c_dilations", "c_groups", "q_scale", "q_dtype",
-                       "dq_scale"}
-
-    def program(self) -> MilProgram:
-        """Return the program of the whole text."""
-        for form in HEAD_LINES:
-            self._fixed.update(self._take(form))
-        for form in SETTING_LINES:
-            self._take(form)
-        scales = [self._take(form).get("exponent") for form in SCALE_LINES] if self._found(SCALE_LINES[0]) else []
-        variant = VARIANTS["w8a8" if scales else "w8a16" if self._found(WEIGHT_LINES["int8"]) else "fp16"]
-        layers: list[Layer] = []
-        x = "x"
-        while not layers or self._found(END_LINES[0]) is None:
-            if layers and scales:
-                x = self._take(QUANTIZE_LINE, x=x)["name"]
-                x = self._take(DEQUANTIZE_LINE, x=x)["name"]
-            weight = self._take(WEIGHT_LINES[variant.weights])
-            # The line is now that of the convolution.
-            layers.append(Layer(self._line, int(weight["offset"]), int(weight.get("exponent", 0))))
-            x = self._take(CONVOLUTION_LINE, x=x, weight=weight["name"])["name"]
-        self._take(END_LINES[0], x=x)
-        self._take(END_LINES[1])
-        if self._lines[self._line - 1:] != [""]:
-            self._fail("expected a newline and the end of the text")
-        exponents = [int(scale) for scale in scales if scale]
-        return MilProgram(self._dialect, self._config(variant, len(layers)), variant, layers, exponents)
-
-    def _config(self, variant: Variant, depth: int) -> Config:
-        """Return the configuration, if it is valid and the opset is that of the program."""
-        self._line = len(HEAD_LINES)
-        if self._fixed["opset"] != opset_of(self._dialect, variant):
-            self._fail(f"{self._fixed['opset']}; expected {opset_of(self._dialect, variant)}")
-        try:
-            return Config(int(self._fixed["channels"]), int(self._fixed["side"]), depth, int(self._fixed["kernel"]))
-        except UsageError as error:
-            return self._fail(str(error))
-
-    def _head_matches(self, fixed: dict[str, str]) -> int:
-        """Return how many of the first two lines, which tell the dialect, have the form of a dialect's fields."""
-        lines = zip(HEAD_LINES[:2], self._lines)
-        return sum(bool(_pattern(form, tuple(fixed.items())).fullmatch(line)) for form, line in lines)
-
-    def _found(self, form: str) -> Optional[dict[str, str]]:
-        """Return the fields of the present line, or None if it has another form."""
-        line = self._lines[self._line - 1] if self._line <= len(self._lines) else ""
-        match = _pattern(form, tuple(self._fixed.items())).fullmatch(line)
-        return match and match.groupdict()
-
-    def _take(self, form: str, **expected: str) -> dict[str, str]:
-        """Return the fields of the present line, which must have a form and the expected names, and go on."""
-        fields = self._found(form)
-        if fields is None:
-            found = "".join(self._lines[self._line - 1:self._line]).strip()
-            self._fail(f"found {found[:60]!r}; expected the form {form[:60]!r}")
-        for field, name in expected.items():
-            if fields[field] != name:
-                known = "" if fields[field] in self._names else ", which is not defined"
-                self._fail(f"{field} is {fields[field]}{known}; expected {name}")
-        if fields.get("name") in self._names:
-            self._fail(f"{fields['name']} is defined twice")
-        self._names.add(fields.get("name", "x"))
-        self._line += 1
-        return fields
-
-    def _fail(self, message: str) -> NoReturn:
-        raise MilError(min(self._line, len(self._lines)), message)
+# The original's; nothing is known to read it.
+BUILD_INFO = ('{{"coremlc-component-MIL", "3510.2.1"}, {"coremlc-version", "3505.4.1"}, '
+              '{"coremltools-component-milinternal", ""}, {"coremltools-version", "9.0"}}')
 
 
 class Program(NamedTuple):
-    """A configuration in a variant, as an engine takes it: MIL text in one of DIALECTS, and the bytes of the weight
-    file in one of LAYOUTS."""
+    """A configuration in a variant, as an engine takes it: the MIL text, the bytes of the weight file,
+    their form (one of FORMS), and the weights that both were written from."""
 
     config: Config
     variant: Variant
     mil: str
     blob: bytearray
-    layout: str
-    dialect: str
+    form: str
+    weights: Weights
 
     def write(self, directory: str) -> None:
-        """Write `model.mil` and `weights/weight.bin` below a directory, made if it is missing; all are private (0700,
-        0600). Raise OSError, also for a symbolic link in the place of a directory or file."""
+        """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is
+        missing. Raise OSError, also for a symbolic link in the place of a directory or file: macOS 27
+        refuses models that hold links."""
+        os.makedirs(os.path.join(directory, os.path.dirname(WEIGHT_FILE)), exist_ok=True)
         for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
             path = os.path.join(directory, name)
-            parent = os.path.dirname(path)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(parent, 0o700)
-            if os.path.islink(parent):
-                raise NotADirectoryError(errno.ENOTDIR, "is a symbolic link; expected a directory", parent)
-            _write_file(path, content)
+            for place in (os.path.dirname(path), path):
+                if os.path.islink(place):
+                    raise OSError(errno.ELOOP, "is a symbolic link", place)
+            with open(path, "wb") as file:
+                file.write(content)
 
 
-def _write_file(path: str, content: Union[bytes, bytearray]) -> None:
-    """Write a private file, in several parts if the system asks for that, as it does over 2 GiB."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-    view = memoryview(content)
-    try:
-        with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
-            while view:
-                view = view[file.write(view):]
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
+def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False,
+                  form: str = FORMS[0]) -> Program:
+    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes
+    everywhere. Its input `x` and its output are fp16 [1, channels, spatial, spatial].
 
-
-def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False, blob: str = "standard",
-                  dialect: str = "1.3") -> Program:
-    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes everywhere.
-
-    Input `x` and the output are fp16 [1, channels, spatial, spatial]. The seed, from 0 to 2**53 - 1, draws the weights.
-    `blob` is the weight file's layout. `original` gives the original's text, records, scales and ranges, and overrides
-    `blob` and `dialect`. Raise UsageError if an argument is invalid.
+    The seed, from 0 to 2**53 - 1, draws the weights. `original` gives the original's text, records,
+    scales and ranges, whatever the form. Raise UsageError if an argument is invalid.
     """
-    _check_choices(config, variant, seed, original, blob, dialect)
+    check_arguments(config, variant, seed, original, form)
     kind = VARIANTS[variant]
     if original:
-        blob, dialect = "original", "1.3"
-        weights = original_weights(config, seed, kind.weights)
+        form, weights = "original/1.3", original_weights(config, seed, kind.weights)
     else:
         weights = chain_weights(config, seed)
+    layout, dialect = form.split("/")
     size = config.weights // config.depth * DATA_TYPES[kind.weights].size
-    data = write_weight_file(kind.weights, config.depth, size, weights.layers(config.channels, kind.weights), blob,
-                             not original)
-    text = write_mil(config, kind, dialect, tensor_stride(size, not original), weights.exponent,
-                     ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT)
-    return Program(config, kind, text, data, blob, dialect)
+    gap = 0 if original else -size % ALIGNMENT
+    layers = weights.layers(config.channels, kind.weights)
+    blob = write_weight_file(kind.weights, config.depth, size, gap, layers, layout)
+    exponents = weights.exponent, ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT
+    mil = write_mil(config, kind, dialect, RECORD.size + size + gap, *exponents)
+    return Program(config, kind, mil, blob, form, weights)
 
 
-def _check_choices(config: Any, variant: Any, seed: Any, original: Any, blob: Any, dialect: Any) -> None:
+def check_arguments(config: Any, variant: Any, seed: Any, original: Any, form: Any) -> None:
     """Raise UsageError if build_program cannot take these arguments."""
     if not isinstance(config, Config):
         raise UsageError(f"{config!r}: expected a Config")
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
-    choices_of = {"variant": tuple(VARIANTS), "blob": LAYOUTS, "dialect": DIALECTS, "original": (False, True)}
-    for value, (name, choices) in zip((variant, blob, dialect, original), choices_of.items()):
+    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("form", form, FORMS),
+                                 ("original", original, (False, True))):
         if type(value) is not type(choices[0]) or value not in choices:
-            raise UsageError(f"{name} {value!r}: expected one of {', '.join(map(str, choices))}")
+            expected = ", ".join(map(str, choices))
+            raise UsageError(f"{name} {value!r}: expected one of {expected}")
     if original and config.kernel != 1:
         raise UsageError(f"{config.name}: the original has 1x1 convolutions only")
 
 
-# ======================================================================================================================
+def write_weight_file(data_type: str, count: int, size: int, gap: int, layers: Iterable[bytes],
+                      layout: str) -> bytearray:
+    """Return a weight file of `count` tensors of `size` bytes each, with `gap` zeros between one and
+    the next record. The first record lies at 64.
+
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's
+    records: count 1, type 1, its one size, data offset 0.
+    """
+    standard, stride = layout == "standard", RECORD.size + size + gap
+    blob = bytearray(HEADER.size + stride * count - gap)
+    HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
+    code = DATA_TYPES[data_type if standard else "fp16"].code
+    view = memoryview(blob)  # a bytearray would copy what it is given once more
+    for record, layer in zip(range(HEADER.size, len(blob), stride), layers):
+        data = record + RECORD.size
+        stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
+        RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
+        view[data:data + size] = layer
+    return blob
+
+
+def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
+              activation_exponent: int) -> str:
+    """Return the text of a chain whose records lie `stride` bytes apart; the exponents are those of
+    int8 weights and activations, which are times 2**-exponent. All names are the original's."""
+    mil = MilWriter(config, dialect)
+    mil.begin("ios18" if dialect == "1.3" else variant.opset)
+    if variant.quantizes:
+        mil.scales(activation_exponent)
+    x = "x"
+    for layer in range(config.depth):
+        mil.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, exponent)
+        x = mil.convolution(f"c{layer}", f"W{layer}", x)
+        if variant.quantizes and layer < config.depth - 1:
+            x = mil.dequantize(f"dq{layer}", mil.quantize(f"q{layer}", x))
+    return mil.end(x)
+
+
+class MilWriter:
+    """Writes the text of a program, a method for each operation."""
+
+    def __init__(self, config: Config, dialect: str) -> None:
+        self._stream, self._config, self._version = io.StringIO(), config, dialect[:3]
+        self._scalar = "tensor<{}, []>" if dialect == "1.0" else "{}"
+        self._image = [1, config.channels, config.spatial, config.spatial]
+
+    def begin(self, opset: str) -> None:
+        """Write the head, and the settings of all convolutions."""
+        string = self._scalar.format("string")
+        self._stream.write(f"program({self._version})\n"
+                           f"[buildInfo = dict<{string}, {string}>({BUILD_INFO})]\n{{\n"
+                           f"    func main<{opset}>(tensor<fp16, {self._image}> x) {{\n")
+        pad = self._config.kernel // 2
+        self._const("string", "c_pad_type", '"custom"' if pad else '"valid"')
+        self._const("tensor<int32, [2]>", "c_strides", [1, 1])
+        self._const("tensor<int32, [4]>", "c_pad", [pad] * 4)
+        self._const("tensor<int32, [2]>", "c_dilations", [1, 1])
+        self._const("int32", "c_groups", 1)
+
+    def scales(self, exponent: int) -> None:
+        """Write the settings of quantize and dequantize; the scale is 2**-exponent."""
+        self._const("fp16", "q_scale", f"0x1p{-exponent:+d}")
+        self._const("string", "q_dtype", '"int8"')
+        self._const("fp16", "dq_scale", f"0x1p{-exponent:+d}")
+
+    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
+        """Write the weights of a layer, whose record lies at an offset of the weight file."""
+        kernel = [self._config.channels] * 2 + [self._config.kernel] * 2
+        path, place = self._value("string", f'"{WEIGHT_PATH}"'), self._value("uint64", offset)
+        data = f"tensor<{data_type}, {kernel}>(BLOBFILE(path = {path}, offset = {place}))"
+        if data_type == "fp16":
+            self._statement(f"tensor<fp16, {kernel}>", name, "const()", val=data)
+        else:  # parameters are attributes: as arguments they give InvalidMILProgram
+            self._statement(f"tensor<fp16, {kernel}>", name, "constexpr_affine_dequantize()",
+                            axis=self._value("int32", 0), quantized_data=data,
+                            scale=self._value("fp16", f"0x1p{-exponent:+d}"),
+                            zero_point=self._value("int8", 0))
+
+    def convolution(self, name: str, weight: str, x: str) -> str:
+        """Write a convolution of x, and return its name."""
+        return self._statement(f"tensor<fp16, {self._image}>", name, (
+            "conv(dilations = c_dilations, groups = c_groups, pad = c_pad, pad_type = c_pad_type, "
+            f"strides = c_strides, weight = {weight}, x = {x})"))
+
+    def quantize(self, name: str, x: str) -> str:
+        """Write the quantization of x, and return its name."""
+        return self._statement(f"tensor<int8, {self._image}>", name,
+                               f"quantize(input = {x}, output_dtype = q_dtype, scale = q_scale)")
+
+    def dequantize(self, name: str, x: str) -> str:
+        """Write the dequantization of x, and return its name."""
+        return self._statement(f"tensor<fp16, {self._image}>", name,
+                               f"dequantize(input = {x}, scale = dq_scale)")
+
+    def end(self, output: str) -> str:
+        """Write the end, and return the whole text."""
+        self._stream.write(f"    }} -> ({output});\n}}\n")
+        return self._stream.getvalue()
+
+    def _const(self, kind: str, name: str, literal: object) -> None:
+        self._statement(self._type(kind), name, "const()", val=self._value(kind, literal))
+
+    def _statement(self, kind: str, name: str, operation: str, **attributes: str) -> str:
+        """Write a statement with its attributes in order, and return its name."""
+        attributes["name"] = self._value("string", f'"{name}"')
+        listed = ", ".join(f"{key} = {value}" for key, value in sorted(attributes.items()))
+        self._stream.write(f"        {kind} {name} = {operation}[{listed}];\n")
+        return name
+
+    def _value(self, kind: str, literal: object) -> str:
+        return f"{self._type(kind)}({literal})"
+
+    def _type(self, kind: str) -> str:
+        return kind if "<" in kind else self._scalar.format(kind)
+
+
+# ==================================================================================================
 # 5. Reference
 #
-# Used below: Events, Executable, Engine, Arithmetic, Reference, ReferenceEngine.
-# ======================================================================================================================
+# Used below: Events, Arithmetic, ARITHMETICS, Reference, ReferenceEngine.
+# ==================================================================================================
 
 class Events(typing.Protocol):
-    """The events that a worker sends to its parent; Link (section 12) sends them. `current`: the latest stage."""
+    """The events that a worker sends to its parent; Link (section 13) sends them. `current` is the
+    latest stage; `stopping`: whether the user interrupted, so that rounds end after this one."""
 
     current: str
+    stopping: bool
 
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+    def stage(self, name: str, variant: str, limit: float = 0.0) -> None:
         """Report the stage that begins; it may take `limit` seconds beyond the time limit."""
 
     def directory(self, path: str) -> None:
@@ -1015,236 +929,161 @@ class Events(typing.Protocol):
     def rest(self, variant: str) -> None:
         """Rest before a compile if the last one was refused."""
 
-    def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Report a round without waiting."""
+    def round(self, variants: str, limit: float, number: int,
+              paces: Mapping[str, Sequence[float]]) -> None:
+        """Report a round without waiting; paces are [ns at first, ns now] by variant."""
 
     def turn(self, variant: str) -> None:
         """Note which variant is at work within a round."""
 
 
-class Executable(typing.Protocol):
-    """A loaded program with its input and output; ReferenceExecutable and _LoadedModel (section 7) are such. `facts`:
-    the known ones of the cell's compile_ms, load_ms and compiled_before."""
-
-    facts: dict[str, Any]
-
-    def write_input(self, data: bytes) -> None:
-        """Write the whole fp16 input, [channels][pixels]."""
-
-    def evaluate(self) -> bool:
-        """Compute the output; return whether that worked."""
-        ...
-
-    def failure(self) -> str:
-        """Return why the last evaluate failed."""
-        ...
-
-    def poison(self, pixels: Sequence[int]) -> None:
-        """Make all channels of these output pixels NaN."""
-
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """Return the channels of each of these output pixels."""
-        ...
-
-
-class Engine(typing.Protocol):
-    """A way to run programs: ReferenceEngine and NeuralEngine (section 7). Its clock is `now`, in ticks of `tick_ns`.
-
-    Evaluates run in the context that `pool` returns, and at the `qos` of `load`, which raises StageError if the program
-    is refused. The program is unloaded when its owner closes.
-    """
-
-    now: Callable[[], int]
-    tick_ns: float
-
-    def pool(self) -> typing.ContextManager[None]:
-        """Return the context in which evaluates run."""
-        ...
-
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Return the program, compiled and loaded; raise StageError if it is refused."""
-        ...
-
-
 class Arithmetic(NamedTuple):
     """The choices that a program leaves to an engine; sums are exact in all of them.
 
-    Between layers, convolutions store results in fp16 or fp32 (`store`), after the last in fp16. `rounding` of halves,
-    in these stores and in quantize, is `away` from zero (M4 and later) or to `even` (M1). Without `quantizes`, quantize
-    and dequantize return their input: the verification compares with that to see that an engine does quantize.
+    Between layers, convolutions store results in fp16 or fp32 (`store`), after the last in fp16.
+    `rounding` of halves, in these stores and in quantize, is `away` from zero (M4 and later) or to
+    `even` (M1).
     """
 
-    rounding: str = "away"
-    store: str = "fp16"
-    quantizes: bool = True
+    rounding: str
+    store: str
 
     @property
     def name(self) -> str:
         """Return the text of the record, such as `halves away, fp16 stores`."""
         halves = "away" if self.rounding == "away" else "to even"
-        return f"halves {halves}, {self.store} stores" + ("" if self.quantizes else ", not quantized")
+        return f"halves {halves}, {self.store} stores"
 
     @property
     def nudge(self) -> float:
-        """Return a factor by which rounding to even becomes this rounding. To round away, it moves each half away from
-        zero, and no other value past one; that is exact for values of at most 50 significant bits."""
+        """Return a factor by which rounding to even becomes this rounding. To round away, it moves
+        each half away from zero, and no other value past one; that is exact for values of at most 50
+        significant bits."""
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
 
-DEFAULT_ARITHMETIC = Arithmetic()
+# Of an M4 first.
+ARITHMETICS = tuple(Arithmetic(rounding, store)
+                    for rounding in ("away", "even") for store in ("fp16", "fp32"))
+
+# Of a store: the letter in `struct`, the bits of a significand, the largest value.
+STORES = {"fp16": ("e", 11, 65504.0), "fp32": ("f", 24, float.fromhex("0x1.fffffep+127"))}
 
 
-def store(values: Vector, arithmetic: Arithmetic, letter: str = "") -> Vector:
-    """Return values rounded to the store's type, or to that of a `struct` letter; too large ones become infinite."""
-    letter = letter or ("e" if arithmetic.store == "fp16" else "f")
-    nudge, form = arithmetic.nudge, f"<{len(values)}{letter}"
+def stored(values: Vector, store: str) -> Vector:
+    """Return values rounded to the store's type, halves to even; too large ones become its largest."""
+    letter, _, largest = STORES[store]
+    form = f"<{len(values)}{letter}"
     try:
-        return struct.unpack(form, struct.pack(form, *[value * nudge for value in values]))
-    except OverflowError:  # fp16 ends at 65504, and 65520 rounds to infinity; so in fp32
-        limit = 65520.0 if letter == "e" else float.fromhex("0x1.ffffffp+127")
-        return store([math.copysign(math.inf, value) if abs(value) >= limit else value for value in values],
-                     arithmetic, letter)
+        return struct.unpack(form, struct.pack(form, *values))
+    except OverflowError:
+        return stored([max(-largest, min(largest, value)) for value in values], store)
 
 
-def quantize(values: Vector, exponent: int, arithmetic: Arithmetic) -> Vector:
-    """Return the int8 steps of 2**exponent that are nearest to values, clipped to -128 to 127."""
-    factor = 2.0 ** -exponent * arithmetic.nudge
-    return [round(max(-128.0, min(127.0, value * factor))) for value in values]
+def as_integers(image: Sequence[Vector], store: str) -> tuple[list[list[int]], int]:
+    """Return an image of stored values as integers and an exponent; values are integers times
+    2**-exponent."""
+    least = min([min(filter(None, map(abs, vector)), default=1.0) for vector in image])
+    exponent = STORES[store][1] - math.frexp(least)[1]
+    scale = 2.0 ** exponent
+    return [[int(value * scale) for value in vector] for vector in image], exponent
 
 
-class Matrix:
-    """The weights of a convolution, [output][input and place in the kernel], and their product with a vector.
+def quantized(values: Vector, nudge: float) -> list[int]:
+    """Return the nearest int8 steps of 2**-ACTIVATION_EXPONENT, clipped to -128 to 127."""
+    factor = 2.0 ** ACTIVATION_EXPONENT * nudge
+    steps = [round(value * factor) for value in values]
+    if min(steps) < -128 or max(steps) > 127:
+        return [max(-128, min(127, step)) for step in steps]
+    return steps
 
-    If all weights are 8-bit integers times one power of two, the product is exact and fast: one big integer for each
-    column holds a lane for each row, and one multiplication computes all lanes.
+
+class Circulant:
+    """The matrix whose rows are the rotations of a row of integers.
+
+    Its product with a vector is a circular correlation, and so the product of two long integers: each
+    holds a lane for each value, the row backwards. Lanes are signed, and as many bytes wide as the
+    largest sum needs.
     """
 
-    def __init__(self, integers: Optional[bytes], exponent: int, rows: int, values: Vector = ()) -> None:
-        self.integers, self.exponent, self.rows = integers, exponent, rows
-        self._values = values  # in the place of integers
-        self._packed: dict[int, list[int]] = {}
+    def __init__(self, row: Sequence[int]) -> None:
+        self._row = row[::-1]
+        self._norm = sum(map(abs, row))
+        self._packed: dict[int, tuple[int, int]] = {}
 
-    @classmethod
-    def read(cls, layer: Layer, program: MilProgram, blob: memoryview) -> "Matrix":
-        """Return a layer's weights, or raise BlobError if the file does not hold them."""
-        config, data_type = program.config, program.variant.weights
-        count = config.weights // config.depth
-        data = weight_data(blob, layer.offset, data_type, count * DATA_TYPES[data_type].size)
-        if data_type == "int8":
-            return cls(bytes(data), layer.exponent, config.channels)
-        integers, exponent = halves_as_integers(data)
-        values = () if integers else struct.unpack(f"<{count}e", data)
-        return cls(integers, exponent, config.channels, values)
-
-    def product(self, vector: Vector) -> Vector:
-        """Return the sums, exact before they become floats; NaN and infinities as in IEEE 754."""
-        common = common_integers(vector) if self.integers else None
-        if common is None:
-            return self._float_product(vector)
-        multipliers, exponent = common
-        scale = 2.0 ** (exponent + self.exponent)
-        return [total * scale for total in self._integer_product(multipliers)]
-
-    def _integer_product(self, multipliers: Sequence[int]) -> list[int]:
-        """Return exact sums. The weights are biased by 128, so that no lane is negative; half a lane is added, so that
-        no sum is."""
-        bits = (max(map(abs, multipliers)) * 255 * len(multipliers)).bit_length() + 1
-        width = next((width for width in (4, 8) if bits <= 8 * width), bits // 8 + 1)
+    def product(self, vector: Sequence[int]) -> list[int]:
+        """Return the exact sums of row[(turn + i) % n] * vector[i], for each turn."""
+        length = len(vector)
+        width = (self._norm * max(map(abs, vector))).bit_length() // 8 + 1
+        if width > 8:
+            high, low = (self.product([value >> 32 for value in vector]),
+                         self.product([value & 0xFFFFFFFF for value in vector]))
+            return [(upper << 32) + lower for upper, lower in zip(high, low)]
         if width not in self._packed:
-            self._packed[width] = self._pack(width, len(multipliers))
+            signs = int.from_bytes((1 << 8 * width - 1).to_bytes(width, "little") * length, "little")
+            self._packed[width] = packed(self._row, width, signs), signs
+        row, signs = self._packed[width]
+        bits = 8 * width * length
+        whole = row * packed(vector, width, signs)
+        # The upper lanes are added to the lower ones, with no lane negative.
+        lanes = (whole >> bits) + (whole & (1 << bits) - 1) + signs
+        lanes -= (lanes >> bits) * ((1 << bits) - 1)
+        data, wide = lanes.to_bytes(width * length, "little"), bytearray(8 * length)
+        for byte in range(width):
+            wide[byte::8] = data[byte::width]
         half = 1 << 8 * width - 1
-        halves = int.from_bytes(half.to_bytes(width, "little") * self.rows, "little")
-        total = sum(map(mul, self._packed[width], multipliers), halves).to_bytes(self.rows * width, "little")
-        bias = 128 * sum(multipliers) + half
-        if width in (4, 8):
-            return [lane - bias for lane in struct.unpack(f"<{self.rows}{'I' if width == 4 else 'Q'}", total)]
-        return [int.from_bytes(total[lane:lane + width], "little") - bias for lane in range(0, len(total), width)]
-
-    def _pack(self, width: int, columns: int) -> list[int]:
-        """Return a big integer for each column: the lane of a row, `width` bytes, is its weight plus 128."""
-        assert self.integers is not None
-        biased = self.integers.translate(BIASED)
-        packed = []
-        for column in range(columns):
-            lanes = bytearray(self.rows * width)
-            lanes[::width] = biased[column::columns]
-            packed.append(int.from_bytes(lanes, "little"))
-        return packed
-
-    def _float_product(self, vector: Vector) -> Vector:
-        if self.integers:
-            self._values = [SIGNED[level] * 2.0 ** self.exponent for level in self.integers]
-        columns = len(vector)
-        rows = [self._values[start:start + columns] for start in range(0, len(self._values), columns)]
-        return [float_sum(map(mul, row, vector)) for row in rows]
+        return [lane - half for lane in struct.unpack(f"<{length}Q", wide)][::-1]
 
 
-# Of a byte that is an int8: its value, and the byte that is its value plus 128.
-SIGNED = [byte - 256 * (byte > 127) for byte in range(256)]
-BIASED = bytes(value + 128 for value in SIGNED)
+def packed(values: Sequence[int], width: int, signs: int) -> int:
+    """Return the integer with a lane of `width` bytes for each value; `signs`: the lanes' sign bits."""
+    data, lanes = struct.pack(f"<{len(values)}q", *values), bytearray(width * len(values))
+    for byte in range(width):
+        lanes[byte::width] = data[byte::8]
+    return (int.from_bytes(lanes, "little") ^ signs) - signs
 
 
-def common_integers(vector: Vector) -> Optional[tuple[list[int], int]]:
-    """Return integers and an exponent, each float an integer times 2**exponent; None if a float is not finite."""
-    # Those of the input and of quantized values, of fp16, and then down to fp32's least.
-    for bits in (INPUT_EXPONENT, 24, 32, 36, 40, 44, 48, 64, 149):
-        scaled = [value * 2.0 ** bits for value in vector]
-        if all(map(float.is_integer, scaled)):
-            return list(map(int, scaled)), -bits
-    return None
+def chain_outputs(weights: Weights, image: Sequence[Vector], arithmetic: Arithmetic,
+                  quantizes: bool) -> list[Vector]:
+    """Return the output of a chain, [pixel][channel], from fp16 inputs: of all pixels of a square image
+    or, with 1x1 kernels, of any pixels. `quantizes`: whether activations are int8 between layers."""
+    matrix, store = Circulant(weights.row), "fp16"
+    outputs, steps, depth = image, None, len(weights.turns)
+    for layer, (turns, signs, pattern) in enumerate(zip(*weights[2:]), 1):
+        integers, exponent = steps or as_integers(outputs, store)
+        if len(pattern) > 1:
+            integers = mixed(integers, pattern)
+        scale = 2.0 ** -(exponent + weights.exponent) * arithmetic.nudge
+        store = arithmetic.store if layer < depth else "fp16"
+        outputs = []
+        for vector in integers:
+            sums = matrix.product(vector)
+            outputs.append(stored([sums[turn] * sign * scale for turn, sign in zip(turns, signs)],
+                                  store))
+        if quantizes:
+            steps = [quantized(vector, arithmetic.nudge) for vector in outputs], ACTIVATION_EXPONENT
+    return outputs
 
 
-def float_sum(products: Iterable[float]) -> float:
-    """Return the sum rounded once, or NaN if infinities of both signs meet."""
-    try:
-        return math.fsum(products)
-    except (ValueError, OverflowError):
-        return math.nan
-
-
-def halves_as_integers(data: memoryview) -> tuple[Optional[bytes], int]:
-    """Return fp16 values as int8 bytes and an exponent, each value a byte times 2**exponent; None if there are none."""
-    with contextlib.suppress(UnicodeDecodeError):
-        characters = codecs.utf_16_le_decode(data)[0]  # a codec does in C what would take a loop seconds
-        for exponent in range(-24, 1):
-            with contextlib.suppress(UnicodeEncodeError):
-                level_map = _level_map(exponent)
-                codecs.charmap_encode(characters[:256], "strict", level_map)  # first a few: a failure scans all
-                return codecs.charmap_encode(characters, "strict", level_map)[0], exponent
-    return None, 0
-
-
-@functools.cache
-def _level_map(exponent: int) -> Any:
-    """Return the codec's map from each fp16 of an int8 times 2**exponent, taken as a character, to that int8."""
-    halves = struct.pack("<256e", *[value * 2.0 ** exponent for value in SIGNED])
-    return codecs.charmap_build("".join(map(chr, struct.unpack("<256H", halves))))
-
-
-# For the factors of a 3x3 kernel: bytes of multiples of 16, and maps from these to a sixteenth and to its negative.
-MULTIPLES = bytes(byte for byte in range(256) if byte % PATTERN_MIDDLE == 0)
-SIXTEENTHS = {sign: bytes(sign * value // PATTERN_MIDDLE % 256 for value in SIGNED) for sign in (1, -1)}
-
-
-def factors(matrix: Matrix) -> Optional[tuple[Vector, Matrix]]:
-    """Return the factors of 3x3 weights, a pattern of middle 1 and a matrix of channels. Return None if there are none:
-    each of the nine planes of the kernels must be a sixteenth of the middle plane or its negative."""
-    integers = matrix.integers or b""
-    middle = integers[4::9]  # planes lie interleaved
-    if not middle or middle.translate(None, MULTIPLES):
-        return None
-    pattern = [1.0] * 9
-    for place in (0, 1, 2, 3, 5, 6, 7, 8):
-        signs = [sign for sign, table in SIXTEENTHS.items() if integers[place::9] == middle.translate(table)]
-        if not signs:
-            return None
-        pattern[place] = signs[0] / PATTERN_MIDDLE
-    return pattern, Matrix(middle, matrix.exponent, matrix.rows)
+def mixed(image: Sequence[Sequence[int]], pattern: Sequence[int]) -> list[list[int]]:
+    """Return a square image with each pixel the sum of its 3x3 neighbours times a pattern; outside of
+    the image they are zero."""
+    side = math.isqrt(len(image))
+    width = side + 2
+    padded: list[Sequence[int]] = [[0] * len(image[0])] * (width * width)
+    for row in range(side):
+        start = (row + 1) * width + 1
+        padded[start:start + side] = image[row * side:(row + 1) * side]
+    corners = [row * width + column for row in range(side) for column in range(side)]
+    places = [row * width + column for row in range(3) for column in range(3)]
+    return [[sum(map(mul, pattern, values)) for values in zip(*[padded[corner + place] for place in places])]
+            for corner in corners]
 
 
 def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
-    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in turn. From the
-    output backwards, each layer spreads the weights over the neighbours, and drops those in the border."""
+    """Return how much each pixel of the input adds to one pixel of the output, through 3x3 patterns in
+    turn. From the output backwards, each layer spreads the weights over the neighbours, and drops
+    those in the border."""
     width = side + 2
     row, column = divmod(pixel, side)
     inside = ([0.0] * width + [0.0, *[1.0] * side, 0.0] * side + [0.0] * width)
@@ -1257,106 +1096,61 @@ def pixel_weights(patterns: Sequence[Vector], side: int, pixel: int) -> Vector:
         neighbours = zip(*[padded[start:start + len(weights)] for start in starts])
         weights = [sum(map(mul, pattern, values)) for values in neighbours]
         weights = list(map(mul, weights, inside))
-    return [weights[start + place] for start in range(width + 1, width * (side + 1), width) for place in range(side)]
+    return [weights[start + place] for start in range(width + 1, width * (side + 1), width)
+            for place in range(side)]
 
 
-def neighbourhoods(image: Sequence[Vector], side: int) -> Iterator[Vector]:
-    """Yield for each pixel its 3x3 neighbours' values, [channel][row][column]; outside of the image they are zero."""
-    width = side + 2
-    padded: list[Vector] = [(0.0,) * len(image[0])] * (width * width)
-    for row in range(side):
-        padded[(row + 1) * width + 1:(row + 1) * width + 1 + side] = image[row * side:(row + 1) * side]
-    for row, column in itertools.product(range(side), range(side)):
-        nine = [padded[(row + dy) * width + column + dx] for dy in range(3) for dx in range(3)]
-        yield list(itertools.chain.from_iterable(zip(*nine)))
-
-
-# Steps of 1 in which values pass between the layers of a factored chain: errors stay below 1e-10.
-FACTORED_STEPS = 2.0 ** 40
+# Steps of 1 in which values pass between the layers of a 3x3 chain that is not rounded: errors stay
+# below 1e-10.
+FINE_EXPONENT = 40
 
 
 class Reference:
-    """A program's right outputs, computed from its text and the bytes of its weight file alone.
+    """The right outputs of a configuration's programs, from the structure of its weights: not from
+    their text or weight file, so a mistake of the writer shows. Keeps what it has computed, for all
+    variants."""
 
-    Raises MilError for a text that parse_mil refuses, BlobError if the weight file does not hold the weights. `keep`
-    keeps the packed weights between calls: fast, and large.
-    """
+    def __init__(self, config: Config, seed: int) -> None:
+        self.config = config
+        self._weights = chain_weights(config, seed)
+        self._data = random_input(config, seed)
+        self._outputs: dict[Any, dict[int, Vector]] = {}
 
-    def __init__(self, mil: str, blob: Union[bytes, bytearray], keep: bool = False) -> None:
-        self._program = parse_mil(mil)
-        self._config = self._program.config
-        self._blob = memoryview(blob)
-        self._keep = keep
-        self._matrices: dict[int, Matrix] = {}
+    def compute(self, pixels: Sequence[int], arithmetic: Arithmetic = ARITHMETICS[0],
+                quantizes: bool = False) -> list[Vector]:
+        """Return the output of some pixels, [pixel][channel]. `quantizes`: whether activations are int8
+        between layers. Of a 3x3 chain it is the same whatever is chosen: without any rounding."""
+        known = self._outputs.setdefault(
+            (arithmetic, quantizes) if self.config.kernel == 1 else None, {})
+        missing = [pixel for pixel in pixels if pixel not in known]
+        if missing and self.config.kernel == 1:
+            image = [pixel_of(self._data, self.config, pixel) for pixel in missing]
+            known.update(zip(missing, chain_outputs(self._weights, image, arithmetic, quantizes)))
+        elif missing:
+            known.update(zip(missing, self._unrounded(missing)))
+        return [known[pixel] for pixel in pixels]
 
-    def compute(self, data: bytes, pixels: Sequence[int],
-                arithmetics: Sequence[Arithmetic] = (DEFAULT_ARITHMETIC,)) -> list[list[Vector]]:
-        """Return the output channels of some pixels, from the whole fp16 input: [arithmetic][pixel][channel].
-
-        A 3x3 chain is computed by the factors of its weights, without rounding between layers, so there is one result
-        for all arithmetics. Raise MilError if its weights have no factors.
-        """
-        if self._config.kernel == 3:
-            return [self._factored(data, pixels)]
-        # A pixel of a 1x1 chain depends on that pixel of the input alone.
-        return self._chain([pixel_of(data, self._config, index) for index in pixels], arithmetics)
-
-    def evaluate(self, data: bytes, arithmetic: Arithmetic = DEFAULT_ARITHMETIC) -> list[Vector]:
-        """Return the output channels of all pixels, layer by layer as the program says, with either kernel."""
-        pixels = [pixel_of(data, self._config, index) for index in range(self._config.pixels)]
-        return self._chain(pixels, [arithmetic])[0]
-
-    def _chain(self, inputs: list[Vector], arithmetics: Sequence[Arithmetic]) -> list[list[Vector]]:
-        """Return the outputs for each arithmetic; a layer's weights are read and packed once for all."""
-        states = [arithmetic for arithmetic in arithmetics for _ in inputs]
-        values: Iterable[Vector] = list(inputs) * len(arithmetics)
-        for index in range(self._config.depth):
-            matrix, last = self._matrix(index), index == self._config.depth - 1
-            if self._config.kernel == 3:
-                values = neighbourhoods(list(values), self._config.spatial)
-            values = [store(matrix.product(vector), arithmetic, "e" if last else "")
-                      for vector, arithmetic in zip(values, states)]
-            if self._program.scales and not last:
-                values = [self._requantized(vector, arithmetic) for vector, arithmetic in zip(values, states)]
-        outputs = list(values)
-        return [outputs[start:start + len(inputs)] for start in range(0, len(outputs), len(inputs))]
-
-    def _requantized(self, vector: Vector, arithmetic: Arithmetic) -> Vector:
-        """Return values after quantize and dequantize."""
-        if not arithmetic.quantizes:
-            return vector
-        quantizing, dequantizing = self._program.scales
-        return [step * 2.0 ** dequantizing for step in quantize(vector, quantizing, arithmetic)]
-
-    def _matrix(self, index: int) -> Matrix:
-        """Return the weights of a layer."""
-        matrix = self._matrices.get(index) or Matrix.read(self._program.layers[index], self._program, self._blob)
-        if self._keep:
-            self._matrices[index] = matrix
-        return matrix
-
-    def _factored(self, data: bytes, pixels: Sequence[int]) -> list[Vector]:
-        """Return the outputs of a 3x3 chain: the patterns mix a channel's pixels, then the matrices the channels."""
-        patterns, matrices = [], []
-        for index, layer in enumerate(self._program.layers):
-            found = factors(self._matrix(index))
-            if found is None:
-                raise MilError(layer.line, "3x3 weights without factors: a program that the reference does not compute")
-            patterns.append(found[0])
-            matrices.append(found[1])
-        rows = [pixel_weights(patterns, self._config.spatial, pixel) for pixel in pixels]
-        size = 2 * self._config.pixels
-        images = (struct.unpack(f"<{size // 2}e", data[start:start + size]) for start in range(0, len(data), size))
-        mixed = [[float_sum(map(mul, row, image)) for row in rows] for image in images]
+    def _unrounded(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the outputs of a 3x3 chain: the patterns mix the pixels of each channel, then the
+        rotations mix the channels."""
+        weights, size = self._weights, 2 * self.config.pixels
+        patterns = [[value / PATTERN_MIDDLE for value in pattern] for pattern in weights.patterns]
+        rows = [pixel_weights(patterns, self.config.spatial, pixel) for pixel in pixels]
+        images = (struct.unpack(f"<{size // 2}e", self._data[start:start + size])
+                  for start in range(0, len(self._data), size))
+        mixed = [[math.fsum(map(mul, row, image)) for row in rows] for image in images]
+        matrix, scale = Circulant(weights.row), PATTERN_MIDDLE * 2.0 ** -(FINE_EXPONENT + weights.exponent)
         outputs: list[Vector] = list(zip(*mixed))
-        for matrix in matrices:
-            fixed_point = [[round(value * FACTORED_STEPS) / FACTORED_STEPS for value in vector] for vector in outputs]
-            outputs = [matrix.product(vector) for vector in fixed_point]
+        for turns, signs in zip(weights.turns, weights.signs):
+            for place, vector in enumerate(outputs):
+                sums = matrix.product([round(value * 2.0 ** FINE_EXPONENT) for value in vector])
+                outputs[place] = [sums[turn] * sign * scale for turn, sign in zip(turns, signs)]
         return outputs
 
 
 class ReferenceEngine:
-    """The reference as an engine: small programs on any machine. Its times say nothing about a Neural Engine."""
+    """The reference as an engine: small programs on any machine. Its times say nothing about a Neural
+    Engine."""
 
     def __init__(self) -> None:
         self.now: Callable[[], int] = time.perf_counter_ns
@@ -1366,29 +1160,32 @@ class ReferenceEngine:
         """Return an empty context."""
         return contextlib.nullcontext()
 
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Read the program; nothing is compiled."""
+    def load(self, program: Program, qos: int, events: Events,
+             owner: contextlib.ExitStack) -> "ReferenceExecutable":
+        """Take the program; nothing is compiled."""
         events.stage("load", program.variant.name)
         return ReferenceExecutable(program)
 
 
 class ReferenceExecutable:
-    """A program that the reference computes in its default arithmetic, with either kernel by the plain definition."""
+    """A program that is computed in the first arithmetic, layer by layer with either kernel."""
 
     def __init__(self, program: Program) -> None:
         self.facts: dict[str, Any] = {}
-        self._reference = Reference(program.mil, program.blob, keep=True)
+        self._program = program
         self._unwritten = [math.nan] * program.config.channels
-        self._input = bytes(program.config.tensor_bytes)
+        self._image: Sequence[Vector] = []
         self._output: list[Vector] = [self._unwritten] * program.config.pixels
 
     def write_input(self, data: bytes) -> None:
-        """Store the input."""
-        self._input = data
+        """Take the whole fp16 input, [channels][pixels]."""
+        config = self._program.config
+        self._image = [pixel_of(data, config, pixel) for pixel in range(config.pixels)]
 
     def evaluate(self) -> bool:
         """Compute every pixel of the output; this does not fail."""
-        self._output = self._reference.evaluate(self._input)
+        self._output = chain_outputs(self._program.weights, self._image, ARITHMETICS[0],
+                                     self._program.variant.quantizes)
         return True
 
     def failure(self) -> str:
@@ -1405,32 +1202,293 @@ class ReferenceExecutable:
         return [self._output[pixel] for pixel in pixels]
 
 
-# ======================================================================================================================
-# 6. Objective-C runtime
+# ==================================================================================================
+# 6. Verification
 #
-# Used below: CTYPES_PROBLEM, LIBRARIES, Pointer, Libraries, parse_encoding, kind_of, Runtime.
-# ======================================================================================================================
+# Used below: Verdict, chosen_pixels, verify.
+# ==================================================================================================
 
-# The ownership rule: we own the results of `new` and of Create functions, and whatever we retain. Each is released
-# exactly once, by the ExitStack that it was put on when we came to own it. All else is borrowed until the pool drains.
+# Limits are 1.15 times what right engines of any arithmetic reach in the simulations of
+# tests/test_verification.py, or more. By whether activations are quantized, and by kernel: the
+# relative L2, and the distance of the slope from 1, per square root of the depth, with as many
+# channels. Sums in fp16 lose more if they have more terms.
+LIMITS = {(False, 1): (0.0055, 0.0012, 512), (True, 1): (0.020, 0.0085, 512),
+          (False, 3): (0.0095, 0.0028, 128), (True, 3): (0.021, 0.009, 512)}
+MAX_RELATIVE_L2 = 1.2
+MOST = 0.5  # a larger share of equal values shows the arithmetic
+UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
+
+# The largest relative L2 if the arithmetic is known: it is exact if activations are quantized.
+# Otherwise (per square root of the depth) it reaches 0.0005; with bf16 stores it would be 0.0010 or
+# more.
+KNOWN_LIMITS = {False: 0.0007, True: 0.02}
+
+# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an average
+# is. The distance from an output without quantization, if 1 is what quantization usually causes, may
+# be base + part / sqrt(n).
+NOISE_LIMITS = ((0.9, -4.0), (1.15, 4.0))
+QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
+
+# The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / n**0.7.
+ERROR_LIMITS = {False: ((1, 7.0), (3, 4.5)), True: ((1, 5.5), (3, 3.5))}
+FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
 
 
-class _NoTypes:
-    """A substitute for ctypes while classes are defined, if it cannot be imported: each of its types is `object`."""
+class Comparison(NamedTuple):
+    """How an output differs from the expected values. `floor` is their rms, at most 1: a relative
+    error times it is relative to values as large as the input's."""
 
-    def __getattr__(self, name: str) -> type:
-        return object
+    cosine: float
+    relative_l2: float
+    slope: float
+    max_error: float
+    floor: float
 
 
-CTYPES_PROBLEM = ""
-try:
-    import ctypes
-except (ImportError, MemoryError) as _error:  # in some signed or stripped Pythons
-    ctypes = _NoTypes()  # type: ignore[assignment]
-    CTYPES_PROBLEM = f"{type(_error).__name__}: {_error}".rstrip(": ")
+class Verdict(NamedTuple):
+    """The fields of a cell's `verified`, the reason why the output is wrong (or None), warnings as
+    (code, text)."""
+
+    verified: dict[str, Any]
+    problem: Optional[str]
+    warnings: list[tuple[str, str]]
+
+
+def compare_vectors(values: Vector, expected: Vector) -> Comparison:
+    """Return how finite values differ from the expected ones."""
+    pairs = ((values, expected), (values, values), (expected, expected))
+    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in pairs)
+    errors = list(map(sub, values, expected))
+    return Comparison(dot / math.sqrt(own * power),
+                      math.sqrt(sum(map(mul, errors, errors)) / power), dot / power,
+                      max(map(abs, errors)), min(1.0, math.sqrt(power / len(expected))))
+
+
+def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
+    """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 every other
+    one, the first too, lies on an edge, where the padding shows, and the others inside; small images
+    have any when these run out."""
+    draw = random.Random(seed).random
+    last = config.spatial - 1
+    chosen: dict[int, None] = {}
+    while len(chosen) < min(count, config.pixels):
+        index = int(draw() * config.pixels)
+        edges = sum(place in (0, last) for place in divmod(index, config.spatial))
+        free = config.kernel == 1 or len(chosen) >= 2 * (last - 1)
+        if free or edges == (1, 0)[len(chosen) % 2]:
+            chosen[index] = None
+    return list(chosen)
+
+
+def verify(reference: Reference, variant: Variant, pixels: Sequence[int],
+           outputs: Sequence[Sequence[Vector]], known: bool) -> Verdict:
+    """Return the verdict on the worst of the outputs, [round][pixel][channel], compared with the
+    reference. `known`: whether the chip's arithmetic is."""
+    # A chain of one layer quantizes nothing: it is judged by the arithmetic that it has.
+    quantizes = variant.quantizes and reference.config.depth > 1
+    verdicts = [judge(reference, quantizes, pixels, output, known) for output in outputs]
+    wrong = [verdict for verdict in verdicts if verdict.problem]
+    worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
+    problem = worst.problem
+    if problem and len(wrong) < len(outputs):
+        problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
+    warnings = {code: (code, text) for verdict in verdicts for code, text in verdict.warnings}
+    verified = {"pixels": len(pixels) * len(outputs), **worst.verified, "ok": problem is None}
+    return Verdict(verified, problem, list(warnings.values()))
+
+
+def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: Sequence[Vector],
+          known: bool) -> Verdict:
+    """Return the verdict on the output of one round, [pixel][channel]."""
+    config, values = reference.config, joined(output)
+    problem = output_defect(values, joined(reference.compute(pixels, ARITHMETICS[0], quantizes)))
+    if problem:
+        return Verdict({}, problem, [])
+    references = computed_references(reference, quantizes, pixels, output)
+    distances = sorted((relative_distance(output, vectors), arithmetic)
+                       for arithmetic, vectors in references.items())
+    nearest = distances[0][1]
+    expected = reference.compute(pixels, nearest, quantizes)
+    found, equal = compare_vectors(values, joined(expected)), equal_share(output, expected)
+    verified: dict[str, Any] = {}
+    if config.kernel == 1:
+        if equal > MOST or len(distances) > 1 and distances[0][0] <= distances[1][0] / 2:
+            verified["arithmetic"] = nearest.name
+        verified["equal"] = equal
+    verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope,
+                    max_error=found.max_error)
+    problems = [explain_mismatch(found, len(values), config, quantizes)]
+    problems += [explain_mismatch(compare_vectors(*pixel), config.channels, config, quantizes)
+                 for pixel in zip(output, expected)]
+    problems += [explain_large_errors(output, expected, config, quantizes, equal > MOST)]
+    doubts = []
+    if quantizes and config.channels >= FEWEST_CHANNELS:
+        unquantized = joined(reference.compute(pixels))
+        little, much = explain_noise(values, list(map(joined, references.values())), unquantized, config)
+        problems += [little, *[much] * known]
+        doubts += [("quantization", much)]
+    if known and config.kernel == 1:
+        doubts += [("unknown-rounding", explain_rounding(found, config, quantizes))]
+    problem = next(filter(None, problems), None)
+    return Verdict(verified, problem, [(code, text) for code, text in doubts if text and not problem])
+
+
+def computed_references(reference: Reference, quantizes: bool, pixels: Sequence[int],
+                        output: Sequence[Vector]) -> dict[Arithmetic, Sequence[Vector]]:
+    """Return the references with which an output is compared to find the nearest: of all pixels if
+    activations are quantized, since that is exact, else of the first. Of 3x3 chains there is one; and
+    if an M4's is met exactly, no other is needed."""
+    first = reference.compute(pixels, ARITHMETICS[0], quantizes)
+    if reference.config.kernel == 3 or equal_share(output, first) == 1:
+        return {ARITHMETICS[0]: first}
+    sample = pixels if quantizes else pixels[:1]
+    return {arithmetic: reference.compute(sample, arithmetic, quantizes)
+            for arithmetic in ARITHMETICS}
+
+
+def joined(output: Sequence[Vector]) -> Vector:
+    """Return the values of [pixel][channel] as one vector."""
+    return list(itertools.chain.from_iterable(output))
+
+
+def equal_share(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
+    """Return the share of values of [pixel][channel] that are equal to the last bit."""
+    return statistics.fmean(map(eq, joined(output), joined(expected)))
+
+
+def relative_distance(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
+    """Return the relative L2 of an output from the expected pixels, which may be fewer."""
+    return compare_vectors(joined(output[:len(expected)]), joined(expected)).relative_l2
+
+
+def output_defect(values: Vector, expected: Vector) -> Optional[str]:
+    """Return the obvious defect of an output, and what can cause it; None if it must be compared."""
+    unwritten = sum(map(math.isnan, values))
+    if unwritten == len(values):
+        return ("evaluate returned YES and did not write the output: NaN was put there before; the "
+                "engine did no work, or writes elsewhere than the strides say: try another --qos, "
+                "and send the output of doctor, which shows strides")
+    if unwritten:
+        return (f"evaluate returned YES and did not write {unwritten} of {len(values)} values of the "
+                "output: NaN was put there before; the engine writes elsewhere than the strides say, "
+                "or left out work: send the output of doctor, which shows strides")
+    if not all(map(math.isfinite, values)):
+        return "the output holds infinities: weights or scales were misread; try another --form"
+    if not any(values) and any(expected):
+        return ("the output is all zeros: the engine did no work, or read the input elsewhere than "
+                "the strides say; try another --form, and send the output of doctor")
+    if min(values) == max(values) and min(expected) != max(expected):
+        return (f"the output is {values[0]} everywhere: the weights were not read; try another "
+                "--form")
+    return None
+
+
+def verification_limits(count: int, config: Config, quantizes: bool) -> tuple[float, float]:
+    """Return the largest relative L2 and distance of the slope from 1 that rounding explains in
+    `count` values."""
+    relative, slope, channels = LIMITS[quantizes, config.kernel]
+    depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
+    few, fewer = (4, 16) if config.kernel == 1 else (16, 32)  # values scatter more if they are few
+    return (min(MAX_RELATIVE_L2, relative * depth * (1 + few / count) * terms),
+            slope * depth * (1 + fewer / count))
+
+
+def explain_mismatch(found: Comparison, count: int, config: Config, quantizes: bool) -> Optional[str]:
+    """Return what is wrong with an output that differs so over `count` values; None if rounding
+    explains it."""
+    limit, slope_limit = verification_limits(count, config, quantizes)
+    figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
+               f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
+    floor = found.floor if quantizes else 1.0  # the error of fp16 is relative, whatever the size
+    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # what is not a scale
+    misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
+    if found.relative_l2 * floor <= limit and not misscaled:
+        return None
+    wrong = f"the output is not what the program should compute ({figures})"
+    if found.cosine < UNRELATED:
+        return (f"{wrong}: a wrong layer, or pixels elsewhere than the strides say; try another "
+                "--form, and send the output of doctor, which shows strides")
+    if misscaled and turned <= limit:
+        return f"{wrong}: it has the wrong scale; try another --form"
+    return f"{wrong}: more than rounding explains, so work is left out; try more --verify"
+
+
+def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config,
+                         quantizes: bool, equal: bool) -> Optional[str]:
+    """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None
+    otherwise.
+
+    A pixel's usual error is estimated from the median, plus a part of the limit of the relative L2,
+    since the median may be zero; if most values are equal, that is the limit of a known arithmetic.
+    Large values may differ more.
+    """
+    channels = config.channels
+    if channels < FEWEST_CHANNELS:
+        return None
+    limit, _ = verification_limits(len(output) * channels, config, quantizes)
+    if quantizes and equal:
+        limit = KNOWN_LIMITS[True]
+    powers = [0.0] * channels
+    for values, should in zip(output, expected):
+        size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
+        errors = list(map(abs, map(sub, values, should)))
+        usual = (statistics.median(errors) / 0.6745
+                 + limit / 8 * (max(1.0, size) if quantizes else size))
+        powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
+                  for power, error, value in zip(powers, errors, should)]
+    largest = sorted((math.sqrt(power / len(output)) for power in powers), reverse=True)
+    for rank, excess in ERROR_LIMITS[quantizes]:
+        most = 1 + excess / len(output) ** 0.7
+        if largest[rank - 1] > most:
+            return (f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as "
+                    f"usual or more, at most {most:.1f} is right: channels are left out or exchanged; "
+                    "try another --form, and send the output of doctor")
+    return None
+
+
+def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vector,
+                  config: Config) -> tuple[Optional[str], Optional[str]]:
+    """Return what is wrong if quantizing activations changed the output too little, and if too much;
+    None otherwise."""
+    usual = QUANTIZATION_NOISE * math.sqrt((config.depth - 1) * len(values))
+    if config.kernel == 1:
+        usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references)
+                          / len(references))
+    noise = math.dist(values, unquantized) / usual
+    least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS)
+    figures = f"quantizing activations changed the output by {noise:.2f} of the usual amount"
+    little = (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so "
+              "this is not W8A8; its figures are those of --variants w8a16")
+    much = (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut off "
+            "instead of rounded; try another --form, and send the output of doctor")
+    return little if noise < least else None, much if noise > most else None
+
+
+def explain_rounding(found: Comparison, config: Config, quantizes: bool) -> Optional[str]:
+    """Return what it means if an output is farther from the reference than the chip's known
+    arithmetic; None if it is not."""
+    limit = KNOWN_LIMITS[quantizes] * (1 if quantizes else math.sqrt(config.depth))
+    if found.relative_l2 * found.floor <= limit:
+        return None
+    return (f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known "
+            f"arithmetic stays within {limit:.4f}. It is accepted only as an unknown rounding, in which "
+            "small mistakes may hide: compare more pixels with --verify 16, and send the output of "
+            "doctor")
+
+
+# ==================================================================================================
+# 7. Objective-C runtime
+#
+# Used below: Pointer, Libraries, parse_encoding, kind_of, Runtime.
+# ==================================================================================================
+
+# The ownership rule: we own the results of `new` and of Create functions, and whatever we retain.
+# Each is released exactly once, by the ExitStack that it was put on when we came to own it. All
+# else is borrowed until the pool drains.
 
 # Since macOS 11 these are not files on disk: dlopen knows them, os.path.exists does not.
 FRAMEWORKS = "/System/Library/Frameworks"
+ENGINE_FRAMEWORK = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework"
 LIBRARIES = {
     "libobjc": "/usr/lib/libobjc.A.dylib",
     "libSystem": "/usr/lib/libSystem.B.dylib",
@@ -1438,53 +1496,56 @@ LIBRARIES = {
     "CoreFoundation": f"{FRAMEWORKS}/CoreFoundation.framework/CoreFoundation",
     "IOSurface": f"{FRAMEWORKS}/IOSurface.framework/IOSurface",
     "IOKit": f"{FRAMEWORKS}/IOKit.framework/IOKit",
-    "AppleNeuralEngine": "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine",
+    "AppleNeuralEngine": f"{ENGINE_FRAMEWORK}/AppleNeuralEngine",
 }
 
 
 class Pointer(ctypes.c_void_p):
-    """Any pointer that a call returns; false if nil. A subclass, because ctypes turns a plain c_void_p into an int."""
+    """Any pointer that a call returns; false if nil.
+
+    A subclass, because ctypes turns a plain c_void_p into an int.
+    """
 
 
 class Libraries:
-    """The system's libraries, each opened on first use, or one stand-in library in place of all of them."""
+    """The system's libraries, each opened on first use, or one stand-in in place of all."""
 
     def __init__(self, standin: Optional[str] = None) -> None:
-        """Raise Unavailable if this Python has no ctypes."""
-        if CTYPES_PROBLEM:
-            raise Unavailable(f"this Python cannot call libraries: import ctypes failed ({CTYPES_PROBLEM}); use "
-                              "another Python: /usr/bin/python3 (xcode-select --install installs it), or python.org's")
-        self._standin = standin
+        self.standin = standin
         self._opened: dict[str, ctypes.CDLL] = {}
 
-    def open(self, name: str) -> "ctypes.CDLL":
+    def open(self, name: str) -> ctypes.CDLL:
         """Return the library of a name in LIBRARIES; raise Unavailable if it cannot be opened."""
         if name not in self._opened:
             try:
-                self._opened[name] = ctypes.CDLL(self._standin or LIBRARIES[name])
+                self._opened[name] = ctypes.CDLL(self.standin or LIBRARIES[name])
             except OSError as error:
                 raise Unavailable(f"the library {name} cannot be opened: {error}") from None
         return self._opened[name]
 
-    def function(self, library: str, symbol: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-        """Return a C function with its exact prototype; raise Unavailable if the library lacks it."""
+    def function(self, library: str, symbol: str, result: Any,
+                 *arguments: Any) -> Callable[..., Any]:
+        """Return a C function with its exact prototype; raise Unavailable if it is absent."""
         try:
             return ctypes.CFUNCTYPE(result, *arguments)((symbol, self.open(library)))
         except AttributeError:
             raise Unavailable(f"{library} has no function {symbol} here") from None
 
     def constant(self, library: str, symbol: str) -> Pointer:
-        """Return an exported pointer variable, such as a CFStringRef; raise Unavailable if the library lacks it."""
+        """Return an exported pointer variable, such as a CFStringRef; raise Unavailable if it is
+        absent."""
         try:
             return Pointer.in_dll(self.open(library), symbol)
         except ValueError:
             raise Unavailable(f"{library} has no constant {symbol} here") from None
 
     def system_value(self, name: str, kind: Any = None) -> Any:
-        """Return a value of sysctlbyname, text or an integer of ctypes type `kind`; None if the name is unknown."""
+        """Return a value of sysctlbyname, text or an integer of ctypes type `kind`; None if the
+        name is unknown."""
         # int sysctlbyname(const char *name, void *old, size_t *oldlen, void *new, size_t newlen)
-        sysctlbyname = self.function("libSystem", "sysctlbyname", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p,
-                                     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+        sysctlbyname = self.function(
+            "libSystem", "sysctlbyname", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p,
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
         value = kind() if kind else ctypes.create_string_buffer(256)
         size = ctypes.c_size_t(ctypes.sizeof(value))
         if sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0) != 0:
@@ -1492,30 +1553,37 @@ class Libraries:
         return value.value if kind else value.value.decode(errors="replace") or None
 
 
-# Type codes of method_getTypeEncoding that a call here may meet. BOOL is B on arm64, c on Intel Macs, C on GNUstep.
+# Type codes of method_getTypeEncoding that a call here may meet (the Objective-C Runtime
+# Programming Guide, "Type Encodings"). BOOL is B on arm64, c on Intel Macs, C on GNUstep.
 _CODES = {
     "@": Pointer, "#": Pointer, ":": Pointer, "^": Pointer, "*": ctypes.c_char_p, "v": None,
-    "B": ctypes.c_bool, "c": ctypes.c_byte, "C": ctypes.c_ubyte, "s": ctypes.c_short, "S": ctypes.c_ushort,
-    "i": ctypes.c_int, "I": ctypes.c_uint, "l": ctypes.c_long, "L": ctypes.c_ulong,
-    "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong, "f": ctypes.c_float, "d": ctypes.c_double,
+    "B": ctypes.c_bool, "c": ctypes.c_byte, "C": ctypes.c_ubyte,
+    "s": ctypes.c_short, "S": ctypes.c_ushort, "i": ctypes.c_int, "I": ctypes.c_uint,
+    "l": ctypes.c_long, "L": ctypes.c_ulong, "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong,
+    "f": ctypes.c_float, "d": ctypes.c_double,
 }
 
-# A struct, union or array without another inside; and one type: qualifiers, `^` and its target or a code, frame offset.
+# A struct, union or array without another inside; and one type: qualifiers, `^` and its target or
+# a code, frame offset.
 _AGGREGATE = re.compile(r"[{(\[][^{}()\[\]]*[})\]]")
 _TYPE = re.compile(r'[rnNoORVA]*(?:(\^)[\^rnNoORVA]*)?(@\?|@"[^"]*"|.)[-+0-9]*', re.DOTALL)
 
 
 def parse_encoding(encoding: str) -> list[str]:
-    """Return one code per type of a method's encoding, result first: `B36@0:8I16@20^@28` gives B @ : I @ ^. Qualifiers,
-    frame offsets and targets of pointers are left out, as they differ between runtimes; an aggregate gives `_`."""
-    found = 1
-    while found:  # innermost first
-        encoding, found = _AGGREGATE.subn("_", encoding)
+    """Return one code per type of a method's encoding, result first.
+
+    `B36@0:8I16@20^@28` gives B @ : I @ ^. Qualifiers, frame offsets and targets of pointers are
+    left out, since they differ between runtimes; an aggregate gives `_`.
+    """
+    replaced = 1
+    while replaced:  # innermost first
+        encoding, replaced = _AGGREGATE.subn("_", encoding)
     return [match[1] or match[2][0] for match in _TYPE.finditer(encoding)]
 
 
 def kind_of(code: str) -> str:
-    """Return how a value of a type is passed: pointer, text, BOOL, nothing, or an integer or float of some width."""
+    """Return how a value of a type is passed: pointer, text, BOOL, nothing, or an integer or float
+    of some width."""
     kind = _CODES.get(code)
     if kind is None:
         return "nothing" if code == "v" else f"unknown type {code}"
@@ -1527,31 +1595,36 @@ def kind_of(code: str) -> str:
 
 
 class Runtime:
-    """Objective-C by typed senders. Every method is looked up first: an unknown selector would end the process."""
+    """Objective-C by typed senders. Every method is looked up first: an unknown selector would end
+    the process."""
 
     def __init__(self, libraries: Libraries) -> None:
         """Raise Unavailable if libobjc, or a function of it, is missing."""
         self.libraries = libraries
         libobjc = functools.partial(libraries.function, "libobjc")
-        # Class objc_getClass(const char *name); Class object_getClass(id object); SEL sel_registerName(const char *)
+        one, two = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_void_p)
+        # Class objc_getClass(const char *name); Class object_getClass(id object)
         self._get_class = libobjc("objc_getClass", Pointer, ctypes.c_char_p)
-        self._class_of = libobjc("object_getClass", Pointer, ctypes.c_void_p)
+        self._class_of = libobjc("object_getClass", Pointer, *one)
+        # SEL sel_registerName(const char *name)
         self._selector = libobjc("sel_registerName", Pointer, ctypes.c_char_p)
-        # Method class_getInstanceMethod(Class class, SEL selector); const char *method_getTypeEncoding(Method method)
-        self._find_method = libobjc("class_getInstanceMethod", Pointer, ctypes.c_void_p, ctypes.c_void_p)
-        self._find_class_method = libobjc("class_getClassMethod", Pointer, ctypes.c_void_p, ctypes.c_void_p)
-        self._encoding = libobjc("method_getTypeEncoding", ctypes.c_char_p, ctypes.c_void_p)
+        # Method class_getInstanceMethod(Class class, SEL selector), and class_getClassMethod
+        self._find_method = libobjc("class_getInstanceMethod", Pointer, *two)
+        self._find_class_method = libobjc("class_getClassMethod", Pointer, *two)
+        # const char *method_getTypeEncoding(Method method)
+        self._encoding = libobjc("method_getTypeEncoding", ctypes.c_char_p, *one)
         # id objc_retain(id object); void objc_release(id object)
-        self._retain = libobjc("objc_retain", Pointer, ctypes.c_void_p)
-        self._release = libobjc("objc_release", None, ctypes.c_void_p)
+        self._retain = libobjc("objc_retain", Pointer, *one)
+        self._release = libobjc("objc_release", None, *one)
         # void *objc_autoreleasePoolPush(void); void objc_autoreleasePoolPop(void *pool)
         self._push_pool = libobjc("objc_autoreleasePoolPush", Pointer)
-        self._pop_pool = libobjc("objc_autoreleasePoolPop", None, ctypes.c_void_p)
+        self._pop_pool = libobjc("objc_autoreleasePoolPop", None, *one)
         self._senders: dict[str, tuple[int, Callable[..., Any]]] = {}
 
     def macos_version(self) -> str:
         """Return the system's name and version, such as `macOS 26.1`."""
-        return f"macOS {self.libraries.system_value('kern.osproductversion') or '(version unknown)'}"
+        version = self.libraries.system_value("kern.osproductversion")
+        return f"macOS {version or '(version unknown)'}"
 
     def find_class(self, name: str) -> Pointer:
         """Return the class, or a nil Pointer."""
@@ -1566,31 +1639,38 @@ class Runtime:
         return found
 
     def method_encoding(self, class_name: str, selector: str, of_class: bool) -> Optional[str]:
-        """Return the type encoding of a class or instance method; None if the class lacks it. Raise Unavailable if this
-        macOS lacks the class."""
+        """Return the type encoding of a class or instance method; None if the class lacks it.
+        Raise Unavailable if this macOS lacks the class."""
         find = self._find_class_method if of_class else self._find_method
         method = find(self.get_class(class_name), self._selector(selector.encode()))
         return self._encoding(method).decode() if method else None
 
-    def responds(self, receiver: Pointer, selector: str) -> bool:
-        """Return whether an object, or a class, has a method for a selector; nil has none."""
-        return bool(receiver and self._find_method(self._class_of(receiver), self._selector(selector.encode())))
+    def encoding_in(self, receiver: Pointer, selector: str) -> Optional[str]:
+        """Return the type encoding of the method that an object, or a class, has for a selector;
+        None if it has none, and for nil."""
+        if not receiver:
+            return None
+        method = self._find_method(self._class_of(receiver), self._selector(selector.encode()))
+        return self._encoding(method).decode() if method else None
 
     def bind(self, receiver: Pointer, selector: str, *arguments: Any) -> Callable[[], Any]:
-        """Return a message ready to be sent many times; its arguments must outlive it. Raise Unavailable naming the
-        selector if the receiver lacks the method, or it takes another number of arguments."""
+        """Return a message ready to be sent many times; its arguments must outlive it.
+
+        Raise Unavailable naming the selector if the receiver lacks the method, or it takes another
+        number of arguments.
+        """
         if not receiver:
             raise Unavailable(f"{selector} cannot be sent to nil")
-        name = self._selector(selector.encode())
-        method = self._find_method(self._class_of(receiver), name)
-        if not method:
-            named = self.responds(receiver, "className")
-            class_name = self.text(self.send(receiver, "className")) if named else "its class"
-            raise Unavailable(f"{self.macos_version()} has no method {selector} in {class_name}")
-        expected, send = self._sender(self._encoding(method).decode())
+        encoding = self.encoding_in(receiver, selector)
+        if encoding is None:
+            named = self.encoding_in(receiver, "className")
+            name = self.text(self.send(receiver, "className")) if named else "its class"
+            raise Unavailable(f"{self.macos_version()} has no method {selector} in {name}")
+        expected, send = self._sender(encoding)
         if len(arguments) != expected:
-            raise Unavailable(f"{selector} takes {expected} arguments on {self.macos_version()}, not {len(arguments)}")
-        return functools.partial(send, receiver, name, *arguments)
+            raise Unavailable(f"{selector} takes {expected} arguments on {self.macos_version()}, "
+                              f"not {len(arguments)}")
+        return functools.partial(send, receiver, self._selector(selector.encode()), *arguments)
 
     def send(self, receiver: Pointer, selector: str, *arguments: Any) -> Any:
         """Send a message and return its result; see bind."""
@@ -1602,15 +1682,18 @@ class Runtime:
         return created
 
     def _sender(self, encoding: str) -> tuple[int, Callable[..., Any]]:
-        """Return the number of arguments of a method of that encoding, and objc_msgSend with its exact prototype."""
-        # Exact: arm64 passes variadic arguments elsewhere. The number: ctypes accepts surplus arguments silently.
+        """Return the number of arguments of a method of that encoding, and objc_msgSend with its
+        exact prototype."""
+        # Exact, since arm64 passes variadic arguments elsewhere. The number, since ctypes accepts
+        # surplus arguments silently.
         if encoding not in self._senders:
             codes = parse_encoding(encoding)
             if len(codes) < 3 or any(code not in _CODES for code in codes):
                 raise Unavailable(f"a method of type {encoding} cannot be called by this program")
             result, *arguments = (_CODES[code] for code in codes)
-            types = [ctypes.c_void_p if argument is Pointer else argument for argument in arguments]
-            self._senders[encoding] = len(codes) - 3, self.libraries.function("libobjc", "objc_msgSend", result, *types)
+            types = [ctypes.c_void_p if kind is Pointer else kind for kind in arguments]
+            send = self.libraries.function("libobjc", "objc_msgSend", result, *types)
+            self._senders[encoding] = len(codes) - 3, send
         return self._senders[encoding]
 
     @contextlib.contextmanager
@@ -1640,9 +1723,11 @@ class Runtime:
         return self.create("NSNumber", "numberWithUnsignedLongLong:", value)
 
     def data(self, buffer: bytearray) -> Pointer:
-        """Return a borrowed NSData over the buffer's own bytes, which must stay in place while the NSData lives."""
+        """Return a borrowed NSData over the buffer's own bytes, which must stay in place while the
+        NSData lives."""
         start = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
-        return self.create("NSData", "dataWithBytesNoCopy:length:freeWhenDone:", start, len(buffer), False)
+        selector = "dataWithBytesNoCopy:length:freeWhenDone:"
+        return self.create("NSData", selector, start, len(buffer), False)
 
     def array(self, *items: Pointer) -> Pointer:
         """Return a borrowed NSArray."""
@@ -1651,7 +1736,8 @@ class Runtime:
     def dictionary(self, items: Sequence[tuple[Pointer, Pointer]] = ()) -> Pointer:
         """Return a borrowed NSDictionary of (key, value) pairs."""
         keys, values = (_pointers([pair[side] for pair in items]) for side in (0, 1))
-        return self.create("NSDictionary", "dictionaryWithObjects:forKeys:count:", values, keys, len(items))
+        selector = "dictionaryWithObjects:forKeys:count:"
+        return self.create("NSDictionary", selector, values, keys, len(items))
 
 
 def _pointers(items: Sequence[Pointer]) -> Any:
@@ -1659,47 +1745,69 @@ def _pointers(items: Sequence[Pointer]) -> Any:
     return (ctypes.c_void_p * len(items))(*[item.value for item in items])
 
 
-# ======================================================================================================================
-# 7. Neural Engine
+# ==================================================================================================
+# 8. Neural Engine
 #
-# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory, NeuralEngine.
-# ======================================================================================================================
+# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory, Strides,
+# NeuralEngine.
+# ==================================================================================================
 
-# Evaluate fails with status 0x1d on smaller surfaces; reports of the least size differ: 16, 48, 64 KiB.
+# A row of a tensor takes a multiple of 64 bytes: Apple's compiler library (decompiled), and every
+# compiled program that eiln/anecc met.
+ROW_GRANULE = 64
+# Larger surfaces are harmless (ANEDVD on an A18 Pro, macOS 27.0.1).
 SURFACE_GRANULE = 1 << 16
 LOCK_READ_ONLY = 1  # kIOSurfaceLockReadOnly, IOSurfaceRef.h
 
 # A NaN in fp16. Engines write infinity in its place, so an output that holds it was never written.
 UNWRITTEN = b"\x00\x7e"
 
-# QOS_CLASS_DEFAULT, sys/qos.h. The compile service inherits the QoS: a compile at background takes three times as long.
+# QOS_CLASS_DEFAULT, sys/qos.h. The compile service inherits the QoS: a compile at background takes
+# three times as long (751K/Apple-Neural-Engine-Microarchitecture-Study-M6).
 COMPILE_QOS = 21
-RETRY_SECONDS = 0.1  # after a failed load, as in tmc/apple
+# While other programs hold the engine, loads fail for a moment on macOS 27 (ANEDVD).
+RETRIES_S = (0.1, 0.4, 1.6)
 ERROR_LEVELS = 4  # of NSErrors under NSErrors
-UNDER = ("NSUnderlyingError", "NSUnderlyingErrorKey")  # the value of NSUnderlyingErrorKey: Apple's, GNUstep's
+UNDER = ("NSUnderlyingError", "NSUnderlyingErrorKey")  # Apple's value of the key, GNUstep's
 KEEP_AWAKE = 0xFF00FFFFFF  # NSActivityUserInteractive, NSProcessInfo.h
 USER_TEMPORARY_DIRECTORY = 65537  # _CS_DARWIN_USER_TEMP_DIR, unistd.h
 
 # hexStringIdentifier: the content hash that names a model's directory.
 IDENTIFIER = re.compile(r"[0-9A-Za-z_-]{1,255}")
+# What programs and the framework write there. Left behind, `data` and `net.plist` shadow the text
+# (qwen-ane, rvllm).
+MODEL_FILES = {MIL_FILE, os.path.dirname(WEIGHT_FILE), WEIGHT_FILE, "data", "net.plist"}
 
 # Reasons in a chain of NSErrors (reported from hardware), and what helps.
 ADVICE = {
-    "InvalidMILProgram": "try another --dialect",
+    "InvalidMILProgram": "try another --form",
     "CompilationFailure": "try a smaller program or another --seed",
     "0x20004": "try fewer channels or layers",
     "0x50004": "close other programs that use the Neural Engine",
+    "status=0x1d": "a surface is smaller than the engine's layout: send the output of doctor",
 }
 
 
+# Of modelAttributes, as printed by owners of M1, M3 and M5.
+STRIDES = ("RowStride", "PlaneStride", "BatchStride")
+
+
 class Method(NamedTuple):
-    """A method that this module calls. `kinds`: the codes of result and arguments. `needed`: no run without it."""
+    """A method that this module calls. `kinds`: the codes of result and arguments. `needed`: no
+    run without it."""
 
     class_name: str
     selector: str
     kinds: str
-    of_class: bool = False
-    needed: bool = True
+    of_class: bool
+    needed: bool
+
+    @classmethod
+    def parse(cls, line: str) -> "Method":
+        """Return the method of a line such as `+[NSNumber numberWithUnsignedLongLong:] @Q`."""
+        sign, class_name, selector, kinds, optional = re.fullmatch(  # type: ignore[union-attr]
+            r"([+-])\[(\w+) (\S+)\] (\S+)( optional)?", line).groups()
+        return cls(class_name, selector, kinds, sign == "+", not optional)
 
     @property
     def name(self) -> str:
@@ -1713,58 +1821,72 @@ class Method(NamedTuple):
 
 
 _SURFACE_OBJECT = "objectWithIOSurface:"
-_REQUEST = "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:"
+_REQUEST = ("requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:"
+            "procedureIndex:")
 
-# The private ones as read at run time on macOS 27 and in header dumps of earlier systems; the rest is Foundation's.
-METHODS = (
-    Method("NSString", "stringWithUTF8String:", "@*", of_class=True),
-    Method("NSString", "UTF8String", "*"),
-    Method("NSNumber", "numberWithUnsignedLongLong:", "@Q", of_class=True),
-    Method("NSArray", "arrayWithObjects:count:", "@^Q", of_class=True),
-    Method("NSArray", "objectAtIndex:", "@Q"),
-    Method("NSDictionary", "dictionaryWithObjects:forKeys:count:", "@^^Q", of_class=True),
-    Method("NSDictionary", "allKeys", "@"),
-    Method("NSData", "dataWithBytesNoCopy:length:freeWhenDone:", "@^QB", of_class=True),
-    Method("NSError", "domain", "@"),
-    Method("NSError", "code", "q"),
-    Method("NSError", "localizedDescription", "@"),
-    Method("_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:", "@@@@", of_class=True),
-    Method("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", "@@", of_class=True),
-    Method("_ANEInMemoryModel", "hexStringIdentifier", "@"),
-    Method("_ANEInMemoryModel", "compileWithQoS:options:error:", "BI@^"),
-    Method("_ANEInMemoryModel", "loadWithQoS:options:error:", "BI@^"),
-    Method("_ANEInMemoryModel", "evaluateWithQoS:options:request:error:", "BI@@^"),
-    Method("_ANEInMemoryModel", "unloadWithQoS:error:", "BI^"),
-    Method("_ANEIOSurfaceObject", _SURFACE_OBJECT, "@^", of_class=True),
-    Method("_ANERequest", _REQUEST, "@@@@@@@@", of_class=True),
-    Method("NSError", "userInfo", "@", needed=False),
-    Method("NSDictionary", "objectForKey:", "@@", needed=False),
-    Method("_ANEInMemoryModel", "localModelPath", "@", needed=False),
-    Method("_ANEInMemoryModel", "compiledModelExists", "B", needed=False),
-    Method("_ANEInMemoryModel", "purgeCompiledModel", "v", needed=False),
-    Method("_ANEDeviceInfo", "hasANE", "B", of_class=True, needed=False),
-    Method("_ANEDeviceInfo", "isVirtualMachine", "B", of_class=True, needed=False),
-    Method("_ANEDeviceInfo", "aneSubType", "@", of_class=True, needed=False),
-    Method("_ANEDeviceInfo", "aneArchitectureType", "@", of_class=True, needed=False),
-    Method("_ANEDeviceInfo", "numANEs", "I", of_class=True, needed=False),
-    Method("_ANEDeviceInfo", "numANECores", "I", of_class=True, needed=False),
-    Method("NSProcessInfo", "processInfo", "@", of_class=True, needed=False),
-    Method("NSProcessInfo", "thermalState", "q", needed=False),
-    Method("NSProcessInfo", "isLowPowerModeEnabled", "B", needed=False),
-    Method("NSProcessInfo", "beginActivityWithOptions:reason:", "@Q@", needed=False),
-    Method("NSProcessInfo", "endActivity:", "v@", needed=False),
-)
-_OPTIONAL = {(method.class_name, method.selector): method for method in METHODS if not method.needed}
+# Each method with the codes of its result and arguments; a run can do without the optional ones.
+# The private ones by public header dumps (yuzhouheike/iOS15.3.1-Runtime-Headers,
+# MTACS/iOS-17-Runtime-Headers); the rest is Foundation's, by Apple's documentation.
+METHODS = tuple(map(Method.parse, f"""\
+-[NSObject isKindOfClass:] B# optional
++[NSString stringWithUTF8String:] @*
+-[NSString UTF8String] *
++[NSNumber numberWithUnsignedLongLong:] @Q
+-[NSNumber unsignedLongLongValue] Q optional
++[NSArray arrayWithObjects:count:] @^Q
+-[NSArray objectAtIndex:] @Q
+-[NSArray count] Q optional
++[NSDictionary dictionaryWithObjects:forKeys:count:] @^^Q
+-[NSDictionary allKeys] @
+-[NSDictionary objectForKey:] @@ optional
++[NSData dataWithBytesNoCopy:length:freeWhenDone:] @^QB
+-[NSError domain] @
+-[NSError code] q
+-[NSError localizedDescription] @
+-[NSError userInfo] @ optional
++[NSProcessInfo processInfo] @ optional
+-[NSProcessInfo thermalState] q optional
+-[NSProcessInfo isLowPowerModeEnabled] B optional
+-[NSProcessInfo beginActivityWithOptions:reason:] @Q@ optional
+-[NSProcessInfo endActivity:] v@ optional
++[_ANEInMemoryModelDescriptor modelWithMILText:weights:optionsPlist:] @@@@
++[_ANEInMemoryModel inMemoryModelWithDescriptor:] @@
+-[_ANEInMemoryModel hexStringIdentifier] @
+-[_ANEInMemoryModel compileWithQoS:options:error:] BI@^
+-[_ANEInMemoryModel loadWithQoS:options:error:] BI@^
+-[_ANEInMemoryModel evaluateWithQoS:options:request:error:] BI@@^
+-[_ANEInMemoryModel unloadWithQoS:error:] BI^
+-[_ANEInMemoryModel localModelPath] @ optional
+-[_ANEInMemoryModel compiledModelExists] B optional
+-[_ANEInMemoryModel purgeCompiledModel] v optional
+-[_ANEInMemoryModel model] @ optional
+-[_ANEInMemoryModel modelAttributes] @ optional
+-[_ANEModel modelAttributes] @ optional
++[_ANEIOSurfaceObject {_SURFACE_OBJECT}] @^
++[_ANERequest {_REQUEST}] @@@@@@@@
++[_ANEDeviceInfo hasANE] B optional
++[_ANEDeviceInfo isVirtualMachine] B optional
++[_ANEDeviceInfo aneSubType] @ optional
++[_ANEDeviceInfo aneArchitectureType] @ optional
++[_ANEDeviceInfo numANEs] I optional
++[_ANEDeviceInfo numANECores] I optional""".split("\n")))
+_OPTIONAL = {(method.class_name, method.selector): method
+             for method in METHODS if not method.needed}
 
 
 def advice_for(error: str) -> str:
-    """Return what to do about the errors named in a text, such as `try another --dialect`; empty if unknown."""
-    return ", or ".join(advice for reason, advice in ADVICE.items() if re.search(rf"\b{reason}\b", error))
+    """Return what to do about the errors named in a text, such as `try another --form`; empty if
+    unknown."""
+    return ", or ".join(advice for reason, advice in ADVICE.items()
+                        if re.search(rf"\b{reason}\b", error))
 
 
 def foundation_directory() -> str:
-    """Return Foundation's directory of temporary files, without opening any library. On a Mac it is private to the
-    user, whatever TMPDIR says; elsewhere, and with a stand-in, it is TMPDIR."""
+    """Return Foundation's directory of temporary files, without opening any library.
+
+    On a Mac it is private to the user, whatever TMPDIR says; elsewhere, and with a stand-in, it is
+    TMPDIR.
+    """
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
         with contextlib.suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
@@ -1775,78 +1897,143 @@ def foundation_directory() -> str:
 
 
 def is_model_directory(path: str, temporary: str) -> bool:
-    """Return whether a path can be a model's directory: absolute, named like an identifier, directly below `temporary`
-    and not a symbolic link."""
+    """Return whether a path can be a model's directory: absolute, named like an identifier,
+    directly below `temporary` and not a symbolic link."""
     parent, name = os.path.split(path)
-    return bool(os.path.isabs(path) and os.path.isabs(temporary) and os.pardir not in path.split(os.sep)
+    return bool(os.path.isabs(path) and os.path.isabs(temporary)
+                and os.pardir not in path.split(os.sep)
                 and IDENTIFIER.fullmatch(name) and not os.path.islink(path)
                 and os.path.realpath(parent) == os.path.realpath(temporary))
 
 
-def remove_model_directory(path: str, existed: bool, temporary: str) -> None:
-    """Remove a model's directory, or only a program's files from it if it `existed` before they were written. Errors
-    are ignored: there is nowhere to report them."""
+def remove_model_directory(path: str, temporary: str) -> None:
+    """Remove a model's directory with all that is in it. Errors are ignored: there is nowhere to
+    report them."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: not a path at all
-        if not is_model_directory(path, temporary):  # it comes from a library, or from a message that can be damaged
-            return
-        if not existed:
+        # The path comes from a library, or from a message that can be damaged.
+        if is_model_directory(path, temporary):
             shutil.rmtree(path, ignore_errors=True)
-            return
-        files = [(os.unlink, MIL_FILE), (os.unlink, WEIGHT_FILE), (os.rmdir, os.path.dirname(WEIGHT_FILE))]
-        linked = os.path.islink(os.path.join(path, os.path.dirname(WEIGHT_FILE)))  # then the weights are elsewhere
-        for remove, name in files[:1] if linked else files:
-            with contextlib.suppress(OSError):
-                remove(os.path.join(path, name))
+
+
+def foreign_name(path: str) -> Optional[str]:
+    """Return a name in a model's directory that no program of this API writes; None if all
+    belong there."""
+    for parent, directories, files in os.walk(path):
+        for name in [*directories, *files]:
+            whole = os.path.join(parent, name)
+            if os.path.relpath(whole, path) not in MODEL_FILES or os.path.islink(whole):
+                return os.path.relpath(whole, path)
+    return None
+
+
+class Strides(NamedTuple):
+    """How an fp16 tensor [1, channels, side, side] lies in a surface: the bytes from one row, one
+    plane (a channel) and one batch to the next."""
+
+    config: Config
+    row: int
+    plane: int
+    batch: int
+
+    @classmethod
+    def of_rows(cls, config: Config, granule: int) -> "Strides":
+        """Return the strides of rows that take a multiple of so many bytes, with nothing between
+        rows or planes."""
+        row = -(-2 * config.spatial // granule) * granule
+        return cls(config, row, row * config.spatial, row * config.spatial * config.channels)
+
+    @property
+    def possible(self) -> bool:
+        """Return whether the tensor can lie so: each stride holds what it must, in whole halves."""
+        side, channels = self.config.spatial, self.config.channels
+        return (2 * side <= self.row and self.row * side <= self.plane
+                and self.plane * channels <= self.batch <= LARGEST_BYTES
+                and not (self.row % 2 or self.plane % 2))
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Return the strides in bytes, as a record holds them."""
+        return {"row": self.row, "plane": self.plane, "batch": self.batch}
+
+    def laid_out(self, data: bytes) -> bytes:
+        """Return a packed tensor, [channels][pixels], as it lies in a surface; padding is zero."""
+        side = self.config.spatial
+        if (self.row, self.plane) == (2 * side, 2 * side * side):
+            return data
+        rows = [data[start:start + 2 * side].ljust(self.row, b"\0")
+                for start in range(0, len(data), 2 * side)]
+        planes = [b"".join(rows[first:first + side]).ljust(self.plane, b"\0")
+                  for first in range(0, len(rows), side)]
+        return b"".join(planes)
+
+    def channels_at(self, pixel: int) -> slice:
+        """Return the slice of a surface's halves that holds the channels of one pixel."""
+        row, column = divmod(pixel, self.config.spatial)
+        start, step = row * self.row // 2 + column, self.plane // 2
+        return slice(start, start + (self.config.channels - 1) * step + 1, step)
 
 
 class NeuralEngine:
     """Apple's engine, an Engine: the private in-memory model API and IOSurface."""
 
     def __init__(self, libraries: Libraries, original: bool = False) -> None:
-        """Raise Unavailable if a library, or a function of it, is missing. `original`: make the original's calls."""
+        """Raise Unavailable if a library, or a function of it, is missing. `original`: make the
+        original's calls."""
         libraries.open("Foundation")
         libraries.open("AppleNeuralEngine")
         self.runtime = Runtime(libraries)
         self.original = original
-        # A model keeps its descriptor's data, which are these very buffers, for an unknown time: keep them until exit.
+        # A model keeps its descriptor's data, which are these very buffers, for an unknown time:
+        # keep them until the process exits.
         self.pinned_buffers: list[bytearray] = []
-        iosurface, system = (functools.partial(libraries.function, name) for name in ("IOSurface", "libSystem"))
-        # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties); void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
+        iosurface, system = (functools.partial(libraries.function, name)
+                             for name in ("IOSurface", "libSystem"))
+        # IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties)
         self.create_surface = iosurface("IOSurfaceCreate", Pointer, ctypes.c_void_p)
+        # void *IOSurfaceGetBaseAddress(IOSurfaceRef surface)
         self._base_address = iosurface("IOSurfaceGetBaseAddress", ctypes.c_void_p, ctypes.c_void_p)
-        # int IOSurfaceLock(IOSurfaceRef surface, uint32_t options, uint32_t *seed), and IOSurfaceUnlock
+        # int IOSurfaceLock(IOSurfaceRef, uint32_t options, uint32_t *seed), and IOSurfaceUnlock
         lock = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
-        self._lock, self._unlock = iosurface("IOSurfaceLock", *lock), iosurface("IOSurfaceUnlock", *lock)
+        self._lock = iosurface("IOSurfaceLock", *lock)
+        self._unlock = iosurface("IOSurfaceUnlock", *lock)
         # void CFRelease(CFTypeRef object)
         self.cf_release = libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
-        # uint64_t mach_absolute_time(void); int mach_timebase_info(struct { uint32_t numer, denom; } *info)
+        # uint64_t mach_absolute_time(void)
         self.now = system("mach_absolute_time", ctypes.c_uint64)
+        # int mach_timebase_info(struct { uint32_t numer, denom; } *info)
         fraction = (ctypes.c_uint32 * 2)()
         status = system("mach_timebase_info", ctypes.c_int, ctypes.c_void_p)(fraction)
         numerator, denominator = fraction
         if status or not numerator or not denominator:
-            raise Unavailable(f"mach_timebase_info returned {status} and {numerator}/{denominator}: no unit of time")
+            raise Unavailable(f"mach_timebase_info returned {status} and {numerator}/{denominator}:"
+                              " no unit of time")
         self.tick_ns = numerator / denominator
 
     def pool(self) -> contextlib.AbstractContextManager[None]:
         """Hold an autorelease pool."""
         return self.runtime.pool()
 
-    def load(self, program: Program, qos: int, events: Events, owner: contextlib.ExitStack) -> Executable:
-        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its files. Raise StageError
-        naming the stage that failed."""
-        with self.pool():  # a refused program too is cleaned up when the owner closes: that can crash, and comes last
-            return _LoadedModel(self, program, qos, events, owner.enter_context(contextlib.ExitStack()))
+    def load(self, program: Program, qos: int, events: Events,
+             owner: contextlib.ExitStack) -> "LoadedModel":
+        """Return a program ready to evaluate at that QoS; its owner unloads it and removes its
+        files. Raise StageError naming the stage that failed."""
+        # A refused program too is cleaned up when the owner closes: that can crash, and comes last.
+        with self.pool():
+            own = owner.enter_context(contextlib.ExitStack())
+            return LoadedModel(self, program, qos, events, own)
 
     def keep_awake(self, owner: contextlib.ExitStack) -> None:
         """Keep the Mac from sleeping until the owner closes, if this macOS can."""
         with self.pool():
-            process = self.send_optional(self.runtime.find_class("NSProcessInfo"), "NSProcessInfo", "processInfo")
-            activity = self.send_optional(process, "NSProcessInfo", "beginActivityWithOptions:reason:", KEEP_AWAKE,
-                                          self.runtime.string("measuring the Neural Engine"))
+            process = self.send_optional(self.runtime.find_class("NSProcessInfo"),
+                                         "NSProcessInfo", "processInfo")
+            activity = self.send_optional(
+                process, "NSProcessInfo", "beginActivityWithOptions:reason:", KEEP_AWAKE,
+                self.runtime.string("measuring the Neural Engine"))
             if activity:
                 self.runtime.retain(activity, owner)
-                owner.callback(self.send_optional, process, "NSProcessInfo", "endActivity:", activity)
+                owner.callback(self.send_optional, process, "NSProcessInfo", "endActivity:",
+                               activity)
 
     def temporary_directory(self) -> str:
         """Return Foundation's directory of temporary files, as Foundation itself says."""
@@ -1855,35 +2042,65 @@ class NeuralEngine:
         with self.pool():
             return self.runtime.text(function())
 
-    def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str, *arguments: Any) -> Any:
-        """Send a message that a run can do without. Return None if the receiver is nil or None, or if this macOS has no
-        such method, or one of unexpected types."""
-        method = _OPTIONAL[class_name, selector]
-        if not receiver or not self.runtime.find_class(class_name) or not self.runtime.responds(receiver, selector):
-            return None
-        encoding = self.runtime.method_encoding(class_name, selector, method.of_class)
-        return self.runtime.send(receiver, selector, *arguments) if encoding and method.matches(encoding) else None
+    def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str,
+                      *arguments: Any) -> Any:
+        """Send a message that a run can do without. Return None if the receiver is nil or None, or
+        has no such method, or one of unexpected types."""
+        encoding = self.runtime.encoding_in(receiver, selector) if receiver else None
+        if receiver and encoding and _OPTIONAL[class_name, selector].matches(encoding):
+            return self.runtime.send(receiver, selector, *arguments)
+        return None
 
-    def describe_error(self, error: "ctypes.c_void_p") -> str:
-        """Return domain, code and text of an NSError and of its underlying errors, on one line; a remark if it is nil.
-        The outer text of a refused compile is always the same: the reason is in an underlying error."""
-        runtime, current, chain = self.runtime, Pointer(error.value), dict[Optional[int], str]()
-        while len(chain) < ERROR_LEVELS and current.value not in chain and runtime.responds(current, "domain"):
-            domain, text = (runtime.text(runtime.send(current, name)) for name in ("domain", "localizedDescription"))
-            chain[current.value] = f"{domain} {runtime.send(current, 'code')}: {' '.join(text.split())}"
+    def is_kind(self, value: Optional[Pointer], class_name: str) -> bool:
+        """Return whether an object is of a class; nil is of none."""
+        kind = self.runtime.find_class(class_name)
+        return bool(kind and self.send_optional(value, "NSObject", "isKindOfClass:", kind))
+
+    def value_in(self, dictionary: Optional[Pointer], key: str, class_name: str) -> Pointer:
+        """Return a dictionary's value, borrowed; nil if it is absent or of another class, and if
+        the dictionary is none."""
+        if self.is_kind(dictionary, "NSDictionary"):
+            value = self.send_optional(dictionary, "NSDictionary", "objectForKey:",
+                                       self.runtime.string(key))
+            return value if self.is_kind(value, class_name) else Pointer()
+        return Pointer()
+
+    def first_in(self, array: Optional[Pointer]) -> Pointer:
+        """Return an array's first object, borrowed; nil if it is empty or no array."""
+        if self.is_kind(array, "NSArray") and self.send_optional(array, "NSArray", "count"):
+            first: Pointer = self.runtime.send(array or Pointer(), "objectAtIndex:", 0)
+            return first
+        return Pointer()
+
+    def describe_error(self, error: ctypes.c_void_p) -> str:
+        """Return domain, code and text of an NSError and of its underlying errors, on one line; a
+        remark if it is nil. The outer text of a refused compile is always the same: the reason is
+        in an underlying error."""
+        runtime, current = self.runtime, Pointer(error.value)
+        chain: dict[Optional[int], str] = {}
+        while (len(chain) < ERROR_LEVELS and current.value not in chain
+               and runtime.encoding_in(current, "domain")):
+            domain, text = (runtime.text(runtime.send(current, name))
+                            for name in ("domain", "localizedDescription"))
+            code = runtime.send(current, "code")
+            chain[current.value] = f"{domain} {code}: {' '.join(text.split())}"
             details = self.send_optional(current, "NSError", "userInfo")
-            under = (self.send_optional(details, "NSDictionary", "objectForKey:", runtime.string(key)) for key in UNDER)
+            under = (self.send_optional(details, "NSDictionary", "objectForKey:",
+                                        runtime.string(key)) for key in UNDER)
             current = next(filter(None, under), Pointer())
         return ", caused by ".join(chain.values()) or "no NSError was given"
 
     def surface_keys(self) -> list[Pointer]:
         """Return the keys of a surface's properties; raise Unavailable if one is missing."""
         return [self.runtime.libraries.constant("IOSurface", f"kIOSurface{name}")
-                for name in ("Width", "Height", "BytesPerElement", "BytesPerRow", "AllocSize", "PixelFormat")]
+                for name in ("Width", "Height", "BytesPerElement", "BytesPerRow", "AllocSize",
+                             "PixelFormat")]
 
     @contextlib.contextmanager
-    def mapped(self, surface: Pointer, size: int, stage: str, options: int = 0) -> Iterator[memoryview]:
-        """Lock a surface and yield its first `size` bytes, valid until it is unlocked. Raise StageError if it fails."""
+    def mapped(self, surface: Pointer, size: int, stage: str,
+               options: int = 0) -> Iterator[memoryview]:
+        """Lock a surface and yield its first `size` bytes, valid until it is unlocked. Raise
+        StageError if it fails."""
         status = self._lock(surface, options, None)
         if status:
             raise StageError(stage, f"IOSurfaceLock returned {status & 0xffffffff:#x}")
@@ -1896,31 +2113,38 @@ class NeuralEngine:
             self._unlock(surface, options, None)
 
 
-class _LoadedModel:
-    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate; its owner undoes all, in reverse."""
+class LoadedModel:
+    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate.
+
+    Its owner undoes all, in reverse. `facts`: compile_ms, load_ms, compiled_before and strides.
+    """
 
     def __init__(self, engine: NeuralEngine, program: Program, qos: int, events: Events,
                  owner: contextlib.ExitStack) -> None:
         self.facts: dict[str, Any] = {}
-        self._engine, self._runtime, self._events, self._config = engine, engine.runtime, events, program.config
-        self._variant, self._stage = program.variant.name, ""
+        self._engine, self._runtime, self._events = engine, engine.runtime, events
+        self._config, self._variant, self._stage = program.config, program.variant, ""
         self._qos = qos if engine.original else COMPILE_QOS  # of compile, load and unload
         self._error = ctypes.c_void_p()
-        # All objects are released last, after the model was unloaded and purged and its directory removed.
+        # Objects are released last, after the model was unloaded and purged and its directory
+        # removed.
         self._objects = owner.enter_context(contextlib.ExitStack())
         self._options = self._runtime.retain(self._runtime.dictionary(), self._objects)
         self._model = self._create_model(bytearray(program.mil.encode()), program.blob)
         self._write_files(program, owner)
         self._compile(owner)
         self._load(owner)
-        self._input, self._output = self._create_surface(), self._create_surface()
+        self._lie_in, self._lie_out = self._find_strides()
+        self._input = self._create_surface(self._lie_in.batch)
+        self._output = self._create_surface(self._lie_out.batch)
         request = self._create_request()
-        self._evaluate = self._runtime.bind(self._model, "evaluateWithQoS:options:request:error:", qos, self._options,
-                                            request, ctypes.byref(self._error))
+        self._evaluate = self._runtime.bind(
+            self._model, "evaluateWithQoS:options:request:error:", qos, self._options, request,
+            ctypes.byref(self._error))
 
     def _begin(self, stage: str) -> None:
         self._stage = stage
-        self._events.stage(stage, self._variant)
+        self._events.stage(stage, self._variant.name)
 
     def _retained(self, result: Pointer) -> Pointer:
         """Return a result, retained; raise StageError if it is nil."""
@@ -1928,19 +2152,27 @@ class _LoadedModel:
             raise StageError(self._stage, "the result is nil")
         return self._runtime.retain(result, self._objects)
 
+    def _ask(self, selector: str) -> Any:
+        """Return the model's answer to an optional message; None if it has no such method."""
+        return self._engine.send_optional(self._model, "_ANEInMemoryModel", selector)
+
     def _create_model(self, mil: bytearray, blob: bytearray) -> Pointer:
         runtime = self._runtime
         self._engine.pinned_buffers += [mil, blob]
         self._begin("descriptor")
-        weights = runtime.dictionary([(runtime.string(WEIGHT_PATH), self._weights_entry(blob))])
+        entry = self._weights_entry(blob)
+        weights = runtime.dictionary([(runtime.string(WEIGHT_PATH), entry)])
         descriptor = self._retained(runtime.create(
-            "_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:", runtime.data(mil), weights, None))
+            "_ANEInMemoryModelDescriptor", "modelWithMILText:weights:optionsPlist:",
+            runtime.data(mil), weights, None))
         self._begin("model")
-        return self._retained(runtime.create("_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
+        return self._retained(runtime.create(
+            "_ANEInMemoryModel", "inMemoryModelWithDescriptor:", descriptor))
 
     def _weights_entry(self, blob: bytearray) -> Pointer:
         """Return the dictionary of the weights' data and offset."""
-        # The framework takes the value of the first key as the data: if `offset` is first, leave it out (0 by default).
+        # The framework takes the value of the first key as the data (decompile): if `offset` is
+        # first, leave it out; 0 is the default.
         runtime = self._runtime
         data = (runtime.string("data"), runtime.data(blob))
         entry = runtime.dictionary([data, (runtime.string("offset"), runtime.number(0))])
@@ -1948,35 +2180,49 @@ class _LoadedModel:
         return entry if runtime.text(first) == "data" else runtime.dictionary([data])
 
     def _write_files(self, program: Program, owner: contextlib.ExitStack) -> None:
-        """Write the program where the framework looks for it, if that is a model's directory: it will be removed."""
-        self._begin("identifier")
-        identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
-        if not IDENTIFIER.fullmatch(identifier):
-            raise StageError(self._stage, f"hexStringIdentifier is {identifier!r}: expected the name of a directory")
-        temporary = self._engine.temporary_directory()
-        local_path = self._runtime.text(self._engine.send_optional(self._model, "_ANEInMemoryModel", "localModelPath"))
-        path = (local_path or os.path.join(temporary, identifier)).rstrip(os.sep)
+        """Write the program where the framework looks for it, into a directory of its own."""
+        path, temporary = self._model_directory()
         self._begin("files")
-        if os.path.basename(path) != identifier or not is_model_directory(path, temporary):
-            raise StageError(self._stage, f"{path!r}: expected a directory {identifier}, not a link, in {temporary!r}")
-        existed = os.path.lexists(path)
+        if not is_model_directory(path, temporary):
+            raise StageError(self._stage, f"{path!r}: expected a directory, not a link, in "
+                                          f"{temporary!r}")
+        foreign = foreign_name(path)
+        if foreign:
+            raise StageError(self._stage, f"{path} holds {foreign}, which is not of a program: "
+                                          "move it away, or remove that directory")
+        remove_model_directory(path, temporary)  # leftovers would be taken for the program
         self._events.directory(path)
-        owner.callback(remove_model_directory, path, existed, temporary)
+        owner.callback(remove_model_directory, path, temporary)
         try:
             program.write(path)
         except OSError as error:
-            remove_model_directory(path, existed, temporary)  # now, since the disk may be full
-            raise StageError(self._stage, f"{error.filename or path}: {error.strerror}") from None
+            remove_model_directory(path, temporary)  # now, since the disk may be full
+            place = error.filename or path
+            raise StageError(self._stage, f"{place}: {error.strerror}") from None
+
+    def _model_directory(self) -> tuple[str, str]:
+        """Return the model's directory, and Foundation's in which it must lie."""
+        self._begin("identifier")
+        identifier = self._runtime.text(self._runtime.send(self._model, "hexStringIdentifier"))
+        if not IDENTIFIER.fullmatch(identifier):
+            raise StageError(self._stage, f"hexStringIdentifier is {identifier!r}: expected the "
+                                          "name of a directory")
+        temporary = self._engine.temporary_directory()
+        local = self._runtime.text(self._ask("localModelPath"))
+        path = (local or os.path.join(temporary, identifier)).rstrip(os.sep)
+        if os.path.basename(path) != identifier:
+            raise StageError("files", f"localModelPath is {path!r}: expected it to end in "
+                                      f"{identifier}")
+        return path, temporary
 
     def _compile(self, owner: contextlib.ExitStack) -> None:
-        exists = None
-        if not self._engine.original:
-            exists = self._engine.send_optional(self._model, "_ANEInMemoryModel", "compiledModelExists")
+        exists = None if self._engine.original else self._ask("compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
         compiled = not self._engine.original
         try:
-            self.facts["compile_ms"] = self._send("compile", "compileWithQoS:options:error:", self._options)
+            self.facts["compile_ms"] = self._send(
+                "compile", "compileWithQoS:options:error:", self._options)
         except StageError:
             compiled = False
             raise
@@ -1985,23 +2231,26 @@ class _LoadedModel:
                 owner.callback(self._purge)
 
     def _load(self, owner: contextlib.ExitStack) -> None:
-        load = functools.partial(self._send, "load", "loadWithQoS:options:error:", self._options)
-        try:
-            self.facts["load_ms"] = load()
-        except StageError:
-            if self._engine.original:
-                raise
-            time.sleep(RETRY_SECONDS)
-            self.facts["load_ms"] = load()
+        """Load the model, and try again after some pauses."""
+        for pause in () if self._engine.original else RETRIES_S:
+            with contextlib.suppress(StageError):
+                self.facts["load_ms"] = self._send(
+                    "load", "loadWithQoS:options:error:", self._options)
+                break
+            time.sleep(pause)
+        else:
+            self.facts["load_ms"] = self._send(
+                "load", "loadWithQoS:options:error:", self._options)
         owner.callback(self._unload)
 
     def _send(self, stage: str, selector: str, *arguments: Any) -> float:
-        """Send a message that is a stage of its own; return its duration in ms. Raise StageError if the answer is
-        NO."""
+        """Send a message that is a stage of its own; return its duration in ms. Raise StageError
+        if the answer is NO."""
         self._begin(stage)
         self._error.value = None
         started = time.perf_counter()
-        if not self._runtime.send(self._model, selector, self._qos, *arguments, ctypes.byref(self._error)):
+        if not self._runtime.send(self._model, selector, self._qos, *arguments,
+                                  ctypes.byref(self._error)):
             raise StageError(stage, self._engine.describe_error(self._error))
         return (time.perf_counter() - started) * 1e3
 
@@ -2009,25 +2258,107 @@ class _LoadedModel:
         """Drop the program from the system's cache, which would fill the disk."""
         self._begin("purge")
         with self._engine.pool():
-            self._engine.send_optional(self._model, "_ANEInMemoryModel", "purgeCompiledModel")
+            self._ask("purgeCompiledModel")
 
     def _unload(self) -> None:
         with self._engine.pool():
             try:
                 self._send("unload", "unloadWithQoS:error:")
             except StageError as error:
-                self._events.warn("unload", f"{VARIANTS[self._variant].label} {self._config.label()}: unloading failed "
-                                            f"({error}), after its figures were taken; if later programs fail to load, "
-                                            "restart the Mac")
+                self._warn("unload", f"unloading failed ({error}), after its figures were taken; "
+                                     "if later programs fail to load, restart the Mac")
 
-    def _create_surface(self) -> Pointer:
-        """Return a surface that is one row of bytes."""
+    def _warn(self, code: str, text: str) -> None:
+        self._events.warn(code, f"{self._variant.label} {self._config.name}: {text}")
+
+    def _find_strides(self) -> tuple[Strides, Strides]:
+        """Return the strides of input and output: those that the loaded model tells, else by the
+        rule; the original's are packed."""
+        if self._engine.original:
+            packed = Strides.of_rows(self._config, 2)
+            self._check_original(packed.batch)
+            lies = [packed, packed]
+        else:
+            self._begin("strides")
+            with self._engine.pool():
+                lies = self._strides_told()
+        self.facts["strides"] = dict(lies[0].facts)
+        if lies[1] != lies[0]:
+            self.facts["strides"]["output"] = lies[1].facts
+        return lies[0], lies[1]
+
+    def _check_original(self, size: int) -> None:
+        """Raise StageError if the engine reads more than the original's packed surface holds."""
+        batch = Strides.of_rows(self._config, ROW_GRANULE).batch
+        if size < batch:
+            raise StageError("surface", (
+                f"the original's surface holds {size} bytes, and the engine reads {batch}, since "
+                f"rows take a multiple of {ROW_GRANULE} bytes; choose a side that is a multiple of "
+                "32, or measure without --original"))
+
+    def _attributes(self) -> Optional[Pointer]:
+        """Return what the framework tells of the loaded model, borrowed; None or nil if nothing."""
+        # The outer getter raised an exception for somebody (pmetal), so it is the last resort.
+        inner = self._ask("model")
+        if inner and self._runtime.encoding_in(inner, "modelAttributes"):
+            found: Optional[Pointer] = self._engine.send_optional(
+                inner, "_ANEModel", "modelAttributes")
+            return found
+        outer: Optional[Pointer] = self._ask("modelAttributes")
+        return outer
+
+    def _strides_told(self) -> list[Strides]:
+        """Return the strides of input and output in the network's status if they are there and can
+        be right; else those of the rule, with a warning if they are there."""
+        status = self._engine.first_in(self._engine.value_in(
+            self._attributes(), "NetworkStatusList", "NSArray"))
+        rule, lies, wrong = Strides.of_rows(self._config, ROW_GRANULE), [], []
+        for side in ("input", "output"):
+            live = self._engine.value_in(status, f"Live{side.title()}List", "NSArray")
+            tensor = self._engine.first_in(live)
+            row, plane, batch = (self._number_in(tensor, name) for name in STRIDES)
+            told = rule
+            if row is not None and plane is not None and batch is not None:
+                told = Strides(self._config, row, plane, batch)
+            contradictions = [] if told is rule else self._contradictions(tensor, told)
+            wrong += [f"its {side} by {', '.join(contradictions)}"] if contradictions else []
+            lies.append(rule if contradictions else told)
+        if wrong:
+            self._warn("strides", (
+                f"the model describes {' and '.join(wrong)}, which is not this program's; rows of "
+                f"a multiple of {ROW_GRANULE} bytes are assumed, and the check tells if that is "
+                "right; send the output of doctor"))
+        return lies
+
+    def _contradictions(self, tensor: Pointer, told: Strides) -> list[str]:
+        """Return what a tensor's attributes say that this program's tensors are not."""
+        side = self._config.spatial
+        expected = {"Channels": self._config.channels, "Height": side, "Width": side,
+                    "Interleave": 1}
+        found = {name: self._number_in(tensor, name) for name in expected}
+        wrong = [f"{name} {value}" for name, value in found.items()
+                 if value not in (None, expected[name])]
+        kind = self._runtime.text(self._engine.value_in(tensor, "Type", "NSString"))
+        wrong += [f"Type {printable(kind)}"] if kind not in ("", "Float16") else []
+        impossible = [f"{name} {value}" for name, value in zip(STRIDES, told[1:])]
+        return wrong if told.possible else wrong + impossible
+
+    def _number_in(self, tensor: Pointer, name: str) -> Optional[int]:
+        """Return a number of a tensor's attributes; None if it is absent or no number."""
+        number = self._engine.value_in(tensor, name, "NSNumber")
+        value: Optional[int] = self._engine.send_optional(
+            number, "NSNumber", "unsignedLongLongValue")
+        return value
+
+    def _create_surface(self, size: int) -> Pointer:
+        """Return a surface that is one row of at least so many bytes; the original's, of so many."""
         self._begin("surface")
-        engine, number, size = self._engine, self._runtime.number, self._config.tensor_bytes
+        engine, number = self._engine, self._runtime.number
         if not engine.original:
             size = -(-size // SURFACE_GRANULE) * SURFACE_GRANULE
         values = map(number, (size, 1, 1, size, size, 0))
-        surface: Pointer = engine.create_surface(self._runtime.dictionary(list(zip(engine.surface_keys(), values))))
+        properties = self._runtime.dictionary(list(zip(engine.surface_keys(), values)))
+        surface: Pointer = engine.create_surface(properties)
         if not surface:
             raise StageError(self._stage, f"IOSurfaceCreate failed for {size} bytes")
         self._objects.callback(engine.cf_release, surface)
@@ -2036,17 +2367,23 @@ class _LoadedModel:
     def _create_request(self) -> Pointer:
         runtime = self._runtime
         self._begin("request")
-        given, found = (runtime.array(self._retained(runtime.create("_ANEIOSurfaceObject", _SURFACE_OBJECT, surface)))
-                        for surface in (self._input, self._output))
+        given, written = (
+            runtime.array(self._retained(runtime.create(
+                "_ANEIOSurfaceObject", _SURFACE_OBJECT, surface)))
+            for surface in (self._input, self._output))
         zero = runtime.number(0)
         indices = runtime.array(zero)
-        return self._retained(runtime.create("_ANERequest", _REQUEST, given, indices, found, indices, None, None, zero))
+        return self._retained(runtime.create(
+            "_ANERequest", _REQUEST, given, indices, written, indices, None, None, zero))
 
     def write_input(self, data: bytes) -> None:
-        """Write the fp16 input, [channels][pixels], of exactly the tensor's size."""
+        """Write the packed fp16 input, [channels][pixels]. Raise ValueError for another size."""
+        if len(data) != self._config.tensor_bytes:
+            raise ValueError(f"{len(data)} bytes of input; expected {self._config.tensor_bytes}")
         self._begin("surface")
-        with self._engine.mapped(self._input, self._config.tensor_bytes, self._stage) as surface:
-            surface[:] = data
+        tensor = self._lie_in.laid_out(data)
+        with self._engine.mapped(self._input, len(tensor), self._stage) as surface:
+            surface[:] = tensor
 
     def evaluate(self) -> bool:
         """Compute the output from the input; return whether that worked."""
@@ -2054,37 +2391,157 @@ class _LoadedModel:
         return bool(self._evaluate())
 
     def failure(self) -> str:
-        """Return the NSErrors of the last evaluate. Call it before the pool drains."""
-        return self._engine.describe_error(self._error)
+        """Return the NSErrors of the last evaluate, and what helps if that is known. Call it
+        before the pool drains."""
+        error = self._engine.describe_error(self._error)
+        return "; ".join(filter(None, (error, advice_for(error))))
 
     def poison(self, pixels: Sequence[int]) -> None:
-        """Write NaN into all channels of these output pixels. A pixel's channels are one stride: 8 µs."""
-        channel = memoryview(UNWRITTEN * self._config.channels).cast("H")
-        with self._engine.mapped(self._output, self._config.tensor_bytes, "surface") as surface:
+        """Write NaN into all channels of these output pixels. A pixel's channels are one stride:
+        8 µs."""
+        channels = memoryview(UNWRITTEN * self._config.channels).cast("H")
+        with self._engine.mapped(self._output, self._lie_out.batch, "surface") as surface:
             halves = surface.cast("H")
             for pixel in pixels:
-                halves[pixel::self._config.pixels] = channel
+                halves[self._lie_out.channels_at(pixel)] = channels
 
     def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
         """Return the channels of each of these output pixels."""
-        shape, config = struct.Struct(f"<{self._config.channels}e"), self._config
-        with self._engine.mapped(self._output, config.tensor_bytes, "read", LOCK_READ_ONLY) as surface:
+        shape = struct.Struct(f"<{self._config.channels}e")
+        with self._engine.mapped(self._output, self._lie_out.batch, "read",
+                                 LOCK_READ_ONLY) as surface:
             halves = surface.cast("H")
-            return [shape.unpack(halves[pixel::config.pixels].tobytes()) for pixel in pixels]
+            return [shape.unpack(halves[self._lie_out.channels_at(pixel)].tobytes())
+                    for pixel in pixels]
 
 
-# ======================================================================================================================
-# 8. Measurement
+# ==================================================================================================
+# 9. Statistics
 #
-# Used below: without_paths, Settings, MOST_SAMPLES, SETTING_CHOICES, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# Cell, Trial, Forms, attempts, each_reason_once, load_program, measure_rounds, observed_tick_ns, flat, FEWEST_ROUNDS,
-# speed_estimate, verdict_interval, marginal, within_rounds_pattern, bimodality.
-# ======================================================================================================================
+# Used below: FEWEST_ROUNDS, Estimate, estimate, paired_ratio, Amount, combined.
+# ==================================================================================================
+
+# Evaluates of one round are alike, so a figure is made of the medians of rounds, and its interval
+# of how much these differ. "95 %" means that intervals cover the truth in 92.5 to 97.5 % of
+# simulated runs of independent rounds (tests/test_statistics.py).
+
+FEWEST_ROUNDS = 5  # for an interval: fewer do not tell how much they differ
+CLIPPED = 10  # one value in so many is clipped at either end
+MOST_CORRELATION = 0.9  # a few rounds do not tell more
+
+
+class Amount(NamedTuple):
+    """A figure in its unit: the value, its standard error, the degrees of freedom (0 if values are
+    too few for an interval)."""
+
+    value: float
+    error: float
+    freedom: int
+
+    @property
+    def interval(self) -> Optional[list[float]]:
+        """Return the 95 % interval [low, high], by Student's t; None if it cannot be told."""
+        if not self.freedom:
+            return None
+        quantile = 0.0
+        for coefficient in (1.8, 2.55585, 2.82250, 2.37227):  # within 0.003 % from 4 degrees on
+            quantile = (quantile + coefficient) / self.freedom
+        half = (1.95996 + quantile) * self.error
+        return [self.value - half, self.value + half]
+
+    def over(self, other: "Amount") -> "Amount":
+        """Return the quotient of two independent amounts that are not zero."""
+        value = self.value / other.value
+        error = math.hypot(self.error / self.value, other.error / other.value)
+        return Amount(value, abs(value) * error, min(self.freedom, other.freedom))
+
+
+class Estimate(NamedTuple):
+    """A positive figure by its logarithm: the centre, its standard error, the degrees of freedom,
+    as in Amount."""
+
+    centre: float
+    error: float
+    freedom: int
+
+    @property
+    def value(self) -> float:
+        """Return the figure, in the unit of the values it was made of."""
+        return math.exp(self.centre)
+
+    @property
+    def interval(self) -> Optional[list[float]]:
+        """Return the 95 % interval [low, high]; None if it cannot be told."""
+        logarithms = Amount(*self).interval
+        return list(map(math.exp, logarithms)) if logarithms else None
+
+    def over(self, other: "Estimate") -> "Estimate":
+        """Return the quotient of two independent estimates."""
+        return Estimate(self.centre - other.centre, math.hypot(self.error, other.error),
+                        min(self.freedom, other.freedom))
+
+    def doubled(self) -> "Estimate":
+        """Return the estimate with an interval twice as wide, for a verdict: if it excludes 1, that
+        is wrong for less than 5 % of equal runs, even if neighbouring rounds correlate by 0.5."""
+        return self._replace(error=2 * self.error)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return what the medians of rounds, in their order, tell: the mean of the logarithms.
+
+    The most extreme tenth at either end is clipped to its neighbour (Winsor), which the error takes
+    into account (Dixon and Tukey 1968); and the error is widened by the correlation of neighbours,
+    as in a first-order autoregression. Raise ValueError for a value that is not positive."""
+    logarithms = [math.log(value) for value in values]
+    count, cut = len(logarithms), len(logarithms) // CLIPPED
+    ordered = sorted(logarithms)
+    low, high = ordered[cut], ordered[-1 - cut]
+    clipped = [min(max(value, low), high) for value in logarithms]
+    centre = statistics.fmean(clipped)
+    if count < FEWEST_ROUNDS:
+        return Estimate(centre, 0.0, 0)
+    rest = [value - centre for value in clipped]
+    squares = sum(map(mul, rest, rest))
+    # A mean that is taken from the values themselves makes neighbours look less alike by 1 / count.
+    correlation = sum(map(mul, rest, rest[1:])) / (squares or 1) + 1 / count
+    correlation = min(max(correlation, 0.0), MOST_CORRELATION)
+    variance = squares * (count - 1) / count * (1 + correlation) / (1 - correlation)
+    freedom = count - 2 * cut - 1
+    return Estimate(centre, math.sqrt(variance) / freedom, freedom)
+
+
+def paired_ratio(base: Sequence[float], own: Sequence[float]) -> Estimate:
+    """Return how many times faster `own` is than `base`, measured in the same rounds: the quotient
+    of their estimates, with the error of the rounds' quotients."""
+    quotients = [one / other for one, other in zip(base, own)]
+    return estimate(quotients)._replace(centre=estimate(base).centre - estimate(own).centre)
+
+
+def combined(terms: Sequence[tuple[float, Estimate]]) -> Amount:
+    """Return the sum of independent estimates, each times a factor (delta method)."""
+    values = [factor * found.value for factor, found in terms]
+    errors = [value * found.error for value, (_, found) in zip(values, terms)]
+    return Amount(sum(values), math.hypot(*errors), min(found.freedom for _, found in terms))
+
+
+# ==================================================================================================
+# 10. Measurement
+#
+# Used below: without_paths, as_text, as_number, as_whole, as_flag, list_of, record_of, Settings,
+# ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT, Executable, Engine, Cell, Trial, attempts,
+# load_program, measure_rounds.
+# ==================================================================================================
+
+LARGEST_NUMBER = 1e300  # of a JSON file: figures made of larger ones would overflow
+SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: no machine is outside of them
+
 
 def without_paths(text: str) -> str:
-    """Return a text without the directories that may name a user: of temporary files, this file, Python, the home."""
-    for path in (foundation_directory(), os.environ.get("TMPDIR", ""), os.path.dirname(os.path.abspath(__file__)),
-                 os.path.dirname(sys.executable), os.path.expanduser("~")):
+    """Return a text without the directories that may name a user: of temporary files, this file,
+    Python, the home."""
+    for path in (foundation_directory(), os.environ.get("TMPDIR", ""),
+                 os.path.dirname(globals().get("__file__") or ""),
+                 os.path.dirname(sys.executable or ""), os.path.expanduser("~")):
         if len(path) > 1:
             for name in (os.path.realpath(path), path):
                 # Whole names: /tmp is not in /tmpfs.
@@ -2092,135 +2549,235 @@ def without_paths(text: str) -> str:
     return text
 
 
+# Makers: each takes a value of JSON, of a record or a worker's message, and returns it as it is
+# used here, texts as one printable line; or raises ValueError for a value of another type.
+
+def maker(words: str, make: Callable[[Any], Any], *types: type) -> Callable[[Any], Any]:
+    """Return the maker of a value of one of these types; `words` name them in its error. Numbers
+    must be finite, and not too large to compute with."""
+    def make_checked(value: Any) -> Any:
+        if type(value) not in types or str not in types and not abs(value) < LARGEST_NUMBER:
+            raise ValueError(f"{value!r:.40}: expected {words}")
+        return make(value)
+    return make_checked
+
+
+as_text, as_flag = maker("a text", printable, str), maker("true or false", bool, bool)
+as_number, as_whole = maker("a number", float, float, int), maker("a whole number", int, int)
+
+
+def list_of(make: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    """Return the maker of a list of such values."""
+    def make_list(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r:.40}: expected a list")
+        return [make(item) for item in value]
+    return make_list
+
+
+def record_of(makers: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Return the maker of an object with some of these members; others are left out."""
+    def make_record(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r:.40}: expected an object")
+        return {name: make(value[name]) for name, make in makers.items() if name in value}
+    return make_record
+
+
+def as_samples(value: Any) -> list[list[float]]:
+    """Return the times of rounds in ns, one or more of each."""
+    rounds: list[list[float]] = list_of(list_of(as_number))(value)
+    if not all(samples and min(samples) > SHORTEST_NS and max(samples) < LONGEST_NS
+               for samples in rounds):
+        raise ValueError("expected rounds of times in ns")
+    return rounds
+
+
+def as_starts(value: Any) -> list[float]:
+    """Return when rounds began in seconds, the first at 0."""
+    starts: list[float] = list_of(as_number)(value)
+    if starts != sorted(starts) or starts[:1] not in ([], [0]):
+        raise ValueError("expected seconds from the first round on")
+    return starts
+
+
 class Settings(NamedTuple):
     """How a configuration is measured; in a record, the `protocol`.
 
-    `iters` timed evaluates of each variant, in `rounds`, after `warmup` evaluates (None: until times are steady);
-    `input` random or zeros; `verify` pixels compared; `blob` and `dialect` auto or a fixed one; at most `timeout`
-    seconds without progress; `original` measures as the original does, one variant after the other.
-    """
+    Rounds go on for `seconds` at least; `qos` of evaluates; `seed` of weights, input and pixels;
+    `verify` pixels are compared; `form` of the programs, or auto; `original` measures as the
+    original does; at most `timeout` seconds pass without progress."""
 
-    iters: int = 50
-    rounds: int = 10
-    warmup: Optional[int] = None
+    seconds: float = 1.0
     qos: int = 21
     seed: int = 0
-    input: str = "random"
-    verify: int = 1
-    blob: str = "auto"
-    dialect: str = "auto"
+    verify: int = 8
+    form: str = "auto"
     original: bool = False
     timeout: float = 120.0
 
     def check(self) -> "Settings":
         """Return self; raise UsageError if a setting is invalid."""
         for name, (least, most) in SETTING_RANGES.items():
-            value = getattr(self, name)
-            if name == "warmup" and value is None:
-                continue
-            types: tuple[type, ...] = (int, float) if name == "timeout" else (int,)
-            if type(value) not in types or not least <= value <= most:
-                kind = "a number" if name == "timeout" else "a whole number"
+            value, whole = getattr(self, name), isinstance(getattr(Settings(), name), int)
+            if type(value) not in ((int,) if whole else (int, float)) or not least <= value <= most:
+                kind = "a whole number" if whole else "a number"
                 raise UsageError(f"{name} {value!r}: expected {kind} from {least} to {most}")
-        if self.iters % self.rounds:
-            raise UsageError(f"iters {self.iters}: expected a multiple of rounds ({self.rounds})")
-        for name, choices in SETTING_CHOICES.items():
-            if getattr(self, name) not in choices or type(getattr(self, name)) is not type(choices[0]):  # 1 is not True
-                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
+        if self.form not in ("auto", *FORMS):
+            raise UsageError(f"form {self.form!r}: expected one of {', '.join(('auto', *FORMS))}")
+        if not isinstance(self.original, bool):
+            raise UsageError(f"original {self.original!r}: expected True or False")
         return self
 
     @property
     def verifies(self) -> bool:
-        """Return whether outputs are compared with the reference: zeros give zeros and prove nothing."""
-        return self.verify > 0 and self.input != "zeros"
+        """Return whether outputs are compared with the reference."""
+        return self.verify > 0 and not self.original
 
 
-# A worker sends the samples of a cell in one message, and a record must stay one that read_record reads.
-MOST_ITERS, MOST_SAMPLES = 1_000_000, 2_000_000
 SETTING_RANGES: dict[str, tuple[float, float]] = {
-    "iters": (1, MOST_ITERS), "rounds": (1, 100_000), "warmup": (0, MOST_ITERS), "qos": (0, (1 << 32) - 1),
-    "seed": (0, LARGEST_SEED), "verify": (0, 4096), "timeout": (0.001, 1_000_000)}
-SETTING_CHOICES: dict[str, tuple[Any, ...]] = {
-    "input": ("random", "zeros"), "blob": ("auto", *LAYOUTS), "dialect": ("auto", *DIALECTS), "original": (False, True)}
+    "seconds": (0, 3600), "qos": (0, (1 << 32) - 1), "seed": (0, LARGEST_SEED), "verify": (0, 4096),
+    "timeout": (0.001, 1_000_000)}
+ORIGINAL_SETTINGS = Settings(seconds=0, qos=0, verify=0, form="original/1.3", original=True)
 
-# The original's own: QoS 0, zeros, one sequence of 50 evaluates after 10.
-ORIGINAL_SETTINGS = Settings(rounds=1, warmup=10, qos=0, input="zeros", verify=0, blob="original", dialect="1.3",
-                             original=True)
-
-# The order in which a refused program is tried again (DESIGN.md, "Fallbacks"): the original's layout comes last, since
-# macOS 15 enforces the sizes that it states wrongly.
-ATTEMPTS = (("standard", "1.3"), ("standard", "1.0"), ("standard", "1.3-long"), ("original", "1.3"))
+# The stages that may refuse a form of a program; then the next is tried.
 REFUSALS = ("descriptor", "model", "compile", "load")
 
-# The engine's clock takes up to 0.8 s of work to rise, and falls within 100 ms of idling (facts of M4 and M6 by
-# 751K/Apple-Neural-Engine-Microarchitecture-Study-M6): all variants are warmed up in turn, in slices.
-SLICE_S, SHORTEST_WARMUP_S, LONGEST_WARMUP_S = 0.125, 0.5, 3.0
-STEADY = 0.005
+# The engine's clock takes up to 0.8 s of work to rise, and falls within 100 ms of idling (facts of
+# M4 and M6 by 751K/Apple-Neural-Engine-Microarchitecture-Study-M6): all variants are warmed up in
+# turn, in slices, until the medians of their last two slices differ by less than STEADY.
+SLICE_S, SHORTEST_WARMUP_S, LONGEST_WARMUP_S, STEADY = 0.125, 0.5, 3.0, 0.005
 
-# The time of an evaluate before one was timed, and how much slower than its pace one may be before it counts as hung.
-DEFAULT_PACE_S = 0.1
-HANG_FACTOR = 10
+# A turn holds so many timed evaluates, and takes 25 ms if that lets it: slow noise is seen then.
+FEWEST_EVALUATES, MOST_EVALUATES, TURN_NS = 5, 500, 25e6
+ROUNDS = 12  # of each configuration, or more
+ORIGINAL_WARMUP, ORIGINAL_EVALUATES = 10, 50
+MOST_SAMPLES = 100_000  # of a cell with more, the medians of rounds are kept
+
+# The time of an evaluate before one was timed, and how much slower than its pace one may be before
+# it counts as hung.
+DEFAULT_PACE_S, HANG_FACTOR = 0.1, 10
 
 # The most that generating a weight, or computing with it for one pixel, may take in plain Python.
 SECONDS_PER_WEIGHT = 1e-6
 
+# Rounds of 30 s tell what the machine sustains; if it becomes slower by over 5 %, and surely so, it
+# is throttled. How much tenths of the time differ by chance is seen from neighbours among them,
+# which a step, a ramp or a decay changes least: four times the median of their nine steps covers
+# the difference of two tenths in 94 to 97 % of simulated runs of 600 s, also if noise wanders over
+# 10 s, which the correlation of neighbouring rounds does not show.
+SUSTAINED_S, THROTTLED, STEPS = 30.0, 0.05, 4
+
+
+class Executable(typing.Protocol):
+    """A loaded program with its input and output, of either engine. `facts`: those that are known
+    of the cell's compile_ms, load_ms, compiled_before and strides."""
+
+    facts: dict[str, Any]
+
+    def write_input(self, data: bytes) -> None:
+        """Write the whole fp16 input, packed: [channels][pixels]."""
+
+    def evaluate(self) -> bool:
+        """Compute the output; return whether that worked."""
+        ...
+
+    def failure(self) -> str:
+        """Return why the last evaluate failed. Call it within the same pool."""
+        ...
+
+    def poison(self, pixels: Sequence[int]) -> None:
+        """Make all channels of these output pixels NaN."""
+
+    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
+        """Return the channels of each of these output pixels."""
+        ...
+
+
+class Engine(typing.Protocol):
+    """A way to run programs. Its clock is `now`, in ticks of `tick_ns`."""
+
+    now: Callable[[], int]
+    tick_ns: float
+
+    def pool(self) -> typing.ContextManager[None]:
+        """Return the context in which evaluates run."""
+        ...
+
+    def load(self, program: Program, qos: int, events: Events,
+             owner: contextlib.ExitStack) -> Executable:
+        """Return the program, compiled and loaded, to be evaluated at that QoS; it is unloaded when
+        its owner closes. Raise StageError if it is refused."""
+        ...
+
 
 class Cell:
-    """One configuration in one variant: the facts that were measured, and the figures computed from them.
+    """One configuration in one variant: the facts that were measured, and the figures made of them.
 
-    `samples_ns` holds the times of each round in ns; `turns` the place of the variant in each round. A failed cell
-    has a stage and an error, and samples only if it failed after it was timed. Ratio compares it with `baseline`.
-    """
+    `samples_ns` holds the times of each round in ns, and `rounds_s` when each round began, in
+    seconds from the first; if it is `condensed`, only the median of each round. A failed cell has a
+    stage and an error, and samples only if it failed after it was timed. Ratio compares it with its
+    `baseline`; `apart`: they were measured one after the other."""
 
-    # The facts, with their types in JSON (see matches_form).
-    FORM: dict[str, Any] = {
-        "status": str, "stage?": str, "error?": str, "compile_ms?": float, "load_ms?": float, "first_ms?": float,
-        "compiled_before?": bool, "blob?": str, "dialect?": str, "refused?": [str], "measured_again?": bool,
-        "turns?": [int], "samples_ns?": [[float]],
-        "verified?": {"pixels": int, "ok": bool, "arithmetic?": str, "equal?": float, "cosine?": float,
-                      "relative_l2?": float, "slope?": float, "max_error?": float,
-                      "from_fp16?": {"cosine": float, "relative_l2": float}}}
+    FACTS: dict[str, Callable[[Any], Any]] = {
+        "status": as_text, "stage": as_text, "error": as_text, "form": as_text,
+        "refused": list_of(as_text), "compile_ms": as_number, "load_ms": as_number,
+        "first_ms": as_number, "compiled_before": as_flag,
+        "strides": record_of({
+            "row": as_whole, "plane": as_whole, "batch": as_whole,
+            "output": record_of({"row": as_whole, "plane": as_whole, "batch": as_whole})}),
+        "samples_ns": as_samples, "rounds_s": as_starts, "condensed": as_flag,
+        "apart": as_flag,
+        "verified": record_of({
+            "pixels": as_whole, "arithmetic": as_text, "equal": as_number, "cosine": as_number,
+            "relative_l2": as_number, "slope": as_number, "max_error": as_number, "ok": as_flag})}
 
-    def __init__(self, config: Config, variant: str, settings: Settings, tick_ns: float = 0, **facts: Any) -> None:
-        self.config, self.variant, self.settings, self.tick_ns = config, variant, settings, tick_ns
+    status: str
+    stage: Optional[str]
+    error: Optional[str]
+    form: Optional[str]
+    refused: list[str]
+    compile_ms: Optional[float]
+    load_ms: Optional[float]
+    first_ms: Optional[float]
+    compiled_before: Optional[bool]
+    strides: dict[str, Any]
+    samples_ns: list[list[float]]
+    rounds_s: list[float]
+    condensed: Optional[bool]
+    apart: Optional[bool]
+    verified: dict[str, Any]
+
+    def __init__(self, config: Config, variant: str, settings: Settings, **facts: Any) -> None:
+        self.config, self.variant, self.settings = config, variant, settings
         self.baseline: Optional[Cell] = None
-        self.status = "ok"
-        self.stage: Optional[str] = None
-        self.error: Optional[str] = None
-        self.samples_ns: list[list[float]] = []
-        self.turns: list[int] = []
-        self.compile_ms: Optional[float] = None
-        self.load_ms: Optional[float] = None
-        self.first_ms: Optional[float] = None
-        self.compiled_before: Optional[bool] = None
-        self.blob: Optional[str] = None
-        self.dialect: Optional[str] = None
-        self.refused: list[str] = []
-        self.verified: dict[str, Any] = {}
-        self.measured_again: Optional[bool] = None
+        self.__dict__.update(dict.fromkeys(self.FACTS), status="ok", refused=[], strides={},
+                             samples_ns=[], rounds_s=[], verified={})
         self.note(**facts)
 
     def note(self, /, **facts: Any) -> None:
-        """Add facts that are named in FORM; ignore others."""
-        for name in self.FORM:
-            if name.rstrip("?") in facts:
-                setattr(self, name.rstrip("?"), facts[name.rstrip("?")])
+        """Add facts that are named in FACTS; ignore others. Raise ValueError if one has another
+        type. Figures are computed from then on: add no samples later."""
+        for name, make in self.FACTS.items():
+            if name in facts:
+                try:
+                    setattr(self, name, make(facts[name]))
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
 
     def fail(self, stage: str, error: str) -> None:
-        """Make the cell a failed one. Its samples stay if all were taken."""
+        """Make the cell a failed one. Samples that it has stay."""
         self.note(status="failed", stage=stage, error=without_paths(error))
-        if len(self.samples_ns) < self.settings.rounds:
-            self.samples_ns, self.turns = [], []
 
     def facts(self) -> dict[str, Any]:
-        """Return the known facts as JSON: the form in which a worker sends a cell, and a record holds it."""
-        found = {name.rstrip("?"): getattr(self, name.rstrip("?")) for name in self.FORM}
-        return {name: value for name, value in found.items() if value is not None and value not in ([], {})}
+        """Return the known facts as JSON: what a worker sends of a cell, and a record holds."""
+        found = {name: getattr(self, name) for name in self.FACTS}
+        return {name: value for name, value in found.items() if value not in (None, [], {})}
 
     @property
     def name(self) -> str:
-        """Return the name in tables and messages, such as `W8A8 128x conv 512ch 64x64`."""
-        return f"{VARIANTS[self.variant].label} {self.config.label()}"
+        """Return the name in messages, such as `W8A8 512x64x128`."""
+        return f"{VARIANTS[self.variant].label} {self.config.name}"
 
     @property
     def ok(self) -> bool:
@@ -2235,37 +2792,43 @@ class Cell:
     @property
     def check(self) -> str:
         """Return the result of the verification: ok, WRONG, or empty if there was none."""
-        return "" if not self.verified else "ok" if self.verified["ok"] else "WRONG"
+        return "" if not self.verified else "ok" if self.verified.get("ok") else "WRONG"
 
     @property
     def weights_mib(self) -> float:
         """Return the MiB of weights, without header and records."""
         return VARIANTS[self.variant].weights_mib(self.config)
 
-    @property
-    def samples(self) -> list[float]:
-        """Return all timed evaluates in ns, in the order in which they were made."""
-        return [sample for samples in self.samples_ns for sample in samples]
+    @functools.cached_property
+    def medians_ns(self) -> list[float]:
+        """Return the median time of each round in ns."""
+        return [statistics.median(samples) for samples in self.samples_ns]
+
+    @functools.cached_property
+    def estimate(self) -> Optional[Estimate]:
+        """Return the time of an evaluate in ns; None without samples."""
+        return estimate(self.medians_ns) if self.medians_ns else None
 
     @functools.cached_property
     def ms(self) -> dict[str, Any]:
-        """Return the figures of the times in ms: median, mean, min, p95, mad, and ci95 of the median if there is an
-        interval; empty if there are no samples."""
-        samples = [sample / 1e6 for sample in self.samples]
-        if not samples:
+        """Return the figures of the times in ms: value, ci95 if there is an interval, and mean, min
+        and p95 unless only medians are known; {} without samples."""
+        if not self.estimate:
             return {}
-        median = statistics.median(samples)
-        figures: dict[str, Any] = {
-            "median": median, "mean": statistics.fmean(samples), "min": min(samples),
-            "p95": statistics.quantiles(samples * 2 if len(samples) == 1 else samples, n=20, method="inclusive")[-1],
-            "mad": statistics.median([abs(sample - median) for sample in samples])}
-        interval = median_interval(self.samples_ns, self.tick_ns)
-        return {**figures, "ci95": [end / 1e6 for end in interval]} if interval else figures
+        interval = self.estimate.interval
+        figures: dict[str, Any] = {"value": self.estimate.value / 1e6}
+        figures.update({"ci95": [end / 1e6 for end in interval]} if interval else {})
+        if not self.condensed:
+            samples = [sample / 1e6 for samples in self.samples_ns for sample in samples]
+            twentieths = statistics.quantiles(samples if len(samples) > 1 else samples * 2, n=20,
+                                              method="inclusive")
+            figures.update(mean=statistics.fmean(samples), min=min(samples), p95=twentieths[-1])
+        return figures
 
     @property
     def milliseconds(self) -> Optional[float]:
-        """Return the time that is shown: the median, or the original's mean."""
-        return self.ms.get("mean" if self.settings.original else "median")
+        """Return the time that is shown: the value, or the original's mean."""
+        return self.ms.get("mean" if self.settings.original else "value")
 
     @property
     def tops(self) -> Optional[float]:
@@ -2274,28 +2837,55 @@ class Cell:
 
     @functools.cached_property
     def ratio(self) -> dict[str, Any]:
-        """Return how many times faster than the baseline the cell is: value, and ci95 if there is an interval; empty if
-        either cell failed."""
+        """Return how many times faster than the baseline the cell is: value, and ci95 if there is
+        an interval; {} if either cell failed. Only the same rounds can be compared one by one."""
         base = self.baseline
-        if base is None or base is self or not (base.ok and self.ok and base.samples and self.samples):
+        if (base is None or base is self or not base.ok or not self.ok
+                or base.estimate is None or self.estimate is None):
             return {}
-        average = statistics.fmean if self.settings.original else statistics.median
-        alternating = [number % 2 for number in range(len(self.samples_ns))]  # as in records without `turns`
-        classes: list[Any] = list(zip(self.turns, base.turns)) or alternating
-        return ratio_estimate(base.samples_ns, self.samples_ns, classes, average, self.tick_ns)
+        if self.settings.original:
+            return {"value": base.ms["mean"] / self.ms["mean"]}
+        together = (len(base.samples_ns), base.rounds_s) == (len(self.samples_ns), self.rounds_s)
+        found = base.estimate.over(self.estimate)
+        if together and not self.apart:
+            found = paired_ratio(base.medians_ns, self.medians_ns)
+        return {"value": found.value, **({"ci95": found.interval} if found.interval else {})}
+
+    @functools.cached_property
+    def sustained(self) -> dict[str, Any]:
+        """Return what the machine sustained over rounds of 30 s or more, {} if they took less:
+        `seconds`; `tops` of each tenth of the time; `change`, by which part the rate of the last
+        tenth of the rounds, 5 or more, differs from that of the first; `half` the width of its 95 %
+        interval, from the usual step between tenths; whether it is `throttled`."""
+        medians, starts, count = self.medians_ns, self.rounds_s, len(self.rounds_s)
+        seconds = starts[-1] * count / (count - 1) if count == len(medians) > 1 else 0
+        if seconds < SUSTAINED_S:
+            return {}
+        ends = [sum(start < seconds * tenth / 10 for start in starts) for tenth in range(11)]
+        tops = [self.config.gop * 1e6 / estimate(medians[min(start, end - 1):end]).value
+                for start, end in zip(ends, ends[1:])]  # of the round that goes on if none begins
+        few = max(FEWEST_ROUNDS, count // 10)
+        change = estimate(medians[:few]).value / estimate(medians[-few:]).value - 1
+        half = STEPS * statistics.median(abs(new / old - 1) for old, new in zip(tops, tops[1:]))
+        return {"seconds": seconds, "tops": tops, "change": change, "half": half,
+                "throttled": change + half < 0 and change < -THROTTLED}
 
 
 class Trial:
-    """A variant while it is measured: its cell, its loaded program, and by rounds the clock's marks, its turns, and
-    outputs."""
+    """A variant while it is measured: its cell, its loaded program, and what was seen of it: `turns`,
+    what the clock read between the timed evaluates of rounds; `medians` in ticks of the rounds
+    before these, if there are too many; `paces`, the ns of an evaluate in the first round and in
+    the latest; `outputs` of the rounds that are verified, [round][pixel][channel]."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.program: Optional[Program] = None
         self.executable: Optional[Executable] = None
-        self.pace_s = DEFAULT_PACE_S
-        self.marks: list[list[int]] = []
-        self.turns: list[int] = []
+        self.pace_s = DEFAULT_PACE_S  # of the slowest of the last evaluates of the warm-up
+        self.evaluates = ORIGINAL_EVALUATES  # timed ones of a turn
+        self.turns: list[Sequence[int]] = []
+        self.medians: list[float] = []
+        self.paces: list[float] = []
         self.outputs: list[list[Vector]] = []
 
     @property
@@ -2315,155 +2905,182 @@ class Trial:
         except Exception as error:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
+    def keep(self, marks: Sequence[int], tick_ns: float) -> None:
+        """Keep what the clock read in a turn; of the oldest of too many turns only the median. The
+        next turn waits, and the engine's clock falls after 100 µs: the rest is done in the end."""
+        self.turns.append(array.array("q", marks))
+        pace = (marks[-1] - marks[0]) / self.evaluates * tick_ns
+        self.paces = [*self.paces[:1], pace] if self.paces else [pace, pace]
+        if self.evaluates * len(self.turns) > MOST_SAMPLES:
+            self.medians.append(statistics.median(ticks_between("evaluate", self.turns.pop(0))))
 
-Forms = Sequence[tuple[str, str]]  # weight-file layouts and dialects
+    def note_samples(self, tick_ns: float, rounds_s: Sequence[float]) -> None:
+        """Note the times of all rounds, or the median of each if there are too many. Raise
+        StageError if they mean nothing."""
+        turns = [ticks_between("evaluate", marks) for marks in self.turns]
+        condensed = {"condensed": True} if self.medians else {}
+        if condensed:
+            turns = [[each] for each in (*self.medians, *map(statistics.median, turns))]
+        self.cell.note(samples_ns=[[round(ticks * tick_ns, 1) for ticks in turn] for turn in turns],
+                       rounds_s=[round(start, 4) for start in rounds_s], **condensed)
 
 
-def attempts(settings: Settings) -> Forms:
-    """Return the weight-file layouts and dialects to try, in order."""
-    layouts = LAYOUTS if settings.blob == "auto" else (settings.blob,)
-    dialects = DIALECTS if settings.dialect == "auto" else (settings.dialect,)
-    every = [(layout, dialect) for layout in layouts for dialect in dialects]
-    return list(ATTEMPTS) if len(layouts) > 1 and len(dialects) > 1 else every
+def attempts(settings: Settings) -> Sequence[str]:
+    """Return the forms of a program to try, in order."""
+    return FORMS if settings.form == "auto" else (settings.form,)
 
 
 def each_reason_once(refused: Sequence[str]) -> str:
-    """Return texts such as `standard/1.3: reason` as one text with each reason once, after all its forms."""
+    """Return texts such as `standard/1.3: reason` as one text with each reason once, after all its
+    forms."""
     forms: dict[str, list[str]] = {}
     for form, _, reason in (text.partition(": ") for text in refused):
         forms.setdefault(reason, []).append(form)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in forms.items())
 
 
-def load_program(engine: Engine, trial: Trial, forms: Forms, events: Events, owner: contextlib.ExitStack) -> None:
-    """Load a variant's program in the first form that is not refused. Raise StageError naming all that were tried."""
+def load_program(engine: Engine, trial: Trial, forms: Sequence[str], events: Events,
+                 owner: contextlib.ExitStack) -> None:
+    """Load a variant's program in the first form that is not refused. Raise StageError naming all
+    that were tried."""
     cell, settings = trial.cell, trial.cell.settings
     refused: list[str] = []
-    for layout, dialect in forms:
+    for form in forms:
         events.stage("generate", cell.variant, SECONDS_PER_WEIGHT * cell.config.weights)
-        program = build_program(cell.config, cell.variant, seed=settings.seed, original=settings.original,
-                                blob=layout, dialect=dialect)
+        program = build_program(cell.config, cell.variant, seed=settings.seed,
+                                original=settings.original, form=form)
         try:
             events.rest(cell.variant)
             executable = engine.load(program, settings.qos, events, owner)
         except StageError as error:
-            refused.append(without_paths(f"{layout}/{dialect}: {error}"))
+            refused.append(without_paths(f"{form}: {error}"))
             if error.stage == "compile":
                 events.refused()
             if error.stage in REFUSALS and len(refused) < len(forms):
                 continue
-            cell.refused = refused[:-1]
+            cell.note(refused=refused[:-1])
             text = each_reason_once(refused) if cell.refused else str(error)
             advice = advice_for(text)
             if settings.original:
-                advice = advice.replace("another --dialect", "it without --original")
-            if "--dialect" in advice and (len(forms) > 1 or settings.dialect == "auto"):  # now, or before
+                advice = advice.replace("another --form", "it without --original")
+            elif "--form" in advice and settings.form == "auto":  # all were tried, now or before
                 advice = "no form of the program is accepted; send the output of doctor"
             raise StageError(error.stage, f"{text}; {advice}" if advice else text) from None
-        cell.note(blob=layout, dialect=dialect, refused=refused, **executable.facts)
+        cell.note(form=form, refused=refused, **executable.facts)
         trial.program, trial.executable = program, executable
         return
 
 
-def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int], events: Events) -> None:
-    """Warm all loaded programs up, then time them in rounds of changing order, with no computations in between. In two
-    rounds, `pixels` of the outputs are poisoned after the uncounted evaluate, and read at the end."""
-    settings = trials[0].cell.settings
+def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int],
+                   events: Events) -> None:
+    """Warm all loaded programs up, then time them in rounds, in which they take turns in changing
+    order, with no computations in between. In two rounds, one that the seed draws and the last,
+    `pixels` of the outputs are poisoned after the uncounted evaluate, and read at the end.
+
+    Rounds are 12 or more, a multiple of the variants, so that their order cancels out, and go on
+    for the `seconds` of the settings, or until `events.stopping`: then fewer than 12 fail. The
+    original has one round. Whether a round is the last is decided when it begins."""
+    settings, rounds_s, last = trials[0].cell.settings, list[float](), False
+    least = 1 if settings.original else ROUNDS
+    drawn = int(random.Random(settings.seed).random() * (least - 1))
     warm_up(engine, trials, events)
-    poisoned = poisoned_rounds(settings) if pixels else ()
-    for number in range(settings.rounds):
-        turns = [trials[place] for place in turn_order(number, len(trials)) if trials[place].runs]
-        if not turns:
+    running, started = [trial for trial in trials if trial.runs], engine.now()
+    while running and not last:
+        done = len(rounds_s)
+        if events.stopping and done < least:
+            for trial in running:
+                trial.cell.fail("evaluate", f"interrupted after {done} of {least} rounds")
             return
-        seconds = HANG_FACTOR * sum(trial.pace_s for trial in turns) * (settings.iters // settings.rounds + 1)
-        events.round(",".join(trial.cell.variant for trial in turns), seconds, number + 1, settings.rounds)
-        for turn, trial in enumerate(turns):
+        rounds_s.append((engine.now() - started) * engine.tick_ns / 1e9)
+        ends_s = 2 * rounds_s[-1] - rounds_s[done - 1]  # if it takes as long as the one before
+        last = (done + 1 >= least and (done + 1) % len(running) == 0
+                and (events.stopping or ends_s >= settings.seconds))
+        limit = HANG_FACTOR * sum(trial.pace_s * (trial.evaluates + 1) for trial in running)
+        events.round(",".join(trial.cell.variant for trial in running), limit, done + 1,
+                     {trial.cell.variant: trial.paces for trial in running if done})
+        turn = done % len(running)
+        for trial in running[turn:] + running[:turn]:
             events.turn(trial.cell.variant)
-            trial.turns.append(turn)
             with trial.guarded(events):
-                measure_round(engine, trial, pixels if number in poisoned else ())
+                measure_turn(engine, trial, pixels if last or done == drawn else ())
+        running = [trial for trial in running if trial.runs]
     for trial in trials:
-        if len(trial.marks) == settings.rounds:  # also if its output could not be read in the end
+        # Also if its last output could not be read.
+        if last and len(trial.medians) + len(trial.turns) == len(rounds_s):
             with trial.guarded(events):
-                trial.cell.note(samples_ns=samples_of(engine, trial.marks), turns=trial.turns)
+                trial.note_samples(engine.tick_ns, rounds_s)
 
 
-def measure_round(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
-    """Time one round of one variant: an uncounted evaluate, which takes the switch, then the timed ones."""
-    settings, executable = trial.cell.settings, trial.executable
+def measure_turn(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
+    """Time one variant in a round: an uncounted evaluate, which takes the switch, then the timed
+    ones. Raise StageError if one fails, or if the clock does."""
+    executable = trial.executable
     assert executable
     with engine.pool():
-        if not settings.original:
+        if not trial.cell.settings.original:
             timed_evaluates(engine, executable, "evaluate", 1)
         if pixels:
             executable.poison(pixels)
-        trial.marks.append(timed_evaluates(engine, executable, "evaluate", settings.iters // settings.rounds))
+        marks = timed_evaluates(engine, executable, "evaluate", trial.evaluates)
+    if marks[-1] <= marks[0]:
+        raise StageError("evaluate", f"the clock did not move on over {trial.evaluates} evaluates in "
+                                     "a row: they did nothing, or too little; try more layers")
+    trial.keep(marks, engine.tick_ns)
     if pixels:
         trial.outputs.append(executable.read_pixels(pixels))
 
 
-def poisoned_rounds(settings: Settings) -> Sequence[int]:
-    """Return the rounds whose outputs are verified: the last, and one before it, drawn by the seed."""
-    last = settings.rounds - 1
-    return sorted({last, int(random.Random(settings.seed).random() * max(last, 1))})
-
-
 def warm_up(engine: Engine, trials: Sequence[Trial], events: Events) -> None:
-    """Evaluate uncounted, each variant in turn: `warmup` times, or until the times of all are steady."""
-    count = trials[0].cell.settings.warmup
-    running = [trial for trial in trials if trial.runs and count != 0]
-    for trial in running:  # the first by itself: it tells how long the others may take
-        events.turn(trial.cell.variant)
-        events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
-        with trial.guarded(events):
-            warm_up_slice(engine, trial, 1)
-            trial.cell.note(first_ms=trial.pace_s * 1e3)
-    running = [trial for trial in running if trial.runs]
-    paces = HANG_FACTOR * sum(trial.pace_s for trial in running)
+    """Evaluate uncounted, each variant in turn, until for each the medians of its last two slices
+    are alike; then its turns are as long as these tell. The original evaluates 10 times."""
+    original = trials[0].cell.settings.original
+    for trial in trials:  # the first by itself: it tells how long the others may take
+        if trial.runs:
+            events.stage("warm-up", trial.cell.variant, HANG_FACTOR * DEFAULT_PACE_S)
+            first_ns = warm_up_slice(engine, trial, 1, 0, events)
+            trial.cell.note(first_ms=first_ns / 1e6)
+    running, latest = [trial for trial in trials if trial.runs], list[float]()
+    limit = HANG_FACTOR * sum(trial.pace_s for trial in running)
+    limit = limit * ORIGINAL_WARMUP if original else LONGEST_WARMUP_S + 2 * limit
     if running:
-        limit = paces * count if count is not None else LONGEST_WARMUP_S + 2 * paces
         events.stage("warm-up", ",".join(trial.cell.variant for trial in running), limit)
-        warm_up_in_slices(engine, running, events, None if count is None else count - 1)
-
-
-def warm_up_in_slices(engine: Engine, running: Sequence[Trial], events: Events, count: Optional[int]) -> None:
-    """Evaluate each variant `count` times, or in slices until for each the medians of its last two differ by less than
-    half a percent."""
-    started, spent_ns, previous = time.monotonic(), 0.0, [math.inf] * len(running)
-    while True:
-        latest = []
+    if original:
         for trial in running:
-            events.turn(trial.cell.variant)
-            samples = [0.0]
-            with trial.guarded(events):
-                samples = warm_up_slice(engine, trial, count) if trial.cell.ok else samples
-            latest.append(statistics.median(samples))
-            spent_ns += sum(samples)
+            warm_up_slice(engine, trial, ORIGINAL_WARMUP - 1, 0, events)
+        return
+    starts, steady, elapsed = (engine.now(), time.monotonic()), False, 0.0
+    while running and not events.stopping and elapsed < (
+            SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
+        previous = latest or [math.inf] * len(running)
+        latest = [warm_up_slice(engine, trial, 2, SLICE_S, events) for trial in running]
         steady = all(abs(new - old) <= STEADY * new for old, new in zip(previous, latest))
-        elapsed = max(spent_ns / 1e9, time.monotonic() - started)  # one of the clocks may stand still
-        if count is not None or elapsed >= (SHORTEST_WARMUP_S if steady else LONGEST_WARMUP_S):
-            return
-        previous = latest
+        elapsed = max((engine.now() - starts[0]) * engine.tick_ns / 1e9,
+                      time.monotonic() - starts[1])  # one of the clocks may stand still
+    for trial, pace_ns in zip(running, latest):  # 0 if the clock is that coarse
+        count = math.ceil(TURN_NS / (pace_ns or 1))
+        trial.evaluates = max(FEWEST_EVALUATES, min(count, MOST_EVALUATES))
 
 
-def warm_up_slice(engine: Engine, trial: Trial, count: Optional[int]) -> list[float]:
-    """Evaluate `count` times, or for a slice of time; note the pace, and return the times in ns (of many the last)."""
-    assert trial.executable
+def warm_up_slice(engine: Engine, trial: Trial, count: int, seconds: float, events: Events) -> float:
+    """Evaluate `count` times, and again for some seconds; note the pace, and return the median time
+    in ns, 0 if the variant fails."""
     samples: list[float] = []
-    spent_ns, until = 0.0, time.monotonic() + SLICE_S
-    with engine.pool():
-        if count is not None:
-            samples = durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", count)[-9:])
-        while count is None and spent_ns < SLICE_S * 1e9 and time.monotonic() < until:
-            samples += durations(engine, "warm-up", timed_evaluates(engine, trial.executable, "warm-up", 2))
-            spent_ns += samples[-1] + samples[-2]
-    trial.pace_s = max(samples[-8:], default=trial.pace_s * 1e9) / 1e9
-    return samples or [0.0]
+    spent_ns, until = 0.0, time.monotonic() + seconds
+    events.turn(trial.cell.variant)
+    with trial.guarded(events), engine.pool():
+        while trial.executable and trial.cell.ok and (
+                not samples or spent_ns < seconds * 1e9 and time.monotonic() < until):
+            marks = timed_evaluates(engine, trial.executable, "warm-up", count)
+            latest = [ticks * engine.tick_ns for ticks in ticks_between("warm-up", marks)]
+            spent_ns += sum(latest)
+            samples += latest
+    trial.pace_s = max(samples[-8:], default=0.0) / 1e9
+    return statistics.median(samples or [0.0])
 
 
 def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: int) -> list[int]:
-    """Evaluate `count` times back to back; return what the clock read before, between and after. Raise StageError if an
-    evaluate fails."""
+    """Evaluate `count` times back to back; return what the clock read before, between and after.
+    Raise StageError if an evaluate fails."""
     run_once, now = executable.evaluate, engine.now
     marks = [now()]
     for _ in range(count):
@@ -2473,512 +3090,40 @@ def timed_evaluates(engine: Engine, executable: Executable, stage: str, count: i
     return marks
 
 
-def durations(engine: Engine, stage: str, marks: Sequence[int]) -> list[float]:
-    """Return the ns between readings of the clock. If it is so coarse that it stood still over one evaluate, they share
-    the time of all. Raise StageError if it ran backwards."""
+def ticks_between(stage: str, marks: Sequence[int]) -> list[float]:
+    """Return the ticks between readings of the clock; if it is so coarse that it stood still over
+    an evaluate, they share the time of all. Raise StageError if it ran backwards."""
     ticks: list[float] = list(map(sub, marks[1:], marks))
-    if min(ticks, default=0) < 0:
-        raise StageError(stage, f"the clock ran backwards by {-min(ticks):.0f} ticks, so its times mean nothing")
-    if not all(ticks):
-        ticks = [sum(ticks) / len(ticks)] * len(ticks)
-    return [tick * engine.tick_ns for tick in ticks]
+    least = min(ticks)
+    if least < 0:
+        raise StageError(stage, f"the clock ran backwards by {-least:.0f} ticks, so its times mean "
+                                "nothing: try again, and if it stays so, send the output of doctor")
+    return ticks if least else [sum(ticks) / len(ticks)] * len(ticks)
 
 
-def samples_of(engine: Engine, rounds: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return the ns of each timed evaluate, by rounds. Raise StageError if the clock stood still over a round."""
-    samples = [durations(engine, "evaluate", marks) for marks in rounds]
-    if not all(map(all, samples)):
-        raise StageError("evaluate", f"the clock stood still over {len(samples[0])} evaluates in a row: they took less "
-                                     "than its tick, or did nothing; try more --iters in as many --rounds")
-    return samples
-
-
-def observed_tick_ns(engine: Engine) -> float:
-    """Return the step of the clock in ns, which may be coarser than its unit: the common divisor of steps observed."""
-    steps: list[int] = []
-    last, until = engine.now(), time.monotonic() + 0.5
-    while len(steps) < 5 and time.monotonic() < until:
-        mark = engine.now()
-        steps += [mark - last] if mark > last else []
-        last = mark
-    return math.gcd(*steps) * engine.tick_ns if steps else engine.tick_ns
-
-
-def flat(vectors: Iterable[Vector]) -> list[float]:
-    """Return the values of vectors, one vector after the other."""
-    return [value for vector in vectors for value in vector]
-
-
-# Statistics
+# ==================================================================================================
+# 11. Machine
 #
-# Evaluates of one round are alike, so intervals come from rounds; fewer than five cannot tell how much they vary.
-# "95 %" means that intervals cover the truth in 92.5 to 97 % of simulated runs of independent rounds. A coarse clock
-# gives a time as one of the two whole numbers of ticks next to it, so a median is wrong by less than a tick: intervals
-# are wider by a tick at each end. Figures named "simulated" come from tests/test_statistics.py.
-
-FEWEST_ROUNDS = 5
-TWO_TICKS = 2  # the errors of two readings may add up, but Estimate.less adds squares: 2 is over sqrt(2) / 0.78
-LEAST_FACTOR = 1.05  # patterns below this matter less than what differs between runs
-
-
-class Estimate(NamedTuple):
-    """A value and the ends of its 95 % interval, which are infinite if it cannot be told."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def interval(self) -> Optional[list[float]]:
-        """Return [low, high], or None if it cannot be told."""
-        return [self.low, self.high] if math.isfinite(self.high - self.low) else None
-
-    def times(self, factor: float) -> "Estimate":
-        """Return the estimate times a positive number."""
-        return Estimate(*(factor * value for value in self))
-
-    def less(self, other: "Estimate") -> "Estimate":
-        """Return the difference of independent estimates. Distances to the ends add up as squares, each side by
-        itself (Zou and Donner 2008); two sign intervals so combined cover 98 %, hence 0.78 (simulated)."""
-        value = self.value - other.value
-        return Estimate(value, value - 0.78 * math.hypot(self.value - self.low, other.high - other.value),
-                        value + 0.78 * math.hypot(self.high - self.value, other.value - other.low))
-
-
-def turn_order(number: int, count: int) -> list[int]:
-    """Return the order of `count` variants in round `number`: in `count` rounds each has each place once."""
-    return [(number + place) % count for place in range(count)]
-
-
-def student_quantile(confidence: float, freedom: int) -> float:
-    """Return the quantile of Student's t for a two-sided interval: Abramowitz and Stegun 26.7.5, too small by 0.1 %
-    for three degrees of freedom, by 1 % for two."""
-    x = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    return (x + (x ** 3 + x) / 4 / freedom + (5 * x ** 5 + 16 * x ** 3 + 3 * x) / 96 / freedom ** 2
-            + (3 * x ** 7 + 19 * x ** 5 + 17 * x ** 3 - 15 * x) / 384 / freedom ** 3
-            + (79 * x ** 9 + 776 * x ** 7 + 1482 * x ** 5 - 1920 * x ** 3 - 945 * x) / 92160 / freedom ** 4)
-
-
-@functools.cache
-def sign_interval(count: int) -> tuple[int, float]:
-    """Return depth and share: the 95 % interval of a median of `count` values begins this share of the way from the
-    value of rank `depth` to the next, and ends alike, counted from above (Hettmansperger and Sheather 1986). Five
-    values reach 93.75 %, with their extremes."""
-    if count > 1000:  # the normal limit
-        rank = (count + 1) / 2 - 0.98 * math.sqrt(count)
-        return int(rank), rank % 1
-    depth, outside, term, total = 1, 1, count, 2 ** count  # a binomial's tail, in units of 2**-count
-    while 40 * (outside + term) <= total:
-        outside, term, depth = outside + term, term * (count - depth) // (depth + 1), depth + 1
-    part = max(0.0, (total / 40 - outside) / term)
-    return depth, (count - depth) * part / (depth + (count - 2 * depth) * part)
-
-
-def centred_ranks(values: Sequence[float]) -> list[int]:
-    """Return twice the rank of each value, less the mean; equal values share theirs."""
-    ordered = sorted(values)
-    last = {value: place for place, value in enumerate(ordered)}
-    last_of_reversed = {value: place for place, value in enumerate(reversed(ordered))}
-    return [last[value] - last_of_reversed[value] for value in values]
-
-
-def widening(values: Sequence[float], means: int = 1) -> float:
-    """Return how many times wider an interval is because neighbouring rounds resemble each other, as in a first-order
-    autoregression: from the lag-1 correlation of ranks, without its bias in short series (Kendall 1954: -(1 + 4r) /
-    n). `means` is how many were subtracted from the values."""
-    count, ranks = len(values), centred_ranks(values)
-    correlation = sum(map(mul, ranks, ranks[1:])) / (sum(map(mul, ranks, ranks)) or 1)
-    if correlation < 0.7 / math.sqrt(count - means):  # may be chance
-        return 1.0
-    correlation = min(0.9, (count * correlation + 1) / (count - 4))  # few rounds do not tell more
-    return math.sqrt((1 + correlation) / (1 - correlation))
-
-
-def median_estimate(rounds: Sequence[Sequence[float]], tick: float = 0) -> Estimate:
-    """Return the median of all samples, its interval from the medians of rounds; all in the unit of the tick."""
-    median, middles = statistics.median(flat(rounds)), [statistics.median(samples) for samples in rounds]
-    if len(rounds) < FEWEST_ROUNDS:
-        return Estimate(median, -math.inf, math.inf)
-    (depth, share), ordered, wider = sign_interval(len(rounds)), sorted(middles), widening(middles)
-    low = ordered[depth - 1] + share * (ordered[depth] - ordered[depth - 1])
-    high = ordered[-depth] - share * (ordered[-depth] - ordered[-depth - 1])
-    bias = (median - statistics.median(middles)) / 2  # of medians of skewed times; the other half may be chance
-    return Estimate(median, max(0.0, median - wider * max(0.0, median - min(low, low + bias)) - tick),
-                    median + wider * max(0.0, max(high, high + bias) - median) + tick)
-
-
-def median_interval(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[list[float]]:
-    """Return the 95 % interval [low, high] of the median of all samples; None below FEWEST_ROUNDS."""
-    return median_estimate(rounds, tick).interval
-
-
-def ratio_estimate(baseline: Sequence[Sequence[float]], rounds: Sequence[Sequence[float]], classes: Sequence[Any],
-                   average: Callable[[Sequence[float]], float] = statistics.median, tick: float = 0) -> dict[str, Any]:
-    """Return {"value", "ci95"}: how many times faster than the baseline. Logarithms of each round's quotient are
-    averaged over the rounds of a class (those with the same order of variants), then over classes, so that effects of
-    the order cancel out; exchanging the variants gives the inverse. Without ci95 if rounds are too few; {} if the
-    average of one is not over a tick."""
-    pairs = [(average(base), average(own)) for base, own in zip(baseline, rounds)]
-    if min(map(min, pairs)) <= tick:
-        return {}
-    logarithms = [math.log(base) - math.log(own) for base, own in pairs]
-    groups = [[value for value, own in zip(logarithms, classes) if own == group] for group in dict.fromkeys(classes)]
-    means = dict(zip(dict.fromkeys(classes), map(statistics.fmean, groups)))
-    centre, freedom = statistics.fmean(means.values()), len(pairs) - len(groups)
-    if len(pairs) < FEWEST_ROUNDS or freedom < 2:
-        return {"value": math.exp(centre)}
-    rest = [value - means[group] for value, group in zip(logarithms, classes)]
-    error = math.sqrt(sum(map(mul, rest, rest)) / freedom * sum(1 / len(group) for group in groups)) / len(groups)
-    ticks = max(-math.log1p(-tick / base) - math.log1p(-tick / own) for base, own in pairs)
-    half = student_quantile(0.95, freedom) * error * widening(rest, len(groups)) + ticks
-    return {"value": math.exp(centre), "ci95": [math.exp(centre - half), math.exp(centre + half)]}
-
-
-def speed_estimate(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]],
-                   tick: float = 0) -> tuple[float, Optional[list[float]]]:
-    """Return how many times faster the new of two independent runs is, and its 95 % interval [low, high] or None."""
-    estimates = [median_estimate(rounds, TWO_TICKS * tick) for rounds in (base, new)]
-    logarithms = [Estimate(*(math.log(value) if value > 0 else -math.inf for value in estimate))
-                  for estimate in estimates]
-    quotient = logarithms[0].less(logarithms[1])
-    return math.exp(quotient.value), list(map(math.exp, quotient.interval)) if quotient.interval else None
-
-
-def verdict_interval(value: float, interval: Sequence[float]) -> list[float]:
-    """Return a speed's interval made twice as wide, on a logarithmic scale. Runs differ if it excludes 1: that is
-    wrong for less than 5 % of equal runs even if neighbouring rounds correlate by 0.5, which few rounds do not show."""
-    return [end * end / value for end in interval]
-
-
-def marginal(shallow: Sequence[Sequence[float]], deep: Sequence[Sequence[float]], shallow_gop: float, deep_gop: float,
-             tick: float = 0) -> dict[str, Any]:
-    """Return {"tops", "tops_interval", "fixed_ms", "fixed_interval"}, intervals of 95 % or None, from the times in ns
-    of two depths measured independently, as if each were fixed + GOP / rate; {} if the deeper is not the slower one."""
-    more = deep_gop - shallow_gop
-    less_ms, more_ms = (median_estimate(rounds, TWO_TICKS * tick).times(1e-6) for rounds in (shallow, deep))
-    time, fixed = more_ms.less(less_ms), less_ms.times(deep_gop / more).less(more_ms.times(shallow_gop / more))
-    if time.value <= 0:
-        return {}
-    return {"tops": more / time.value, "tops_interval": [more / time.high, more / time.low] if time.low > 0 else None,
-            "fixed_ms": fixed.value, "fixed_interval": fixed.interval}
-
-
-def within_rounds_pattern(rounds: Sequence[Sequence[float]], tick: float = 0) -> Optional[tuple[int, float]]:
-    """Return how many first evaluates of rounds differ from the others, and by which factor; or None. Ranks within
-    rounds must not be explained by chance, and the factor must be alike in all rounds and exceed the scatter of
-    rounds, or it is drift or correlated noise."""
-    count, length = len(rounds), min(map(len, rounds), default=0)
-    if count < FEWEST_ROUNDS or length < 2:
-        return None
-    sums: Iterable[float] = itertools.accumulate(map(sum, zip(*map(centred_ranks, rounds))))
-    scores = [abs(total) / math.sqrt(count * first * (length - first) * (length + 1) / 3)  # Wilcoxon's rank sums
-              for first, total in zip(range(1, length), sums)]
-    first = 1 + scores.index(max(scores))
-    starts, ends = ([statistics.median(samples[part]) for samples in rounds]
-                    for part in (slice(first), slice(first, None)))
-    if max(scores) < statistics.NormalDist().inv_cdf(1 - 0.004 / length) or min(starts + ends) <= 0:
-        return None
-    steps: list[float] = [math.log(start / end) for start, end in zip(starts, ends)]
-    error = student_quantile(0.995, count - 1) * statistics.stdev(steps) / math.sqrt(count)
-    least = max(error, statistics.stdev(map(math.log, ends)), math.log(LEAST_FACTOR), 2 * tick / min(starts + ends))
-    step = statistics.fmean(steps)
-    return (first, math.exp(step)) if abs(step) > least else None
-
-
-def bimodality(samples: Sequence[float], tick: float = 0) -> Optional[tuple[float, float, float]]:
-    """Return the two levels that samples lie on, as low, high, and the share on the low one; or None. Each holds a
-    fifth of them or more, and they lie six times as far apart, on a logarithmic scale, as samples of a level scatter:
-    one peak, a long tail or a drift does so in less than 1 % of runs (simulated)."""
-    ordered = sorted(samples)
-    if len(ordered) < 25 or ordered[0] <= 0:
-        return None
-    values = [math.log(sample) for sample in ordered[:len(ordered) - len(ordered) // 20]]  # without outliers
-    fifth = math.ceil(len(values) / 5)
-    split = max(range(fifth, len(values) - fifth + 1), key=lambda place: values[place] - values[place - 1])
-    parts = values[:split], values[split:]
-    means = [statistics.fmean(part) for part in parts]
-    scatter = math.hypot(*(math.dist(part, [mean] * len(part)) / math.sqrt(len(part) - 1)
-                           for part, mean in zip(parts, means))) / math.sqrt(2)
-    low, high = statistics.median(ordered[:split]), statistics.median(ordered[split:])
-    found = means[1] - means[0] > 6 * scatter and high > max(LEAST_FACTOR * low, low + 2 * tick)
-    return (low, high, split / len(ordered)) if found else None
-
-
-# ======================================================================================================================
-# 9. Verification
-#
-# Used below: Verdict, distance_from_fp16, chosen_pixels, verify.
-# ======================================================================================================================
-
-# Limits are 1.3 times what right engines of any arithmetic reach in the simulations of tests/test_verification.py, or
-# more. By activations and kernel: the relative L2, and the distance of the slope from 1, per square root of the depth,
-# with as many channels. Sums in fp16 lose more if they have more terms.
-LIMITS = {("fp16", 1): (0.0055, 0.0012, 512), ("int8", 1): (0.020, 0.0085, 512),
-          ("fp16", 3): (0.0095, 0.0028, 128), ("int8", 3): (0.021, 0.009, 512)}
-MAX_RELATIVE_L2 = 1.2
-MOST = 0.5  # a larger share of equal values shows the arithmetic
-UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
-
-# The largest relative L2 if the arithmetic is known: INT8 is exact then. FP16 (per square root of the depth) reaches
-# 0.0005; with bf16 stores it would be 0.0010 or more.
-KNOWN_LIMITS = {"fp16": 0.0007, "int8": 0.02}
-
-# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an average is.
-# The distance from an output without quantization, if 1 is what quantization usually causes: right engines stay above
-# 1 - 2.7 / sqrt(n) and below 1.2 + 2.7 / sqrt(n); with 3x3, for which the usual is estimated, above 0.34.
-NOISE_LIMITS = {1: ((1.0, -4.0), (1.3, 4.0)), 3: ((0.2, 0.0), (math.inf, 0.0))}
-QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
-
-# The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / sqrt(n).
-ERROR_LIMITS = {"fp16": ((1, 7.0), (3, 4.5)), "int8": ((1, 5.5), (3, 3.5))}
-FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
-
-
-class Comparison(NamedTuple):
-    """How an output differs from the expected values. `floor` is their rms, at most 1: a relative error times it is
-    relative to values as large as the input's."""
-
-    cosine: float
-    relative_l2: float
-    slope: float
-    max_error: float
-    floor: float
-
-
-class Verdict(NamedTuple):
-    """The fields of a cell's `verified`, the reason why the output is wrong (or None), warnings as (code, text)."""
-
-    verified: dict[str, Any]
-    problem: Optional[str]
-    warnings: list[tuple[str, str]]
-
-
-def compare_vectors(values: Vector, expected: Vector) -> Comparison:
-    """Return how finite values differ from the expected ones."""
-    pairs = ((values, expected), (values, values), (expected, expected))
-    dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in pairs)
-    errors = list(map(sub, values, expected))
-    return Comparison(dot / math.sqrt(own * power), math.sqrt(sum(map(mul, errors, errors)) / power), dot / power,
-                      max(map(abs, errors)), min(1.0, math.sqrt(power / len(expected))))
-
-
-def distance_from_fp16(output: Sequence[Vector], fp16: Sequence[Vector]) -> dict[str, float]:
-    """Return cosine and relative L2 of an output, [pixel][channel], against the FP16 variant's output."""
-    found = compare_vectors(flat(output), flat(fp16))
-    return {"cosine": found.cosine, "relative_l2": found.relative_l2}
-
-
-def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
-    """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 the first lies on an edge,
-    where the padding shows, but not in a corner; the second lies inside."""
-    draw = random.Random(seed).random
-    last = config.spatial - 1
-    chosen: dict[int, None] = {}
-    while len(chosen) < min(count, config.pixels):
-        index = int(draw() * config.pixels)
-        edges = sum(place in (0, last) for place in divmod(index, config.spatial))
-        if config.kernel == 1 or last < 2 or len(chosen) >= 2 or edges == (1, 0)[len(chosen)]:
-            chosen[index] = None
-    return list(chosen)
-
-
-def verify(program: Program, data: bytes, pixels: Sequence[int], outputs: Sequence[Sequence[Vector]],
-           known: bool) -> Verdict:
-    """Return the verdict on the worst of the outputs, [round][pixel][channel], compared with the reference. `data` is
-    the whole fp16 input; `known`: whether the chip's arithmetic is. Raise MilError or BlobError if the reference cannot
-    compute the program."""
-    references = compute_references(program, data, pixels, outputs)
-    verdicts = [judge(program.config, program.variant.activations, output, references, known) for output in outputs]
-    wrong = [verdict for verdict in verdicts if verdict.problem]
-    worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
-    problem = worst.problem
-    if problem and len(wrong) < len(outputs):
-        problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
-    warnings = {code: (code, text) for verdict in verdicts for code, text in verdict.warnings}
-    verified = {"pixels": len(pixels) * len(outputs), **worst.verified, "ok": problem is None}
-    return Verdict(verified, problem, list(warnings.values()))
-
-
-def compute_references(program: Program, data: bytes, pixels: Sequence[int],
-                       outputs: Sequence[Sequence[Vector]]) -> Mapping[Arithmetic, Sequence[Vector]]:
-    """Return the reference of these pixels, [pixel][channel], in each arithmetic; of W8A8 also without quantization.
-    For 3x3 there is one, without rounding."""
-    reference = Reference(program.mil, program.blob)
-    first, *others = [Arithmetic(rounding, store) for rounding in ("away", "even") for store in ("fp16", "fp32")]
-    unquantized = Arithmetic(quantizes=False)
-    if program.config.kernel == 3:
-        return {unquantized: reference.compute(data, pixels, [unquantized])[0]}
-    quantizes = program.variant.activations == "int8" and program.config.depth > 1
-    chosen = [first, unquantized] if quantizes else [first, *others]
-    found = dict(zip(chosen, reference.compute(data, pixels, chosen)))
-    # INT8 is exact: if the outputs equal the reference in an M4's arithmetic, the others need not be computed.
-    if quantizes and any(equal_share(output, found[first]) < 1 for output in outputs):
-        found.update(zip(others, reference.compute(data, pixels, others)))
-    return found
-
-
-def equal_share(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
-    """Return the share of values of [pixel][channel] that are equal to the last bit."""
-    return statistics.fmean(map(eq, flat(output), flat(expected)))
-
-
-def judge(config: Config, activations: str, output: Sequence[Vector],
-          references: Mapping[Arithmetic, Sequence[Vector]], known: bool) -> Verdict:
-    """Return the verdict on the output of one round, [pixel][channel], given the references of these pixels."""
-    rounded = {arithmetic: vectors for arithmetic, vectors in references.items() if arithmetic.quantizes} or references
-    problem = output_defect(flat(output), flat(next(iter(rounded.values()))), config)
-    if problem:
-        return Verdict({}, problem, [])
-    compared = {arithmetic: compare_vectors(flat(output), flat(vectors)) for arithmetic, vectors in rounded.items()}
-    nearest, *others = sorted(compared, key=lambda arithmetic: compared[arithmetic].relative_l2)
-    found, expected = compared[nearest], rounded[nearest]
-    equal = equal_share(output, expected)
-    verified: dict[str, Any] = {}
-    if config.kernel == 1:
-        if equal > MOST or others and found.relative_l2 <= compared[others[0]].relative_l2 / 2:
-            verified["arithmetic"] = nearest.name
-        verified["equal"] = equal
-    verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope, max_error=found.max_error)
-    pixels = [compare_vectors(*pair) for pair in zip(output, expected)]
-    mismatches = [explain_mismatch(found, len(output) * config.channels, config, activations),
-                  *[explain_mismatch(pixel, config.channels, config, activations) for pixel in pixels],
-                  explain_large_errors(output, expected, config, activations, equal > MOST)]
-    problem = next(filter(None, mismatches), None)
-    warnings = []
-    unquantized = next((vectors for arithmetic, vectors in references.items() if not arithmetic.quantizes), None)
-    if unquantized and activations == "int8" and config.depth > 1 and config.channels >= FEWEST_CHANNELS:
-        noise = explain_noise(flat(output), list(map(flat, rounded.values())), flat(unquantized), config)
-        if known:
-            problem = problem or noise
-        elif noise and not problem:
-            warnings.append(("quantization", noise))
-    if known and config.kernel == 1 and not problem:
-        warnings += warnings_about_rounding(found, config, activations)
-    return Verdict(verified, problem, warnings)
-
-
-def warnings_about_rounding(found: Comparison, config: Config, activations: str) -> list[tuple[str, str]]:
-    """Return the warning that an output is farther from the reference than the chip's known arithmetic, if it is."""
-    limit = KNOWN_LIMITS[activations] * (math.sqrt(config.depth) if activations == "fp16" else 1)
-    if found.relative_l2 * found.floor <= limit:
-        return []
-    return [("unknown-rounding", (
-        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known arithmetic stays "
-        f"within {limit:.4f}. It is accepted only as an unknown rounding, in which small mistakes may hide: compare "
-        "more pixels with --verify 16, and send the output of doctor"))]
-
-
-def output_defect(values: Vector, expected: Vector, config: Config) -> Optional[str]:
-    """Return the obvious defect of an output, and its usual cause; None if the output must be compared."""
-    unwritten = sum(map(math.isnan, values))
-    if unwritten:
-        part = "the output" if unwritten == len(values) else f"{unwritten} of {len(values)} values of the output"
-        return (f"evaluate returned YES and did not write {part}: NaN was put there before; try another --qos or "
-                "--dialect")
-    if not all(map(math.isfinite, values)):
-        return "the output holds infinities: weights or scales were misread; try another --blob"
-    if not any(values) and any(expected):
-        spatial = "a spatial that is a multiple of 32, or " if config.spatial % 32 else ""
-        return f"the output is all zeros: the engine did no work; try {spatial}another --dialect"
-    if min(values) == max(values) and min(expected) != max(expected):
-        return f"the output is {values[0]} everywhere: the weights were not read; try another --blob"
-    return None
-
-
-def verification_limits(count: int, config: Config, activations: str) -> tuple[float, float]:
-    """Return the largest relative L2 and distance of the slope from 1 that rounding explains in `count` values."""
-    relative, slope, channels = LIMITS[activations, config.kernel]
-    depth, terms = math.sqrt(config.depth), max(1.0, math.sqrt(config.channels / channels))
-    few, fewer = (4, 16) if config.kernel == 1 else (16, 32)  # values scatter more if they are few
-    return min(MAX_RELATIVE_L2, relative * depth * (1 + few / count) * terms), slope * depth * (1 + fewer / count)
-
-
-def explain_mismatch(found: Comparison, count: int, config: Config, activations: str) -> Optional[str]:
-    """Return what is wrong with an output that differs so over `count` values; None if rounding explains it."""
-    limit, slope_limit = verification_limits(count, config, activations)
-    figures = (f"cosine {found.cosine:.4f}, relative L2 {found.relative_l2:.3f}, at most {limit:.3f}, "
-               f"slope {found.slope:.3f}, within {slope_limit:.3f} of 1")
-    floor = found.floor if activations == "int8" else 1.0  # the error of fp16 is relative, whatever the size
-    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # the part of the difference that is not a scale
-    misscaled = abs(found.slope - 1) * floor ** 2 > slope_limit
-    if found.relative_l2 * floor <= limit and not misscaled:
-        return None
-    if found.cosine < UNRELATED:
-        return f"the output is unrelated to the right one ({figures}): often a wrong layer; try another --blob"
-    if misscaled and turned <= limit:
-        return f"the output has the wrong scale ({figures}): often a misread scale; try another --dialect"
-    return f"the output differs more than rounding explains ({figures}): work is left out; try more --verify"
-
-
-def explain_large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config, activations: str,
-                         equal: bool) -> Optional[str]:
-    """Return what is wrong if few channels of [pixel][channel] differ much more than the others; None otherwise.
-
-    A pixel's usual error is estimated from the median, plus a part of the limit of the relative L2, since the median
-    may be zero; if most values are equal, that is the limit of a known arithmetic. Large values may differ more.
-    """
-    channels = config.channels
-    if channels < FEWEST_CHANNELS:
-        return None
-    limit, _ = verification_limits(len(output) * channels, config, activations)
-    if activations == "int8" and equal:
-        limit = KNOWN_LIMITS["int8"]
-    powers = [0.0] * channels
-    for values, should in zip(output, expected):
-        size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
-        errors = list(map(abs, map(sub, values, should)))
-        usual = statistics.median(errors) / 0.6745 + limit / 8 * (max(1.0, size) if activations == "int8" else size)
-        powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
-                  for power, error, value in zip(powers, errors, should)]
-    largest = sorted((math.sqrt(power / len(output)) for power in powers), reverse=True)
-    for rank, excess in ERROR_LIMITS[activations]:
-        most = 1 + excess / math.sqrt(len(output))
-        if largest[rank - 1] > most:
-            return (f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
-                    f"more, at most {most:.1f} is right: channels are left out or exchanged; try another --blob")
-    return None
-
-
-def explain_noise(values: Vector, references: Sequence[Vector], unquantized: Vector, config: Config) -> Optional[str]:
-    """Return what is wrong if quantizing activations changed the output too little or too much; None otherwise."""
-    usual = QUANTIZATION_NOISE * math.sqrt((config.depth - 1) * len(values))
-    if config.kernel == 1:
-        usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references) / len(references))
-    noise = math.dist(values, unquantized) / usual
-    least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS[config.kernel])
-    figures = f"quantizing activations changed the output by {noise:.2f} of the usual amount"
-    if noise < least:
-        return (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so this is not W8A8; "
-                "its figures are those of --variants w8a16")
-    if noise > most:
-        return (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut off instead of "
-                "rounded; try another --dialect")
-    return None
-
-
-# ======================================================================================================================
-# 10. Machine, warnings and checks
-#
-# Used below: SYSTEM_FORM, NOTE_CODES, chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
-# warnings_before, warnings_about_cell, Finding, Probe, Check, checks, require_engine.
-# ======================================================================================================================
+# Used below: chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
+# warnings_before, warnings_about_cell, implausible, Finding, Probe, Check, checks, require_engine.
+# ==================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
 SYSTEM_VALUES: dict[str, tuple[str, Any]] = {
-    "chip": ("machdep.cpu.brand_string", None), "model": ("hw.model", None), "macos": ("kern.osproductversion", None),
-    "build": ("kern.osversion", None), "memory_bytes": ("hw.memsize", ctypes.c_uint64)}
+    "chip": ("machdep.cpu.brand_string", None), "model": ("hw.model", None),
+    "macos": ("kern.osproductversion", None), "build": ("kern.osversion", None),
+    "memory_bytes": ("hw.memsize", ctypes.c_uint64)}
 # Class methods of _ANEDeviceInfo, which came with different releases.
-DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_architecture": "aneArchitectureType", "ane_count": "numANEs",
-                 "ane_cores": "numANECores"}
+DEVICE_VALUES = {"ane_subtype": "aneSubType", "ane_architecture": "aneArchitectureType",
+                 "ane_count": "numANEs", "ane_cores": "numANECores"}
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState
-# The facts that are figures, in JSON; the others are shown as they are.
-SYSTEM_FORM = {"cpus?": int, "load_average?": float, "memory_bytes?": int}
-# The framework guesses the cores of a sub-type that it does not know (decompile of the framework of macOS 26.1).
+# The framework guesses the cores of a sub-type that it does not know (decompile of macOS 26.1's).
 KNOWN_SUBTYPE = re.compile(r"h1[3-8][a-z]?")
 
 
 class Chip(NamedTuple):
-    """The facts of a chip: the least ms ever seen of an evaluate, rated TOPS, the most layers its compiler takes."""
+    """The facts of a chip: the least ms ever seen of an evaluate, rated TOPS, whether its
+    arithmetic is known, the most layers that its compiler takes."""
 
     dispatch_ms: float
     rated_tops: float = math.inf
@@ -2986,37 +3131,42 @@ class Chip(NamedTuple):
     deepest: int = LARGEST_DIMENSION
 
 
-# Dispatch floors from hardware (sbryngelson/ane-guide: M1, M5; 751K's M6 study: M4, M6), ratings from Apple's
-# announcements (M4: INT8; none for M5 and M6). Arithmetic: 751K's M6 study for M4 and M6, which are identical;
-# cadamcat/llms-on-apple-neural-engine for M5, whose 128 layers are within a relative L2 of 0.0001. 387 layers crash the
-# compiler of M6 (751K's M6 study).
-CHIPS = {"M1": Chip(0.19, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18), "M4": Chip(0.09, 38, True),
-         "M5": Chip(0.06, known_arithmetic=True), "M6": Chip(0.16, known_arithmetic=True, deepest=384)}
+# Least times of an evaluate from hardware (sbryngelson/ane-guide: M1, M5; 751K's M6 study: M4, M6;
+# ANEDVD: A18 Pro), ratings from Apple's announcements (M4: INT8; none for M5, M6 and A18 Pro).
+# Arithmetic: 751K's M6 study for M4 and M6, which are identical; cadamcat's
+# llms-on-apple-neural-engine for M5, whose 128 layers are within a relative L2 of 0.0001.
+# 387 layers crash the compiler of M6 (751K's M6 study).
+CHIPS = {"M1": Chip(0.19, 11), "M2": Chip(0.06, 15.8), "M3": Chip(0.06, 18),
+         "M4": Chip(0.09, 38, True), "M5": Chip(0.06, known_arithmetic=True),
+         "M6": Chip(0.16, known_arithmetic=True, deepest=384), "A18": Chip(0.07)}
 UNKNOWN_CHIP = Chip(0.05)
 
 BUSY = 0.5  # load per processor
 OVER_RATED = 1.15
-DRIFT, SPREAD, SLOW_FIRST, WIDE = 0.05, 0.03, 10, 0.05
+DRIFT, SPREAD, WIDE = 0.05, 0.03, 0.05
 OUTLIER, MANY_OUTLIERS = 1.5, 0.05
-FREE_PER_WEIGHT = 5  # the framework writes weights again, and the daemon copies the directory (decompile of 26.1)
-
-NOTE_CODES = {"first", "cached", "repeated"}  # they ask for nothing: notes in the record, not printed
+# The framework writes the weights again, and the daemon copies the directory (decompile of 26.1).
+FREE_PER_WEIGHT = 5
 
 
 def chip_of(system: Mapping[str, Any]) -> Chip:
     """Return the facts of a machine's chip, such as those of M4 for an `Apple M4 Pro`."""
-    return next((CHIPS[word] for word in str(system.get("chip", "")).split() if word in CHIPS), UNKNOWN_CHIP)
+    words = str(system.get("chip", "")).split()
+    return next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
 
 
 def describe_machine(engine: Engine) -> dict[str, Any]:
     """Return the record's facts of this machine, each absent if unknown."""
-    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
+    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])),
+                             "cpus": os.cpu_count()}
     with contextlib.suppress(OSError, AttributeError):
         facts["load_average"] = os.getloadavg()[0]
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
-        facts.update({name: libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()})
-        facts.update({name: reported(engine, "_ANEDeviceInfo", selector) for name, selector in DEVICE_VALUES.items()})
+        facts.update({name: libraries.system_value(*value)
+                      for name, value in SYSTEM_VALUES.items()})
+        facts.update({name: reported(engine, "_ANEDeviceInfo", selector)
+                      for name, selector in DEVICE_VALUES.items()})
         low_power = reported(engine, "NSProcessInfo", "isLowPowerModeEnabled")
         facts.update(power_source=power_source(engine.runtime), thermal_state=thermal_state(engine),
                      low_power_mode=None if low_power is None else bool(low_power))
@@ -3026,7 +3176,8 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
 
 
 def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run's machine: those that its first worker found, but the latest of those that change."""
+    """Return the facts of a run's machine: those that its first worker found, but the latest of
+    those that change."""
     facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
     if "thermal_state" in facts:
         facts["thermal_state_before"] = facts.pop("thermal_state")
@@ -3035,8 +3186,9 @@ def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[s
 
 
 def reported(engine: NeuralEngine, class_name: str, selector: str) -> Union[str, int, None]:
-    """Return text or a number from a class, or from the process's NSProcessInfo; None if this macOS lacks it. The
-    method's encoding tells which: to take a number for an object would end the process."""
+    """Return text or a number from a class, or from the process's NSProcessInfo; None if this
+    macOS lacks it. The method's encoding tells which: to take a number for an object would end the
+    process."""
     receiver = engine.runtime.find_class(class_name)
     if class_name == "NSProcessInfo":
         receiver = engine.send_optional(receiver, class_name, "processInfo")
@@ -3046,16 +3198,21 @@ def reported(engine: NeuralEngine, class_name: str, selector: str) -> Union[str,
 
 def thermal_state(engine: Engine) -> Optional[str]:
     """Return the machine's thermal state; None if it is unknown."""
-    state = reported(engine, "NSProcessInfo", "thermalState") if isinstance(engine, NeuralEngine) else None
-    return THERMAL_STATES[state] if isinstance(state, int) and 0 <= state < len(THERMAL_STATES) else None
+    if isinstance(engine, NeuralEngine):
+        state = reported(engine, "NSProcessInfo", "thermalState")
+        if isinstance(state, int) and 0 <= state < len(THERMAL_STATES):
+            return THERMAL_STATES[state]
+    return None
 
 
 def power_source(runtime: Runtime) -> Optional[str]:
     """Return `AC Power` or `Battery Power`; None if IOKit does not say."""
     try:
-        # CFTypeRef IOPSCopyPowerSourcesInfo(void); CFStringRef IOPSGetProvidingPowerSourceType(CFTypeRef snapshot)
-        snapshot = runtime.libraries.function("IOKit", "IOPSCopyPowerSourcesInfo", Pointer)()
-        provider = runtime.libraries.function("IOKit", "IOPSGetProvidingPowerSourceType", Pointer, ctypes.c_void_p)
+        # CFTypeRef IOPSCopyPowerSourcesInfo(void)
+        iokit = functools.partial(runtime.libraries.function, "IOKit")
+        snapshot = iokit("IOPSCopyPowerSourcesInfo", Pointer)()
+        # CFStringRef IOPSGetProvidingPowerSourceType(CFTypeRef snapshot)
+        provider = iokit("IOPSGetProvidingPowerSourceType", Pointer, ctypes.c_void_p)
         release = runtime.libraries.function("CoreFoundation", "CFRelease", None, ctypes.c_void_p)
     except Unavailable:
         return None
@@ -3073,11 +3230,13 @@ def amount(size: int) -> str:
 
 
 def room_bytes(config: Config, variants: Iterable[str]) -> int:
-    """Return the bytes on the startup disk that the programs of a configuration take, loaded together."""
-    return int(FREE_PER_WEIGHT * sum(VARIANTS[variant].weights_mib(config) for variant in variants) * (1 << 20))
+    """Return the bytes on the startup disk that the programs of a configuration take, loaded
+    together."""
+    weights = sum(VARIANTS[variant].weights_mib(config) for variant in variants)
+    return int(FREE_PER_WEIGHT * weights * (1 << 20))
 
 
-LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CONFIGS)  # of a default run
+LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULTS["ane"])
 
 
 # Warnings. Each is a code and a text: the observation, the likely cause, what to do.
@@ -3085,146 +3244,119 @@ LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULT_CO
 def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
     if system.get("power_source") == "Battery Power":
-        yield "battery", "the Mac runs on battery, which may slow the engine; connect it to power"
+        yield "battery", ("the Mac runs on battery, which may slow the engine; connect it to power")
     if system.get("low_power_mode") is True:
-        yield "low-power", "low-power mode is on, which slows the engine; switch it off in System Settings, Battery"
+        yield "low-power", ("low-power mode is on, which slows the engine; switch it off in System "
+                            "Settings, Battery")
     for moment in ("before", "after"):
         state = system.get(f"thermal_state_{moment}", "unknown")
         if state not in ("nominal", "unknown"):
-            yield f"heat-{moment}", (f"the machine's thermal state was {state} {moment} measuring, and a hot machine "
-                                     "is slow; let it cool, and measure fewer configurations at a time")
+            yield f"heat-{moment}", (
+                f"the machine's thermal state was {state} {moment} measuring, and a hot machine "
+                "is slow; let it cool, and measure fewer configurations at a time")
     if system.get("load_average", 0) > BUSY * (system.get("cpus") or 1):
-        yield "busy", (f"other programs keep this machine busy (load {system['load_average']:.1f}), which makes times "
-                       "longer; close them")
+        yield "busy", (f"other programs keep this machine busy (load "
+                       f"{system['load_average']:.1f}), which makes times longer; close them")
 
 
-def warnings_before(config: Config, variants: Sequence[str], system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def warnings_before(config: Config, variants: Sequence[str],
+                    system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about a configuration that is about to be compiled."""
     deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
-        yield "depth", (f"{config.label()}: over {deepest} layers have crashed the compiler of this chip, and may stop "
-                        f"the compile service; choose a depth of at most {deepest}")
+        yield "depth", (
+            f"{config.name}: over {deepest} layers have crashed the compiler of this chip, and may "
+            f"stop the compile service; choose a depth of at most {deepest}")
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(foundation_directory()).free
         if free < needed:
-            yield "room", (f"{config.label()}: compiling may take {amount(needed)} of temporary files, and "
-                           f"{amount(free)} are free; free some space, or choose a smaller configuration")
+            yield "room", (
+                f"{config.name}: compiling may take {amount(needed)} of temporary files, and "
+                f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
-def warnings_about_cell(cell: Cell, engine: str, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def warnings_about_cell(cell: Cell, engine: str,
+                        system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings about a cell that is done, without its name."""
-    if cell.config.spatial % 32 and cell.samples and not cell.check and engine != "reference":
-        yield "spatial", "spatial is not a multiple of 32, and some engines then give zeros; choose one that is"
-    if cell.refused and cell.blob:
-        yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.blob}/{cell.dialect}; ask "
-                           f"for that at once with --blob {cell.blob} --dialect {cell.dialect}")
-    if cell.variant == "w8a8" and cell.config.depth == 1 and cell.samples and not cell.settings.original:
-        yield "one-layer", ("a chain of one layer has nothing to quantize between layers, so these are the figures of "
-                            "w8a16; choose a depth of 2 or more")
-    if len(cell.samples) >= 3:
-        yield from warnings_about_times(cell, engine)
-        if not cell.settings.original:
-            yield from warnings_about_rounds(cell, engine)
-    if cell.samples and engine != "reference":
-        yield from warnings_about_rate(cell, system)
+    if cell.refused and cell.form:
+        yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.form}; "
+                           f"ask for that at once with --form {cell.form}")
+    if cell.samples_ns and not cell.settings.original:
+        if VARIANTS[cell.variant].quantizes and cell.config.depth == 1:
+            yield "one-layer", (
+                "a chain of one layer has nothing to quantize between layers, so these are the "
+                "figures of w8a16; choose a depth of 2 or more")
+    seen = list(noise_in(cell))
+    if seen:
+        user = "other programs" if engine == "reference" else "other programs, heat or the clock"
+        longer = "" if cell.settings.original else (
+            f", or measure longer, such as --seconds {max(4, 4 * cell.settings.seconds):g}")
+        yield "noise", (f"times are uncertain: {', '.join(seen)}; {user}, most likely: close what "
+                        f"else runs{longer}")
+    strange = implausible(cell, system) if engine != "reference" else None
+    if strange:
+        yield strange
 
 
-def warnings_about_times(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
-    """Yield warnings about anything in a cell's own times that makes them less certain."""
-    samples, median = cell.samples, statistics.median(cell.samples)
-    more = "" if cell.settings.original else ", or try more --iters"
-    wake, user = ": the engine's wake-up (50 to 260 ms), most likely", "engine"
-    if engine == "reference":
-        wake, user = "", "processor"
-    if cell.compiled_before:
-        yield "cached", "the program was in the system's cache, so compile_ms does not measure a compile"
-    third = len(samples) // 3
+def noise_in(cell: Cell) -> Iterator[str]:
+    """Yield each thing seen in a cell's times that makes its figures less certain."""
+    samples = [sample for samples in cell.samples_ns for sample in samples]
+    if len(samples) < 3:
+        return
+    middle, third = statistics.median(samples), len(samples) // 3
     drift = statistics.median(samples[-third:]) / statistics.median(samples[:third]) - 1
-    if abs(drift) > DRIFT:
-        cause = "heat, or the engine's clock; let the Mac cool"
-        if engine == "reference":
-            cause = "other programs, most likely; close them"
-        elif drift < 0:
-            cause = "the engine's clock was still rising; let nothing else use the engine"
-        yield "drift", f"times changed by {drift:+.0%} from the first third to the last: {cause}{more}"
-    spread = 1.4826 * statistics.median([abs(sample - median) for sample in samples]) / median
+    if abs(drift) > DRIFT and not cell.sustained:
+        yield f"they changed by {drift:+.0%} from the first third to the last"
+    spread = 1.4826 * statistics.median([abs(sample - middle) for sample in samples]) / middle
     if spread > SPREAD:
-        yield "spread", (f"times scatter by {spread:.0%} about the median: another program uses the {user} or the "
-                         f"memory; close other programs{more}")
-    outliers = sum(sample > OUTLIER * median for sample in samples)
+        yield f"they scatter by {spread:.0%}"
+    outliers = sum(sample > OUTLIER * middle for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield "outliers", (f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median: other work "
-                           "came between; the median ignores them, the mean does not; close other programs")
-    if cell.first_ms is not None and cell.first_ms > SLOW_FIRST * median / 1e6:
-        yield "first", f"the first evaluate took {cell.first_ms * 1e6 / median:.0f} times the median{wake}; not counted"
-
-
-def warnings_about_rounds(cell: Cell, engine: str) -> Iterator[tuple[str, str]]:
-    """Yield warnings about patterns in the times of rounds, and about intervals that say little or contradict."""
-    levels = bimodality(cell.samples, cell.tick_ns)
-    # Of two variants, the last of a round is also the first of the next one, without a switch: so compare rounds with
-    # the same turns too.
-    groups = [[samples for samples, own in zip(cell.samples_ns, cell.turns) if own == turn] for turn in set(cell.turns)]
-    patterns = (within_rounds_pattern(rounds, cell.tick_ns) for rounds in (cell.samples_ns, *groups))
-    pattern = next(filter(None, patterns), None)
-    if pattern:
-        which = "evaluate" if pattern[0] == 1 else f"{pattern[0]} evaluates"
-        yield "switch", (f"the first {which} of rounds took {pattern[1]:.2f} times as long as the others: the cost of "
-                         "switching between variants; more --iters in as many --rounds dilute it")
-    if levels:
-        cause = "" if engine == "reference" else "an engine's clock that switches, or "
-        yield "bimodal", (f"times fall into two groups, {levels[2]:.0%} near {levels[0] / 1e6:.3f} ms and the others "
-                          f"near {levels[1] / 1e6:.3f} ms: {cause}another program; more --iters, --rounds average it")
+        yield f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median"
     low, high = cell.ms.get("ci95", (1, 1))
-    if (high - low) / 2 > WIDE * cell.ms["median"]:
-        yield "noise", (f"the interval is ±{(high - low) / 2 / cell.ms['median']:.0%}: too noisy to tell small "
-                        "differences; close other programs, or try more --rounds and --iters")
-    base = cell.baseline
-    if base and "ci95" in cell.ratio and "ci95" in base.ms:
-        least, most = base.ms["ci95"][0] / high, base.ms["ci95"][1] / low if low else math.inf
-        if most < cell.ratio["ci95"][0] or least > cell.ratio["ci95"][1]:
-            yield "ratio", (f"Ratio is {cell.ratio['value']:.2f}, the quotient of the times shown "
-                            f"{base.ms['median'] / cell.ms['median']:.2f}: times drifted or scattered; trust Ratio, "
-                            "which is taken round by round, or try more --rounds")
+    if (high - low) / 2 > WIDE * cell.ms["value"]:
+        yield f"the interval is ±{(high - low) / 2 / cell.ms['value']:.0%}"
 
 
-def warnings_about_rate(cell: Cell, system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield warnings about figures that an engine of this chip cannot have. Unknown chips have the least floor."""
-    chip, settings, tops = chip_of(system), cell.settings, float(cell.tops or 0)
-    look = "compare its outputs with random --input and --verify 4"
-    if settings.original:
-        look = "measure without --original, so that outputs are compared"
-    elif settings.verifies:
-        look = f"compare more pixels with --verify {4 * settings.verify}"
-    if cell.ms["median"] < chip.dispatch_ms:
-        yield "floor", (f"{cell.ms['median']:.3f} ms is below the dispatch overhead ({chip.dispatch_ms} ms): evaluate "
-                        f"may do nothing; {look}")
+def implausible(cell: Cell, system: Mapping[str, Any]) -> Optional[tuple[str, str]]:
+    """Return the warning that an engine of this chip cannot have a cell's figures; None if it can.
+
+    The code is `floor` for a time below the chip's least, `rate` for one above its rating. Unknown
+    chips have the least floor.
+    """
+    chip, settings, tops = chip_of(system), cell.settings, cell.tops
+    if not cell.samples_ns or not tops or not cell.milliseconds:
+        return None
+    look = "measure without --original, so that outputs are compared"
+    if not settings.original:
+        look = f"compare more pixels with --verify {max(16, 4 * settings.verify)}"
+    if cell.milliseconds < chip.dispatch_ms:
+        return "floor", (f"{cell.milliseconds:.3f} ms is below the dispatch overhead "
+                         f"({chip.dispatch_ms} ms): evaluate may do nothing; {look}")
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
+    # An engine may compute 3x3 convolutions in fewer operations than are counted.
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
-        yield "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for ({rated:g}): evaluate may do "
-                       f"less than it should; {look}")
+        return "rate", (f"{tops:.1f} TOPS is more than {system.get('chip')} is rated for "
+                        f"({rated:g}): evaluate may do less than it should; {look}")
+    return None
 
 
 # Checks: a run makes those that it needs before it measures, and `doctor` shows them all.
 
 class Finding(NamedTuple):
-    """The result of a check: `state` is ok, FAIL, note (a run can do without it) or skip (an earlier check failed)."""
+    """A result of a check: `state` is ok, FAIL, note (a run can do without it) or skip."""
 
+    name: str
     state: str
     value: str
     advice: str = ""
 
 
 class Probe:
-    """What checks look at: libraries, engine and facts of the machine, each made when a check first needs it."""
+    """What checks look at: libraries, engine and facts, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
-        self.standin = standin
-
-    @functools.cached_property
-    def libraries(self) -> Libraries:
-        """Return the libraries. Raise Unavailable if this Python has no ctypes."""
-        return Libraries(self.standin)
+        self.libraries = Libraries(standin)
 
     @functools.cached_property
     def engine(self) -> NeuralEngine:
@@ -3238,20 +3370,22 @@ class Probe:
 
 
 class Check(NamedTuple):
-    """A check. If it fails and is `needed`, no run is possible; if it is `first`, no later check is possible either."""
+    """A check, which may find several things. If it fails and is `needed`, no run is possible; if
+    it is `first`, no later check is possible either."""
 
     name: str
-    look: Callable[[Probe], Finding]
+    look: Callable[[Probe], Iterable[Finding]]
     needed: bool = False
     first: bool = False
 
-    def finding(self, probe: Probe) -> Finding:
-        """Return the result; a part that is missing is a failure that names it."""
+    def findings(self, probe: Probe) -> list[Finding]:
+        """Return the results; a part that is missing is a failure that names it."""
         try:
-            with probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext():
-                return self.look(probe)
+            pool = probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext()
+            with pool:
+                return list(self.look(probe))
         except Unavailable as error:
-            return missing(str(error), needed=True)
+            return [missing(self.name, str(error), needed=True)]
 
 
 APPLE_SILICON = "use a Mac with Apple silicon"
@@ -3259,228 +3393,272 @@ APPLE_SILICON = "use a Mac with Apple silicon"
 
 def checks() -> list[Check]:
     """Return all checks, in the order in which they build on one another."""
-    needed = {method.class_name for method in METHODS if method.needed}
+    classes = list(dict.fromkeys(method.class_name for method in METHODS))
+    foundation = [name for name in classes if name.startswith("NS")]
+    private = [name for name in classes if name not in foundation]
     return [
-        Check("stand-in", check_standin, needed=True, first=True),
         Check("platform", check_platform, needed=True, first=True),
-        Check("processor", check_processor, needed=True, first=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in ("chip", "model", "macos", "build")),
+        Check("machine", check_machine),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(f"class {name}", functools.partial(check_class, name), name in needed)
-          for name in dict.fromkeys(method.class_name for method in METHODS)),
-        *(Check(method.name, functools.partial(check_method, method), method.needed) for method in METHODS),
+        *(Check(name, functools.partial(check_classes, name, members), needed=True)
+          for name, members in [("Foundation", foundation), *((name, [name]) for name in private)]),
         Check("Neural Engine", check_engine, needed=True),
-        *(Check(name, functools.partial(check_fact, name)) for name in ("python", *DEVICE_VALUES)),
         Check("temporary directory", check_temporary_directory),
-        Check("memory", check_memory),
-        *(Check(name, functools.partial(check_condition, fact, codes)) for name, fact, codes in (
-            ("power", "power_source", ("battery", "low-power")), ("heat", "thermal_state_before", ("heat-before",)),
-            ("load", "load_average", ("busy",)))),
+        Check("conditions", check_conditions),
     ]
 
 
 def require_engine(probe: Probe) -> None:
     """Raise Unavailable with the first reason why a run is not possible here."""
     for check in checks():
-        finding = check.finding(probe) if check.needed else None
-        if finding and finding.state == "FAIL":
-            raise Unavailable("; ".join(filter(None, finding[1:])))
+        for finding in check.findings(probe) if check.needed else ():
+            if finding.state == "FAIL":
+                raise Unavailable("; ".join(filter(None, finding[2:])))
 
 
-def missing(what: str, needed: bool) -> Finding:
+def missing(name: str, what: str, needed: bool) -> Finding:
     """Return the finding about something that this macOS lacks."""
     if needed:
-        return Finding("FAIL", what, "this macOS is older or newer than this program knows; look for a newer version "
-                       "of either")
-    return Finding("note", what, "a run can do without it")
+        return Finding(name, "FAIL", what, "this macOS is older or newer than this program knows; "
+                                           "look for a newer version of either")
+    return Finding(name, "note", what, "a run can do without it")
 
 
-def check_standin(probe: Probe) -> Finding:
-    """Check that this Python has ctypes, and that a library that the environment names can be opened."""
-    try:
-        libraries = probe.libraries
-        if probe.standin:
-            libraries.open("libobjc")
-    except Unavailable as error:
-        if CTYPES_PROBLEM:
-            return Finding("FAIL", str(error))
-        return Finding("FAIL", f"the library that {STANDIN_VARIABLE} names {str(error).partition('libobjc ')[2]}",
-                       f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
-    return Finding("ok", probe.standin or "none: Apple's libraries are used")
-
-
-def check_platform(probe: Probe) -> Finding:
-    """Check for macOS, which alone has the engine's libraries."""
-    if probe.standin or sys.platform == "darwin":
-        return Finding("ok", "stand-in library" if probe.standin else "macOS")
-    return Finding("FAIL", f"this is {sys.platform}, and the engine is reached from macOS only", APPLE_SILICON)
-
-
-def check_processor(probe: Probe) -> Finding:
-    """Check for Apple silicon, which alone has the engine. A Python that Rosetta translates does not find it there."""
-    machine = os.uname().machine
+def check_platform(probe: Probe) -> Iterator[Finding]:
+    """Check for macOS on Apple silicon, which alone has the engine, or for the stand-in."""
+    standin, processor = probe.libraries.standin, os.uname().machine
+    if standin:
+        try:
+            probe.libraries.open("libobjc")
+        except Unavailable as error:
+            reason = str(error).partition("libobjc ")[2]
+            yield Finding("platform", "FAIL", f"the library that {STANDIN_VARIABLE} names {reason}",
+                          f"unset {STANDIN_VARIABLE}, or name a library that can be opened")
+            return
+    elif sys.platform != "darwin":
+        yield Finding("platform", "FAIL", f"this is {sys.platform}, and the engine is reached from "
+                                          "macOS only", APPLE_SILICON)
+        return
+    # A Python that Rosetta translates says that it is on an Intel Mac.
     if probe.libraries.system_value("sysctl.proc_translated", ctypes.c_int) == 1:
-        return Finding("FAIL", "this Python is translated by Rosetta, from where the engine cannot be reached",
-                       f"run the arm64 one: arch -arm64 /usr/bin/python3 {os.path.basename(__file__)}")
-    if probe.standin or machine == "arm64":
-        return Finding("ok", machine)
-    return Finding("FAIL", f"the processor is {machine}, and only Apple silicon has a Neural Engine", APPLE_SILICON)
+        own = os.path.basename(__file__)
+        yield Finding("platform", "FAIL", "this Python is translated by Rosetta, from where the "
+                                          "engine cannot be reached",
+                      f"run the arm64 one: arch -arm64 /usr/bin/python3 {own}")
+    elif standin or processor == "arm64":
+        yield Finding("platform", "ok", f"stand-in library {standin}" if standin else "macOS")
+    else:
+        yield Finding("platform", "FAIL", f"the processor is {processor}, and only Apple silicon "
+                                          "has a Neural Engine", APPLE_SILICON)
 
 
-def check_fact(name: str, probe: Probe) -> Finding:
-    """Look up a fact that the record holds if it is known. Those of SYSTEM_VALUES are there before any framework is."""
-    system = SYSTEM_VALUES.get(name)
-    value = probe.libraries.system_value(*system) if system else probe.system.get(name)
-    return Finding("ok", str(value)) if value is not None else Finding("note", "unknown", "the record goes without it")
+def check_machine(probe: Probe) -> Iterator[Finding]:
+    """Look up what the record says of the machine. It is there before any framework is."""
+    facts = {name: probe.libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()}
+    unknown = [name for name, value in facts.items() if value is None]
+    texts = {"macos": "macOS {}", "memory_bytes": "{} bytes of memory"}
+    known = [texts.get(name, "{}").format(value)
+             for name, value in facts.items() if value is not None]
+    known.append(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
+    if unknown:
+        yield Finding("machine", "note", f"{', '.join(known)}; unknown: {', '.join(unknown)}",
+                      "the record goes without")
+    else:
+        yield Finding("machine", "ok", ", ".join(known))
 
 
-def check_libraries(probe: Probe) -> Finding:
+def check_libraries(probe: Probe) -> Iterator[Finding]:
     """Check that the libraries open, and have every C function and constant that a run needs."""
     probe.engine.surface_keys()
     try:
         probe.libraries.open("IOKit")
     except Unavailable as error:
-        return missing(str(error), needed=False)
-    return Finding("ok", f"{', '.join(LIBRARIES)}, with all functions and constants")
+        yield missing("libraries", str(error), needed=False)
+    else:
+        yield Finding("libraries", "ok", "all functions and constants are there")
 
 
-def check_virtual_machine(probe: Probe) -> Finding:
-    """Check that this is not a guest: guests have no engine, and compile has been seen to hang in one."""
+def check_virtual_machine(probe: Probe) -> Iterator[Finding]:
+    """Check that this is not a guest: guests have no engine, and compile has hung in one."""
     guest = probe.libraries.system_value("kern.hv_vmm_present", ctypes.c_int) == 1
     if guest or reported(probe.engine, "_ANEDeviceInfo", "isVirtualMachine"):
-        return Finding("FAIL", "this is a virtual machine, which has no Neural Engine", "run it on the Mac itself")
-    return Finding("ok", "not one")
+        yield Finding("virtual machine", "FAIL", "this is a virtual machine, which has no Neural "
+                                                 "Engine", "run it on the Mac itself")
+    else:
+        yield Finding("virtual machine", "ok", "not one")
 
 
-def check_class(name: str, probe: Probe) -> Finding:
-    """Check that a class exists."""
-    runtime, methods = probe.engine.runtime, [method for method in METHODS if method.class_name == name]
-    if runtime.find_class(name):
-        return Finding("ok", "found")
-    return missing(f"{runtime.macos_version()} has no class {name} (left out: its methods, {len(methods)})",
-                   any(method.needed for method in methods))
+def check_classes(name: str, classes: Sequence[str], probe: Probe) -> Iterator[Finding]:
+    """Check that classes exist, with methods of the types that our calls are made for: one finding
+    for all that are right, and one for each that is not."""
+    right, runtime = 0, probe.engine.runtime
+    for class_name in classes:
+        methods = [method for method in METHODS if method.class_name == class_name]
+        if not runtime.find_class(class_name):
+            yield missing(class_name, f"{runtime.macos_version()} has no such class (left out: its "
+                                      f"methods, {len(methods)})",
+                          any(method.needed for method in methods))
+            continue
+        wrong = [finding for method in methods for finding in check_method(method, runtime)]
+        right += len(methods) - len(wrong)
+        yield from wrong
+    if right:
+        count = f"{len(classes)} classes, " if len(classes) > 1 else ""
+        yield Finding(name, "ok", f"{count}{right} method{'s' if right > 1 else ''}")
 
 
-def check_method(method: Method, probe: Probe) -> Finding:
-    """Check that a method exists, and has the types that our calls are made for."""
-    runtime = probe.engine.runtime
-    if not runtime.find_class(method.class_name):
-        return Finding("skip", "")
+def check_method(method: Method, runtime: Runtime) -> Iterator[Finding]:
+    """Yield what is wrong with a method of a class that exists; nothing if it is right."""
     encoding = runtime.method_encoding(method.class_name, method.selector, method.of_class)
-    if encoding and method.matches(encoding):
-        return Finding("ok", encoding)
-    kinds = f"{kind_of(method.kinds[0])} from ({', '.join(map(kind_of, method.kinds[1:]))})"
-    found = f"has type {encoding}" if encoding else "is absent"
-    return missing(f"{method.name} {found}; expected {kinds}", method.needed)
+    if not encoding:
+        yield missing(method.name, f"is absent; expected {spoken_kinds(method.kinds)}",
+                      method.needed)
+    elif not method.matches(encoding):
+        result, *arguments = parse_encoding(encoding)
+        yield missing(method.name, f"has type {encoding}: "
+                                   f"{spoken_kinds([result, *arguments[2:]])}; "
+                                   f"expected {spoken_kinds(method.kinds)}", method.needed)
 
 
-def check_engine(probe: Probe) -> Finding:
-    """Check that the framework reports an engine."""
-    found = reported(probe.engine, "_ANEDeviceInfo", "hasANE")
-    if found is None:
-        return Finding("note", "the framework does not say whether there is an engine", "a run will show it")
-    if found:
-        return Finding("ok", "present")
-    return Finding("FAIL", "the framework says that this Mac has no Neural Engine", APPLE_SILICON)
+def spoken_kinds(codes: Sequence[str]) -> str:
+    """Return the kinds of a result and arguments, such as `BOOL from (pointer)`."""
+    return f"{kind_of(codes[0])} from ({', '.join(map(kind_of, codes[1:]))})"
 
 
-def check_temporary_directory(probe: Probe) -> Finding:
-    """Check that programs can be written to the directory in which the framework looks for them."""
-    path, needed = probe.engine.temporary_directory(), LARGEST_ROOM
+def check_engine(probe: Probe) -> Iterator[Finding]:
+    """Check that the framework reports an engine, and look up what it says of it."""
+    present = reported(probe.engine, "_ANEDeviceInfo", "hasANE")
+    if present is not None and not present:
+        yield Finding("Neural Engine", "FAIL", "the framework says that this Mac has no Neural "
+                                               "Engine", APPLE_SILICON)
+        return
+    facts = (f"{name.replace('ane_', '')} {probe.system[name]}"
+             for name in DEVICE_VALUES if name in probe.system)
+    text = ", ".join(["present", *facts])
+    if present is None:
+        yield Finding("Neural Engine", "note", "the framework does not say whether there is one",
+                      "a run will show it")
+    else:
+        yield Finding("Neural Engine", "ok", text)
+
+
+def check_temporary_directory(probe: Probe) -> Iterator[Finding]:
+    """Check that programs can be written to the directory in which the framework looks."""
+    path, name = probe.engine.temporary_directory(), "temporary directory"
     aside = os.path.join(path, f"{PROGRAM_NAME}-{os.getpid()}")
     try:
         os.mkdir(aside, 0o700)
         os.rmdir(aside)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"  # a Mac ignores TMPDIR
-        return Finding("FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
-    value = f"{path}, {amount(free)} free, of which a run takes up to {amount(needed)}"
-    return Finding("ok", value) if free >= needed else Finding("FAIL", value, "free some space on that disk")
+        # A Mac ignores TMPDIR.
+        other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"
+        yield Finding(name, "FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
+        return
+    value = f"{path}, {amount(free)} free, of which a run takes up to {amount(LARGEST_ROOM)}"
+    if free >= LARGEST_ROOM:
+        yield Finding(name, "ok", value)
+    else:
+        yield Finding(name, "FAIL", value, "free some space on that disk")
 
 
-def check_memory(probe: Probe) -> Finding:
-    """Check that the memory is enough for programs and their copies."""
-    size = probe.system.get("memory_bytes")
-    if size is None:
-        return check_fact("memory_bytes", probe)
-    if size >= 4 * LARGEST_ROOM:
-        return Finding("ok", amount(size))
-    return Finding("note", amount(size), "measure smaller programs: run --config 256x64x64")
+def check_conditions(probe: Probe) -> Iterator[Finding]:
+    """Look up power, heat and load, with the warnings that a run would give."""
+    system = probe.system
+    load = system.get("load_average")
+    value = (f"{system.get('power_source', 'power unknown')}, "
+             f"thermal state {system.get('thermal_state_before', 'unknown')}, "
+             f"load {'unknown' if load is None else f'{load:.1f}'}")
+    warnings = [message for _, message in warnings_about_machine(system)]
+    yield Finding("conditions", "note" if warnings else "ok", value, "; ".join(warnings))
 
 
-def check_condition(name: str, codes: Sequence[str], probe: Probe) -> Finding:
-    """Look up a fact that may change the figures, with the warnings that a run would give."""
-    value = probe.system.get(name, "unknown")
-    text = f"{value:.1f}" if isinstance(value, float) else str(value)
-    warnings = [message for code, message in warnings_about_machine(probe.system) if code in codes]
-    return Finding("note", text, "; ".join(warnings)) if warnings else Finding("ok", text)
-
-
-# ======================================================================================================================
-# 11. Record
+# ==================================================================================================
+# 12. Record
 #
-# Used below: SCHEMA, LARGEST_RECORD, LONGEST_NS, REPORTS, Run, record_text, read_record, read_bounded, parse_record,
-# run_of, read_cell, matches_form, parse_json, plain, write_file, check_writable.
-# ======================================================================================================================
+# Used below: SCHEMA, LARGEST_RECORD, Run, Layer, record_text, read_record, read_bounded,
+# parse_record, parse_records, unique, run_of, write_file.
+# ==================================================================================================
 
-SCHEMA = "ane-bench/1"
+SCHEMA = "ane-bench/2"
 
-# Limits of a record that is read. The largest run that plan_run allows (MOST_SAMPLES) stays within them.
+# Limits of a record that is read: an hour of one configuration has a tenth of these values.
 LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
-LARGEST_NUMBER = 1e300
-DEEPEST_JSON = 32
-SHORTEST_NS, LONGEST_NS = 1e-2, 1e14  # of an evaluate: no machine is outside of them, and figures would overflow
 
-# The part of a record that is read; other fields are ignored. Figures are computed again from the samples.
-RECORD_FORM: dict[str, Any] = {
-    "schema": str, "version": str, "started": str, "engine": str, "command": [str], "system": SYSTEM_FORM,
-    "protocol": {"iters": int, "rounds": int, "warmup": object, "qos": int, "seed": int, "input": str, "verify": int,
-                 "blob": str, "dialect": str, "original": bool, "timeout": float, "data?": int, "tick_ns?": float},
-    "asked?": {"configs": [str], "variants": [str]}, "complete?": bool, "condensed?": bool,
-    "results": [{"config": {"channels": int, "spatial": int, "depth": int, "kernel?": int},
-                 "variants": {str: Cell.FORM}}],
-    "warnings": [{"code": str, "message": str}], "notes?": [{"code": str, "message": str}],
-}
 
-# Section 14 fills in the reports of a run by their formats.
-REPORTS: dict[str, Callable[["Run"], str]] = {}
+class Layer(NamedTuple):
+    """What one layer of a `shape`, such as 256x56k3, costs, told from chains of two `depths`.
+
+    `variants` holds by name {"us", "tops", "fixed_ms"}, the last the cost of an evaluate whatever
+    it computes, and beside each its 95 % interval: "ci95", "tops_ci95", "fixed_ci95". A variant
+    is absent if its deeper chain is not surely slower. `ratio` holds {"value", "ci95"} by name.
+    """
+
+    shape: str
+    depths: tuple[int, int]
+    variants: dict[str, dict[str, Any]]
+    ratio: dict[str, dict[str, Any]]
+
+
+Chain = tuple[Config, dict[str, Estimate]]  # and the time of an evaluate by variant, in ns
+
+
+def layer_of(shallow: Chain, deep: Chain, baseline: str) -> Layer:
+    """Return the layer that two chains tell of. Time is taken to be a fixed cost and a time for
+    each layer."""
+    (less, short), (more, long) = shallow, deep
+    step, gop = more.depth - less.depth, more.gop / more.depth
+    layer, times = Layer(more.shape, (less.depth, more.depth), {}, {}), dict[str, Amount]()
+    for name in filter(short.__contains__, long):
+        time = combined([(1e-3 / step, long[name]), (-1e-3 / step, short[name])])
+        fixed = combined([(1e-6 * more.depth / step, short[name]),
+                          (-1e-6 * less.depth / step, long[name])])
+        if time.interval and time.interval[0] > 0:
+            times[name] = time
+            rate, *rates = (1e3 * gop / end for end in (time.value, *time.interval[::-1]))
+            layer.variants[name] = {
+                "us": time.value, "ci95": time.interval, "tops": rate, "tops_ci95": rates,
+                "fixed_ms": fixed.value, "fixed_ci95": fixed.interval}
+    for name in times if baseline in times else ():
+        if name != baseline:
+            ratio = times[baseline].over(times[name])
+            layer.ratio[name] = {"value": ratio.value, "ci95": ratio.interval}
+    return layer
 
 
 class Run:
     """A run, going on or read from a record: what was asked, the machine, the cells, the warnings.
 
-    `engine` is ane, reference or stand-in; `system` holds the known facts of the machine. The first of the `variants`
-    is the baseline of Ratio. Records of the first version do not say what was asked: then `asked` is False, `complete`
-    is None, and `configs` and `variants` are those that were measured.
+    `engine` is ane, reference or stand-in; `system` holds the known facts of the machine. The first
+    of the `variants` is the baseline of Ratio. `broken_off` says that the run ended before its end;
+    `other_settings` are those of a record's protocol that this version does not know.
     """
 
-    def __init__(self, engine: str, settings: Settings, configs: Sequence[Config], variants: Sequence[str]) -> None:
+    def __init__(self, engine: str, settings: Settings, configs: Sequence[Config],
+                 variants: Sequence[str]) -> None:
         self.engine, self.settings = engine, settings
         self.configs, self.variants = list(configs), list(variants)
-        self.asked = True
-        self.version = __version__
-        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.version, self.data = __version__, DATA_REVISION
+        now = datetime.datetime.now(datetime.timezone.utc)
+        self.started = now.isoformat(timespec="seconds")
         self.command: list[str] = []
         self.system: dict[str, Any] = {}
-        self.data: int = DATA_REVISION
-        self.tick_ns: float = 0
-        self.condensed = False
+        self.other_settings: dict[str, Any] = {}
         self.cells: list[Cell] = []
         self.warnings: list[dict[str, str]] = []
-        self.notes: list[dict[str, str]] = []
+        self.broken_off = False
 
     def warn(self, code: str, message: str) -> None:
-        """Add a warning, or a note if it asks for nothing."""
-        remark = {"code": code, "message": without_paths(message)}
-        found = self.notes if code in NOTE_CODES else self.warnings
-        found += [remark] if remark not in found else []  # a worker that measures again warns again
+        """Add a warning, once: a worker that measures again warns again."""
+        warning = {"code": code, "message": without_paths(message)}
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Add the cells of one configuration."""
         for cell in cells:
-            cell.baseline = next((other for other in cells if other.variant == self.variants[0]), None)
+            cell.baseline = next((own for own in cells if own.variant == self.variants[0]), None)
         self.cells += cells
 
     @property
@@ -3492,7 +3670,8 @@ class Run:
         return list(found.items())
 
     def cell(self, config: Union[Config, str], variant: str) -> Cell:
-        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError if there is none."""
+        """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError
+        if there is none."""
         config = Config.parse(config) if isinstance(config, str) else Config(*config)
         for cell in self.cells:
             if (cell.config, cell.variant) == (config, variant):
@@ -3505,183 +3684,239 @@ class Run:
         return bool(self.cells) and all(cell.ok for cell in self.cells)
 
     @property
-    def complete(self) -> Optional[bool]:
-        """Return whether all configurations that were asked for were measured; None if it is unknown what was asked."""
-        return len(self.results) == len(self.configs) if self.asked else None
+    def complete(self) -> bool:
+        """Return whether all that was asked for was measured: not while the run goes on, nor if it
+        was broken off."""
+        return not self.broken_off and len(self.results) == len(self.configs)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Return a layer for each shape that was measured at two depths or more, told from the
+        deepest two. W8A8 of one layer quantizes nothing, so it is none of them; the original's
+        means tell no layers."""
+        shapes: dict[str, dict[Config, dict[str, Estimate]]] = {}
+        for config, cells in self.results if not self.settings.original else ():
+            times = {cell.variant: cell.estimate for cell in cells if cell.ok and cell.estimate
+                     and not (VARIANTS[cell.variant].quantizes and config.depth == 1)}
+            if times:
+                shapes.setdefault(config.shape, {})[config] = times
+        pairs = [sorted(chains.items())[-2:] for chains in shapes.values() if len(chains) > 1]
+        return [layer_of(shallow, deep, self.variants[0]) for shallow, deep in pairs]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record, schema ane-bench/1: samples, and the unrounded figures computed from them."""
-        asked = {"configs": [config.name for config in self.configs], "variants": self.variants}
-        results: list[dict[str, Any]] = []
+        """Return the record, schema ane-bench/2: samples, and the unrounded figures computed from
+        them."""
+        results = []
         for config, cells in self.results:
-            shape = {name: value for name, value in config._asdict().items() if (name, value) != ("kernel", 1)}
-            variants = {cell.variant: {**cell.facts(), "weights_mib": cell.weights_mib} for cell in cells}
+            variants = {}
             for cell in cells:
-                if cell.samples:
-                    variants[cell.variant].update(ms=cell.ms, tops=cell.tops)
-            results.append({"config": shape, "gop": config.gop, "variants": variants,
+                figures = {"ms": cell.ms, "tops": cell.tops} if cell.samples_ns else {}
+                variants[cell.variant] = {"weights_mib": cell.weights_mib, **figures,
+                                          **cell.facts()}
+            results.append({"config": config.name, "gop": config.gop, "variants": variants,
                             "ratio": {cell.variant: cell.ratio for cell in cells if cell.ratio}})
         return {
-            "schema": SCHEMA, "version": self.version, "started": self.started, "engine": self.engine,
-            "command": self.command, "system": self.system,
-            "protocol": {**self.settings._asdict(), "data": self.data, "tick_ns": self.tick_ns},
-            **({"asked": asked, "complete": self.complete} if self.asked else {}),
-            **({"condensed": True} if self.condensed else {}),
-            "results": results, "warnings": self.warnings, "notes": self.notes}
+            "schema": SCHEMA, "version": self.version, "started": self.started,
+            "engine": self.engine, "command": self.command, "system": self.system,
+            "protocol": {**self.settings._asdict(), "data": self.data, **self.other_settings},
+            "asked": {"configs": [config.name for config in self.configs],
+                      "variants": self.variants},
+            "complete": self.complete, "results": results,
+            "layers": [{"layer": layer.shape, "depths": list(layer.depths),
+                        "variants": layer.variants, "ratio": layer.ratio} for layer in self.layers],
+            "warnings": self.warnings}
 
     def save(self, path: Any) -> None:
-        """Write the record to a file, whole or not at all. Raise OutputError if it cannot be written."""
+        """Write the record to a file, in place of one that is there, whole or not at all. Raise
+        OutputError if it cannot be written."""
         write_file(path, record_text(self))
 
     def table(self) -> str:
         """Return the run as the table that the command line prints."""
-        return REPORTS["table"](self)
+        return report(self, "table")
 
 
 def record_text(run: Run) -> str:
-    """Return the record as JSON."""
-    return json.dumps(run.to_dict(), indent=1, allow_nan=False) + "\n"
+    """Return the record as JSON, a round on a line: samples of an hour would take millions."""
+    text = json.dumps(run.to_dict(), indent=1, allow_nan=False)
+    return re.sub(r'\[\n\s*([^][{}"]+?)\n\s*\]',
+                  lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def unique(runs: Iterable[Run]) -> list[Run]:
+    """Return runs, of those whose records are the same in everything only one."""
+    return list({record_text(run): run for run in runs}.values())
+
+
+# Reading. What is unknown is ignored, and figures are worked out again from the samples.
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Make sure of a JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.40}: expected an object")
+    return value
+
+
+def as_moment(value: Any) -> str:
+    """Make sure of an RFC 3339 time; return it in UTC, as `started` is written, so that two of them
+    compare as their texts do."""
+    moment = datetime.datetime.fromisoformat(as_text(value).replace("Z", "+00:00"))
+    if moment.tzinfo is None:
+        raise ValueError(f"{value!r} has no time zone")
+    return moment.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def as_facts(value: Any) -> dict[str, Any]:
+    """Make sure of an object of facts: numbers, or else texts."""
+    return {printable(name): fact if isinstance(fact, (int, float)) else printable(str(fact))
+            for name, fact in as_object(value).items()}
+
+
+AS_RECORD = record_of({
+    "version": as_text, "started": as_moment, "engine": as_text, "command": list_of(as_text),
+    "system": as_facts, "protocol": as_facts, "complete": as_flag,
+    "asked": record_of({"configs": list_of(Config.parse), "variants": list_of(as_text)}),
+    "results": list_of(record_of({"config": Config.parse, "variants": as_object})),
+    "warnings": list_of(record_of({"code": as_text, "message": as_text}))})
 
 
 def read_record(path: Any) -> Run:
-    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not such a record."""
+    """Return the run of a saved record. Raise UsageError if the file cannot be read, or is not such
+    a record."""
     return parse_record(read_bounded(path), str(path))
 
 
 def read_bounded(path: Any) -> bytes:
-    """Return the bytes of a file that may hold records. Raise UsageError if it cannot be read, or is too large."""
+    """Return the bytes of a file that may hold records. Raise UsageError if it cannot be read, or
+    is too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST_RECORD + 1)
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(printable(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")) from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(printable(f"{path}: cannot be read: {reason}")) from None
     if len(data) > LARGEST_RECORD:
-        raise UsageError(printable(f"{path}: over {LARGEST_RECORD >> 20} MiB, and no record is that large"))
+        raise UsageError(printable(f"{path}: over {LARGEST_RECORD >> 20} MiB, and no record is so "
+                                   "large"))
     return data
 
 
 def parse_record(data: bytes, origin: str) -> Run:
-    """Return the run of a record's text; `origin` names it in errors. Raise UsageError if it is not a record."""
+    """Return the run of a record's text; `origin` names it in errors. Raise UsageError if it is not
+    one record."""
+    runs = parse_records(data, origin)
+    if len(runs) > 1:
+        raise UsageError(printable(f"{origin}: holds {len(runs)} records; expected one"))
+    return runs[0]
+
+
+def parse_records(data: bytes, origin: str) -> list[Run]:
+    """Return the runs of a record's text, or of a list of records, as `show --format json` prints
+    it. Raise UsageError if it is neither, whatever is wrong with it."""
     try:
         if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
             raise ValueError("more values than any run has")
-        record = plain(parse_json(data))
-        schema = record.get("schema") if isinstance(record, dict) else None
-        if isinstance(schema, str) and schema != SCHEMA:
-            raise ValueError(f"it has schema {schema[:40]!r}")
-        if not matches_form(record, RECORD_FORM):
-            raise ValueError("a field is missing, or has the wrong type")
-        return run_of(record)
-    except (ValueError, MemoryError) as error:
-        raise UsageError(printable(f"{origin}: expected a record as --save writes it, of schema {SCHEMA}: "
-                                   f"{error or 'it does not fit into the memory'}")) from None
+        records = json.loads(data, parse_int=parse_number, parse_float=parse_number,
+                             parse_constant=parse_number)
+        if not isinstance(records, list):
+            records = [records]
+        for record in records:
+            if as_object(record)["schema"] != SCHEMA:
+                raise ValueError(f"it has schema {record['schema']!r}")
+        if not records:
+            raise ValueError("it holds none")
+        return list(map(run_of, records))
+    except (ValueError, KeyError, OverflowError, RecursionError, MemoryError) as error:
+        reason = str(error) or "it does not fit into the memory"
+        missing = " is missing" if isinstance(error, KeyError) else ""
+        raise UsageError(printable(f"{origin}: expected a record of schema {SCHEMA}, as --save "
+                                   f"writes it: {reason[:200]}{missing}")) from None
 
 
-def run_of(record: Mapping[str, Any]) -> Run:
-    """Return the run of a record that has RECORD_FORM. Raise UsageError if its parts contradict one another."""
-    protocol, asked = record["protocol"], record.get("asked")
-    settings = Settings(**{name: protocol[name] for name in Settings._fields}).check()
-    found: dict[Config, Mapping[str, Any]] = {}
-    for result in record["results"]:
-        shape = {name: value for name, value in result["config"].items() if name in Config._fields}
-        found.setdefault(Config(**shape), result["variants"])  # the first version measured repeated ones again
-    configs = [Config.parse(name) for name in asked["configs"]] if asked else list(found)
-    variants = asked["variants"] if asked else list(next(iter(found.values()), ()))
-    run = Run(record["engine"], settings, configs, variants)
-    run.asked, run.condensed = bool(asked), record.get("condensed", False)
-    run.version, run.started, run.command = record["version"], record["started"], record["command"]
-    run.data, run.tick_ns = protocol.get("data", 1), protocol.get("tick_ns", 0)
-    run.system = {name: value for name, value in record["system"].items() if isinstance(value, (str, int, float))}
-    run.warnings, run.notes = record["warnings"], record.get("notes", [])
-    if run.engine not in ("ane", "reference", "stand-in") or not 0 <= run.tick_ns <= LONGEST_NS:
-        raise UsageError("its engine or the step of its clock is unknown")
-    if not found or list(found) != configs[:len(found)] or len(set(configs)) < len(configs):
+def run_of(record: Any) -> Run:
+    """Return the run of a record. Raise KeyError if a field is missing, ValueError if one has the
+    wrong type, or contradicts others."""
+    found = AS_RECORD(record)
+    protocol, asked, results = dict(found["protocol"]), found["asked"], found["results"]
+    settings = Settings(**{name: protocol.pop(name) for name in Settings._fields}).check()
+    run = Run(found["engine"], settings, asked["configs"], variants_of(asked["variants"]))
+    run.version, run.started = found["version"], found["started"]
+    run.command, run.system = found["command"], found["system"]
+    run.data, run.other_settings = as_whole(protocol.pop("data")), protocol
+    run.warnings = [{name: warning[name] for name in ("code", "message")}
+                    for warning in found["warnings"]]
+    if run.engine not in ("ane", "reference", "stand-in"):
+        raise UsageError(f"its engine {run.engine!r} is unknown")
+    measured = [result["config"] for result in results]
+    if (not measured or measured != run.configs[:len(measured)]
+            or len(set(run.configs)) < len(run.configs)):
         raise UsageError("its configurations are not those that were asked for")
-    if record.get("complete") not in (None, len(found) == len(configs)):
+    for result in results:
+        run.add(cells_of(run, result["config"], result["variants"]))
+    run.broken_off = not found["complete"]
+    if found["complete"] and not run.complete:
         raise UsageError("`complete` contradicts its results")
-    for config, cells in found.items():
-        if sorted(cells) != sorted(variants) or not set(variants) <= set(VARIANTS) or not variants:
-            raise UsageError(f"{config.name}: its variants are not those that were asked for")
-        run.add([read_cell(run, config, variant, cells[variant]) for variant in variants])
     return run
 
 
-def read_cell(run: Run, config: Config, variant: str, facts: Mapping[str, Any]) -> Cell:
-    """Return a cell of facts from a record or a worker. Raise UsageError if they contradict one another."""
-    cell = Cell(config, variant, run.settings, run.tick_ns)
-    cell.note(**facts)
-    rounds = run.settings.rounds
-    each = 1 if run.condensed else run.settings.iters // rounds
-    whole = [len(samples) for samples in cell.samples_ns] == [each] * rounds
-    right = cell.ok and whole and len(cell.turns) in (0, rounds) and cell.verified.get("ok", True)
-    failed = cell.status == "failed" and cell.stage and cell.error and (whole or not cell.samples_ns)
-    if not (right or failed) or not all(SHORTEST_NS < sample < LONGEST_NS for sample in cell.samples):
-        raise UsageError(f"{cell.name}: its status, rounds, times or check contradict one another")
-    return cell
+def cells_of(run: Run, config: Config, facts: Mapping[str, Any]) -> list[Cell]:
+    """Return a configuration's cells of their facts by variant. Raise ValueError if they contradict
+    one another."""
+    if sorted(facts) != sorted(run.variants):
+        raise UsageError(f"{config.name}: its variants are not those that were asked for")
+    cells = [Cell(config, variant, run.settings) for variant in run.variants]
+    for cell in cells:
+        cell.note(**as_object(facts[cell.variant]))
+        wrong = contradiction(cell)
+        if wrong:
+            raise UsageError(f"{cell.name}: {wrong}")
+    if len({len(cell.samples_ns) for cell in cells if cell.ok and not cell.apart}) > 1:
+        raise UsageError(f"{config.name}: its cells have different numbers of rounds")
+    return cells
 
 
-def matches_form(value: Any, form: Any) -> bool:
-    """Return whether a JSON value has a form: a type (float: any finite number); [form], a list; {str: form}, an object
-    with any names; {"name": form}, an object with at least these names, of which `name?` may be missing."""
-    if isinstance(form, list):
-        return isinstance(value, list) and all(matches_form(item, form[0]) for item in value)
-    if isinstance(form, dict):
-        if not isinstance(value, dict):
-            return False
-        if str in form:
-            return all(matches_form(item, form[str]) for item in value.values())
-        return all(matches_form(value[name.rstrip("?")], inner) if name.rstrip("?") in value else name.endswith("?")
-                   for name, inner in form.items())
-    if isinstance(value, bool):
-        return form is bool
-    return isinstance(value, (int, float)) and abs(value) < LARGEST_NUMBER if form is float else isinstance(value, form)
+def contradiction(cell: Cell) -> str:
+    """Return what in a cell's facts cannot be; empty if all can."""
+    rounds, starts = cell.samples_ns, cell.rounds_s
+    failed = {"ok": False, "failed": True}.get(cell.status)
+    if {bool(cell.stage), bool(cell.error)} != {failed}:
+        return "its status, stage and error contradict one another"
+    if cell.verified and not {"pixels", "ok"} <= set(cell.verified):
+        return "`verified` says too little"
+    if cell.ok and (not rounds or cell.check == "WRONG"):
+        return "its status contradicts its samples or its check"
+    lengths = set(map(len, rounds))
+    if len(lengths) > 1 or cell.condensed and (lengths - {1} or cell.settings.original):
+        return "its rounds have different numbers of samples, or are condensed and have several"
+    if starts and len(starts) != len(rounds):
+        return "`rounds_s` contradicts its rounds"
+    return ""
 
 
-def parse_json(text: Union[str, bytes]) -> Any:
-    """Return a JSON value. Raise ValueError if it is not one, or holds numbers outside any plausible range."""
-    try:
-        return json.loads(text, parse_int=_parse_number, parse_float=_parse_number, parse_constant=_parse_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _parse_number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number that is not finite")
+def parse_number(text: str) -> float:
+    """Return the number of a JSON text. Raise ValueError if it is not finite, or too large: its
+    digits would take long to read."""
+    value = as_number(float(text))
     return int(text) if text.lstrip("-").isdigit() else value
 
 
-def plain(value: Any, levels: int = DEEPEST_JSON) -> Any:
-    """Return a JSON value with its texts made printable. Raise ValueError if it is nested too deeply."""
-    if isinstance(value, str):
-        return printable(value)
-    if not isinstance(value, (dict, list)):
-        return value
-    if not levels:
-        raise ValueError("nested too deeply")
-    if isinstance(value, list):
-        return [plain(item, levels - 1) for item in value]
-    return {printable(name): plain(item, levels - 1) for name, item in value.items()}
-
-
-def write_file(path: Any, text: Optional[str]) -> None:
-    """Write a text to a file, whole or not at all: to a file beside it, then renamed. Links and permissions are kept.
-    If the text is None, only check that the file can be written. Raise OutputError if it cannot."""
+def write_file(path: Any, text: str) -> None:
+    """Write a text to a file, whole or not at all: to a file beside it, then renamed. Links and
+    permissions are kept. Raise OutputError if it cannot be written."""
     try:
         target = os.path.realpath(os.fsdecode(path))
         beside = f"{target}.{os.getpid()}.partial"
         if os.path.exists(target) and not os.path.isfile(target):
             raise ValueError("it is not a regular file")  # renaming would replace it by one
         try:
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
+            made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            with open(made, "w", encoding="utf-8") as file:
                 with contextlib.suppress(FileNotFoundError):
                     os.chmod(beside, os.stat(target).st_mode & 0o7777)
-                file.write(text or "")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            if text is not None:
-                os.replace(beside, target)
+            os.replace(beside, target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
@@ -3690,140 +3925,93 @@ def write_file(path: Any, text: Optional[str]) -> None:
         raise OutputError(printable(f"{path}: cannot be written: {reason}")) from None
 
 
-def check_writable(path: Any) -> None:
-    """Raise UsageError if a file cannot be written."""
-    try:
-        write_file(path, None)
-    except OutputError as error:
-        raise UsageError(str(error)) from None
-
-
-# ======================================================================================================================
-# 12. Worker
+# ==================================================================================================
+# 13. Worker
 #
-# Used below: WORKER_ARGUMENT, ENGINES, NOT_MEASURED, Message, work, Worker, plan_run, standin_library, measured.
-# ======================================================================================================================
+# Used below: WORKER_ARGUMENT, STOP_S, Message, Job, work, standin_library.
+# ==================================================================================================
 
 WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
-ENGINES = ("ane", "reference")
-REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused compile, for a stand-in
-
-LONGEST_MESSAGE = 1 << 26  # bytes of a line of JSON; the longest carries the samples
-KEPT_ERROR_OUTPUT = 1 << 14
-TICK_S = 0.5  # the longest time that the parent waits for a worker without sending a tick
 REPORT_EVERY_S = 0.25  # the least time between two reports of rounds
-STOP_S = 2.0  # the time for a worker that was asked to end to unload and purge its programs
-KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
-# After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile fails or hangs
-# (sbryngelson/ane-guide; ANEForge rests as long).
-REST_S = 15.0
-MOST_HANGS = 2
-SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned ANECompilerService, "
-                  "or restart the Mac")
+STOP_S = 2.0  # the time for a worker that must end to unload and purge its programs
 
-# Compiling this file takes longer than all else that a worker does before it measures, so workers get it compiled.
-MODULE_CODE = sys._getframe().f_code
-RUN_CODE = """import marshal, sys
-__file__ = sys.argv.pop()
-with open(int(sys.argv.pop()), "rb") as file:
-    code = marshal.loads(file.read())
-exec(code)"""
-NOT_MEASURED = "not measured, since a compile or load hung"
-
+# An event: what a worker sends to its parent, which hands it on to `on_event` (see run).
 Message = dict[str, Any]
-# All events, from the worker to the parent and on to `on_event`. The parent adds `configuration` (one begins: config,
-# number, of), `wait` (another run holds the lock on path) and `tick` (half a second passes).
-MESSAGES: dict[str, dict[str, Any]] = {
-    "machine": {"system": {**SYSTEM_FORM, "python": str}, "tick_ns": float},
-    "stage": {"stage": str, "variant": str, "limit": float, "number?": int, "of?": int},
-    "directory": {"path": str},
-    "warning": {"code": str, "message": str},
-    "cell": {"variant": str, "cell": Cell.FORM, "thermal_state?": str},
-    "check": {"name": str, "state": str, "value": str, "advice": str},
-    "unavailable": {"reason": str},
-}
 
 
 class Job(NamedTuple):
-    """One configuration to be measured. `engine` is that of the run. `forms` holds the (layout, dialect) pairs to try
-    for each variant. No compile begins within `rest_s` seconds of a refused one; `refused_at` is when that was, by
-    time.monotonic, which all processes share."""
+    """A configuration for a worker to measure.
+
+    `engine` is that of the run. `forms`: those to try for each variant, in order. `apart`: load one
+    variant at a time. No compile begins within `rest_s` seconds of a refused one; `refused_at` is
+    when that was, by time.monotonic, which all processes share.
+    """
 
     engine: str
     config: Config
     variants: Sequence[str]
     settings: Settings
-    forms: Mapping[str, Forms]
+    forms: Mapping[str, Sequence[str]]
     rest_s: float = 0
     refused_at: float = 0
-
-
-def read_message(line: bytes) -> Message:
-    """Return a worker's message. Raise StageError if it is invalid."""
-    with contextlib.suppress(ValueError):
-        message = parse_json(line)
-        kind = message.get("kind") if isinstance(message, dict) else None
-        if isinstance(kind, str) and kind in MESSAGES and matches_form(message, {**MESSAGES[kind], "wait": bool}):
-            found: Message = message if kind == "directory" else plain(message)  # a path may hold any character
-            return found
-    raise StageError("message", f"the worker sent an invalid message: {line[:60]!r}")
+    apart: bool = False
 
 
 class Link:
-    """The worker's side of the pipes to its parent: sends events as lines of JSON."""
+    """The Events of a worker: it sends each to its parent, as a line of JSON.
+
+    It listens to the parent too: a byte asks for an end after the current round (`stopping`), and
+    the end of the pipe says that the parent is gone.
+    """
 
     def __init__(self, source: io.FileIO, sink: int, turn_file: Optional[int]) -> None:
-        self.current = "start"
+        self.current, self.stopping = "start", False
         self.rest_s, self.refused_at = 0.0, 0.0  # as in Job
         self._source, self._sink, self._turn_file = source, sink, turn_file
-        self._answers = threading.Semaphore(0)
-        self._directories: list[tuple[str, bool]] = []
+        self._directories: list[str] = []
         self._reported_at = 0.0
-        self._closing = False
-        signal.signal(signal.SIGTERM, self._stop)
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._silent = False
+        signal.signal(signal.SIGTERM, self._end)
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def _stop(self, number: int, frame: Any) -> None:
-        """Unwind the main thread when the current call returns, so that programs are unloaded and purged."""
+    def _end(self, number: int, frame: Any) -> None:
+        """Unwind the main thread when the current call returns: programs are unloaded, purged."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._closing = True
-        raise Terminated(number)
+        self._silent = True
+        sys.exit(128 + number)
 
-    def _watch(self) -> None:
-        """Read the answers; end the worker if the parent is gone, whatever the worker is doing."""
+    def _listen(self) -> None:
+        """End the worker if the parent is gone, whatever the worker is doing."""
         while self._source.read(1):
-            self._answers.release()
-        self._closing = True
+            self.stopping = True
+        self._silent = True
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(STOP_S)
-        for path, existed in self._directories:
-            remove_model_directory(path, existed, foundation_directory())
+        for path in self._directories:
+            remove_model_directory(path, foundation_directory())
         os._exit(1)
 
-    def send(self, kind: str, wait: bool = True, **content: Any) -> None:
-        """Send a message and, if `wait`, wait until the parent has processed it."""
-        if self._closing:
-            return
-        line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
-        while line:
-            line = line[os.write(self._sink, line):]
-        if wait:
-            self._answers.acquire()
+    def send(self, kind: str, **content: Any) -> None:
+        """Send an event, unless the worker is ending: then nobody reads."""
+        line = json.dumps({"kind": kind, **content}).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone, as _listen notices
+            while line and not self._silent:
+                line = line[os.write(self._sink, line):]
 
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
-        """Report that a stage begins, and wait, so that the parent knows which stage hangs. It may take `limit` seconds
-        beyond --timeout."""
+    def stage(self, name: str, variant: str, limit: float = 0.0) -> None:
+        """Report that a stage begins. It may take `limit` seconds beyond --timeout."""
         self.current = name
         self.send("stage", stage=name, variant=variant, limit=limit)
 
-    def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Report a round, but not every one, without waiting: that would disturb the times."""
+    def round(self, variants: str, limit: float, number: int,
+              paces: Mapping[str, Sequence[float]]) -> None:
+        """Report a round, but not every one: that would disturb the times."""
         self.current = "evaluate"
         now = time.monotonic()
         if number == 1 or now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now
-            self.send("stage", wait=False, stage="evaluate", variant=variants, limit=limit + REPORT_EVERY_S,
-                      number=number, of=of)
+            self.send("stage", stage="evaluate", variant=variants, limit=limit + REPORT_EVERY_S,
+                      number=number, paces=paces)
 
     def turn(self, variant: str) -> None:
         """Write which variant is at work to a file that outlives a crash; it takes 2 µs."""
@@ -3832,8 +4020,8 @@ class Link:
                 os.pwrite(self._turn_file, f"{variant:<8}".encode(), 0)
 
     def directory(self, path: str) -> None:
-        """Report a model's directory before it exists; the parent removes it if the worker cannot."""
-        self._directories.append((path, os.path.lexists(path)))
+        """Report a model's directory before it is made: the parent removes it if need be."""
+        self._directories.append(path)
         self.send("directory", path=path)
 
     def warn(self, code: str, message: str) -> None:
@@ -3841,8 +4029,9 @@ class Link:
         self.send("warning", code=code, message=message)
 
     def refused(self) -> None:
-        """Note that a compile was refused: the compile service restarts."""
+        """Report that a compile was refused: the compile service restarts."""
         self.refused_at = time.monotonic()
+        self.send("refused")
 
     def rest(self, variant: str) -> None:
         """Rest before a compile until the compile service has restarted."""
@@ -3854,254 +4043,344 @@ class Link:
 
 def work() -> int:
     """Run as a worker: read a task, do it, send the results; return the exit code."""
-    # The parent handles terminal signals; the worker must survive to clean up.
+    # The parent answers the terminal's signals; the worker must survive them to clean up.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     source = io.FileIO(0, closefd=False)
     sink = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not end up among the messages
+    os.dup2(2, 1)  # what a library prints must not end up among the events
     task = source.readline()
     if not task:
         return 1  # the parent was gone before it could say what to do
     name, turn_file, *arguments = json.loads(task)
-    try:
-        TASKS[name](Link(source, sink, turn_file), *arguments)
-    except Terminated as stop:
-        return 128 + stop.signal
+    TASKS[name](Link(source, sink, turn_file), *arguments)
     return 0
 
 
-def measure_task(link: Link, *arguments: Any) -> None:
+def standin_library() -> Optional[str]:
+    """Return the library that takes the place of Apple's, if the environment names one."""
+    return os.environ.get(STANDIN_VARIABLE) or None
+
+
+def measure_job(link: Link, *arguments: Any) -> None:
     """Measure one configuration; the arguments are those of a Job."""
     job = Job(*arguments)
     job = job._replace(config=Config(*job.config), settings=Settings(*job.settings))
     link.rest_s, link.refused_at = job.rest_s, job.refused_at
+    alone = job.apart or job.settings.original
+    gc.disable()  # a collection would take longer than an evaluate
     try:
-        reference = job.engine == "reference"
-        if not reference:
-            require_engine(Probe(standin_library()))
-        gc.disable()  # a collection would take longer than an evaluate
-        chosen = ReferenceEngine() if reference else NeuralEngine(Libraries(standin_library()), job.settings.original)
-        with chosen.pool(), contextlib.ExitStack() as owner:
-            if isinstance(chosen, NeuralEngine):
-                chosen.keep_awake(owner)
-            system = describe_machine(chosen)
-            link.send("machine", system=system, tick_ns=observed_tick_ns(chosen))
-            for code, text in warnings_before(job.config, job.variants, system) if not reference else ():
-                link.warn(code, text)
-            measure(chosen, job, chip_of(system).known_arithmetic, link)
+        with contextlib.ExitStack() as owner:
+            engine = opened_engine(job, owner)
+            system = describe_machine(engine)
+            link.send("machine", system=system)
+            if isinstance(engine, NeuralEngine):
+                for warning in warnings_before(job.config, job.variants, system):
+                    link.warn(*warning)
+            for group in [[variant] for variant in job.variants] if alone else [job.variants]:
+                if not link.stopping:
+                    measure_group(engine, job, group, chip_of(system).known_arithmetic, link)
     except Unavailable as error:
         link.send("unavailable", reason=str(error))
 
 
-def measure(engine: Engine, job: Job, known: bool, link: Link) -> None:
-    """Measure a configuration in each variant, and send the cells before anything is unloaded. `known`: whether the
-    chip's arithmetic is. The original loads one variant at a time, writes no input and reads no output."""
-    settings = job.settings
-    data = random_input(job.config, settings.seed) if settings.input == "random" else bytes(job.config.tensor_bytes)
-    pixels = chosen_pixels(job.config, settings.seed, settings.verify) if settings.verifies else ()
-    for group in [[variant] for variant in job.variants] if settings.original else [job.variants]:
-        trials = [Trial(Cell(job.config, variant, settings)) for variant in group]
-        with contextlib.ExitStack() as owner:
-            for trial in trials:
-                with trial.guarded(link):
-                    load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
-                    if trial.executable and not settings.original:
-                        trial.executable.write_input(data)
-                if not trial.cell.ok:  # the parent will not try it again if another one crashes
-                    send_cells(link, engine, [trial])
-            measure_rounds(engine, trials, pixels, link)
+def opened_engine(job: Job, owner: contextlib.ExitStack) -> Engine:
+    """Return the engine of a job, awake until the owner closes. Raise Unavailable."""
+    if job.engine == "reference":
+        return ReferenceEngine()
+    require_engine(Probe(standin_library()))
+    engine = NeuralEngine(Libraries(standin_library()), job.settings.original)
+    owner.enter_context(engine.pool())
+    engine.keep_awake(owner)
+    return engine
+
+
+def measure_group(engine: Engine, job: Job, variants: Sequence[str], known: bool,
+                  link: Link) -> None:
+    """Measure variants that are loaded together, and send the cells before they are unloaded.
+
+    `known`: whether the chip's arithmetic is. The original writes no input and reads no output.
+    """
+    settings, config = job.settings, job.config
+    trials = [Trial(Cell(config, variant, settings)) for variant in variants]
+    pixels = chosen_pixels(config, settings.seed, settings.verify) if settings.verifies else ()
+    with contextlib.ExitStack() as owner:
+        for trial in trials:
+            if job.apart:
+                trial.cell.note(apart=True)
+            with trial.guarded(link):
+                load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
+                if trial.executable and not settings.original:
+                    trial.executable.write_input(random_input(config, settings.seed))
+            if not trial.cell.ok:  # the parent will not try it again if another one crashes
+                send_cells(link, engine, [trial])
+        measure_rounds(engine, trials, pixels, link)
+        send_cells(link, engine, trials)
+        if pixels:
+            verify_trials(trials, pixels, known, link)
             send_cells(link, engine, trials)
-            if pixels:
-                verify_trials(trials, data, pixels, known, link)
-                send_cells(link, engine, trials)
 
 
-def verify_trials(trials: Sequence[Trial], data: bytes, pixels: Sequence[int], known: bool, link: Link) -> None:
-    """Compare pixels of each output with the reference; an output that differs too much fails its cell."""
-    base = next((trial.outputs[-1] for trial in trials if trial.cell.variant == "fp16" and trial.cell.ok), None)
+def verify_trials(trials: Sequence[Trial], pixels: Sequence[int], known: bool, link: Link) -> None:
+    """Compare pixels of each output with the reference; fail the cells whose outputs differ."""
+    config, settings = trials[0].cell.config, trials[0].cell.settings
+    reference = Reference(config, settings.seed)
     for trial in trials:
-        if not trial.cell.ok or trial.program is None:
+        if not trial.runs:
             continue
-        link.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * trial.cell.config.weights * len(pixels))
+        link.stage("verify", trial.cell.variant, SECONDS_PER_WEIGHT * config.weights * len(pixels))
         with trial.guarded(link):
-            verdict = verify(trial.program, data, pixels, trial.outputs, known)
+            variant = VARIANTS[trial.cell.variant]
+            verdict = verify(reference, variant, pixels, trial.outputs, known)
             trial.cell.note(verified=verdict.verified)
             for code, text in verdict.warnings:
                 link.warn(code, f"{trial.cell.name}: {text}")
             if verdict.problem:
                 raise StageError("verify", verdict.problem)
-            if base and trial.cell.variant != "fp16":
-                trial.cell.verified["from_fp16"] = distance_from_fp16(trial.outputs[-1], base)
 
 
 def send_cells(link: Link, engine: Engine, trials: Sequence[Trial]) -> None:
     """Send the cells as they are now, so that figures survive later failures."""
     state = thermal_state(engine)
-    known: dict[str, Any] = {"thermal_state": state} if state else {}
+    more = {"thermal_state": state} if state else {}
     for trial in trials:
-        link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **known)
+        link.send("cell", variant=trial.cell.variant, cell=trial.cell.facts(), **more)
 
 
-def examine_task(link: Link, first: int) -> None:
-    """Run the checks from number `first` on, until one fails that all later ones need."""
+def examine_machine(link: Link) -> None:
+    """Run the checks of doctor, until one fails that all later ones need."""
     probe = Probe(standin_library())
-    for check in checks()[first:]:
+    for check in checks():
         link.stage(check.name, "")
         finding = check.finding(probe)
-        link.send("check", name=check.name, **finding._asdict())
+        link.send("check", name=check.name, needed=check.needed, **finding._asdict())
         if check.first and finding.state == "FAIL":
             return
 
 
-TASKS: dict[str, Callable[..., None]] = {"measure": measure_task, "examine": examine_task}
+TASKS: dict[str, Callable[..., None]] = {"measure": measure_job, "examine": examine_machine}
 
 
-def own_command(code: Optional[int]) -> list[str]:
-    """Return the command of a worker, which runs compiled code from an open file, or this file if there is none."""
-    path = os.path.abspath(globals().get("__file__", PROGRAM_NAME))
-    # -I and -S: neither PYTHON* variables nor modules beside the file nor installed packages change what a worker runs.
-    options = [*(["-X", "dev"] if sys.flags.dev_mode else []), *(f"-W{option}" for option in sys.warnoptions)]
-    start = [path, WORKER_ARGUMENT] if code is None else ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
-    return [sys.executable, "-I", "-S", *options, *start]
+# ==================================================================================================
+# 14. Parent
+#
+# Used below: ENGINES, DOCTOR_S, run, plan_run, measured, run_checks, check_programs.
+# ==================================================================================================
+
+ENGINES = ("ane", "reference")
+REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"  # seconds of rest after a refused compile of a stand-in
+
+TICK_S = 0.5  # the longest time between two events
+KILL_S = 10.0  # a process that is stuck in the kernel cannot be killed, and must not be waited for
+KEPT_LINES = 100  # of what a worker writes to standard error
+# After a refused compile the service restarts for up to 10 to 15 s, and what it compiles meanwhile
+# fails or hangs (sbryngelson/ane-guide; ANEForge rests as long).
+REST_S = 15.0
+MOST_HANGS = 2
+SERVICE_ADVICE = ("the system's compile service may hang for every program now: sudo killall aned "
+                  "ANECompilerService, or restart the Mac")
+NOT_MEASURED = "not measured, since a compile or load hung"
+
+# What fails if programs cannot be loaded together: a load beyond the machine's residents (KinoVSR
+# found room for one large program), or an evaluate that fails or writes nothing.
+CROWDED = re.compile(r"\b0x(50004|16)\b|did not write the output")
+
+# Compiling this file takes longer than all else that a worker does before it measures, so workers
+# get it compiled, from the file in which they write which variant is at work.
+MODULE_CODE = sys._getframe().f_code
+TURN_BYTES = 8
+RUN_CODE = """import marshal, sys
+__file__ = sys.argv.pop()
+with open(int(sys.argv.pop()), "rb", closefd=False) as file:
+    code = marshal.load(file)
+exec(code)"""
+
+
+def worker_command(code: Optional[int]) -> list[str]:
+    """Return the command of a worker, which runs compiled code from an open file, or this file if
+    there is none. Raise UsageError if this Python cannot start one."""
+    if "__file__" not in globals() or not sys.executable:
+        raise UsageError(f"{PROGRAM_NAME} measures in processes of its own, for which Python must "
+                         f"know its own file and this one: save it as {PROGRAM_NAME}.py, and run "
+                         f"python3 {PROGRAM_NAME}.py, or import it")
+    path = os.path.abspath(__file__)
+    start = [path, WORKER_ARGUMENT]
+    if code is not None:
+        start = ["-c", RUN_CODE, WORKER_ARGUMENT, str(code), path]
+    # -I and -S: neither PYTHON* variables nor modules beside the file nor installed packages change
+    # what a worker runs.
+    checking = ["-X", "dev"] if sys.flags.dev_mode else []
+    return [sys.executable, "-I", "-S", *checking, *map("-W{}".format, sys.warnoptions), *start]
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment of a worker: without variables that change what Python does."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
+    # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython
+    # issue 135675).
+    return {**kept, "SYSTEM_VERSION_COMPAT": "0"}
+
+
+@contextlib.contextmanager
+def answering(number: int, usual: Any, handler: Any) -> Iterator[None]:
+    """Handle a signal for a while, if it has its usual handler and this is the main thread."""
+    ours = (threading.current_thread() is threading.main_thread()
+            and signal.getsignal(number) == usual)
+    if ours:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(number, usual)
 
 
 class Worker:
-    """A process with one task. Iterate over messages(); leaving the context ends the process and removes its files.
+    """A process with one task. Iterate over messages(); leaving the context ends the process and
+    removes its files.
 
-    `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`: whether a compile or
-    load made no progress. `cached`: the variants that it compiled, each with whether it may have left the program in
-    the system's cache. `refused_at`: when it was last refused a compile, by time.monotonic.
+    `stage` and `at_work`: its last stage and variant. `problem`: why it did not end well. `hung`:
+    whether a compile or load made no progress. `stopping`: whether Ctrl-C asked it to stop after
+    its round. `unpurged`: the variants whose programs may still be in the system's cache.
+    `refused_at`: as in Job.
     """
 
-    def __init__(self, task: Sequence[Any], timeout: float) -> None:
-        self.stage, self.at_work, self.problem, self.hung = "start", "", "", False
-        self.cached: dict[str, bool] = {}
+    def __init__(self, timeout: float, *task: Any) -> None:
+        self.stage, self.at_work, self.problem = "start", "", ""
+        self.hung, self.stopping = False, False
+        self.unpurged: set[str] = set()
         self.refused_at = 0.0
-        self._task, self._timeout = task, timeout
-        self._directories: list[tuple[str, bool]] = []
-        self._output, self._error_output = bytearray(), bytearray()
+        self._timeout, self._task = timeout, task
+        self._measures = False
+        self._directories: list[str] = []
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._errors: collections.deque[bytes] = collections.deque(maxlen=KEPT_LINES)
         self._owner = contextlib.ExitStack()
 
     def __enter__(self) -> "Worker":
-        self._turn_file, code = self._share(), self._share(marshal.dumps(MODULE_CODE))
-        command = own_command(code)
-        shared = [file for file in (self._turn_file, code) if file is not None]
-        environment = {name: value for name, value in os.environ.items()
-                       if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"}
-        # macOS tells its true version to a Python built with an older SDK (XNU source; python/cpython issue 135675).
-        environment["SYSTEM_VERSION_COMPAT"] = "0"
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE, bufsize=0, env=environment, pass_fds=shared)
-        except OSError as error:
+            self._start()
+        except BaseException:
             self._owner.close()
-            raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            self._owner.enter_context(stream)
-        self._selector = self._owner.enter_context(selectors.DefaultSelector())
-        self._selector.register(self._process.stdout, selectors.EVENT_READ, self._output)
-        self._selector.register(self._process.stderr, selectors.EVENT_READ, self._error_output)
-        name, *arguments = self._task
-        self._write(json.dumps([name, self._turn_file, *arguments]).encode() + b"\n")
+            raise
         return self
 
+    def _start(self) -> None:
+        """Start the process and give it its task. Raise StageError if it cannot be started."""
+        self._shared = self._share(bytes(TURN_BYTES) + marshal.dumps(MODULE_CODE))
+        command, pipe = worker_command(self._shared), subprocess.PIPE
+        shared = [] if self._shared is None else [self._shared]
+        # If it is ignored, exit codes are lost.
+        self._owner.enter_context(answering(signal.SIGCHLD, signal.SIG_IGN, signal.SIG_DFL))
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe,
+                                             env=worker_environment(), pass_fds=shared)
+        except OSError as error:
+            raise StageError(self.stage, f"{command[0]}: {error.strerror}") from None
+        self._readers = [threading.Thread(target=hand_on, args=(stream, put), daemon=True)
+                         for stream, put in ((self._process.stdout, self._lines.put),
+                                             (self._process.stderr, self._errors.append))]
+        for reader in self._readers:
+            reader.start()
+        assert self._process.stdin
+        self._input = self._owner.enter_context(self._process.stdin).fileno()
+        name, *arguments = self._task
+        self._write(json.dumps([name, self._shared, *arguments]).encode() + b"\n")
+        self._owner.enter_context(
+            answering(signal.SIGINT, signal.default_int_handler, self._interrupt))
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        """Ask a worker that measures to stop after its round; else, and the second time, end it."""
+        if self.stopping or not self._measures:
+            signal.default_int_handler(number, frame)
+        self.stopping = True
+        self._write(b"\n")
+
     def __exit__(self, *exception: Any) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        # Ctrl-C does not keep it from cleaning up.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with contextlib.ExitStack() as owner:
             owner.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             owner.enter_context(self._owner)
-            if self.stage in ("evaluate", "warm-up") and self._turn_file is not None:
-                named = os.pread(self._turn_file, 8, 0)  # within rounds, `at_work` names all their variants
-                self.at_work = named.decode(errors="replace").strip() or self.at_work
+            if self.stage in ("evaluate", "warm-up") and self._shared is not None:
+                turn = os.pread(self._shared, TURN_BYTES, 0).decode(errors="replace").strip(" \0")
+                self.at_work = turn or self.at_work  # within rounds, that names all variants
             if self._process.poll() is None:
                 self._process.terminate()  # it unloads and purges its programs, if it still can
                 if self._wait(STOP_S) is None:
                     self._process.kill()
                     self._wait(KILL_S)
             if self._process.returncode == 128 + signal.SIGTERM:
-                self.cached = dict.fromkeys(self.cached, False)
-            elif self.stage == "purge" and self._process.returncode:
-                self.cached[self.at_work] = True
-            for path, existed in self._directories:
-                remove_model_directory(path, existed, foundation_directory())
+                self.unpurged.clear()
+            for path in self._directories:
+                remove_model_directory(path, foundation_directory())
+            self.last_line()  # its readers end
 
     def messages(self) -> Iterator[Message]:
-        """Yield the messages, each answered when the next is asked for, and a tick every half second. Raise StageError
-        if the worker makes no progress within the time limit, or ends badly."""
+        """Yield its messages, and a tick if none comes for half a second. Raise StageError if it
+        makes no progress within the time limit, or ends badly."""
         limit, spent = self._timeout, 0.0
         while True:
             began, step = time.monotonic(), min(TICK_S, limit / 4)
-            line = self._line(step)
-            spent += min(time.monotonic() - began, step)  # time that this process slept or was stopped does not count
-            if line is None:
+            try:
+                line = self._lines.get(timeout=step)
+            except queue.Empty:
+                # Time in which this process slept or was stopped does not count.
+                spent += min(time.monotonic() - began, step)
                 if spent >= limit:
                     self.hung = self.stage in ("compile", "load")
-                    raise StageError(self.stage, f"no progress for {limit:.0f} s, so the worker was killed; if this "
-                                                 "stage needs longer, raise --timeout")
-                yield {"kind": "tick"}
+                    problem = (f"no progress for {limit:.0f} s, so the worker was killed; if this "
+                               "stage needs longer, raise --timeout")
+                    raise StageError(self.stage, problem) from None
+                yield {"kind": "tick", "stopping": self.stopping}
                 continue
-            if not line:
+            if not line.endswith(b"\n"):  # the end, maybe in the middle of a message
                 return self._check_end()
-            message = read_message(line)
-            spent = 0.0
-            limit = self._timeout + max(0.0, message.get("limit", 0.0))
-            self._note(message)
-            waits = message["wait"]  # the host may change the message
+            message = self._read(line)
+            limit, spent = self._timeout + message.get("limit", 0.0), 0.0
             yield message
-            if waits:
-                self._write(b"\n")
 
-    def _note(self, message: Message) -> None:
-        """Note what the worker is doing, and what must be cleaned up after it."""
-        if message["kind"] == "directory":
-            self._directories.append((message["path"], os.path.lexists(message["path"])))
-        if self.stage == "compile" and message.get("stage") != "load" and message["kind"] in ("stage", "cell"):
-            self.cached[self.at_work] = False  # it was refused
-            self.refused_at = time.monotonic()
-        if message["kind"] == "stage":
-            self.stage, self.at_work = message["stage"], message["variant"]
-            if self.stage in ("compile", "purge"):
-                self.cached[self.at_work] = self.stage == "compile"
+    def _read(self, line: bytes) -> Message:
+        """Return a message; note what the worker is doing, and what it may leave behind."""
+        try:
+            message: Message = json.loads(line)
+            if message["kind"] == "stage":
+                self.stage, self.at_work = message["stage"], message["variant"]
+                self._measures |= self.stage == "warm-up"
+                if self.stage == "compile":
+                    self.unpurged.add(self.at_work)
+            elif message["kind"] == "refused":
+                self.refused_at = time.monotonic()
+            elif message["kind"] == "directory":
+                self._directories.append(message["path"])
+            if message["kind"] == "refused" or self.stage == "purge":
+                self.unpurged.discard(self.at_work)
+        except (ValueError, TypeError, KeyError):
+            problem = f"the worker sent an invalid message: {line[:60]!r}"
+            raise StageError("message", problem) from None
+        return message
 
-    def _share(self, data: bytes = b"") -> Optional[int]:
-        """Return the descriptor of a nameless file with these data, which the worker inherits; None if that fails."""
+    def _share(self, data: bytes) -> Optional[int]:
+        """Return the descriptor of a nameless file with these data, which the worker inherits; None
+        if that fails."""
         with contextlib.suppress(OSError), contextlib.ExitStack() as owner:
             file = owner.enter_context(tempfile.TemporaryFile(buffering=0))
             if file.write(data) == len(data):
-                file.seek(0)
-                self._owner.push(owner.pop_all())  # else it is closed at once: it may have filled the disk
+                file.seek(TURN_BYTES)
+                self._owner.push(owner.pop_all())  # else it is closed: it may have filled the disk
                 return file.fileno()
         return None
 
     def _write(self, data: bytes) -> None:
         """Write to the worker. If it is gone, its messages end, which is noticed there."""
-        assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(data)
-
-    def _line(self, seconds: float) -> Optional[bytes]:
-        """Return the next line, empty at the end of output; None if none is complete within some seconds."""
-        if b"\n" not in self._output and self._selector.get_map():
-            for key, _ in self._selector.select(seconds):
-                data = os.read(key.fd, 1 << 20)
-                key.data.extend(data)
-                if not data:
-                    self._selector.unregister(key.fileobj)
-            del self._error_output[:-KEPT_ERROR_OUTPUT]
-        end = self._output.find(b"\n") + 1
-        if not end and self._selector.get_map() and len(self._output) < LONGEST_MESSAGE:
-            return None
-        line = bytes(self._output[:end or None])
-        del self._output[:end or None]
-        return line
+            os.write(self._input, data)
 
     def _wait(self, seconds: float) -> Optional[int]:
-        """Return the exit code; None if the worker does not exit within some seconds in which this process runs."""
-        for _ in range(math.ceil(seconds / TICK_S)):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(TICK_S)
+        """Return the exit code; None if the worker does not exit within some seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
         return None
 
     def _check_end(self) -> None:
@@ -4110,106 +4389,88 @@ class Worker:
         if code is None:
             raise StageError(self.stage, "the worker did not exit")
         if code:
-            names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
-            how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"exited with code {code}"
+            if code < 0:  # real-time signals have no names
+                how = f"was killed by {names.get(-code, f'signal {-code}')}"
             raise StageError(self.stage, f"the worker {how}: {self.last_line()}")
 
     def last_line(self) -> str:
-        """Return the last line that the worker wrote to standard error, or the one with the reason of an uncaught
-        exception: a Mac writes the stack below it."""
-        lines = [line.strip() for line in self._error_output.decode(errors="replace").split("\n") if line.strip()]
-        last = lines[-1] if lines else "it wrote nothing to standard error"
+        """Return the last line that the worker wrote to standard error, or the one with the reason
+        of an uncaught exception: a Mac writes the stack below it."""
+        for reader in self._readers:
+            reader.join(STOP_S)
+        lines = [line.decode(errors="replace").strip() for line in self._errors]
+        last = next(filter(None, reversed(lines)), "it wrote nothing to standard error")
         return printable(next((line for line in lines if "reason:" in line), last))
+
+
+def hand_on(stream: IO[bytes], put: Callable[[bytes], None]) -> None:
+    """Hand the lines of a stream on, and an empty one at its end."""
+    with stream:
+        for line in stream:
+            put(line)
+    put(b"")
 
 
 def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = "ane",
         on_event: Optional[Callable[[Message], None]] = None, **settings: Any) -> Run:
     """Measure configurations in variants, one worker process for each configuration.
 
-    `configs` are Configs, their names ("512x64x128") or tuples of numbers; None stands for the defaults of the engine
-    ("ane" or "reference"). `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the
-    names of the command line: iters=50, rounds=10, warmup, qos, seed, input, verify, blob, dialect, timeout, original.
-    `on_event` is called with each event (see MESSAGES). A configuration that fails gives failed cells. Raise UsageError
-    for an invalid request and Unavailable if there is no usable Neural Engine.
+    `configs` are Configs, or texts such as "512x64x128", lists ("128,256x64x32") and layers
+    ("256x56k3") among them; None stands for the defaults of the engine ("ane" or "reference").
+    `variants` are names in VARIANTS; the first is the baseline of Ratio. Settings have the names of
+    the command line: seconds=1.0, qos=21, seed=0, verify=8, form="auto", original=False,
+    timeout=120.0.
+
+    `on_event` is called with each event, a dict with its "kind": `wait` (another run holds the lock
+    on "path"), `configuration` (one begins: "config", "number", "of"), `machine` ("system"),
+    `directory` ("path"), `stage` ("stage", "variant", "limit" in seconds beyond the timeout, in
+    rounds "number" and "paces"), `refused` (a compile was), `warning` ("code", "message"), `cell`
+    ("variant", "cell": the facts of the record, as known by then), `tick` (half a second without
+    another event), `unavailable` ("reason").
+
+    A configuration that fails gives failed cells. Raise UsageError for an invalid request and
+    Unavailable if there is no usable Neural Engine.
     """
     result = plan_run(configs, variants, engine, settings)
     if not (on_event is None or callable(on_event)):
-        raise UsageError(f"on_event {on_event!r}: expected a function that takes an event")
+        raise UsageError(f"on_event {shown(on_event)}: expected a function that takes an event")
     for _ in measured(result, on_event or (lambda message: None)):
         pass
     return result
 
 
 def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
-    """Return the run that is asked for, with nothing measured yet. Raise UsageError if the request is invalid."""
+    """Return the run that is asked for, with nothing measured yet. Raise UsageError if the request
+    is invalid."""
     if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
-    unknown = [name for name in settings if name not in Settings._fields]
-    if unknown:
-        raise UsageError(f"unknown setting {unknown[0]!r}: expected one of {', '.join(Settings._fields)}")
+        raise UsageError(f"engine {shown(engine)}: expected one of {', '.join(ENGINES)}")
     chosen = settings_of(settings)
-    if engine == "reference" and chosen.original:
-        raise UsageError("original and the reference engine conflict: the original's programs are too large for it")
-    asked = configs_of(configs, engine)
-    unique = list(dict.fromkeys(asked))
+    if chosen.original and engine == "reference":
+        raise UsageError("original and the reference engine conflict: the original's programs are "
+                         "too large for it")
     name = "stand-in" if engine == "ane" and standin_library() else engine
-    planned = Run(name, chosen, unique, variants_of(variants))
-    if len(unique) < len(asked):
-        planned.warn("repeated", f"{len(asked) - len(unique)} repeated configurations were left out")
-    if chosen.original and any(config.kernel != 1 for config in unique):
-        raise UsageError("original and a kernel conflict: the original has 1x1 convolutions only")
-    count = chosen.iters * len(unique) * len(planned.variants)
-    if count > MOST_SAMPLES:
-        raise UsageError(f"{count} timed evaluates in all: expected at most {MOST_SAMPLES}; lower --iters")
-    return planned
+    return Run(name, chosen, configs_of(configs, engine, chosen.original), variants_of(variants))
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Return settings with defaults for those not given, the original's if `original` is. Raise UsageError."""
-    if given.get("original") is not True:
-        return Settings(**given).check()
+    """Return settings with defaults for those not given, the original's if `original` is. Raise
+    UsageError if one is unknown, invalid, or fixed by the original."""
     for name in given:
-        if name not in ("original", "seed", "timeout"):
-            raise UsageError(f"--{name} cannot be combined with --original (always {getattr(ORIGINAL_SETTINGS, name)})")
-    return ORIGINAL_SETTINGS._replace(**given).check()
-
-
-def configs_of(given: Any, engine: str) -> list[Config]:
-    """Return configurations as Configs; those of the engine's defaults if none are given."""
-    if given is None:
-        return list(DEFAULTS[engine, 1])
-    try:
-        items = [given] if isinstance(given, (str, Config)) else list(given)
-        found = [Config(*item) if isinstance(item, (tuple, list)) else Config.parse(item) for item in items]
-    except TypeError:
-        text = printable(repr(given))[:60]
-        raise UsageError(f"configurations {text}: expected a list such as ['512x64x128']") from None
-    if not found:
-        raise UsageError("no configurations: expected at least one")
-    return found
-
-
-def variants_of(given: Any) -> list[str]:
-    """Return variants as a list of names, each once."""
-    names = given.split(",") if isinstance(given, str) else given
-    if isinstance(names, (set, frozenset)) or not isinstance(names, Iterable):
-        raise UsageError(f"variants {given!r}: expected a list, whose first item is the baseline")
-    names = list(names)
-    for name in names:
-        if not isinstance(name, str) or name not in VARIANTS or names.count(name) > 1:
-            raise UsageError(f"variant {name!r}: expected some of {', '.join(VARIANTS)}, each once")
-    if not names:
-        raise UsageError(f"no variants: expected some of {', '.join(VARIANTS)}")
-    return names
-
-
-def standin_library() -> Optional[str]:
-    """Return the library that takes the place of Apple's, if the environment names one."""
-    return os.environ.get(STANDIN_VARIABLE) or None
+        if name not in Settings._fields:
+            known = ", ".join(Settings._fields)
+            raise UsageError(f"unknown setting {name}: expected one of {known}")
+        if given.get("original") is True and name not in ("original", "seed", "timeout"):
+            raise UsageError(f"--{name} cannot be combined with --original (always "
+                             f"{getattr(ORIGINAL_SETTINGS, name)})")
+    defaults = ORIGINAL_SETTINGS if given.get("original") is True else Settings()
+    return defaults._replace(**given).check()
 
 
 def rest_seconds() -> float:
-    """Return how long to rest after a refused compile; for a stand-in, what the environment says, or 0."""
+    """Return how long to rest after a refused compile; for a stand-in, what the environment says,
+    or 0. Raise UsageError if that is no number."""
     try:
         return float(os.environ.get(REST_VARIABLE, "0")) if standin_library() else REST_S
     except ValueError:
@@ -4217,130 +4478,164 @@ def rest_seconds() -> float:
 
 
 def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
-    """Measure a planned run: yield the cells of each configuration when they and their warnings are in the run. Raise
-    Unavailable if the first worker finds no usable engine."""
-    every, hangs, refused_at = attempts(run.settings), 0, 0.0
-    forms: dict[str, Forms] = dict.fromkeys(run.variants, every)
+    """Measure a planned run: yield the cells of each configuration when they and their warnings are
+    in the run. Raise Unavailable if the first worker finds no usable engine; KeyboardInterrupt, if
+    Ctrl-C ended a configuration early, when its cells were yielded."""
+    every = attempts(run.settings)
+    forms: dict[str, Sequence[str]] = dict.fromkeys(run.variants, every)
+    hangs, refused_at = 0, 0.0
     with contextlib.nullcontext() if run.engine == "reference" else machine_lock(notify):
-        for number, config in enumerate(run.configs, 1):
-            notify({"kind": "configuration", "config": config.name, "number": number, "of": len(run.configs)})
-            cells = [Cell(config, variant, run.settings) for variant in run.variants]
-            for cell in cells:
-                cell.fail("start", NOT_MEASURED)
+        for config in run.configs:
+            cells = {variant: Cell(config, variant, run.settings) for variant in run.variants}
             if hangs < MOST_HANGS:
-                job = Job(run.engine, config, run.variants, run.settings, forms, rest_seconds(), refused_at)
-                cells, hung, refused_at = measure_configuration(run, job, notify)
-                hangs += hung
-            forms.update({cell.variant: next_forms(cell, every, forms[cell.variant]) for cell in cells})
-            run.add(cells)
-            note_warnings(run, cells)
-            yield cells
+                job = Job(run.engine, config, run.variants, run.settings, forms, rest_seconds(),
+                          refused_at)
+                worker = measure_in_workers(run, job, cells, notify)
+                hangs, refused_at = hangs + worker.hung, worker.refused_at
+                run.broken_off = worker.stopping
+            else:
+                fail_cells(cells.values(), "start", NOT_MEASURED)
+            for variant, cell in cells.items():
+                forms[variant] = next_forms(cell, every, forms[variant])
+            if not run.broken_off or any(cell.samples_ns for cell in cells.values()):
+                run.add(list(cells.values()))
+                add_warnings(run, list(cells.values()))
+                yield list(cells.values())
+            if run.broken_off:
+                raise KeyboardInterrupt
 
 
-def note_warnings(run: Run, cells: Sequence[Cell]) -> None:
+def add_warnings(run: Run, cells: Sequence[Cell]) -> None:
     """Add the warnings about a configuration that is done; those about the machine only once."""
-    known = {remark["code"] for remark in run.warnings}
-    found = [(code, text) for code, text in warnings_about_machine(run.system) if code not in known]
+    given = {warning["code"] for warning in run.warnings}
+    for code, text in warnings_about_machine(run.system):
+        if code not in given:
+            run.warn(code, text)
     for cell in cells:
-        found += [(code, f"{cell.name}: {text}") for code, text in warnings_about_cell(cell, run.engine, run.system)]
-    for code, text in found:
-        run.warn(code, text)
+        for code, text in warnings_about_cell(cell, run.engine, run.system):
+            run.warn(code, f"{cell.name}: {text}")
 
 
-def next_forms(cell: Cell, every: Forms, tried: Forms) -> Forms:
-    """Return the forms to try for the next configuration: first the one that worked; only one if all were refused."""
-    if cell.blob:
-        return sorted(every, key=lambda form: form != (cell.blob, cell.dialect))
-    return tried[:1] if cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried) else tried
+def next_forms(cell: Cell, every: Sequence[str], tried: Sequence[str]) -> Sequence[str]:
+    """Return the forms to try for the next configuration: first the one that worked; only one if
+    all were refused."""
+    if cell.form:
+        return sorted(every, key=lambda form: form != cell.form)
+    all_refused = cell.stage in REFUSALS and len(cell.refused) + 1 == len(tried)
+    return tried[:1] if all_refused else tried
 
 
-def measure_configuration(run: Run, job: Job, notify: Callable[[Message], None]) -> tuple[list[Cell], bool, float]:
-    """Return the cells of one configuration, always one per variant, whether the compile service hung, and when a
-    compile was last refused.
+def fail_cells(cells: Iterable[Cell], stage: str, error: str) -> None:
+    """Fail the cells that have not failed."""
+    for cell in cells:
+        if cell.ok:
+            cell.fail(stage, error)
 
-    If a worker dies, the variant at work has failed; the others are measured again without it, unless the compile
-    service hung.
+
+def measure_in_workers(run: Run, job: Job, cells: dict[str, Cell],
+                       notify: Callable[[Message], None]) -> Worker:
+    """Measure the cells of a configuration, one worker after the other; return the last.
+
+    If a worker dies, the variant at work has failed; the others are measured again without it,
+    unless the compile service hung. Variants that cannot be resident together are all measured
+    again, one at a time, once.
     """
-    cells: dict[str, Cell] = {}
-    cached: dict[str, bool] = {}
-    left = list(job.variants)
-
-    def fail(variants: Sequence[str], stage: str, problem: str) -> None:
-        for variant in variants:
-            cells.setdefault(variant, Cell(job.config, variant, run.settings)).fail(stage, problem)
-
-    try:
-        while True:
-            worker = measure_in_worker(run, job._replace(variants=left), cells, cached, notify)
-            job = job._replace(refused_at=max(job.refused_at, worker.refused_at))
-            left = [variant for variant in left if variant not in cells
-                    or cells[variant].ok and not cells[variant].verified and run.settings.verifies]
-            if worker.problem and not left:
-                run.warn("unload", f"{job.config.label()}: after its figures were taken, in stage {worker.stage}: "
-                                   f"{worker.problem}; if later programs fail to load, restart the Mac")
-            # Nothing tells which variant it was if the worker was between two.
-            culprits = [worker.at_work] if worker.at_work in left else left
-            fail(culprits, worker.stage, worker.problem or f"the worker ended without a result: {worker.last_line()}")
-            left = [variant for variant in left if variant not in culprits]
-            if worker.hung:
-                fail(left, "start", NOT_MEASURED)
-            if worker.hung or not left:
-                return [cells[variant] for variant in job.variants], worker.hung, job.refused_at
-    finally:
-        unpurged = sorted(variant for variant, may_be_left in cached.items() if may_be_left)
-        if unpurged and not run.settings.original:
-            run.warn("cache", f"{job.config.label()}: the worker ended before it could purge its compiled programs "
-                              f"({', '.join(unpurged)}): they stay in the system's cache and take up disk space until "
-                              "this configuration is measured again")
+    while True:
+        worker = run_worker(run, job, cells, notify)
+        left = fail_culprits(run, cells, worker)
+        if not left and not (job.apart or worker.hung or worker.stopping):
+            left = crowded_variants(run, cells)
+            job = job._replace(apart=True)
+        if not left:
+            return worker
+        job = job._replace(variants=left, refused_at=worker.refused_at)
 
 
-def measure_in_worker(run: Run, job: Job, cells: dict[str, Cell], cached: dict[str, bool],
-                      notify: Callable[[Message], None]) -> Worker:
-    """Run one worker, put what it sends into run and cells, and return it. `cached` is as in Worker, for all workers of
-    the configuration. Raise Unavailable if it finds no usable engine before anything was measured."""
-    again = {"measured_again": True} if cells else {}
-    worker = Worker(["measure", *job], job.settings.timeout)
+def crowded_variants(run: Run, cells: dict[str, Cell]) -> list[str]:
+    """Return the variants to measure one at a time, with new cells, if some of them cannot be
+    resident together."""
+    crowded = [(cell, CROWDED.search(cell.error or "")) for cell in cells.values()]
+    cell, found = next((pair for pair in crowded if pair[1]), (None, None))
+    if not cell or not found or len(cells) == 1 or run.settings.original:
+        return []
+    run.warn("apart", f"{cell.name}: failed in stage {cell.stage} ({found[0]}) with all variants "
+             "loaded, for which the engine may lack room: each was measured again, alone, and "
+             "Ratio compares independent runs; close other programs that use the Neural Engine, or "
+             "choose fewer channels or layers")
+    cells.update((name, Cell(cell.config, name, run.settings)) for name in cells)
+    return list(cells)
+
+
+def fail_culprits(run: Run, cells: Mapping[str, Cell], worker: Worker) -> list[str]:
+    """Fail the cell that a worker was at when it ended; return the variants to measure again."""
+    left = [cell for cell in cells.values() if cell.ok and not (
+        cell.samples_ns and (cell.verified or not run.settings.verifies))]
+    if worker.problem and not left:
+        run.warn("unload", f"after the figures of {few_of([cell.name for cell in cells.values()])} "
+                 f"were taken, in stage {worker.stage}: {worker.problem}; if later programs fail "
+                 "to load, restart the Mac")
+    # Nothing tells which variant it was if the worker was between two.
+    culprits = [cell for cell in left if cell.variant == worker.at_work] or left
+    if worker.problem or not worker.stopping:
+        fail_cells(culprits, worker.stage, worker.problem
+                   or f"the worker ended without a result: {worker.last_line()}")
+    if worker.hung or worker.stopping:
+        fail_cells(left, "start", NOT_MEASURED if worker.hung else "interrupted")
+    return [cell.variant for cell in left if cell.ok]
+
+
+def run_worker(run: Run, job: Job, cells: dict[str, Cell],
+               notify: Callable[[Message], None]) -> Worker:
+    """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if the
+    run's first worker finds no usable engine."""
+    worker = Worker(job.settings.timeout, "measure", *job)
+    worker.refused_at = job.refused_at
     try:
         with worker:
             for message in worker.messages():
-                if message["kind"] == "cell":
-                    if "thermal_state" in message:
-                        run.system["thermal_state_after"] = message["thermal_state"]
-                    cells[message["variant"]] = take_cell(run, job, message["variant"], {**message["cell"], **again})
-                elif message["kind"] == "machine":
-                    tick_ns = max(0.0, min(message["tick_ns"], LONGEST_NS))
-                    run.tick_ns = run.tick_ns or tick_ns  # one for all, as a record has it
-                    run.system = merged_facts(run.system, message["system"])
-                elif message["kind"] == "warning":
-                    run.warn(message["code"], message["message"])
-                elif message["kind"] == "unavailable":
-                    raise Unavailable(message["reason"])
+                if message["kind"] == "unavailable":
+                    worker.problem = message["reason"]
+                if message["kind"] == "machine" and len(job.variants) == len(cells):
+                    # Only now, since a run without an engine shows no progress.
+                    notify({"kind": "configuration", "config": job.config.name,
+                            "number": run.configs.index(job.config) + 1, "of": len(run.configs)})
+                take_message(run, job.config, cells, message)
                 notify(message)
     except StageError as error:
         worker.stage, worker.problem = error.stage, str(error)
-    except Unavailable as error:
-        if not run.cells and not cells:
-            raise
-        worker.problem = str(error)
     finally:
-        cached.update(worker.cached)
+        if worker.unpurged and not run.settings.original:
+            run.warn("cache", f"{job.config.name}: the worker ended before it could purge its "
+                     f"compiled programs ({', '.join(sorted(worker.unpurged))}): they stay in the "
+                     "system's cache and take up disk space until they are measured again")
     if worker.hung:
         worker.problem += f"; {SERVICE_ADVICE}"
     return worker
 
 
-def take_cell(run: Run, job: Job, variant: str, facts: Mapping[str, Any]) -> Cell:
-    """Return a cell that a worker sent. Raise StageError if it is not one of this job's, or lacks samples."""
-    with contextlib.suppress(UsageError):
-        if variant in job.variants:
-            return read_cell(run, job.config, variant, facts)
-    raise StageError("message", f"the worker sent an impossible cell: {variant[:20]!r}, {facts['status'][:20]!r}")
+def take_message(run: Run, config: Config, cells: dict[str, Cell], message: Message) -> None:
+    """Put what a worker sends into run and cells. Raise StageError if a cell's facts have wrong
+    types, and Unavailable if the run's first worker has no engine."""
+    if message["kind"] == "machine":
+        run.system = merged_facts(run.system, message["system"])
+    elif message["kind"] == "warning":
+        run.warn(message["code"], message["message"])
+    elif message["kind"] == "unavailable" and not run.system:
+        raise Unavailable(message["reason"])
+    elif message["kind"] == "cell":
+        try:
+            cell = Cell(config, message["variant"], run.settings, **message["cell"])
+        except ValueError as error:
+            raise StageError("message", f"the worker sent an impossible cell: {error}") from None
+        cells[cell.variant] = cell
+        if "thermal_state" in message:
+            run.system["thermal_state_after"] = message["thermal_state"]
 
 
 @contextlib.contextmanager
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
-    """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none is possible. Report
-    if another run holds it."""
+    """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none
+    is possible. Report if another run holds it."""
     directory = foundation_directory()  # a lock on the directory itself leaves no file behind
     with contextlib.ExitStack() as owner:
         with contextlib.suppress(OSError, ImportError):
@@ -4356,113 +4651,106 @@ def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
         yield
 
 
-# ======================================================================================================================
-# 13. Doctor
-#
-# Used below: DOCTOR_S, REPORT_ADVICE, run_checks, check_programs.
-# ======================================================================================================================
+# Doctor
 
 DOCTOR_S = 30.0  # the default of its --timeout: a small program takes a second
-TEST_CONFIG = Config(64, 64, 2)
-TEST_SETTINGS = Settings(iters=5, rounds=1, warmup=1, verify=4)
+# One whose rows are as long as their data, and one whose rows are padded.
+TEST_CONFIGS = (Config(64, 64, 2), Config(64, 7, 2))
 REPORT_ADVICE = "send this output to the issues of the repository that this file came from"
 
 
 def run_checks(tell: Callable[[str, Finding], None], seconds: float) -> bool:
-    """Run every check, and call `tell` with each result at once. Return whether a program can be measured. If a check
-    crashes its worker, another one goes on with the next."""
-    every = checks()
-    found: list[Finding] = []
-
-    def take(finding: Finding) -> None:
-        found.append(finding)
-        if finding.state != "skip":
-            tell(every[len(found) - 1].name, finding)
-
-    def done() -> bool:
-        """Return whether no check is left, or the last one failed and all later ones need it."""
-        return len(found) == len(every) or bool(found) and every[len(found) - 1].first and found[-1].state == "FAIL"
-
-    while not done():
-        try:
-            with Worker(["examine", len(found)], seconds) as worker:
-                for message in worker.messages():
-                    if message["kind"] == "check" and len(found) < len(every):
-                        take(Finding(message["state"], message["value"], message["advice"]))
-            if not done():
-                raise StageError(worker.stage, "the worker exited with code 0 before the check was done")
-        except StageError as error:
-            finding = Finding("FAIL", str(error), REPORT_ADVICE)
-            if error.stage == "start" or len(found) == len(every):
-                tell("worker", finding)
-                break
-            take(finding)
-    left = [check.name for check in every[len(found):]]
-    ready = not left and not any(check.needed and finding.state == "FAIL" for check, finding in zip(every, found))
+    """Run all checks in a worker, and call `tell` with each result at once. Return whether a
+    program can be measured. A check that ends its worker fails; those after it are named."""
+    left, ready = [check.name for check in checks()], True
+    worker = Worker(seconds, "examine")
+    try:
+        with worker:
+            for message in worker.messages():
+                if message["kind"] == "check":
+                    finding = Finding(message["state"], message["value"], message["advice"])
+                    left.remove(message["name"])
+                    ready = ready and not (message["needed"] and finding.state == "FAIL")
+                    if finding.state != "skip":
+                        tell(message["name"], finding)
+        if left and ready:
+            raise StageError(worker.stage, "the worker ended before the check was done")
+    except StageError as error:
+        name = error.stage if error.stage in left else "worker"
+        tell(name, Finding("FAIL", str(error), REPORT_ADVICE))
+        left, ready = [other for other in left if other != name], False
     if not ready:
-        tell("left out", Finding("skip", f"{few_of(['program', *left])}: a check above must pass first"))
+        names = few_of(["program", *left])
+        tell("not reached", Finding("skip", f"{names}: a check above must pass first"))
     return ready
 
 
 def check_programs(tell: Callable[[str, Finding], None], seconds: float) -> None:
-    """Compile, load, evaluate and verify a small program in each default variant; call `tell` with the results."""
-    settings = TEST_SETTINGS._replace(timeout=seconds)
-    run = Run("stand-in" if standin_library() else "ane", settings, [TEST_CONFIG], DEFAULT_VARIANTS)
+    """Measure and verify small programs in each default variant; call `tell` with the results."""
+    settings = Settings(seconds=0, timeout=seconds)
+    run = Run("stand-in" if standin_library() else "ane", settings, TEST_CONFIGS, DEFAULT_VARIANTS)
 
-    def waiting(message: Message) -> None:
+    def listen(message: Message) -> None:
         if message["kind"] == "wait":
-            tell("lock", Finding("note", f"another run holds {message['path']}", "waiting for it to end"))
+            tell("lock", Finding("note", f"another run holds {message['path']}",
+                                 "waiting for it to end"))
 
     try:
-        for _ in measured(run, waiting):
-            pass
+        for cells in measured(run, listen):
+            tell(f"program {cells[0].config.name}", program_finding(cells))
     except Unavailable as error:
         tell("program", Finding("FAIL", str(error), REPORT_ADVICE))
-    for cell in run.cells:
-        reason = re.sub("; try [^;]*", "", cell.failure)  # options of run
-        value = f"{cell.ms['median']:.3f} ms, verified, {cell.blob}/{cell.dialect}" if cell.ok else reason
-        tell(f"program {cell.name}", Finding("ok", value) if cell.ok else Finding("FAIL", value, REPORT_ADVICE))
     for warning in run.warnings:
-        if warning["code"] == "cache":
-            tell("cache", Finding("note", warning["message"]))
+        if warning["code"] in ("apart", "cache", "strides"):
+            tell(warning["code"], Finding("note", warning["message"]))
 
 
-# ======================================================================================================================
-# 14. Reports
+def program_finding(cells: Sequence[Cell]) -> Finding:
+    """Return what doctor says of a program: its times, form and strides, or why it failed."""
+    failures = [f"{VARIANTS[cell.variant].label} {cell.failure}" for cell in cells if not cell.ok]
+    if failures:
+        return Finding("FAIL", "; ".join(failures), REPORT_ADVICE)
+    times = [f"{VARIANTS[cell.variant].label} {cell.milliseconds:.2f} ms" for cell in cells]
+    forms = dict.fromkeys(str(cell.form) for cell in cells)
+    rows = dict.fromkeys(f"rows of {cell.strides['row']}, planes of {cell.strides['plane']} bytes"
+                         for cell in cells if cell.strides)
+    return Finding("ok", ", ".join([*times, "verified", *forms, *rows]))
+
+
+# ==================================================================================================
+# 15. Reports
 #
-# Used below: DEFAULT_COLUMNS, figure, varying, machine_name, coverage, grouped_warnings, Table, usual_failure,
-# footnotes, markdown_table, read_records, show, comparison, gate.
-# ======================================================================================================================
+# Used below: DEFAULT_COLUMNS, figure, half_width, chip_name, machine_name, machine_names,
+# protocol_text, groups_of, coverage, remarks, grouped_warnings, Table, answers, footnotes, report,
+# markdown_table, markdown_items, markdown_escaped, read_records, show, comparison, gate.
+# ==================================================================================================
 
 DEFAULT_COLUMNS = 80
-NARROWEST_LABEL = 26  # letters, those of `W8A8 128x conv 512ch 64x64`
-FEWEST_SWEPT = 3  # configurations
 LONGEST_FACT = 40  # letters of a fact about a machine: a record from elsewhere may hold anything
+SAME = 0.02  # what lies within this of 1, with its whole interval, makes no difference
 
 
 def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
-    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three significant digits,
-    and if it would be too long, as many as there is room for, as a power of ten if need be."""
+    """Return a figure in at most `room` letters; empty for None. If it would read 0.00 it has three
+    significant digits, and if it would be too long, as many as there is room for, as a power of ten
+    if need be."""
     if value is None:
         return ""
     powers = [re.sub("e[+]?(-?)0*", r"e\1", f"{value:.{digits}e}") for digits in (2, 1, 0)]
     forms = [*(f"{value:.{number}f}" for number in range(decimals, -1, -1)), *powers]
     if value and not float(forms[0]):
         most = 2 - math.floor(math.log10(abs(value)))
-        forms = [form for less, power in enumerate(powers) for form in (f"{value:.{most - less}f}", power)]
+        forms = [form for less, power in enumerate(powers)
+                 for form in (f"{value:.{most - less}f}", power)]
     return next((form for form in forms if len(form) <= room), forms[-1])
 
 
-def exact_figure(value: float, decimals: int, room: int = 9) -> str:
-    """Return a figure that is not measured: with three decimals if it is below 1, so that half of it reads so."""
-    return figure(value, decimals if value >= 1 else 3, room)
-
-
-def half_width(figures: Mapping[str, Any], middle: str) -> str:
-    """Return half of the 95 % interval as a share of its figure, such as ±0.4%; empty if there is none."""
+def half_width(figures: Mapping[str, Any]) -> str:
+    """Return half of the 95 % interval as a share of its value, such as ±0.4%; empty if there is
+    none."""
     if "ci95" not in figures:
         return ""
-    share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures[middle]
+    share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures["value"]
     return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 9.995 else "±>10x"
 
 
@@ -4470,372 +4758,553 @@ def ratio_text(cell: Cell) -> str:
     """Return the ratio as text; a dash if it is unknown because one of the two cells failed."""
     if cell.ratio:
         return f"{figure(cell.ratio['value'], 2, 4)}x"
-    return "–" if cell.baseline not in (None, cell) and cell.samples else ""
+    return "–" if cell.baseline not in (None, cell) and cell.samples_ns else ""
 
 
-def varying(configs: Sequence[Config]) -> list[str]:
-    """Return the dimensions that vary in a sweep, which is a cross product of three or more configurations; for other
-    runs, all dimensions."""
-    values = {name: {getattr(config, name) for config in configs} for name in Config._fields}
-    swept = len(set(configs)) == math.prod(map(len, values.values())) >= FEWEST_SWEPT
-    return [name for name in Config._fields if len(values[name]) > 1 or not swept]
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as a list in a sentence: `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
+
+# A run in words: its machine, how it measured and how much, what failed, warnings.
 
 def chip_name(run: Run) -> str:
     """Return the chip's name without its maker's, such as `M4 Max`."""
     return str(run.system.get("chip", "unknown chip")).replace("Apple ", "", 1)[:LONGEST_FACT]
 
 
-def machine_facts(run: Run, macos: bool = True) -> str:
-    """Return chip, its engine's sub-type and, if `macos`, macOS; the Python version for a reference engine."""
+def machine_name(run: Run) -> str:
+    """Return what measured: chip, model and macOS, such as `M4, Mac16,1, macOS 26.0`, if need be
+    after a stand-in's name; or the reference engine."""
     if run.engine == "reference":
-        return f"Python {run.system.get('python', 'unknown')}"[:LONGEST_FACT]
-    facts = [chip_name(run), str(run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown")))]
-    facts += [f"macOS {run.system['macos']}"] if macos and "macos" in run.system else []
-    return ", ".join(fact[:LONGEST_FACT] for fact in facts)
+        return "reference engine in plain Python"
+    facts = [f"{prefix}{run.system[name]}"[:LONGEST_FACT]
+             for name, prefix in (("model", ""), ("macos", "macOS ")) if name in run.system]
+    return ", ".join(["stand-in library"] * (run.engine == "stand-in") + [chip_name(run), *facts])
 
 
-def machine_name(run: Run, macos: bool = True) -> str:
-    """Return a description of the engine: the machine's, the stand-in's or the reference's."""
-    if run.engine == "reference":
-        return "reference engine in plain Python, which says nothing about a Neural Engine"
-    return ("stand-in library, " if run.engine == "stand-in" else "") + machine_facts(run, macos)
-
-
-def coverage(run: Run) -> str:
-    """Return how much of an interrupted run was measured, such as `2 of 5 configurations`; empty for whole runs."""
-    return f"{len(run.results)} of {len(run.configs)} configurations" if run.complete is False else ""
+def machine_names(runs: Sequence[Run]) -> list[str]:
+    """Return the machine of each run; where two would be alike, with the date, or with the time."""
+    names = [machine_name(run) for run in runs]
+    for length in (10, 19):
+        names = [f"{machine_name(run)}, {run.started[:length].replace('T', ' ')}"
+                 if names.count(name) > 1 else name for run, name in zip(runs, names)]
+    return names
 
 
 def protocol_text(run: Run) -> str:
-    """Return how a run measured, in a few words."""
-    settings, how = run.settings, ["as the original"]
-    if not settings.original:
-        warmup = "until steady" if settings.warmup is None else f"{settings.warmup} evaluates"
-        how = [f"input {settings.input}", f"warm-up {warmup}", f"QoS {settings.qos}"]
-        how += [f"blob {settings.blob}"] if settings.blob != "auto" else []
-        how += [f"dialect {settings.dialect}"] if settings.dialect != "auto" else []
-    rounds = f"{settings.rounds} round{'s' if settings.rounds > 1 else ''}"
-    return ", ".join([*how, f"{settings.iters} evaluates in {rounds}", f"data {run.data}"])
+    """Return how a run measured, such as `1 s, 8 pixels verified`."""
+    settings, usual = run.settings, Settings()
+    if settings.original:
+        return "as the original measures"
+    checked = f"{settings.verify} pixel{'' if settings.verify == 1 else 's'}"
+    return ", ".join([
+        f"{settings.seconds:g} s", f"{checked if settings.verifies else 'nothing'} verified",
+        *([f"QoS {settings.qos}"] if settings.qos != usual.qos else []),
+        *([f"form {settings.form}"] if settings.form != usual.form else [])])
 
 
-def grouped_warnings(run: Run) -> list[str]:
-    """Return a line for each code of warning: the first message, then the names of the other cells with the same."""
-    groups: dict[str, list[str]] = {}
-    for warning in run.warnings:
-        groups.setdefault(warning["code"], []).append(warning["message"])
-    return [f"warning ({code}) {found[0]}{others_named(run, found)}" for code, found in groups.items()]
+def groups_of(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """Return the runs that measured alike, each group with how: by which engine, version and data,
+    for how long, what was verified. Machines are in order of chip, M2 before M10, then of date."""
+    def order(run: Run) -> tuple[list[Any], str]:
+        parts = re.split("([0-9]+)", chip_name(run))
+        return [int(part) if place % 2 else part for place, part in enumerate(parts)], run.started
+
+    engines = {"stand-in": "stand-in library, ", "reference": "reference engine, "}
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=order):
+        how = (f"{engines.get(run.engine, '')}{PROGRAM_NAME} {run.version}, data {run.data}, "
+               f"{protocol_text(run)}")
+        if run.variants[0] != DEFAULT_VARIANTS[0]:
+            how += f", Ratio to {VARIANTS[run.variants[0]].label}"
+        groups.setdefault(how, []).append(run)
+    return list(groups.items())
 
 
-def others_named(run: Run, messages: Sequence[str]) -> str:
-    """Return the cells or configurations that messages after the first one name, each configuration once."""
-    names = [message.split(": ")[0] for message in messages]
-    if len(run.cells) > 2 and {cell.name for cell in run.cells} <= set(names):
-        return f" (and all {len(run.cells) - 1} other cells)"
-    cells = {cell.name: (VARIANTS[cell.variant].label, cell.config.label()) for cell in run.cells}
-    groups: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names[1:]):
-        variant, config = cells.get(name, ("", name))
-        groups.setdefault(config, []).append(variant)
-    listed = "; ".join(f"{', '.join(found)} {config}".strip() for config, found in groups.items())
-    return f" (also {listed})" if listed else ""
+def coverage(run: Run) -> str:
+    """Return how much of a run that was broken off was measured, such as `2 of 5 configurations`;
+    empty for whole runs."""
+    return "" if run.complete else f"{len(run.results)} of {len(run.configs)} configurations"
 
 
 def remarks(run: Run) -> list[str]:
     """Return the remarks that must stand wherever a run's figures are shown."""
+    kept = any(cell.condensed for cell in run.cells)
     return [*([f"The run was broken off: {coverage(run)}."] if coverage(run) else []),
-            *(["Samples are condensed to the medians of rounds."] if run.condensed else [])]
+            *(["Samples are condensed to the medians of rounds."] if kept else [])]
 
 
-# The table. Headings and their order are the original's, with intervals and the check added. A line has up to 80
-# letters, 29 of them for the name; beside shorter names TOPS takes two more, for three digits of small rates.
-
-class Column(NamedTuple):
-    """A column: its field in csv, heading, width with a space, and function from cell and room to text."""
-
-    field: str
-    heading: str
-    width: int
-    text: Callable[[Cell, int], str]
+def failures(run: Run) -> list[str]:
+    """Return a line for each cell that failed."""
+    return [f"{cell.name} {cell.failure}" for cell in run.cells if not cell.ok]
 
 
-COLUMNS = (
-    Column("weights_mib", "W(MB)", 6, lambda cell, room: exact_figure(cell.weights_mib, 1, room)),
-    Column("gop", "GOP", 7, lambda cell, room: exact_figure(cell.config.gop, 2, room)),
-    Column("ms", "ms/eval", 8, lambda cell, room: figure(cell.milliseconds, 3, room)),
-    Column("ms_low", "±95%", 6, lambda cell, room: half_width(cell.ms, "median")),
-    Column("tops", "TOPS", 6, lambda cell, room: figure(cell.tops, 2, room)),
-    Column("ratio", "Ratio", 6, lambda cell, room: ratio_text(cell)),
-    Column("ratio_low", "±95%", 6, lambda cell, room: half_width(cell.ratio, "value")),
-    Column("check", "Check", 6, lambda cell, room: cell.check))
-WIDE_COLUMNS = [column._replace(width=10) for column in COLUMNS]
+def grouped_warnings(run: Run) -> list[str]:
+    """Return a line for each code of warning: the first message, then the names of the other cells
+    or configurations with the same."""
+    groups: dict[str, list[str]] = {}
+    for warning in run.warnings:
+        groups.setdefault(warning["code"], []).append(warning["message"])
+    lines = []
+    for code, messages in groups.items():
+        _, *others = dict.fromkeys(message.split(": ")[0] for message in messages)
+        also = f" (also {few_of(others)})" if others else ""
+        lines.append(f"warning ({code}) {messages[0]}{also}")
+    return lines
 
 
-def cell_texts(run: Run, cell: Cell, columns: Sequence[Column] = WIDE_COLUMNS) -> list[str]:
-    """Return a cell's text in each column; a star after the check marks a cell that a warning names."""
-    mark = "*" if any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings) else ""
-    return [column.text(cell, column.width - 1) + (mark if column.field == "check" else "") for column in columns]
+# Tables. A column is its heading and its width, with the space before it; it has the width 0 if it
+# is left out.
+
+Columns = Sequence[tuple[str, int]]
+COLUMNS = (("W(MB)", 6), ("GOP", 7), ("ms/eval", 8), ("±95%", 6), ("TOPS", 8), ("Ratio", 6),
+           ("±95%", 6), ("Check", 6))
+# Which columns are left out, in turn, if a table would be too wide.
+SPARE = ("BASE Ratio", "NEW Ratio", "±95%", "W(MB)", "GOP", "TOPS")
+LABEL, LAYER = 5, 13  # letters of `W8A16`; of a layer's name and a gap
+
+
+def fitting(columns: Columns, room: int) -> Columns:
+    """Return columns of which so many are left out that the others fit into `room` letters."""
+    for spare in SPARE:
+        if sum(width for _, width in columns) > room:
+            columns = [(heading, 0 if heading == spare else width) for heading, width in columns]
+    return columns
+
+
+def row_text(name: str, width: int, columns: Columns, texts: Iterable[str]) -> str:
+    """Return a line of a table."""
+    return (f"{name:<{width}}" + "".join(f"{text:>{room}}" for text, (_, room)
+                                         in zip(texts, columns) if room)).rstrip()
+
+
+def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[str]:
+    """Return the lines of a table with columns of the least width that fit into `room` letters. If
+    need be gaps are narrow, and names that are still too long have lines of their own."""
+    first, *widths = (max(map(len, texts)) for texts in zip(headings, *rows))
+    columns: Columns = ()
+    for gap in (2, 1):
+        if not columns or sum(width for _, width in columns) > room - first:
+            wide = [(heading, width + gap) for heading, width in zip(headings[1:], widths)]
+            columns = fitting(wide, room - first)
+    first = max(len(headings[0]), min(first, room - sum(width for _, width in columns)))
+    lines = []
+    for name, *texts in (headings, *rows):
+        long = [name] if len(name) > first else []
+        lines += [*long, row_text("" if long else name, first, columns, texts)]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def is_marked(run: Run, cell: Cell) -> bool:
+    """Return whether a warning names a cell: then a star stands behind its check."""
+    return any(warning["message"].startswith(f"{cell.name}: ") for warning in run.warnings)
+
+
+def cell_texts(run: Run, cell: Cell) -> list[str]:
+    """Return a cell's texts in COLUMNS. What is not measured has three decimals if it is below 1,
+    so that half of it reads so."""
+    mib, gop = cell.weights_mib, cell.config.gop
+    return [figure(mib, 1 if mib >= 1 else 3, 5), figure(gop, 2 if gop >= 1 else 3, 6),
+            figure(cell.milliseconds, 3, 7) or "failed", half_width(cell.ms),
+            figure(cell.tops, 2, 7), ratio_text(cell), half_width(cell.ratio),
+            cell.check + "*" * is_marked(run, cell)]
 
 
 class Table:
-    """A run as a table of at most so many columns. In a sweep, rows are named by the dimensions that vary."""
+    """A run as a table of at most `room` columns from 60 on, and never more than 80. Its parts are
+    those that a run prints one by one."""
 
-    def __init__(self, run: Run, columns: int = DEFAULT_COLUMNS) -> None:
-        self.run, self.columns = run, list(COLUMNS)
-        self.dimensions = list(Config._fields) if run.settings.original else varying(run.configs)
-        names = [self.label(config, variant) for config in run.configs for variant in run.variants]
-        longest = max(map(len, names), default=0)
-        room = columns - sum(column.width for column in COLUMNS)
-        self.width = max(NARROWEST_LABEL, min(longest, room))
-        for field in ("weights_mib", "gop", "ratio_low", "ms_low"):  # the configuration tells the first two
-            if self.width > room:
-                room += sum(column.width for column in self.columns if column.field == field)
-                self.columns = [column for column in self.columns if column.field != field]
-        wider = min(2, max(0, room - self.width))
-        self.columns = [column._replace(width=column.width + wider) if column.field == "tops" else column
-                        for column in self.columns]
-
-    def label(self, config: Config, variant: str) -> str:
-        """Return a row's name."""
-        return f"{VARIANTS[variant].label:<4} {config.label(self.dimensions)}".rstrip()
-
-    def common(self) -> list[str]:
-        """Return a line about what all configurations of a sweep share; none for other runs."""
-        same = [name for name in Config._fields if name not in self.dimensions]
-        if "kernel" in same and self.run.configs[0].kernel == 1:
-            same.remove("kernel")
-        return [f"All: {self.run.configs[0].label(same)}"] if same else []
+    def __init__(self, run: Run, room: int = DEFAULT_COLUMNS) -> None:
+        self.run, self.room = run, min(room, DEFAULT_COLUMNS)
+        longest = max((len(config.name) for config in run.configs), default=0)
+        self.width = max(longest, len("Config")) + 2 + LABEL
+        self.columns = fitting(COLUMNS, self.room - self.width)
 
     def head(self) -> str:
-        """Return title, headings and rule; for a sweep first what stays the same."""
+        """Return title, headings and rule."""
         if self.run.settings.original:
-            heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
-            return f"=== ANE INT8 W8A8 Benchmark ({machine_name(self.run, macos=False)}) ===\n\n{heading}\n{'-' * 80}\n"
-        heading = f"{'Config':<{self.width}}" + "".join(f"{column.heading:>{column.width}}" for column in self.columns)
-        title = f"=== {PROGRAM_NAME} {self.run.version} ({machine_name(self.run)}) ==="
-        return "\n".join([title, "", *(f"{line}\n" for line in self.common()), heading, "-" * len(heading), ""])
+            return original_head(self.run)
+        nothing = ", which says nothing about a Neural Engine"
+        title = machine_name(self.run) + nothing * (self.run.engine == "reference")
+        headings = [heading for heading, _ in self.columns]
+        heading = row_text("Config", self.width, self.columns, headings)
+        return (f"=== {PROGRAM_NAME} {self.run.version} ({title}) ===\n\n"
+                f"{heading}\n{'-' * len(heading)}\n")
 
     def rows(self, cells: Sequence[Cell]) -> str:
-        """Return the lines of one configuration, and a blank one. A name that is too long has a line of its own; a cell
-        that failed says why, below its figures if it has any."""
+        """Return the lines of one configuration, and a blank one. A row that failed says why in the
+        line below."""
+        if self.run.settings.original:
+            return "".join(f"{original_row(cell)}\n" for cell in cells) + "\n"
         lines = []
         for cell in cells:
-            label = self.label(cell.config, cell.variant)
-            if not cell.samples:
-                lines.append(f"{label}: {cell.failure}")
-                continue
-            if self.run.settings.original:  # as its printf writes them
-                ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
-                line = (f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  {cell.milliseconds:7.3f} ms "
-                        f"{cell.tops:6.2f}{ratio}")
-            else:
-                if len(label) > self.width:
-                    lines.append(label)
-                    label = ""
-                texts = zip(cell_texts(self.run, cell, self.columns), self.columns)
-                line = f"{label:<{self.width}}" + "".join(f"{text:>{column.width}}" for text, column in texts)
-            lines += [line.rstrip()] if cell.ok else [line.rstrip(), f"     {cell.failure}"]
+            name = cell.config.name if cell is cells[0] else ""
+            label = f"{name:<{self.width - LABEL}}{VARIANTS[cell.variant].label}"
+            lines.append(row_text(label, self.width, self.columns, cell_texts(self.run, cell)))
+            lines += [] if cell.ok else [f"    {cell.failure}"]
         return "".join(f"{line}\n" for line in [*lines, ""])
 
     def end(self) -> str:
-        """Return the lines below the rows: the answer, then notes; for the original its own last line."""
-        if self.run.settings.original:
-            return f"=== {coverage(self.run) or 'Done'} ===\n"
-        return "\n".join([*answers(self.run), "", *footnotes(self.run)]).rstrip() + "\n"
+        """Return the lines below the rows: layers, what was sustained, the answer, footnotes; for
+        the original its own last line."""
+        run, layers = self.run, []
+        if run.settings.original:
+            return f"=== {coverage(run) or 'Done'} ===\n"
+        if run.layers:
+            columns = fitting(layer_columns(run.variants), self.room - LAYER)
+            layers = [row_text("One layer", LAYER, columns, [heading for heading, _ in columns]), *(
+                row_text(layer.shape, LAYER, columns, layer_texts(layer, run.variants))
+                for layer in run.layers), *layer_notes(run)]
+        parts = (layers, sustained_lines(run), answers(run), footnotes(run))
+        return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
     def text(self) -> str:
         """Return the whole table."""
-        return self.head() + "".join(self.rows(cells) for _, cells in self.run.results) + self.end()
+        rows = "".join(self.rows(cells) for _, cells in self.run.results)
+        return self.head() + rows + self.end()
 
 
-# The answer in a sentence for each kernel.
+# The original's names and table, as its printf writes them.
 
-SPOKEN = {"fp16": "FP16", "w8a16": "INT8 for weights alone (W8A16)", "w8a8": "INT8 (W8A8)"}
+def original_head(run: Run) -> str:
+    """Return the original's title, with the real chip in it, its headings and its rule."""
+    subtype = run.system.get("ane_architecture", run.system.get("ane_subtype", "unknown"))
+    machine = ["stand-in library"] * (run.engine == "stand-in") + [chip_name(run), str(subtype)]
+    title = f"=== ANE INT8 W8A8 Benchmark ({', '.join(machine)}) ==="
+    heading = f"{'Config':<30} {'W(MB)':>7} {'GOP':>7} {'ms/eval':>9} {'TOPS':>7} {'Ratio':>7}"
+    return f"{title}\n\n{heading}\n{'-' * 80}\n"
 
+
+def original_row(cell: Cell) -> str:
+    """Return the original's line for a cell, or why it failed."""
+    channels, side, depth, _ = cell.config
+    label = f"{VARIANTS[cell.variant].label:<4} {depth}x conv {channels}ch {side}x{side}"
+    if not cell.samples_ns:
+        return f"{label}: {cell.failure}"
+    ratio = f"  {cell.ratio['value']:.2f}x" if cell.ratio else ""
+    return (f"{label:<30} {cell.weights_mib:6.1f}  {cell.config.gop:6.2f}  "
+            f"{cell.milliseconds:7.3f} ms {cell.tops:6.2f}{ratio}")
+
+
+# Layers, and what the machine sustained.
+
+def layer_columns(variants: Sequence[str]) -> Columns:
+    """Return the columns of layers: time and rate in each variant, and the ratio to the first."""
+    return [column for place, name in enumerate(variants) for column in (
+        (VARIANTS[name].label, 10), ("TOPS", 7), ("Ratio", 6), ("±95%", 6))[:4 if place else 2]]
+
+
+def layer_texts(layer: Layer, variants: Sequence[str]) -> list[str]:
+    """Return a layer's texts in these columns: times with four digits, a dash for one that cannot
+    be told."""
+    texts = []
+    for name in variants:
+        times, ratio = layer.variants.get(name), layer.ratio.get(name, {})
+        if times:
+            decimals = max(0, 3 - math.floor(math.log10(times["us"])))
+            texts += [f"{figure(times['us'], decimals, 6)} µs", figure(times["tops"], 2, 6)]
+        else:
+            texts += ["–", ""]
+        if name != variants[0]:
+            texts += [f"{figure(ratio['value'], 2, 4)}x" if ratio else "", half_width(ratio)]
+    return texts
+
+
+def layer_notes(run: Run) -> list[str]:
+    """Return lines about the fixed cost of an evaluate, as far as there surely is one, and about
+    layers whose time cannot be told though nothing failed."""
+    costs, notes = [], []
+    for name in run.variants:
+        found = sorted(figures["fixed_ms"] for layer in run.layers
+                       for variant, figures in layer.variants.items()
+                       if variant == name and figures["fixed_ci95"][0] > 0)
+        ends = dict.fromkeys(figure(cost, 2) for cost in found[:1] + found[-1:])
+        costs += [f"{' to '.join(ends)} ms ({VARIANTS[name].label})"] if ends else []
+    if costs:
+        notes.append(f"beside a fixed cost of {listed(costs)} for each evaluate")
+    for layer in run.layers:
+        cells = [cell for cell in run.cells
+                 if cell.config.shape == layer.shape and cell.config.depth in layer.depths]
+        failed = {cell.variant for cell in cells if not cell.ok}
+        untold = [VARIANTS[name].label for name in run.variants
+                  if name not in layer.variants and name not in failed]
+        if untold:
+            depths = listed(list(map(str, layer.depths)))
+            notes.append(f"{layer.shape}: the time of a layer in {listed(untold)} cannot be told "
+                         f"from {depths} layers; {cure_of_layer(run, cells[0].config)}")
+    return notes
+
+
+def cure_of_layer(run: Run, chain: Config) -> str:
+    """Return what helps if the time of a layer cannot be told: larger depths than those of its
+    chains, or if none are possible a longer run."""
+    shallow, deep = sorted(own.depth for own in run.configs if own.shape == chain.shape)[-2:]
+    deepest = min(16 * shallow, chip_of(run.system).deepest,
+                  LARGEST_BYTES // (2 * chain._replace(depth=1).weights))
+    if deepest <= deep:
+        return f"measure longer, as with --seconds {longer(run)}"
+    larger = f"{chain.channels}x{chain.spatial}x{max(2, deepest // 4)},{deepest}"
+    return f"name larger depths, as in --config {larger}{'k3' * (chain.kernel == 3)}"
+
+
+def longer(run: Run) -> str:
+    """Return seconds for another run that are more than this one's."""
+    return f"{min(3600, max(10, 4 * run.settings.seconds)):g}"
+
+
+def sustained_lines(run: Run) -> list[str]:
+    """Return what became of the rate of each cell over a long time."""
+    lines = []
+    for cell in run.cells:
+        found = cell.sustained
+        if found:
+            minutes, seconds = divmod(round(found["seconds"]), 60)
+            lines.append(
+                f"{cell.name} over {minutes}:{seconds:02d}, TOPS by tenths of the time: "
+                f"{' '.join(figure(tops, 1) for tops in found['tops'])}; the last is "
+                f"{100 * abs(found['change']):.1f} % ±{100 * found['half']:.1f} % "
+                f"{'below' if found['change'] < 0 else 'above'} the first"
+                f"{': throttled' if found['throttled'] else ''}")
+    return lines
+
+
+# The answer: a sentence for each kernel, made only of what is right and can be what it says.
 
 def answers(run: Run) -> list[str]:
     """Return what the run found, in sentences; none for the original."""
     if run.settings.original:
         return []
-    groups = [[cell for cell in run.cells if cell.config.kernel == kernel] for kernel in KERNELS]
-    return [*(answer_of(run, cells) for cells in groups if cells), *remarks(run)]
+    kernels = sorted({cell.config.kernel for cell in run.cells})
+    return [*(answer(run, [cell for cell in run.cells if cell.config.kernel == kernel])
+              for kernel in kernels), *remarks(run)]
 
 
-def answer_of(run: Run, cells: Sequence[Cell]) -> str:
-    """Return what was found in the cells of one kernel, or what failed most often."""
+def answer(run: Run, cells: Sequence[Cell]) -> str:
+    """Return what was found in the cells of one kernel, or why nothing can be said."""
     where = {"reference": "in plain Python, which says nothing about a Neural Engine",
              "stand-in": "on this stand-in library"}.get(run.engine, f"on this {chip_name(run)}")
     where += " with 3x3 convolutions" if cells[0].config.kernel == 3 else ""
-    right = [cell for cell in cells if cell.ok]
-    if not right:
+    if not any(cell.ok for cell in cells):
         failure = usual_failure(cells)
-        reason = str(failure.error).split(";")[0]
-        doctor = "" if run.engine == "reference" else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
         which = f"All {len(cells)} cells" if len(cells) > 1 else "The only cell"
-        return f"{which} failed {where}, most often in stage {failure.stage} ({reason}).{doctor}"
-    best = max(right, key=lambda cell: cell.tops or 0)
-    wrong = [VARIANTS[variant].label for variant in run.variants if all(cell.variant != variant for cell in right)]
-    most = f"at most {figure(best.tops, 1 if (best.tops or 0) >= 1 else 2)} TOPS"
-    failed = f"; every {' and '.join(wrong)} cell failed" if wrong else ""
-    for variant in reversed(SPOKEN):
-        pairs = [cell for cell in right if cell.variant == variant and cell.ratio]
-        if pairs:
-            return f"{ratio_sentence(pairs, where)}; {most}{failed}."
-    return f"{VARIANTS[best.variant].label} reaches {most} {where}{failed}."
+        doctor = f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
+        return (f"{which} failed {where}, most often in stage {failure.stage} "
+                f"({str(failure.error).split(';')[0]})."
+                + doctor * (run.engine != "reference"))
+    said = [cell for cell in cells if cell.ok and not unsaid(run, cell)]
+    rest = []  # what is said of variants that do not enter the sentence
+    for name in run.variants:
+        right = [cell for cell in cells if cell.variant == name and cell.ok]
+        label = VARIANTS[name].label
+        if not right:
+            rest.append(f" Every {label} cell failed.")
+        elif all(cell.variant != name for cell in said):
+            rest.append(f" {label} is left out: {unsaid(run, right[0])}.")
+    nothing = f"Nothing can be said of the speed {where}."
+    return "".join([sentence(run, cells, said, where) if said else nothing, *rest])
 
 
 def usual_failure(cells: Sequence[Cell]) -> Cell:
-    """Return a cell that failed in the stage in which most failed; those that were not even tried hardly count."""
+    """Return a cell that failed in the stage in which most failed; those that were not even tried
+    hardly count."""
     tried = [cell for cell in cells if cell.error != NOT_MEASURED] or cells
     stage = statistics.mode(cell.stage for cell in tried)
     return next(cell for cell in tried if cell.stage == stage)
 
 
-def ratio_sentence(pairs: Sequence[Cell], where: str) -> str:
-    """Return the sentence about one variant against the baseline, from the cells that have a ratio."""
-    pairs = sorted(pairs, key=lambda cell: float(cell.ratio["value"]))
-    least = pairs[0]
-    name, base = SPOKEN[least.variant], VARIANTS[least.baseline.variant].label if least.baseline else ""
-    values = [cell.ratio["value"] for cell in pairs]
-    ends, kind = (values, "") if len(pairs) > 1 else (least.ratio.get("ci95", ()), "95 % interval ")
-    spread = f"{kind}{ends[0]:.2f}x to {ends[-1]:.2f}x " if ends else ""
-    spread += f"over {len(pairs)} configurations" if len(pairs) > 1 else f"at {least.config.label()}"
-    intervals = {cell.config.label(): cell.ratio["ci95"] for cell in pairs if "ci95" in cell.ratio}
-    slower = [label for label, (_, high) in intervals.items() if high < 1]
-    faster = [label for label, (low, _) in intervals.items() if low > 1]
+def unsaid(run: Run, cell: Cell) -> str:
+    """Return why a right cell must not enter the answer; empty if it may."""
+    if cell.config.depth == 1 and VARIANTS[cell.variant].quantizes:
+        return "a chain of one layer quantizes nothing; choose a depth of 2 or more"
+    found = implausible(cell, run.system) if run.engine != "reference" else None
+    return found[1].partition(":")[0] if found else ""
+
+
+def layers_said(run: Run, cells: Sequence[Cell]) -> list[Layer]:
+    """Return the layers of which the answer may speak: if each configuration has a partner of
+    another depth, those that could be told, from cells that may enter the answer, at a rate that
+    can be."""
+    chains = {cell.config.shape: cell.config for cell in cells}
+    depths = collections.Counter(config.shape for config in run.configs)
+    barred = {(cell.config.shape, cell.config.depth) for cell in cells
+              if cell.ok and unsaid(run, cell)}
+    found = []
+    for layer in run.layers if all(depths[shape] > 1 for shape in chains) else ():
+        chain = chains.get(layer.shape)
+        if chain and (layer.ratio or layer.variants and len(run.variants) == 1):
+            alone = [Cell(chain, name, run.settings, samples_ns=[[1e3 * chain.depth * times["us"]]])
+                     for name, times in layer.variants.items()]
+            rates = [implausible(cell, run.system) or ("", "") for cell in alone]
+            if ("rate" not in dict(rates)
+                    and not barred.intersection((layer.shape, depth) for depth in layer.depths)):
+                found.append(layer)
+    return found
+
+
+def sentence(run: Run, cells: Sequence[Cell], said: Sequence[Cell], where: str) -> str:
+    """Return what the cells that may enter the answer tell: of layers if possible, of the last
+    variant that can be compared, else of the fastest."""
+    layers = layers_said(run, cells)
+    kind = "layer" if layers else "configuration"
+    count = len({cell.config.shape if layers else cell.config for cell in cells})
+    rates = [(layer.variants[name]["tops"], name) for layer in layers for name in layer.variants]
+    ratios = {(name, layer.shape): layer.ratio[name] for layer in layers for name in layer.ratio}
+    if not layers:
+        rates = [(cell.tops, cell.variant) for cell in said]
+        ratios = {(cell.variant, cell.config.name): cell.ratio for cell in said
+                  if cell.ratio and cell.baseline and not unsaid(run, cell.baseline)}
+    best, fastest = max(rates)
+    most = f"at most {figure(best, 1 if best >= 1 else 2)} TOPS"
+    variant = max((name for name, _ in ratios), key=list(VARIANTS).index, default="")
+    own = {name: ratio for (key, name), ratio in ratios.items() if key == variant}
+    text = (f"{ratio_sentence(run, kind, variant, own, count, where)}; {most}" if own else
+            f"{'A layer in ' if layers else ''}{VARIANTS[fastest].label} reaches {most} {where}")
+    rests = [cell for cell in said if not layers and (not own or cell.config.name in own)]
+    return f"{text}{fixed_cost_hint(run, rests)}."
+
+
+def ratio_sentence(run: Run, kind: str, variant: str, ratios: Mapping[str, Mapping[str, Any]],
+                   count: int, where: str) -> str:
+    """Return what is said of one variant against the baseline, from the ratios of configurations or
+    layers by name, out of `count` of these."""
+    names = sorted(ratios, key=lambda name: float(ratios[name]["value"]))
+    values = [float(ratios[name]["value"]) for name in names]
+    ends = [ratios[name].get("ci95", (0.0, math.inf)) for name in names]
+    slower = [name for name, (_, high) in zip(names, ends) if high < 1]
+    faster = [name for name, (low, _) in zip(names, ends) if low > 1][::-1]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    interval = "95 % interval " + " to ".join(dict.fromkeys((f"{low:.2f}x", f"{high:.2f}x")))
+    interval = "no interval" if math.isinf(high) else interval
+    spread = " to ".join(dict.fromkeys((f"{values[0]:.2f}x", f"{values[-1]:.2f}x")))
+    whole = f"{len(names)} of {count}" if len(names) < count else f"{count}"
+    over = f"over {whole} {kind}s" if len(names) > 1 else f"at {names[0]}"
+    said = f"({spread if len(names) > 1 else interval} {over})"
+    own, base = VARIANTS[variant].spoken, VARIANTS[run.variants[0]].label
+    if kind == "layer":
+        own, base = f"a layer in {own}", f"in {base}"
     if faster and slower:
-        return (f"Whether {name} is faster than {base} {where} depends on the configuration: slower at "
-                f"{few_of(slower)}, faster at {few_of(faster[::-1])}, from {values[0]:.2f}x to {values[-1]:.2f}x")
-    if len(intervals) == len(pairs) and not faster and not slower:
-        return f"No difference in speed between {name} and {base} was seen {where} ({spread})"
-    spread += "" if intervals else f"; an interval takes {FEWEST_ROUNDS} rounds"
-    return f"{name} is {statistics.geometric_mean(values):.2f}x as fast as {base} {where} ({spread})"
+        return (f"Whether {own} is faster than {base} {where} depends on the {kind}: slower at "
+                f"{few_of(slower)}, faster at {few_of(faster)} {said}")
+    if faster or slower:
+        mean = statistics.geometric_mean(values)
+        return f"{own[0].upper()}{own[1:]} is {mean:.2f}x as fast as {base} {where} {said}"
+    if low > 1 - SAME and high < 1 + SAME:
+        return f"No difference in speed between {own} and {base} {where} {said}"
+    return (f"Whether {own} is faster than {base} {where} cannot be told ({interval} {over}): "
+            f"close other programs, and measure longer, as with --seconds {longer(run)}")
+
+
+def fixed_cost_hint(run: Run, cells: Sequence[Cell]) -> str:
+    """Return what is to be said if the fixed cost of an evaluate is a large part of the times that
+    the answer rests on."""
+    least = 0 if run.engine == "reference" else chip_of(run.system).dispatch_ms
+    for cell in cells:
+        if least > (cell.baseline or cell).ms.get("value", math.inf) / 5:
+            chains = [config for config in run.configs if config.shape == cell.config.shape]
+            cure = (f"ask for layers, such as --config {cell.config.shape}" if len(chains) == 1
+                    else cure_of_layer(run, cell.config))
+            return f", partly the fixed cost of an evaluate: {cure}"
+    return ""
 
 
 # Notes below a table.
 
 def footnotes(run: Run) -> list[str]:
-    """Return notes: fallbacks in use, no check, rates without the fixed cost, published results for this chip."""
+    """Return notes: fallbacks in use, no check, published results for this chip."""
     asked = attempts(run.settings)[0]
-    taken: dict[tuple[str, str], dict[str, None]] = {}
+    taken: dict[str, dict[str, None]] = {}
     for cell in run.cells:
-        if cell.blob and cell.dialect and (cell.blob, cell.dialect) != asked:
-            taken.setdefault((cell.blob, cell.dialect), {})[VARIANTS[cell.variant].label] = None
-    notes = [f"Fallback: {' and '.join(labels)}, refused as {'/'.join(asked)}, measured with the {layout} weight file "
-             f"and dialect {dialect}." for (layout, dialect), labels in taken.items()]
+        if cell.form and cell.form != asked:
+            taken.setdefault(cell.form, {})[VARIANTS[cell.variant].label] = None
+    notes = [f"Fallback: {listed(list(labels))}, refused as {asked}, measured as {form}."
+             for form, labels in taken.items()]
     if not run.settings.verifies and run.cells:
-        reason = "an input of zeros proves nothing" if run.settings.input == "zeros" else "--verify 0"
+        reason = "an input of zeros proves nothing" if run.settings.original else "--verify 0"
         notes.append(f"No output was checked: {reason}.")
-    return [*notes, *marginal_notes(run), *published_note(run)]
+    return [*notes, *published_note(run)]
 
 
-MARGINAL_FIELDS = ("marginal_from", "marginal_tops", "marginal_low", "marginal_high", "fixed_ms", "fixed_low",
-                   "fixed_high")
-
-
-def marginal_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return the rate without the fixed cost of an evaluate, and that cost, with intervals, by the fields of csv: for
-    the deepest of cells that differ in depth alone, from it and the next one. All are None for other cells, or if they
-    cannot be told."""
-    channels, spatial, _, kernel = cell.config
-    alike = [other for other in run.cells if other.ok and other.variant == cell.variant
-             and other.config == (channels, spatial, other.config.depth, kernel)
-             and (other.variant, other.config.depth) != ("w8a8", 1)]  # which quantizes nothing
-    alike.sort(key=lambda other: other.config.depth)
-    if len(alike) < 2 or alike[-1] is not cell or run.settings.original:
-        return dict.fromkeys(MARGINAL_FIELDS)
-    other = alike[-2]
-    found = marginal(other.samples_ns, cell.samples_ns, other.config.gop, cell.config.gop, cell.tick_ns)
-    if not found:
-        return dict.fromkeys(MARGINAL_FIELDS)
-    rates, times = found["tops_interval"] or (None, None), found["fixed_interval"] or (None, None)
-    return dict(zip(MARGINAL_FIELDS, (other.config.depth, found["tops"], *rates, found["fixed_ms"], *times)))
-
-
-def marginal_notes(run: Run) -> list[str]:
-    """Return a line for each pair of depths about the rate without the fixed cost of an evaluate."""
-    lines: dict[str, list[str]] = {}
-    for cell in run.cells:
-        depth, rate, slow, fast, fixed, least, most = marginal_fields(run, cell).values()
-        if slow is None:
-            continue
-        text = f"{figure(rate, 1)} TOPS ({figure(slow, 1)}-{figure(fast, 1)}) and "
-        text += (f"{figure(fixed, 2)} ms ({figure(least, 2)}-{figure(most, 2)}) for each evaluate whatever it computes"
-                 if least > 0 else "a fixed cost that cannot be told")
-        shape = cell.config.label(["channels", "spatial", *(["kernel"] if cell.config.kernel != 1 else [])])
-        lines.setdefault(f"{shape}, from {depth} to {cell.config.depth} layers", []).append(
-            f"{VARIANTS[cell.variant].label} {text}")
-    return [f"{beginning}: {'; '.join(texts)}." for beginning, texts in lines.items()]
-
-
-class Published(NamedTuple):
-    """A published result: the chip, its source, how it was measured, and TOPS in FP16 and W8A8 by configuration."""
-
-    chip: str
-    source: str
-    how: str
-    rates: Mapping[str, tuple[str, str]]
-
-
-AS_ORIGINAL = "on zeros, one variant after the other"
-PUBLISHED = (
-    Published("M4", "maderix/ANE README, macOS not stated", AS_ORIGINAL, {
-        "512x64x128": ("18.6", "35.1"), "512x64x64": ("18.4", "34.1")}),
-    Published("M4 Pro", "public notes that ran the original, Darwin 25.2", AS_ORIGINAL, {
-        "512x64x128": ("18.51", "34.90"), "512x64x64": ("18.15", "34.05"), "256x64x256": ("16.49", "30.70"),
-        "256x64x128": ("16.02", "29.54"), "384x64x128": ("18.24", "33.02")}),
-    Published("M5", "Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated", AS_ORIGINAL, {
-        "512x64x128": ("18.22", "34.22")}),
-    Published("M5 Pro", "cadamcat/llms-on-apple-neural-engine, macOS 27.0", "through Core ML and Core AI", {
-        "512x64x128": ("18.19-18.79", "34.14-35.06")}),
-    Published("M5 Max", "maderix/ANE pull request 50, macOS 26.4.1", AS_ORIGINAL, {"512x64x128": ("19.27", "35.61")}),
-    Published("M2 Max", "a public notebook that ran the original, macOS 26.4", AS_ORIGINAL, {
-        "512x64x128": ("16.31", "16.36"), "512x64x64": ("16.10", "16.16"), "256x64x256": ("13.40", "15.64"),
-        "256x64x128": ("13.22", "15.32"), "384x64x128": ("15.87", "16.08")}),
-    Published("M1", "freedomtan/measure_ane_capacity", "through MPSGraph, on zeros", {
-        "128x256x20k3": ("10.83", "11.36")}),
-    Published("M4 Pro", "freedomtan/measure_ane_capacity", "through MPSGraph, on zeros", {
-        "128x256x20k3": ("18.50", "35.91")}),
-)
+# What the original printed, by chip: the source, and TOPS in FP16 and W8A8 by configuration.
+PUBLISHED: dict[str, tuple[str, dict[str, tuple[float, float]]]] = {
+    "M4": ("maderix/ANE README, macOS not stated", {
+        "512x64x128": (18.6, 35.1), "512x64x64": (18.4, 34.1)}),
+    "M4 Pro": ("public notes that ran the original, Darwin 25.2", {
+        "512x64x128": (18.51, 34.90), "512x64x64": (18.15, 34.05), "256x64x256": (16.49, 30.70),
+        "256x64x128": (16.02, 29.54), "384x64x128": (18.24, 33.02)}),
+    "M5": ("Anemll gist 49e219448ad350ef67ff4bfdcb9ebd8c, macOS not stated", {
+        "512x64x128": (18.22, 34.22)}),
+    "M5 Max": ("maderix/ANE pull request 50, macOS 26.4.1", {"512x64x128": (19.27, 35.61)}),
+    "M2 Max": ("a public notebook that ran the original, macOS 26.4", {
+        "512x64x128": (16.31, 16.36), "512x64x64": (16.10, 16.16), "256x64x256": (13.40, 15.64),
+        "256x64x128": (13.22, 15.32), "384x64x128": (15.87, 16.08)})}
 
 
 def published_note(run: Run) -> list[str]:
-    """Return a line that sets a published result beside the first configuration that has one, and says how it was
-    measured; none for other chips, and for a stand-in."""
-    own_way = AS_ORIGINAL if run.settings.original else f"in turns, on {run.settings.input} input"
-    for (config, cells), known in itertools.product(run.results, PUBLISHED if run.engine == "ane" else ()):
-        rates = zip(("fp16", "w8a8"), known.rates.get(config.name, ()) if known.chip == chip_name(run) else ())
-        own = {cell.variant: cell.tops for cell in cells if cell.ok}
-        pairs = [f"{VARIANTS[variant].label} {own[variant]:.1f} TOPS here, {rate} published"
-                 for variant, rate in rates if variant in own]
+    """Return a line that sets a published result beside the first configuration that has one; none
+    for other chips, and for a stand-in."""
+    source, known = PUBLISHED.get(chip_name(run) if run.engine == "ane" else "", ("", {}))
+    for config, cells in run.results:
+        rates = dict(zip(("fp16", "w8a8"), known.get(config.name, ())))
+        pairs = [f"{VARIANTS[cell.variant].label} {figure(cell.tops, 1)} TOPS here, "
+                 f"{rates[cell.variant]} published" for cell in cells
+                 if cell.ok and cell.variant in rates]
         if pairs:
-            differs = "" if known.how == own_way else f"; measured there {known.how}, here {own_way}"
-            return [f"{known.chip} at {config.label()}: {'; '.join(pairs)} ({known.source}{differs})."]
+            how = "" if run.settings.original else "; measured there as --original measures"
+            return [f"{chip_name(run)} at {config.name}: {'; '.join(pairs)} ({source}{how})."]
     return []
+
+
+def report(run: Run, form: str) -> str:
+    """Return a run as `table`, `markdown`, `csv` or `json`."""
+    if form == "table":
+        return Table(run).text()
+    if form == "json":
+        return record_text(run)
+    return markdown(run) if form == "markdown" else comma_separated([run])
 
 
 # Markdown and csv.
 
+LONGEST_COMMENT = 65536  # letters; GitHub's limit
+# What GitHub would take for a user, an issue or an address, as methods' types such as
+# `B36@0:8I16@20^@28` are. Escaping such signs does not help, a code span does.
+CODE = re.compile(r"([-+]\[[^\]`]*\]|[^\s`]*(?:@|#[0-9]|://|www\.|GH-[0-9])[^\s`]*)")
+
+
 def markdown(run: Run) -> str:
-    """Return a block to paste into an issue: machine, answer, table, exact command, notes and warnings, the record."""
-    whole, names = Table(run), ("model", "build", "power_source")
-    machine = [machine_name(run), *(str(run.system[name])[:LONGEST_FACT] for name in names if name in run.system)]
-    machine += [f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB"] if "memory_bytes" in run.system else []
-    title = f"{PROGRAM_NAME} {run.version}: {', '.join([*machine, run.started])}"
-    rows = [[whole.label(cell.config, cell.variant), *cell_texts(run, cell)] for cell in run.cells]
-    failures = [f"{whole.label(cell.config, cell.variant)}: {cell.failure}" for cell in run.cells if not cell.ok]
-    notes = [*whole.common(), protocol_text(run), *failures, *footnotes(run), *grouped_warnings(run)]
-    report = "\n".join([f"**{markdown_escaped(title)}**\n", *(f"{markdown_escaped(text)}\n" for text in answers(run)),
-                        markdown_table(["Config", *(column.heading for column in COLUMNS)], rows),
-                        *([f"    python3 {shlex.join(run.command)}", ""] if run.command else []),
-                        *markdown_items(notes), ""])
-    return report + record_block(run, LONGEST_COMMENT - len(report))
+    """Return a block to paste into an issue: machine, answer, tables, the exact command, notes and
+    warnings, the record."""
+    facts = [str(run.system[name])[:LONGEST_FACT]
+             for name in ("ane_subtype", "build", "power_source") if name in run.system]
+    if "memory_bytes" in run.system:
+        facts.append(f"{run.system['memory_bytes'] / (1 << 30):.0f} GiB")
+    title = ", ".join([f"{PROGRAM_NAME} {run.version}: {machine_name(run)}", *facts, run.started])
+    parts = [f"**{markdown_escaped(title)}**\n", *(f"{markdown_escaped(text)}\n"
+                                                   for text in answers(run))]
+    parts.append(markdown_table(["Config", "", *(heading for heading, _ in COLUMNS)], [
+        [cell.config.name if cell is cells[0] else "", VARIANTS[cell.variant].label,
+         *cell_texts(run, cell)] for _, cells in run.results for cell in cells]))
+    if run.layers:
+        headings = [heading for heading, _ in layer_columns(run.variants)]
+        parts.append(markdown_table(["One layer", *headings], [
+            [layer.shape, *layer_texts(layer, run.variants)] for layer in run.layers]))
+    parts += [f"    python3 {shlex.join(run.command)}\n"] if run.command else []
+    parts += markdown_items([f"{protocol_text(run)}, data {run.data}", *failures(run),
+                             *layer_notes(run), *sustained_lines(run), *footnotes(run),
+                             *grouped_warnings(run)])
+    text = "\n".join([*parts, ""])
+    return text + record_blocks([run], LONGEST_COMMENT - len(text))
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = True) -> str:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]],
+                   figures: bool = True) -> str:
     """Return a markdown table; columns of figures are aligned to the right."""
-    lines = [f"| {' | '.join(headings)} |", "|:--" + ("|--:" if figures else "|:--") * (len(headings) - 1) + "|"]
-    lines += [f"| {' | '.join(markdown_escaped(text.strip()) for text in row)} |" for row in rows]
+    rule = "|:--" + ("|--:" if figures else "|:--") * (len(headings) - 1) + "|"
+    lines = [f"| {' | '.join(headings)} |", rule]
+    for row in rows:  # within a table a bar ends even a code span
+        texts = [re.sub(r"(?<!\\)\|", r"\\|", markdown_escaped(text.strip())) for text in row]
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join([*lines, ""])
 
 
@@ -4845,24 +5314,28 @@ def markdown_items(texts: Iterable[str]) -> list[str]:
 
 
 def markdown_escaped(text: str) -> str:
-    """Return text with markdown's signs escaped."""
-    return re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", text)
+    """Return text with markdown's signs escaped, and code in code spans."""
+    return "".join(f"`{part}`" if place % 2 else re.sub(r"([\\`*_<>|\[\]~&#])", r"\\\1", part)
+                   for place, part in enumerate(CODE.split(text)))
 
 
 def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
-    """Return a cell's values in csv by the names in its header; unknown ones are None."""
-    (ms_low, ms_high), (ratio_low, ratio_high) = (found.get("ci95", (None, None)) for found in (cell.ms, cell.ratio))
-    facts = ("compile_ms", "load_ms", "check", "status", "stage", "error", "blob", "dialect")
-    return {
+    """Return a cell's values in csv by the names in its header; unknown ones are None. A text that
+    a spreadsheet would compute gets an apostrophe before it."""
+    ends = (*cell.ms.get("ci95", (None, None)), *cell.ratio.get("ci95", (None, None)))
+    fields = {
         "config": cell.config.name, "variant": cell.variant, **cell.config._asdict(),
-        "weights_mib": cell.weights_mib, "gop": cell.config.gop,
-        "ms": cell.milliseconds, "ms_low": ms_low, "ms_high": ms_high, "tops": cell.tops,
-        "ratio": cell.ratio.get("value"), "ratio_low": ratio_low, "ratio_high": ratio_high,
-        **{f"ms_{name}": cell.ms.get(name) for name in ("mean", "min", "p95", "mad")},
-        **{name: getattr(cell, name) for name in facts},
-        **marginal_fields(run, cell),
+        "weights_mib": cell.weights_mib, "gop": cell.config.gop, "ms": cell.milliseconds,
+        "ms_low": ends[0], "ms_high": ends[1], "tops": cell.tops,
+        "ratio": cell.ratio.get("value"), "ratio_low": ends[2], "ratio_high": ends[3],
+        **{f"ms_{name}": cell.ms.get(name) for name in ("mean", "min", "p95")},
+        **{name: getattr(cell, name) for name in (
+            "compile_ms", "load_ms", "check", "status", "stage", "error", "form")},
         **{name: run.system.get(name) for name in ("chip", "ane_subtype", "macos", "model")},
-        "engine": run.engine, "version": run.version, "started": run.started, "protocol": protocol_text(run)}
+        "engine": run.engine, "version": run.version, "started": run.started,
+        "protocol": f"{protocol_text(run)}, data {run.data}"}
+    return {name: f"'{value}" if str(value)[:1] in tuple("=+-@\t") and isinstance(value, str)
+            else value for name, value in fields.items()}
 
 
 def comma_separated(runs: Sequence[Run]) -> str:
@@ -4875,47 +5348,56 @@ def comma_separated(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-REPORTS.update(table=lambda run: Table(run).text(), markdown=markdown, csv=lambda run: comma_separated([run]),
-               json=record_text)
+# A record to send is a block of compressed text, so an issue thread, saved as text, is a set of
+# records.
 
-# A record to send is a block of compressed text, so an issue thread, saved as text, is a set of records.
-LONGEST_COMMENT = 65536  # letters; GitHub's limit
 BLOCK = "```ane-bench-record"
 
 
-def record_block(run: Run, room: int) -> str:
-    """Return a run's record as a block of text, its samples condensed to the medians of rounds if it does not fit."""
+def record_block(run: Run) -> str:
+    """Return a run's record as a block of text."""
     packed = base64.b64encode(zlib.compress(json.dumps(run.to_dict()).encode(), 9)).decode()
     lines = "\n".join(packed[start:start + 76] for start in range(0, len(packed), 76))
-    summary = " ".join(["The record, for show, compare and chart.", *remarks(run)])
-    block = f"<details><summary>{summary}</summary>\n\n{BLOCK}\n{lines}\n```\n\n</details>\n"
-    if len(block) <= room:
-        return block
-    if not run.condensed:
-        return record_block(condensed(run), room)
-    return f"This text is longer than a comment may be ({LONGEST_COMMENT} letters): attach it as a file.\n\n{block}"
+    name = f"<code>{html.escape(machine_name(run))}</code>"  # as code it mentions no user
+    summary = " ".join([f"The record of {name}, for show, compare and chart.", *remarks(run)])
+    return f"<details><summary>{summary}</summary>\n\n{BLOCK}\n{lines}\n```\n\n</details>\n"
+
+
+def record_blocks(runs: Sequence[Run], room: int) -> str:
+    """Return the records of runs as blocks, with their samples condensed if they do not fit."""
+    text = "\n".join(map(record_block, runs))
+    if len(text) > room:
+        text = "\n".join(record_block(condensed(run)) for run in runs)
+    if len(text) > room:
+        return (f"This text is longer than a comment may be ({LONGEST_COMMENT} letters): attach it "
+                f"as a file.\n\n{text}")
+    return text
 
 
 def condensed(run: Run) -> Run:
-    """Return a copy of a run whose samples are the medians of its rounds; the original's are their means."""
-    average = statistics.fmean if run.settings.original else statistics.median
-    record = {**run.to_dict(), "condensed": True}
-    for result in record["results"]:
+    """Return a copy of a run whose samples are the medians of its rounds. The original's stay: it
+    shows their mean."""
+    record = run.to_dict()
+    for result in record["results"] if not run.settings.original else ():
         for cell in result["variants"].values():
-            cell["samples_ns"] = [[average(samples)] for samples in cell.get("samples_ns", ())]
+            if "samples_ns" in cell:
+                medians = [[statistics.median(samples)] for samples in cell["samples_ns"]]
+                cell.update(samples_ns=medians, condensed=True)
     return run_of(record)
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
-    """Return the runs in a file: a record, or a text with blocks of markdown reports, quoted or not. Call `complain`
-    for each damaged block, and leave it out. Raise UsageError if there is no record."""
+    """Return the runs in a file: a record, a list of records, or a text with blocks of markdown
+    reports, quoted or not. Call `complain` for each damaged block, and leave it out. Raise
+    UsageError if there is no record."""
     data = read_bounded(path)
-    text = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace"))
-    blocks = text.split(BLOCK)[1:]
-    if data.lstrip().startswith(b"{"):
-        return [parse_record(data, path)]
+    blocks = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace")).split(BLOCK)[1:]
+    start = data.lstrip()[:1]
+    if start == b"{" or start == b"[" and not blocks:
+        return parse_records(data, path)
     if not blocks:
-        raise UsageError(printable(f"{path}: is neither a record of schema {SCHEMA} nor a text with markdown reports"))
+        raise UsageError(printable(f"{path}: is neither a record of schema {SCHEMA} nor a text "
+                                   "with markdown reports"))
     found: list[Run] = []
     room = LARGEST_RECORD
     for number, block in enumerate(blocks, 1):
@@ -4924,14 +5406,16 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
             room -= len(unpacked)
             found.append(parse_record(unpacked, "the text in it"))
         except (ValueError, zlib.error) as error:
-            complain(printable(f"{path}: block {number} of {len(blocks)} is damaged and left out: {error}"))
+            complain(printable(f"{path}: block {number} of {len(blocks)} is damaged and left out: "
+                               f"{error}"))
     if not found:
         raise UsageError(printable(f"{path}: every record in it is damaged"))
     return found
 
 
 def unpack(packed: str, room: int) -> bytes:
-    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or larger than `room`."""
+    """Return the bytes in a block. Raise ValueError or zlib.error if it is damaged, or larger than
+    `room`."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(packed, validate=True), room + 1)
     if len(data) > room:
@@ -4943,564 +5427,572 @@ def unpack(packed: str, room: int) -> bytes:
 
 # Several records.
 
-SPARE_HEADINGS = ("±95%", "95%", "Started")
-
-
-def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> str:
-    """Return a table with columns of the least width; the first is aligned to the left, the others to the right. If it
-    is wider than `room`, columns with SPARE_HEADINGS are left out, then gaps are made narrow."""
-    columns, gap = list(zip(headings, *rows)), " "
-    for spare in (None, *SPARE_HEADINGS):
-        columns = [column for column in columns if column[0] != spare]
-        widths = [max(map(len, column)) for column in columns]
-        if sum(widths) + 2 * len(widths) - 2 <= room:
-            gap = "  "
-            break
-    lines = [gap.join(f"{text:{'>' if place else '<'}{width}}" for place, (text, width) in enumerate(zip(row, widths)))
-             for row in zip(*columns)]
-    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], ""])
-
-
 def show(runs: Sequence[Run], form: str, room: int = sys.maxsize) -> str:
-    """Return saved runs in a format of `run`: one as it was printed, several as a table with the machine as a column,
-    if possible of `room` columns. Runs that measured differently are in separate tables, each below what its cells have
-    in common."""
+    """Return saved runs in a format of `run`, each record once: one as it was printed, several
+    side by side. A table is of at most `room` columns from 60 on."""
+    runs = unique(runs)
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
-        return REPORTS[form](runs[0])
+        return Table(runs[0], room).text() if form == "table" else report(runs[0], form)
     if form == "json":
-        return json.dumps([run.to_dict() for run in runs], indent=1, allow_nan=False) + "\n"
-    runs = sorted(runs, key=lambda run: ([int(part) if place % 2 else part for place, part in  # M2 before M10
-                                          enumerate(re.split("([0-9]+)", chip_name(run)))], run.started))
-    columns = [column for column in WIDE_COLUMNS if column.field not in ("weights_mib", "gop")]
-    groups: dict[str, list[list[str]]] = {}
+        return f"[{','.join(record_text(run).rstrip() for run in runs)}]\n"
+    if form == "table":
+        return side_by_side(
+            runs, lambda text: f"=== {text} ===\n", lambda texts: [*texts, ""],
+            lambda headings, rows: "\n".join([*aligned(headings, rows, room), ""]))
+    text = side_by_side(runs, lambda text: f"**{markdown_escaped(text)}**\n", markdown_items,
+                        markdown_table)
+    return text + record_blocks(runs, LONGEST_COMMENT - len(text))
+
+
+def side_by_side(runs: Sequence[Run], title: Callable[[str], str],
+                 items: Callable[[Iterable[str]], list[str]], table: Callable[..., str]) -> str:
+    """Return several runs: for each configuration a block with a row for each machine; then what
+    is said of each machine, and notes, each once. Runs that measured differently stand apart."""
+    names = dict(zip(map(id, runs), machine_names(runs)))
+    parts: list[str] = []
+    notes: dict[str, list[str]] = {}
+    for how, group in groups_of(runs):
+        parts.append(title(how))
+        for config in dict.fromkeys(cell.config for run in group for cell in run.cells):
+            parts += [f"{config.name}, {protocol_text(group[0])}, in TOPS\n",
+                      table(*machine_rows(group, config, names))]
+        said = [(names[id(run)], text) for run in group for text in answers(run)
+                if text not in remarks(run)]
+        parts += items(f"{name}: {text}" for name, text in said)
+        for run in group:
+            for text in [*remarks(run), *failures(run), *grouped_warnings(run)]:
+                notes.setdefault(text, []).append(names[id(run)])
+    return "\n".join([*parts, *items(
+        f"{'; '.join(own) if len(own) < len(runs) else 'all'}: {text}"
+        for text, own in notes.items())])
+
+
+def machine_rows(runs: Sequence[Run], config: Config,
+                 names: Mapping[int, str]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for a configuration: each machine's rates, ratios and check."""
+    base, *others = dict.fromkeys(variant for run in runs for variant in run.variants)
+    headings = ["Machine", VARIANTS[base].label]
+    for name in others:
+        headings += [VARIANTS[name].label, "Ratio", "±95%"]
+    rows = []
     for run in runs:
-        for cell in run.cells:
-            *texts, check = cell_texts(run, cell, columns)
-            common = (f"{run.engine}, {PROGRAM_NAME} {run.version}, {protocol_text(run)}, "
-                      f"{cell.config.kernel}x{cell.config.kernel} convolutions")
-            if run.variants[0] != DEFAULT_VARIANTS[0]:
-                common += f", Ratio to {VARIANTS[run.variants[0]].label}"
-            groups.setdefault(common, []).append([machine_facts(run), run.started[:10], cell.name, *texts,
-                                                  check if cell.ok else f"failed: {cell.stage}"])
-    headings = ["Machine", "Started", "Cell", *(column.heading for column in columns)]
-    notes = [f"{machine_facts(run)}, {run.started[:10]}: {line}" for run in runs
-             for line in [*remarks(run), *grouped_warnings(run)]]
-    if form == "markdown":
-        parts = [f"{markdown_escaped(common)}:\n\n{markdown_table(headings, rows)}" for common, rows in groups.items()]
-        return "\n".join([*parts, *markdown_items(notes)])
-    tables = [f"{common}:\n\n{text_table(headings, rows, room)}" for common, rows in groups.items()]
-    return "\n".join([*tables, *notes, ""])
+        cells = {cell.variant: cell for cell in run.cells if cell.config == config}
+        texts = []
+        for name in (base, *others):
+            cell = cells.get(name)
+            texts += [figure(cell.tops, 2) or "failed", ratio_text(cell), half_width(cell.ratio)] \
+                if cell else ["", "", ""]
+        checks = {cell.check for cell in cells.values()}
+        star = "*" * any(is_marked(run, cell) for cell in cells.values())
+        check = ("WRONG" if "WRONG" in checks else "ok" * ("ok" in checks)) + star
+        rows += [[names[id(run)], texts[0], *texts[3:], check]] if cells else []
+    return [*headings, "Check"], rows
 
 
 # Compare.
 
-MOST_ROUNDS = 1000  # that are advised
-SAME = 0.02  # speeds whose intervals lie within this of 1 are the same
-
-
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, the 95 % interval if there is one, and the verdict:
-    faster, slower, same or undecided."""
+    """A cell in two records: how many times faster the new one is, the 95 % interval of that or
+    None, and the verdict: faster, slower, same or undecided."""
 
     base: Cell
     new: Cell
     speed: float
-    interval: Optional[Sequence[float]]
+    interval: Optional[list[float]]
     verdict: str
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that is right in both. Intervals are those within a
-    run; two runs of one machine may differ by more."""
+    """Return the differences between two runs, one for each cell that is right in both. Intervals
+    are those within a run; two runs of one machine may differ by more. Raise UsageError if no cell
+    is right in both."""
+    found = differences(base, new)
+    if found:
+        return found
+    for name, run in (("BASE", base), ("NEW", new)):
+        if not any(cell.ok for cell in run.cells):
+            failure = usual_failure(run.cells)
+            raise UsageError(f"nothing to compare: every cell of {name} failed, such as "
+                             f"{failure.name}, which {failure.failure}; record {name} again")
+    raise UsageError("nothing to compare: no cell is right in both BASE and NEW; record both with "
+                     "the same --config and --variants")
+
+
+def differences(base: Run, new: Run) -> list[Difference]:
+    """Return the differences between all cells that are right in both of two runs."""
     others = {cell.name: cell for cell in new.cells if cell.ok}
-    return [difference(cell, others[cell.name]) for cell in base.cells if cell.ok and cell.name in others]
+    return [difference(cell, others[cell.name]) for cell in base.cells
+            if cell.ok and cell.name in others]
 
 
 def difference(base: Cell, new: Cell) -> Difference:
-    """Compare the times of two cells. The original's means have no intervals."""
-    speed, interval = speed_estimate(base.samples_ns, new.samples_ns, max(base.tick_ns, new.tick_ns))
+    """Return the difference of two cells that are right. The original's means have no interval."""
+    one, other = base.estimate, new.estimate
+    assert one and other and base.milliseconds and new.milliseconds
+    quotient = one.over(other)
+    speed, interval, wide = quotient.value, quotient.interval, quotient.doubled().interval
     if base.settings.original or new.settings.original:
-        speed, interval = base.ms["mean"] / new.ms["mean"], None
-    low, high = verdict_interval(speed, interval) if interval else (0, math.inf)
+        speed, interval, wide = base.milliseconds / new.milliseconds, None, None
+    low, high = wide or (0, math.inf)
     same = low > 1 - SAME and high < 1 + SAME
     verdict = "same" if same else "faster" if low > 1 else "slower" if high < 1 else "undecided"
     return Difference(base, new, speed, interval, verdict)
 
 
 def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about how program, machine and protocol of two runs differ."""
+    """Return lines about how program, machine and protocol of two runs differ, and about settings
+    that this version does not know."""
     ignored = ("thermal_state_before", "thermal_state_after", "load_average")
-    meaning = {"data": " (revisions of weights and input: other programs were timed)", "input": " (zeros run faster)"}
-    one, other = ({"engine": run.engine, "version": run.version, "data": run.data, "baseline": run.variants[0],
-                   **run.system, **run.settings._asdict()} for run in (base, new))
-    return [f"differs in {name}: {one.get(name, 'unknown')} / {other.get(name, 'unknown')}{meaning.get(name, '')}"
-            for name in dict.fromkeys([*one, *other]) if name not in ignored and one.get(name) != other.get(name)]
+    meaning = {"data": " (revisions of weights and input: other programs were timed)"}
+    one, other = ({"engine": run.engine, "version": run.version, "data": run.data,
+                   "baseline": run.variants[0], **run.system, **run.settings._asdict()}
+                  for run in (base, new))
+    lines = [f"differs in {name}: {one.get(name, 'unknown')} / {other.get(name, 'unknown')}"
+             f"{meaning.get(name, '')}" for name in dict.fromkeys([*one, *other])
+             if name not in ignored and one.get(name) != other.get(name)]
+    for side, run in (("BASE", base), ("NEW", new)):
+        lines += [f"{side} has a setting that this version does not know: {name} {str(value)[:40]}"
+                  for name, value in run.other_settings.items()]
+    return lines
 
 
-def comparison(runs: Sequence[Run], form: str, gated: Optional[tuple[list[str], list[str]]] = None,
+def comparison(base: Run, new: Run, form: str,
+               gated: Optional[tuple[list[str], list[str]]] = None,
                room: int = sys.maxsize) -> str:
-    """Return a comparison of two runs or more with the first, as table (if possible of `room` columns), markdown or
-    json. `gated` is what the gate found, which json holds too."""
-    names = ["BASE", "NEW"] if len(runs) == 2 else ["BASE", *(f"NEW{number}" for number in range(1, len(runs)))]
-    changes = [compare(runs[0], run) for run in runs]
-    others = list(zip(names, runs, changes))[1:]
-    head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in zip(names, runs)]
-    prefix = "{} " if len(runs) > 2 else ""
-    head += [prefix.format(name) + line for name, run, _ in others for line in differing(runs[0], run)]
-    tail = [line for name, run, found in others for line in comparison_notes(runs[0], run, name, found)]
-    tail += [f"{name}: {line}" for name, run in zip(names, runs) for line in [*remarks(run), *grouped_warnings(run)]]
-    tail.append("Intervals are those within a run; two runs of one machine may differ by more, so verdicts take "
-                "them twice as wide.")
+    """Return the comparison of two runs as table (if possible of `room` columns), markdown or json.
+    `gated` is what the gate found, which json holds too. Raise UsageError as compare does, except
+    if there are such findings."""
+    found = differences(base, new) if gated and gated[0] else compare(base, new)
+    sides = (("BASE", base), ("NEW", new))
+    head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in sides]
+    head += differing(base, new)
+    notes = comparison_notes(base, new)
     if form == "json":
-        cells = [{"record": name, "config": item.base.config.name, "variant": item.base.variant, "speed": item.speed,
-                  "ci95": item.interval, "verdict": item.verdict, "base_ms": item.base.milliseconds,
-                  "new_ms": item.new.milliseconds, "base_ratio": item.base.ratio, "new_ratio": item.new.ratio}
-                 for name, _, found in others for item in found]
-        report = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": tail,
-                  **dict(zip(("failed", "undecided"), gated or ()))}
-        return json.dumps(report, indent=1, allow_nan=False) + "\n"
-    headings, rows = comparison_of_two(changes[1]) if len(runs) == 2 else comparison_of_many(names, runs, changes)
-    if form == "markdown":
-        return "\n".join([*markdown_items(head), markdown_table(headings, rows), *markdown_items(tail)])
-    return "\n".join([*head, "", text_table(headings, rows, room), *tail, ""])
-
-
-def comparison_of_two(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: times, speed and verdict of each cell, with the ratio on either side."""
+        cells = [{"config": item.base.config.name, "variant": item.base.variant,
+                  "speed": item.speed, "ci95": item.interval, "verdict": item.verdict,
+                  "base_ms": item.base.milliseconds, "new_ms": item.new.milliseconds,
+                  "base_ratio": item.base.ratio, "new_ratio": item.new.ratio} for item in found]
+        named = dict(zip(("failed", "undecided"), gated or ()))
+        record = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": notes}
+        return json.dumps({**record, **named}, indent=1, allow_nan=False) + "\n"
+    headings = ["Cell", "BASE ms", "NEW ms", "Speed", "±95%", "Verdict", "BASE Ratio", "NEW Ratio"]
     rows = []
     for item in found:
-        interval = "-".join(f"{end:.3f}" for end in item.interval or ())
-        rows.append([item.base.name, figure(item.base.milliseconds, 3), figure(item.new.milliseconds, 3),
-                     f"{item.speed:.2f}x", interval, item.verdict, ratio_text(item.base), ratio_text(item.new)])
-    return ["Cell", "BASE ms", "NEW ms", "Speed", "95%", "Verdict", "BASE Ratio", "NEW Ratio"], rows
+        speed = {"value": item.speed, **({"ci95": item.interval} if item.interval else {})}
+        times = [figure(cell.milliseconds, 3) for cell in (item.base, item.new)]
+        rows.append([item.base.name, *times, f"{figure(item.speed, 2, 4)}x", half_width(speed),
+                     item.verdict, ratio_text(item.base), ratio_text(item.new)])
+    if form == "markdown":
+        return "\n".join([*markdown_items(head), markdown_table(headings, rows),
+                          *markdown_items(notes)])
+    return "\n".join([*head, "", *aligned(headings, rows, room), "", *notes, ""])
 
 
-def comparison_of_many(names: Sequence[str], runs: Sequence[Run],
-                       changes: Sequence[Sequence[Difference]]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: each cell's rate in every run and its speed against the first, then the ratios."""
-    right = [{cell.name: cell for cell in run.cells if cell.ok} for run in runs]
-    speeds = [{item.new.name: f" {item.speed:.2f}x" for item in found} for found in changes]
-    rates, ratios = [], []
-    for name in dict.fromkeys(cell.name for run in runs for cell in run.cells):
-        cells = [found.get(name) for found in right]
-        rates.append([name, *(f"{figure(cell.tops, 2)} TOPS{speed.get(name, '')}" if cell else "–"
-                              for cell, speed in zip(cells, speeds))])
-        if any(cell and cell.ratio for cell in cells):
-            ratios.append([f"{name} Ratio", *(ratio_text(cell) if cell else "–" for cell in cells)])
-    return ["Cell", *names], [*rates, *ratios]
-
-
-def comparison_notes(base: Run, new: Run, name: str, found: Sequence[Difference]) -> list[str]:
-    """Return lines about cells that failed or have no counterpart, and each variant's geometric mean of speeds."""
-    lines = [] if found else [f"nothing to compare: no cell is right in both BASE and {name}"]
-    for side, own, other, apart in (("BASE", base, new, f", not in {name}"), (name, new, base, "")):
+def comparison_notes(base: Run, new: Run) -> list[str]:
+    """Return lines about what is not in the rows: cells of one run alone, failures, warnings."""
+    lines = []
+    for side, own, other in (("BASE", base, new), ("NEW", new, base)):
         others = {cell.name for cell in other.cells}
         only = [cell.name for cell in own.cells if cell.name not in others]
-        lines += [f"only in {side}{apart}: {', '.join(only)}"] if only else []
-        lines += [f"{side}: {cell.name}: {cell.failure}" for cell in own.cells if not cell.ok]
-    for variant in VARIANTS:
-        speeds = [item.speed for item in found if item.new.variant == variant]
-        if len(speeds) > 1:
-            lines.append(f"{name}: {VARIANTS[variant].label} is {statistics.geometric_mean(speeds):.3f}x as fast "
-                         f"(geometric mean of {len(speeds)} cells)")
-    return lines
+        lines += [f"only in {side}: {', '.join(only)}"] if only else []
+        lines += [f"{side}: {line}"
+                  for line in (*failures(own), *remarks(own), *grouped_warnings(own))]
+    return [*lines, "Intervals are those within a run; two runs of one machine may differ by more, "
+                    "so verdicts take them twice as wide."]
 
 
 # The gate.
 
 def check_gate(base: Run, new: Run) -> None:
     """Raise UsageError, saying what to record instead, if two records allow no verdict."""
-    facts = [{"engines": run.engine, "chips": chip_name(run), "inputs": run.settings.input, "data revisions": run.data,
-              "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new)]
-    for name, one in facts[0].items():
-        if one != facts[1][name]:
-            raise UsageError(f"the records have different {name} ({one} and {facts[1][name]}); record both on one "
-                             "machine, with the same options and the same version")
+    if record_text(base) == record_text(new):
+        raise UsageError("BASE and NEW are the same record; record NEW after the change")
+    one, other = ({"engines": run.engine, "chips": str(run.system.get("chip", "unknown")),
+                   "models": str(run.system.get("model", "unknown")), "data revisions": run.data,
+                   "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new))
+    for name, value in one.items():
+        if value != other[name]:
+            raise UsageError(f"the records have different {name} ({value} and {other[name]}); "
+                             "record both on one machine, with the same options and version")
+    if new.started < base.started:
+        raise UsageError(f"NEW ({new.started}) is older than BASE ({base.started}): swapped?")
     for side, run in (("BASE", base), ("NEW", new)):
-        if run.settings.original or run.settings.rounds < FEWEST_ROUNDS:
-            raise UsageError(f"{side} has no intervals; record it without --original, with --rounds {FEWEST_ROUNDS} or "
-                             "more")
+        if run.settings.original:
+            raise UsageError(f"{side} has no intervals; record it without --original")
         if run.engine != "reference" and "chip" not in run.system:
             raise UsageError(f"{side} does not name its chip; record both on one machine that does")
     if base.settings.verifies and not new.settings.verifies:
         raise UsageError("NEW was not verified, and BASE was; record NEW without --verify 0")
-    if base.complete is not True:
-        raise UsageError(f"BASE is not known to be whole ({coverage(base) or 'an old record'}); record it to its end")
+    if not base.complete:
+        raise UsageError(f"BASE is not whole ({coverage(base)}); record it to its end")
 
 
-def gate(runs: Sequence[Run], slower: Optional[float], ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
-    """Return the reasons why NEW does not pass, and lines about what stays undecided.
+def gate(base: Run, new: Run, slower: Optional[float],
+         ratio_drops: Optional[float]) -> tuple[list[str], list[str]]:
+    """Return the reasons why NEW does not pass, and lines about what is undecided or left out.
 
-    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in BASE and not in NEW, or
-    if its ratio is surely lower by more than `ratio_drops` percent. Raise UsageError if the records do not tell.
+    A cell does not pass if it surely takes more than `slower` percent longer, if it is right in
+    BASE and not in NEW, or if its ratio is surely lower by more than `ratio_drops` percent. Raise
+    UsageError if the records do not tell.
     """
-    if len(runs) != 2:
-        raise UsageError(f"{len(runs)} records: --fail-if-slower and --fail-if-ratio-drops take two, BASE and NEW")
-    base, new = runs
     check_gate(base, new)
-    pairs = compare(base, new)
-    now = {**{cell.name: "missing from NEW" for cell in base.cells}, **{cell.name: cell.failure for cell in new.cells}}
-    failed = [f"{cell.name}: {now[cell.name]}" for cell in base.cells if cell.ok and now[cell.name]]
-    times = [(item.new, item.speed, item.interval) for item in pairs]
-    ratios = [(item.new, *ratio_change(item)) for item in pairs if item.base.ratio]
-    undecided: list[str] = []
-    checks: list[tuple[str, Optional[float], Any, Callable[[float], float], str]] = [
-        ("slower", slower, times, lambda speed: 1 / speed - 1, "takes {}{:.1%} longer"),
-        ("ratio-drops", ratio_drops, ratios, lambda change: 1 - change, "has a ratio that is {}{:.1%} lower")]
+    failed, notes, pairs = gated_pairs(base, new)
+    if not failed and not pairs:
+        compare(base, new)  # says so if all of BASE failed
+        raise UsageError(f"nothing is left to compare: {notes[0]}")
+    checks: list[tuple[str, Optional[float], list[Any], Callable[[float], float], str]] = [
+        ("slower", slower, [(item, item.speed, item.interval) for item in pairs],
+         lambda speed: 1 / speed - 1, "takes {}{:.1%} longer"),
+        ("ratio-drops", ratio_drops,
+         [(item, *ratio_change(item)) for item in pairs if item.base.ratio],
+         lambda change: 1 - change, "has a ratio that is {}{:.1%} lower")]
     for option, percent, changes, loss_of, text in checks:
         if percent is None:
             continue
         if not failed and not any(interval for _, _, interval in changes):
-            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that interval in both records; "
-                             "record both with a second variant and more --iters")
-        for cell, change, interval in changes:
-            limit, loss = percent / 100, loss_of(change)
+            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that "
+                             "interval in both records; record both with a second variant")
+        for item, change, interval in changes:
+            name = item.base.name
             if not interval:
-                undecided.append(f"{cell.name}: undecided, since it has no interval in one of the records")
+                notes.append(f"{name}: undecided: it has no interval in one of the records")
                 continue
-            least, most = sorted(map(loss_of, verdict_interval(change, interval)))
-            if least > limit:
-                failed.append(f"{cell.name}: {text.format('', loss)}")
-            elif most > limit:
-                advice = rounds_needed(new.settings, (most - least) / 2, abs(limit - loss))
-                undecided.append(f"{cell.name}: undecided, {text.format('at most ', most)}; {advice}")
-    return failed, undecided
+            # As for verdicts, the interval is made twice as wide, on a logarithmic scale.
+            least, most = sorted(loss_of(end * end / change) for end in interval)
+            if least > percent / 100:
+                failed.append(f"{name}: {text.format('', loss_of(change))}")
+            elif most > percent / 100:
+                notes.append(f"{name}: undecided: {text.format('at most ', most)}; more --seconds "
+                             "in both records tell more")
+    return failed, notes
+
+
+def gated_pairs(base: Run, new: Run) -> tuple[list[str], list[str], list[Difference]]:
+    """Return reasons why NEW does not pass whatever its times, lines about cells that are left out,
+    and the differences between all others."""
+    failed, notes, pairs = [], [], []
+    others = {cell.name: cell for cell in new.cells}
+    for cell in base.cells:
+        other = others.get(cell.name)
+        if not cell.ok:
+            continue
+        if other is None or not other.ok:
+            failed.append(f"{cell.name}: {other.failure if other else 'missing from NEW'}")
+        elif new.settings.verifies and not other.verified:
+            failed.append(f"{cell.name}: was not verified in NEW, which says that it was")
+        else:
+            found = [implausible(*own) for own in ((cell, base.system), (other, new.system))]
+            rates = [text for code, text in filter(None, found) if code == "rate"]
+            notes += [f"{cell.name}: left out: {text}" for text in rates[:1]]
+            pairs += [] if rates else [difference(cell, other)]
+    return failed, notes, pairs
 
 
 def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
-    """Return the factor by which a ratio changed, and its 95 % interval: the half-widths of both ratios' logarithms
-    are added as squares."""
+    """Return the factor by which a ratio changed, and its 95 % interval: the half-widths of both
+    ratios' logarithms are added as squares."""
     base, new = item.base.ratio, item.new.ratio
+    change = new["value"] / base["value"] if new else 1.0
     if "ci95" not in base or "ci95" not in new:
-        return 1.0, None
-    change = new["value"] / base["value"]
+        return change, None
     half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
     return change, [change * math.exp(-half), change * math.exp(half)]
 
 
-def rounds_needed(settings: Settings, half: float, distance: float) -> str:
-    """Return the advice to record so many rounds that half an interval is less than its distance from the limit: three
-    times as many, since that is uncertain too. In simulation 82 % of cases are then decided."""
-    rounds = math.ceil(settings.rounds * 3 * min(half / max(distance, 1e-9), 20) ** 2)
-    if rounds > MOST_ROUNDS:
-        return f"it would take over {MOST_ROUNDS} rounds to tell: close other programs, or choose another limit"
-    return f"about --rounds {rounds} --iters {rounds * (settings.iters // settings.rounds)} in both records would tell"
-
-
-# ======================================================================================================================
-# 15. Chart
+# ==================================================================================================
+# 16. Chart
 #
 # Used below: chart.
-# ======================================================================================================================
+# ==================================================================================================
 
 # Sizes in pixels.
-CHART_WIDTH, MARGIN, SPACE, INSET, CAP, FONT, TITLE_FONT = 800, 20, 8, 22, 7, 12, 15
-HEADING, RATE_HEIGHT, RATIO_HEIGHT, STRIP_ROW = 32, 230, 84, 17
-NARROWEST_BAR, WIDEST_BAR, GROUP_GAP = 16, 60, 16
-PANELS_ABREAST = 3
-LONGEST_TEXT = 1000  # letters: a record's texts may be of any length
-INK, QUIET, RULE, STRIP, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#f1f3f6", "#ffffff"
-COLORS = {"fp16": "#52617a", "w8a16": "#23857a", "w8a8": "#c8551b"}
-# Shapes tell variants apart without color. Their corners, in pixels from the middle.
-SHAPES = {"fp16": ((-4, -4), (4, -4), (4, 4), (-4, 4)), "w8a16": ((0, -5), (5, 5), (-5, 5)),
-          "w8a8": ((0, -6), (6, 0), (0, 6), (-6, 0)), "failed": ((-4, -4), (4, 4), (0, 0), (4, -4), (-4, 4))}
-AXIS_TITLES = {"channels": "channels", "spatial": "side in pixels", "depth": "layers", "kernel": "kernel"}
-CONFIG_TITLE = "channels x side in pixels x layers"
+CHART_WIDTH, MARGIN, SPACE = 800, 20, 12
+FONT, HEADING_FONT, TITLE_FONT = 14, 16, 18
+LINE, LANE, PADDING = 18, 10, 4  # heights: of a text, of marks, above and below them in a row
+WIDEST_NAME, RATIO_WIDTH, COLUMN, SHORT_PANEL = 260, 140, 66, 500
+INK, QUIET, RULE, GROUND = "#1f2430", "#4a5261", "#d5d9e0", "#ffffff"
+MOST_STEPS = 5  # of an axis
+FARTHEST = 1.5  # how far beyond the largest figure an interval may lengthen an axis
+LONGEST_TEXT = 300  # letters: a record's texts may be of any length
+# Upper bounds of letters' widths in font sizes, those of DejaVu Sans, a wide font; 1 for others.
+LETTER_WIDTHS = {"[ fijlrt.,:;/()-]": 0.42, "[a-ln-vx-z0-9]": 0.65, "[A-LN-VX-Z]": 0.8,
+                 "[\u2e80-\U0010ffff]": 1.4}
+CHART_KEY = "lines: 95% intervals · hollow: wrong output"
+ONE_LAYER = "One layer, without the fixed cost of an evaluate"
 
-Points = Sequence[tuple[float, Cell]]  # cells, each with its place along the horizontal axis
+
+class Lane(NamedTuple):
+    """A variant within a row: TOPS and ratio, each followed by the ends of its interval if it has
+    one, and why it failed. If it has TOPS nevertheless, its output was wrong."""
+
+    variant: Variant
+    rate: list[float]
+    ratio: list[float]
+    failure: str
+
+
+Row = tuple[str, list[Lane]]  # the name, then a lane for each variant
+
+
+class Axis(NamedTuple):
+    """A horizontal axis: its title, its ends in pixels, its ticks from 0 on."""
+
+    title: str
+    left: float
+    right: float
+    ticks: list[float]
+
+    def place(self, value: float) -> float:
+        """Return the x of a value, that of an end for values beyond it."""
+        return self.left + (self.right - self.left) * min(max(value / self.ticks[-1], 0), 1)
 
 
 def text_width(text: str) -> float:
-    """Return an upper bound of a text's width in font sizes, that of DejaVu Sans, the widest of the usual fonts."""
-    return sum(1.3 if letter > "\u2e7f" else 1.0 if letter in "MWmw@%" or letter > "~" else
-               0.8 if letter.isupper() else 0.65 for letter in text)
+    """Return an upper bound of a text's width in font sizes."""
+    return sum(next((width for letters, width in LETTER_WIDTHS.items()
+                     if re.match(letters, letter)), 1) for letter in text)
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """Return a text in lines of at most `width` font sizes. A word is broken only if it may be longer than a line."""
-    lines, most = [""], int(width / text_width("漢"))
+    """Return a text in lines of at most `width` font sizes; words that are longer are cut."""
+    lines = [""]
     for word in text[:LONGEST_TEXT].split():
-        for piece in (word[start:start + most] for start in range(0, len(word), most)):
-            longer = f"{lines[-1]} {piece}".lstrip()
-            lines[-1:] = [longer] if text_width(longer) <= width else [lines[-1], piece]
+        word = word if text_width(word) <= width else f"{word[:int(width / 1.4) - 1]}…"
+        longer = f"{lines[-1]} {word}".lstrip()
+        lines[-1:] = [longer] if text_width(longer) <= width else [lines[-1], word]
     return lines
 
 
-def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return equidistant round numbers from at most `low` to at least `high`, with up to `most` steps."""
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power * most >= (high - low) * (1 - 1e-9))
-    return [step * number for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+def axis_of(title: str, left: float, right: float, figures: Sequence[Sequence[float]]) -> Axis:
+    """Return an axis that holds figures, and of their intervals what is not far away."""
+    high = min(max(map(max, figures)), FARTHEST * max(value for value, *_ in figures))
+    least = high / MOST_STEPS
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power >= least)
+    ticks = [step * number for number in range(math.ceil(high / step - 0.001) + 1)]
+    return Axis(title, left, right, ticks)
 
 
-def rates_of(cell: Cell) -> list[float]:
-    """Return TOPS of a cell and the ends of its interval; empty for a failed cell, unless its output was wrong."""
-    if cell.tops is None or not (cell.ok or cell.check == "WRONG"):
-        return []
-    return [cell.tops, *(cell.config.gop / end for end in cell.ms.get("ci95", ()) if end > 0)]
+def with_ends(found: Optional[Mapping[str, Any]], value: str = "value",
+              ends: str = "ci95") -> list[float]:
+    """Return a figure and the ends of its interval if it has one; [] if there is no figure."""
+    return [found[value], *(found.get(ends) or ())] if found else []
 
 
-def ratios_of(cell: Cell) -> list[float]:
-    """Return the ratio of a cell and the ends of its interval, if it has any."""
-    return [cell.ratio["value"], *cell.ratio.get("ci95", ())] if cell.ratio else []
+def cell_lane(cell: Cell) -> Lane:
+    """Return the lane of a cell."""
+    ends = [cell.config.gop / end for end in cell.ms.get("ci95", ())]
+    rate = [cell.tops, *ends] if cell.tops and (cell.ok or cell.check == "WRONG") else []
+    return Lane(VARIANTS[cell.variant], rate, with_ends(cell.ratio), cell.failure)
 
 
-def tip_of(cell: Cell) -> str:
-    """Return name and figures of a cell, and why it failed if it did."""
-    figures = [f"{figure(rate, 2)} TOPS" for rate in rates_of(cell)[:1]]
-    figures += [f"{figure(ratio, 2)}x" for ratio in ratios_of(cell)[:1]]
-    return f"{cell.name}: {', '.join(filter(None, (*figures, cell.failure[:LONGEST_TEXT])))}"
+def layer_lane(layer: Layer, variant: str) -> Lane:
+    """Return the lane of a variant of a layer."""
+    rate = with_ends(layer.variants.get(variant), "tops", "tops_ci95")
+    return Lane(VARIANTS[variant], rate, with_ends(layer.ratio.get(variant)),
+                "" if rate else "has no time that can be told")
 
 
-class Drawing:
-    """SVG elements on a light ground, all of them texts and lines. A `tip` is shown when the pointer rests there."""
+def sections_of(runs: Sequence[Run], alone: bool) -> dict[str, list[Row]]:
+    """Return rows by their headings: of a run that is alone its configurations, then its layers; of
+    others a heading for each of these, and a row for each machine."""
+    named = list(zip(machine_names(runs), runs))
+    found = [("", config.name, machine, list(map(cell_lane, cells)))
+             for machine, run in named for config, cells in run.results]
+    found += [(ONE_LAYER, layer.shape, machine, [layer_lane(layer, name) for name in run.variants])
+              for machine, run in named for layer in run.layers]
+    sections: dict[str, list[Row]] = {}
+    for kind, name, machine, lanes in found:
+        heading = kind if alone else f"{name}: {kind}".rstrip(": ")
+        sections.setdefault(heading, []).append((name if alone else machine, lanes))
+    return sections
 
-    def __init__(self) -> None:
-        self._elements: list[str] = []
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT, color: str = INK,
-             upright: bool = False) -> None:
-        """Write a text with its baseline at y; an upright one reads from the bottom to the top."""
-        turn = f' transform="rotate(-90 {x:.2f} {y:.2f})"' if upright else ""
-        halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'  # keeps lines off the letters
-        self._elements.append(f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}" font-size="{size}" fill="{color}" '
-                              f"{halo}{turn}>{html.escape(printable(text))}</text>")
-
-    def line(self, points: Iterable[tuple[float, float]], color: str, width: float = 1, fill: str = "none",
-             tip: str = "") -> None:
-        """Draw a line through points; if there is a fill, a filled polygon."""
-        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
-        tag, title = "polyline" if fill == "none" else "polygon", html.escape(printable(tip))
-        self._elements.append(f'<{tag} points="{path}" fill="{fill}" stroke="{color}" stroke-width="{width}">'
-                              f"{title and f'<title>{title}</title>'}</{tag}>")
-
-    def box(self, left: float, top: float, right: float, bottom: float, color: str, fill: str, tip: str = "") -> None:
-        """Draw a rectangle."""
-        self.line([(left, top), (right, top), (right, bottom), (left, bottom)], color, 1, fill, tip)
-
-    def mark(self, x: float, y: float, variant: str, fill: str, tip: str = "") -> None:
-        """Draw a variant's mark."""
-        self.line([(x + right, y + down) for right, down in SHAPES[variant]], COLORS[variant], 1.5, fill, tip)
-
-    def svg(self, title: str, width: float, height: float) -> str:
-        """Return the whole drawing as the text of a file."""
-        size, title = f'width="{width:.0f}" height="{height:.0f}"', html.escape(printable(title))
-        return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" {size} '
-                          'role="img" font-family="Helvetica, Arial, sans-serif">', f"<title>{title}</title>",
-                          f'<rect {size} fill="{GROUND}"/>', *self._elements, "</svg>", ""])
+def marks(variant: Variant, tip: str, hollow: bool, y: float,
+          places: Sequence[Sequence[float]]) -> str:
+    """Return a variant's marks, each at the first x of a place; a line joins the others."""
+    shapes, fill = [], GROUND if hollow else variant.color
+    for x, *ends in places:
+        corners = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in variant.mark)
+        shapes += [f'<path d="M{ends[0]:.1f},{y:.1f}H{ends[1]:.1f}"/>'] if ends else []
+        shapes.append(f'<polygon points="{corners}"/>')
+    return (f'<g stroke="{variant.color}" stroke-width="2" fill="{fill}">'
+            f'<title>{html.escape(printable(tip))}</title>{"".join(shapes)}</g>')
 
 
 class Chart:
-    """The drawing of a run from the top down: a sweep over one dimension as lines, over two as panels, others as
-    bars."""
+    """SVG elements from the top down, all of them texts and plain shapes; `y` is where they end.
+    The rows of a panel have their marks from `left` to `right`, along `axes`; `columns` are the
+    right ends of ratios as texts, by variant."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.drawing = run, Drawing()
-        self.results, self.cells = run.results, run.cells
-        self.variants = run.variants if run.cells else []
-        failed = {cell.variant for cell in self.cells if not rates_of(cell)}
-        self.failed = [variant for variant in self.variants if variant in failed]
-        rates = [rate for cell in self.cells for rate in rates_of(cell)]
-        ratios = [ratio for cell in self.cells for ratio in ratios_of(cell)]
-        self.rate_ticks = round_ticks(0, max(rates), 6) if rates else []
-        self.ratio_ticks = round_ticks(min(1, *ratios), max(1.05, *ratios), 4) if ratios else []
-        # The dimension with the most values lies along the axis; each value of a second one has a panel.
-        self.dimensions = sorted(varying(run.configs), key=lambda name: -len(self.values(name)))
-        self.swept = len(self.dimensions) in (1, 2)
-        self.y = float(MARGIN)  # the lower end of what is drawn
-        self._measure()
+    def __init__(self) -> None:
+        self.elements: list[str] = []
+        self.y = float(MARGIN - SPACE)
 
-    def _measure(self) -> None:
-        """Compute the room for labels at the left, the widths of all, a group and a bar, and the room for figures."""
-        labels = [f"{tick:g}" for tick in (*self.rate_ticks, *self.ratio_ticks)]
-        labels += [VARIANTS[variant].label for variant in self.failed]
-        self.room = SPACE + FONT * max(map(text_width, labels), default=0)
-        groups, bars = max(1, len(self.results)), max(1, len(self.variants))
-        least = 0 if self.swept else groups * (bars * NARROWEST_BAR + GROUP_GAP)
-        self.width = max(CHART_WIDTH, 2 * MARGIN + self.room + least)
-        self.left, self.right = MARGIN + self.room, self.width - MARGIN
-        self.group = (self.right - self.left) / groups
-        self.bar = 0.0 if self.swept else min((self.group - GROUP_GAP) / bars, WIDEST_BAR)
-        figures = [found[0] for cell in self.cells for found in (rates_of(cell), ratios_of(cell)) if found]
-        widest = FONT * max((text_width(figure(value, 2)) for value in figures), default=0)
-        self.upright = widest > self.bar
-        self.headroom = 0 if self.swept else SPACE + (widest if self.upright else FONT)
+    def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT,
+             color: str = INK) -> None:
+        """Write a text whose middle is at y."""
+        self.elements.append(
+            f'<text x="{x:.1f}" y="{y + 0.36 * size:.1f}" text-anchor="{anchor}" '
+            f'font-size="{size}" fill="{color}">{html.escape(printable(text))}</text>')
 
-    def values(self, dimension: str) -> list[int]:
-        """Return the values of a dimension in rising order."""
-        return sorted({getattr(config, dimension) for config in self.run.configs})
+    def paragraph(self, text: str, size: int = FONT, color: str = INK) -> None:
+        """Write a text below a space, in as many lines as it takes."""
+        self.y += SPACE
+        for line in wrapped(text, (CHART_WIDTH - 2 * MARGIN) / size):
+            self.text(MARGIN, self.y + 0.65 * size, line, "start", size, color)
+            self.y += 1.3 * size
 
-    def svg(self) -> str:
-        """Draw everything; return the text of the file."""
-        title = f"{'' if self.run.engine == 'reference' else 'Neural Engine throughput: '}{machine_name(self.run)}"
-        self.head(title)
-        if self.results and len(self.dimensions) == 2:
-            self.panels()
-        elif self.results:
-            self.panel(self.results)
-        return self.drawing.svg(title, self.width, self.y + MARGIN)
+    def legend(self, runs: Sequence[Run]) -> None:
+        """Explain the marks."""
+        x, y = MARGIN + SPACE / 2, self.y + SPACE
+        for name, variant in VARIANTS.items():
+            if any(name in run.variants for run in runs):
+                self.elements.append(marks(variant, variant.spoken, False, y, [[x]]))
+                self.text(x + SPACE, y, variant.label)
+                x += 3 * SPACE + FONT * text_width(variant.label)
+        self.text(x, y, CHART_KEY, color=QUIET)
+        self.y += LINE
 
-    def head(self, title: str) -> None:
-        """Write the title, facts of the whole run, a legend, and a sentence if there is no rate."""
-        same = [name for name in AXIS_TITLES if name not in self.dimensions]
-        facts = [coverage(self.run), f"all {self.run.configs[0].label(same)}" if self.swept else "",
-                 "95 % intervals" if any(len(rates_of(cell)) > 1 for cell in self.cells) else "",
-                 f"{PROGRAM_NAME} {self.run.version}"]
-        self.paragraph(title, TITLE_FONT, INK)
-        self.paragraph(" · ".join(filter(None, facts)), FONT, QUIET)
-        signs = [(variant, COLORS[variant], VARIANTS[variant].label) for variant in self.variants]
-        wrong = [cell.variant for cell in self.cells if cell.check == "WRONG" and rates_of(cell)]
-        signs += [(variant, GROUND, "hollow: wrong output") for variant in wrong[:1]]
-        x, self.y = float(MARGIN + SPACE), self.y + 3 * SPACE
-        for variant, fill, text in signs:
-            self.drawing.mark(x, self.y - 4, variant, fill)
-            self.drawing.text(x + 12, self.y, text)
-            x += 12 + FONT * text_width(text) + 2 * SPACE
-        if not self.cells:
-            self.paragraph("No configuration was measured.", FONT, INK)
-        elif not self.rate_ticks:
-            stage = usual_failure(self.cells).stage
-            self.paragraph(f"All cells failed ({len(self.cells)}), most often in stage {stage}.", FONT, INK)
+    def panel(self, runs: Sequence[Run], alone: bool) -> None:
+        """Draw the rows of runs that can be compared, beside axes that they share; if they are
+        many, the ticks stand below them, too."""
+        self.y += SPACE / 2
+        sections, top = sections_of(runs, alone), self.y
+        self.frame([row for rows in sections.values() for row in rows], runs)
+        for axis in self.axes:
+            self.text(axis.left, top + LINE / 2, axis.title, color=QUIET)
+            self.y = top + LINE
+        self.ticks()
+        for heading, rows in sections.items():
+            if heading:
+                self.paragraph(heading, HEADING_FONT)
+            start, edges = len(self.elements), [self.y]
+            for name, lanes in rows:
+                self.row(name, lanes, f"{heading}, {name}".lstrip(", "))
+                edges.append(self.y)
+            self.elements[start:start] = self.grid(edges)
+        if self.y - top > SHORT_PANEL:
+            self.ticks()
 
-    def paragraph(self, text: str, size: int, color: str) -> None:
-        """Write a text in as many lines as it takes."""
-        for line in wrapped(text, (self.width - 2 * MARGIN) / size):
-            self.y += size + 5
-            self.drawing.text(MARGIN, self.y, line, size=size, color=color)
+    def frame(self, rows: Sequence[Row], runs: Sequence[Run]) -> None:
+        """Divide the width among names, axes and ratios as texts."""
+        lanes = [lane for _, lanes in rows for lane in lanes]
+        rates = [lane.rate for lane in lanes if lane.rate]
+        ratios = [lane.ratio for lane in lanes if lane.ratio]
+        widest = FONT * max((text_width(name) for name, _ in rows), default=0)
+        self.left = MARGIN + min(WIDEST_NAME, widest) + 2 * SPACE
+        compared = dict.fromkeys(lane.variant.name for lane in lanes if lane.ratio)
+        self.right = CHART_WIDTH - MARGIN - COLUMN * len(compared) - SPACE
+        self.columns = {name: self.right + SPACE + COLUMN * place
+                        for place, name in enumerate(compared, 1)}
+        split = self.right - RATIO_WIDTH
+        self.axes = [axis_of("TOPS, more is better", self.left, split - 3 * SPACE if ratios else
+                             self.right, rates)] if rates else []
+        if ratios:
+            self.axes.append(axis_of(f"Ratio to {VARIANTS[runs[0].variants[0]].label}", split,
+                                     self.right, [[1], *ratios]))
 
-    def panels(self) -> None:
-        """Draw a panel for each value of a sweep's second dimension that was measured, in rows."""
-        second = self.dimensions[1]
-        values = sorted({getattr(config, second) for config, _ in self.results})
-        abreast = min(PANELS_ABREAST, len(values))
-        width = (self.width - 2 * MARGIN + SPACE) / abreast
-        for number, value in enumerate(values):
-            if number % abreast == 0:
-                top = self.y + 4 * SPACE
-            self.y = top
-            self.left = MARGIN + number % abreast * width + self.room
-            self.right = self.left - self.room + width - SPACE
-            self.drawing.text((self.left + self.right) / 2, self.y, f"{AXIS_TITLES[second]}: {value}", "middle")
-            self.panel([result for result in self.results if getattr(result[0], second) == value])
+    def ticks(self) -> None:
+        """Write the values of ticks that have room, and the variants of columns."""
+        y = self.y + LINE / 2
+        for axis in self.axes:
+            free = 0.0
+            for tick in axis.ticks:
+                x, half = axis.place(tick), FONT * text_width(f"{tick:g}") / 2
+                if x - half > free:
+                    self.text(x, y, f"{tick:g}", "middle", color=QUIET)
+                    free = x + half
+        for name, x in self.columns.items():
+            self.text(x, y, VARIANTS[name].label, "end", color=QUIET)
+        self.y += LINE
 
-    def panel(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> None:
-        """Draw rates, ratios and failures of some results above one horizontal axis."""
-        labels, points = self.places(results)
-        baseline = VARIANTS[self.run.variants[0]].label if self.ratio_ticks else ""
-        for title, figures_of, ticks, base, height in (
-                ("TOPS, more is better", rates_of, self.rate_ticks, 0, RATE_HEIGHT),
-                (f"times as fast as {baseline}", ratios_of, self.ratio_ticks, 1, RATIO_HEIGHT)):
-            if ticks:
-                place = self.frame(title, ticks, base, height)
-                for variant in self.variants:
-                    self.series([point for point in points if point[1].variant == variant], figures_of, place, base)
-                self.y += 0 if self.swept or base else 2 * SPACE  # the marks below bars
-        if self.failed:
-            self.strip([(x, cell) for x, cell in points if not rates_of(cell)])
-        self.axis(labels)
+    def grid(self, edges: Sequence[float]) -> list[str]:
+        """Return lines between rows and at ticks, heavier ones at 0 TOPS and at a ratio of 1."""
+        rows = "".join(f"M{MARGIN},{y:.1f}H{CHART_WIDTH - MARGIN}" for y in edges)
+        span = f",{edges[0]:.1f}V{edges[-1]:.1f}"
+        ticks = "".join(f"M{axis.place(tick):.1f}{span}" for axis in self.axes
+                        for tick in axis.ticks)
+        bases = "".join(f"M{axis.place(base):.1f}{span}" for base, axis in enumerate(self.axes))
+        return [f'<path d="{rows}{ticks}" stroke="{RULE}"/>',
+                f'<path d="{bases}" stroke="{QUIET}"/>']
 
-    def places(self, results: Sequence[tuple[Config, Sequence[Cell]]]) -> tuple[list[tuple[float, str]], Points]:
-        """Return labels of the horizontal axis, and cells with their places on it; the axis of a sweep is
-        logarithmic."""
-        name, values = self.dimensions[0], self.values(self.dimensions[0])
-        labels = [(self.left + self.group * (number + 0.5), config.name) for number, (config, _) in enumerate(results)]
-        middles = [x for x, _ in labels]
-        if self.swept:
-            unit = (self.right - self.left - 2 * INSET) / math.log(values[-1] / values[0])
-            scale = {value: self.left + INSET + math.log(value / values[0]) * unit for value in values}
-            labels = [(x, str(value)) for value, x in scale.items()]
-            middles = [scale[getattr(config, name)] for config, _ in results]
-        first = (1 - len(self.variants)) / 2
-        aside = {variant: (first + number) * self.bar for number, variant in enumerate(self.variants)}
-        points = [(x + aside[cell.variant], cell) for x, (_, cells) in zip(middles, results) for cell in cells]
-        return labels, sorted(points, key=lambda point: point[0])
+    def row(self, name: str, lanes: Sequence[Lane], about: str) -> None:
+        """Draw a row: its name, and its lanes one below the other."""
+        lines = wrapped(name, WIDEST_NAME / FONT)
+        heights = [LANE if lane.rate else LINE for lane in lanes]
+        height = max(sum(heights), LINE * len(lines)) + 2 * PADDING
+        middle = self.y + height / 2
+        for number, line in enumerate(lines):
+            self.text(MARGIN, middle + LINE * (number + 0.5 - len(lines) / 2), line)
+        y = middle - sum(heights) / 2
+        for lane, tall in zip(lanes, heights):
+            self.lane(lane, y + tall / 2, about)
+            for ratio in lane.ratio[:1]:
+                self.text(self.columns[lane.variant.name], middle, f"{figure(ratio, 2, 4)}x", "end")
+            y += tall
+        self.y += height
 
-    def frame(self, title: str, ticks: Sequence[float], base: float, height: float) -> Callable[[float], float]:
-        """Draw a vertical axis with its title, and lines for ticks and base; return a function from value to place."""
-        self.drawing.text(self.left, self.y + HEADING - 10, title, color=QUIET)
-        self.y += HEADING + self.headroom + height
-        bottom, unit = self.y, height / (ticks[-1] - ticks[0])
+    def lane(self, lane: Lane, y: float, about: str) -> None:
+        """Draw marks and intervals, or write why there are none."""
+        if lane.rate:
+            places = [[axis.place(value) for value in values]
+                      for axis, values in zip(self.axes, (lane.rate, lane.ratio)) if values]
+            tip = f"{lane.variant.label} {about}: {figure(lane.rate[0], 2)} TOPS"
+            tip += "".join(f", {figure(ratio, 2)}x" for ratio in lane.ratio[:1])
+            tip = f"{tip} {lane.failure[:LONGEST_TEXT]}".rstrip()
+            self.elements.append(marks(lane.variant, tip, bool(lane.failure), y, places))
+            return
+        words, *more = wrapped(f"{lane.variant.label} {lane.failure}",
+                               (self.right - self.left) / FONT - 1)
+        words += "…" * bool(more)
+        self.elements.append(
+            f"<g><title>{html.escape(printable(lane.failure[:LONGEST_TEXT]))}</title>"
+            f'<rect x="{self.left:.1f}" y="{y - LINE / 2:.1f}" height="{LINE}" '
+            f'width="{FONT * text_width(words):.1f}" fill="{GROUND}"/>')
+        self.text(self.left, y, words)
+        self.elements.append("</g>")
 
-        def place(value: float) -> float:
-            return bottom - (value - ticks[0]) * unit
-
-        for tick in ticks:
-            self.drawing.line([(self.left, place(tick)), (self.right, place(tick))], RULE)
-            self.drawing.text(self.left - SPACE, place(tick) + 4, f"{tick:g}", "end", color=QUIET)
-        self.drawing.line([(self.left, place(base)), (self.right, place(base))], QUIET, 1.5)
-        return place
-
-    def series(self, points: Points, figures_of: Callable[[Cell], list[float]], place: Callable[[float], float],
-               base: float) -> None:
-        """Draw figures of one variant: marks; in a sweep also a line, with gaps for failed cells; else bars from 0."""
-        for known, group in itertools.groupby(points, lambda point: bool(figures_of(point[1]))):
-            if not known:
-                continue
-            stretch = [(x, cell, [place(value) for value in figures_of(cell)]) for x, cell in group]
-            if self.swept:
-                self.drawing.line([(x, heights[0]) for x, _, heights in stretch], COLORS[stretch[0][1].variant], 2)
-            for x, cell, heights in stretch:
-                y, tip, color = heights[0], tip_of(cell), COLORS[cell.variant]
-                fill = GROUND if cell.check == "WRONG" else color
-                if not self.swept and base == 0:
-                    self.drawing.box(x - self.bar / 2 + 1, y, x + self.bar / 2 - 1, self.y, color, fill, tip)
-                    y = self.y + SPACE  # the mark stands below the bar
-                if len(heights) == 3:
-                    ends = [[(x - CAP, end), (x + CAP, end), (x, end)] for end in heights[1:]]
-                    self.drawing.line(ends[0] + ends[1][::-1], INK)
-                self.drawing.mark(x, y, cell.variant, fill, tip)
-                if not self.swept:
-                    self.drawing.text(x + 4 * self.upright, min(heights) - SPACE, figure(figures_of(cell)[0], 2),
-                                      "start" if self.upright else "middle", upright=self.upright)
-
-    def strip(self, points: Points) -> None:
-        """Draw a cross for each failed cell, with a row for each variant that has any."""
-        self.drawing.text(self.left, self.y + HEADING - 10, "failed", color=QUIET)
-        top = self.y + HEADING
-        self.y = top + STRIP_ROW * len(self.failed)
-        self.drawing.box(self.left, top, self.right, self.y, STRIP, STRIP)
-        rows = {variant: top + (number + 0.5) * STRIP_ROW for number, variant in enumerate(self.failed)}
-        for variant, y in rows.items():
-            self.drawing.text(self.left - SPACE, y + 4, VARIANTS[variant].label, "end", color=QUIET)
-        for x, cell in points:
-            cross = [(x + right, rows[cell.variant] + down) for right, down in SHAPES["failed"]]
-            self.drawing.line(cross, COLORS[cell.variant], 2, tip=tip_of(cell))
-
-    def axis(self, labels: Sequence[tuple[float, str]]) -> None:
-        """Draw the horizontal axis with its title, and as many labels as have room."""
-        widths = [FONT * text_width(label) for _, label in labels]
-        upright = not self.swept and max(widths) > self.group - SPACE
-        free, last = 0.0, labels[-1][0] - widths[-1] / 2 - SPACE
-        for (x, label), width in zip(labels, widths):
-            self.drawing.line([(x, self.y), (x, self.y + 5)], QUIET)
-            if upright:
-                self.drawing.text(x + 4, self.y + SPACE, label, "end", upright=True)
-            elif x - width / 2 >= free and (x + width / 2 <= last or x == labels[-1][0]):
-                self.drawing.text(x, self.y + SPACE + FONT, label, "middle")
-                free = x + width / 2 + SPACE
-        self.y += SPACE + (max(widths) if upright else FONT) + 3 * SPACE
-        title = f"{AXIS_TITLES[self.dimensions[0]]}, logarithmic" if self.swept else CONFIG_TITLE
-        self.drawing.text((self.left + self.right) / 2, self.y, title, "middle", color=QUIET)
+    def svg(self, title: str) -> str:
+        """Return the whole drawing as the text of a file."""
+        height = f"{self.y + MARGIN:.0f}"
+        return "\n".join([
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{CHART_WIDTH}" height="{height}" '
+            f'viewBox="0 0 {CHART_WIDTH} {height}" role="img" '
+            'font-family="Helvetica, Arial, sans-serif">',
+            f"<title>{html.escape(printable(title))}</title>",
+            f'<rect width="{CHART_WIDTH}" height="{height}" fill="{GROUND}"/>', *self.elements,
+            "</svg>", ""])
 
 
-def chart(run: Run) -> str:
-    """Return the SVG of a run: rates in TOPS, failures, and ratios to the baseline, each with its 95 % interval."""
-    return Chart(run).svg()
+def chart(runs: Sequence[Run]) -> str:
+    """Return the SVG of runs: TOPS and ratios to the baseline with their 95 % intervals, a row for
+    each configuration of one run, or for each machine below each configuration of several."""
+    drawing, alone = Chart(), len(runs) == 1
+    title = f"Throughput of convolutions: {machine_name(runs[0]) if alone else f'{len(runs)} runs'}"
+    drawing.paragraph(title, TITLE_FONT)
+    drawing.legend(runs)
+    for words, alike in groups_of(runs):
+        drawing.y += SPACE
+        gaps = [f"{name}: {coverage(run)}" for name, run in zip(machine_names(alike), alike)
+                if coverage(run)]
+        drawing.paragraph(" · ".join([words, *gaps]), FONT, QUIET)
+        drawing.panel(alike, alone)
+    return drawing.svg(title)
 
 
-# ======================================================================================================================
-# 16. Command line
-# ======================================================================================================================
+# ==================================================================================================
+# 17. Command line
+# ==================================================================================================
 
 FORMATS = ("table", "markdown", "csv", "json")
-WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, show, compare and chart "
-                  "work anywhere.")
-REPORT_IT = (f"If this machine has one, please send the output of python3 {PROGRAM_NAME}.py doctor to the issues of "
-             "the repository that this file came from.")
+WITHOUT_ENGINE = ("Without one, --engine reference runs small programs in plain Python; emit, "
+                  "show, compare and chart work anywhere.")
+REPORT_IT = (f"If this Mac has one, please send the output of python3 {PROGRAM_NAME}.py doctor to "
+             "the issues of the repository that this file came from.")
 PLAIN_S = 10.0  # the least time between two lines of progress that are not live
-SHORT_STAGE_S = 2.0  # shorter stages are shown without their limit
 
 
 class Parser(argparse.ArgumentParser):
@@ -5511,7 +6003,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
     def format_help(self) -> str:
-        """Return the manual, or the part of it that is about one command. Python under -OO has neither."""
+        """Return the manual, or the part of it about one command; Python under -OO has neither."""
         return manual(self.prog.split()[-1]) if __doc__ else super().format_help()
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -5520,18 +6012,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def manual(command: str) -> str:
-    """Return the docstring, or the part of it about one command: its usage, its options and the exit codes."""
-    sections = re.split(r"\n\n(?=\S)", (__doc__ or "").strip())
-    lines = (__doc__ or "").split("\n")
-    usage = [line for line in lines if re.match(rf" +python3 {PROGRAM_NAME}\.py \[?{command}\b", line)]
-    own = [section for section in sections if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
+    """Return the docstring, or its part about one command: usage, options and exit codes."""
+    text = (__doc__ or "").strip()
+    sections = re.split(r"\n\n(?=\S)", text)
+    usage = re.findall(rf"(?m)^ +python3 {PROGRAM_NAME}\.py \[?{command}\b.*", text)
+    own = [section for section in sections
+           if re.match(rf"(Options of .*\b{command}\b|Exit codes)", section)]
     return "\n\n".join(["\n".join(usage), *own] if usage else sections) + "\n"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: verbs and their options."""
-    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False, description=f"Commands: {', '.join(VERBS)}.")
-    parser.add_argument("--version", action="version", version=f"{PROGRAM_NAME} {__version__}")
+    parser = Parser(prog=PROGRAM_NAME, allow_abbrev=False,
+                    description=f"Commands: {', '.join(VERBS)}.")
+    version = f"{PROGRAM_NAME} {__version__}"
+    parser.add_argument("--version", action="version", version=version)
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
 
@@ -5541,107 +6036,58 @@ def build_parser() -> argparse.ArgumentParser:
                 parsers[verb].add_argument(name, **settings)
 
     add("run emit", "--config", action="append", dest="configs")
-    add("run emit", *(f"--{name}" for name in Config._fields))
     add("run emit", "--variants", default=",".join(DEFAULT_VARIANTS))
     add("run emit", "--original", action="store_true", default=None)
     add("run emit", "--seed", type=int)
-    add("run emit", "--blob", choices=SETTING_CHOICES["blob"])
-    add("run emit", "--dialect", choices=SETTING_CHOICES["dialect"])
+    add("run emit", "--form", choices=("auto", *FORMS))
     add("emit", "directory", metavar="DIR")
-    add("run", "--iters", "--rounds", "--warmup", "--qos", "--verify", type=int)
-    add("run", "--input", choices=SETTING_CHOICES["input"])
-    add("run", "--engine", choices=ENGINES, default="ane")
+    add("run", "--verify", "--qos", type=int)
+    add("run", "--seconds", type=float)
+    add("run", "--engine", choices=ENGINES)
     add("run", "--save")
     add("run", "--quiet", action="store_true")
     add("run doctor", "--timeout", type=float)
     add("run show", "--format", choices=FORMATS, default="table")
-    add("doctor compare", "--format", choices=[name for name in FORMATS if name != "csv"], default="table")
-    add("show compare", "records", nargs="+", metavar="RECORD.json")
+    add("doctor compare", "--format", choices=("table", "markdown", "json"), default="table")
+    add("show compare chart", "records", nargs="+", metavar="RECORD")
     add("compare", "--fail-if-slower", "--fail-if-ratio-drops", type=float)
-    add("chart", "record", metavar="RUN.json")
     add("chart", "-o", dest="output")
     return parser
 
 
-def configs_asked(options: argparse.Namespace, engine: str) -> Optional[list[Config]]:
-    """Return the configurations that the options ask for: named ones, or a sweep's cross product; None if neither. A
-    sweep takes the dimensions that it does not name from the first default configuration of its kernel."""
-    lists = {name: getattr(options, name) for name in Config._fields}
-    given = {name: dimensions(name, text) for name, text in lists.items() if text is not None}
-    if options.configs and given:
-        name = next(iter(given))
-        cure = "write k3 behind a configuration" if name == "kernel" else "ask for configurations, or for a sweep"
-        raise UsageError(f"--config and --{name} conflict: {cure}")
-    if not given:
-        return [Config.parse(text) for text in options.configs] if options.configs else None
-    kernels = given.pop("kernel", [1])
-    if not set(kernels) <= set(KERNELS):
-        raise UsageError(f"--kernel {options.kernel}: expected 1, 3 or 1,3")
-    found: list[Config] = []
-    for kernel in kernels:
-        defaults = DEFAULTS[engine, kernel]
-        values = [given.get(name, [value]) for name, value in defaults[0]._asdict().items()]
-        found += itertools.starmap(Config, itertools.product(*values)) if given else defaults
-    return found
-
-
-def run_asked(options: argparse.Namespace, engine: str) -> Run:
+def run_asked(options: argparse.Namespace, engine: Optional[str] = None) -> Run:
     """Return the run that the options ask for. Raise UsageError if it is invalid."""
-    if options.original and options.kernel is not None:
-        raise UsageError("--kernel cannot be combined with --original (always 1)")
+    if options.original and engine is not None:
+        raise UsageError("--engine cannot be combined with --original")
     given = {name: getattr(options, name, None) for name in Settings._fields}
     settings = {name: value for name, value in given.items() if value is not None}
-    return plan_run(configs_asked(options, engine), options.variants, engine, settings)
-
-
-def dimensions(name: str, text: str) -> list[int]:
-    """Return the numbers of a list such as `256,512`, each once. Raise UsageError if it is not one."""
-    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
-        raise UsageError(f"--{name} {text!r}: expected whole numbers separated by commas, such as 256,512")
-    return list(dict.fromkeys(map(int, text.split(","))))
+    return plan_run(options.configs, options.variants, engine or "ane", settings)
 
 
 def write_stdout(text: str, form: str = "table") -> None:
-    """Write to standard output; of the formats, only the table is fitted into a terminal. Raise OutputError if that
-    fails, and BrokenPipeError if the reader went away."""
-    if not sys.stdout:
-        raise OutputError("standard output: cannot be written: it is closed")
+    """Print to standard output; of the formats, only the table is fitted into a terminal. Raise
+    OutputError if that fails, without a text if the reader went away."""
     try:
         write_stream(sys.stdout, fit_terminal(text, sys.stdout) if form == "table" else text)
     except BrokenPipeError:
-        raise
+        raise OutputError from None
     except Exception as error:  # of a host's own stream
-        raise OutputError(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"standard output: cannot be written: {reason}") from None
 
 
 def print_error(text: str) -> None:
-    """Write a line to standard error, if that is possible."""
-    write_if_possible(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
+    """Print a line to standard error; errors are ignored: there is nowhere to report them."""
+    with contextlib.suppress(Exception):
+        write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
-def write_if_possible(stream: Optional[TextIO], text: str) -> None:
-    """Write to a stream, if there is one. Errors are ignored: there is nowhere to report them."""
-    with contextlib.suppress(Exception):  # of a host's own stream
-        if stream:
-            write_stream(stream, text)
-
-
-def write_stream(stream: TextIO, text: str) -> None:
-    """Write a text, with question marks for characters that the stream's encoding lacks."""
-    # Past Python's buffers: what they hold at exit could fail then, and a non-blocking pipe may take a part only.
-    getattr(stream, "flush", lambda: None)()
+def write_stream(stream: Optional[TextIO], text: str) -> None:
+    """Print a text at once, with `?` for letters that the stream's encoding lacks."""
+    if stream is None:
+        raise ValueError("it is closed")
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    data = text.encode(encoding, "replace")
-    try:
-        descriptor = stream.fileno()
-    except Exception:  # the host's own stream, such as io.StringIO
-        stream.write(data.decode(encoding))
-        return
-    while data:
-        try:
-            data = data[os.write(descriptor, data):]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
+    print(text.encode(encoding, "replace").decode(encoding), end="", file=stream, flush=True)
 
 
 def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
@@ -5655,96 +6101,101 @@ def terminal_columns(stream: Optional[TextIO]) -> Optional[int]:
 def fit_terminal(text: str, stream: Optional[TextIO]) -> str:
     """Return text whose lines fit the terminal; as it is for other streams."""
     columns = terminal_columns(stream) or sys.maxsize
-    lines = []
-    for line in text.split("\n"):
-        long = len(line) > columns
-        lines += textwrap.wrap(line, columns, subsequent_indent="    ", break_on_hyphens=False) if long else [line]
-    return "\n".join(lines)
+    return "\n".join(line if len(line) <= columns else textwrap.fill(
+        line, columns, subsequent_indent="    ", break_on_hyphens=False)
+        for line in text.split("\n"))
 
 
 class Progress:
-    """Show the progress of a run: on a terminal a live line, renewed with every event; elsewhere a line for each
-    configuration, and at most every ten seconds. The time left is estimated after each round and configuration."""
+    """Show how far a run is: on a terminal by a live line, renewed with every event; elsewhere by a
+    line every ten seconds.
 
-    def __init__(self, run: Run, stream: Optional[TextIO], clock: Callable[[], float] = time.monotonic) -> None:
+    The time left is estimated from the configurations that are done, or else from the rounds of the
+    first: a configuration takes about as long as its `effort` says, times a factor of the machine.
+    """
+
+    def __init__(self, run: Run, stream: Optional[TextIO],
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._stream, self._clock = run, stream, clock
         self._live = terminal_columns(stream) is not None and os.environ.get("TERM") != "dumb"
         self._printed = -math.inf
-        self._began = self._config_began = self._stage_began = clock()
+        self._began = self._config_began = clock()
         self._rounds_began: Optional[float] = None
-        self._rounds_ended: Optional[float] = None
-        self._each_s: Optional[float] = None  # of the configurations that are done, on the average
-        self._tail_s: Optional[float] = None  # the last configuration's verification and unloading
-        self._end: Optional[float] = None
-        self._number, self._config, self._step, self._limit = 0, "", "", 0.0
+        self._number, self._step = 0, "start"
+        self._paces: Mapping[str, Sequence[float]] = {}
 
-    def __call__(self, message: Message) -> None:
+    def __call__(self, event: Message) -> None:
         now = self._clock()
-        if message["kind"] == "wait":
-            print_error(f"waiting for another run on this machine to end (it holds the lock on {message['path']})")
-        elif message["kind"] == "configuration":
-            self._note_configuration(message, now)
-        elif message["kind"] == "stage":
-            self._note_stage(message, now)
-        if self._config and (self._live or now - self._printed >= PLAIN_S):
+        if event["kind"] == "wait":
+            print_error("waiting for another run on this machine to end (it holds the lock on "
+                        f"{event['path']})")
+        elif event["kind"] == "configuration":
+            self._began = self._began if self._number else now
+            self._number, self._step = event["number"], "start"
+            self._config_began, self._rounds_began, self._paces = now, None, {}
+        elif event["kind"] == "stage":
+            self._note_stage(event, now)
+        if self._number and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            write_if_possible(self._stream, f"\r\x1b[K{self._line(now)}" if self._live else f"{self._line(now)}\n")
+            with contextlib.suppress(Exception):
+                line = self.line(now)
+                write_stream(self._stream, f"\r\x1b[K{line}" if self._live else f"{line}\n")
 
-    def _note_configuration(self, message: Message, now: float) -> None:
-        """Note the next configuration; estimate the end from those that are done."""
-        if self._rounds_ended:
-            self._tail_s = now - self._rounds_ended
-        if self._number:
-            self._each_s = (now - self._began) / self._number
-            self._end = now + self._each_s * (len(self._run.configs) - self._number)
-        self._number, self._config = message["number"], Config.parse(message["config"]).label()
-        self._step, self._limit = "start", self._run.settings.timeout
-        self._config_began = self._stage_began = now
-        self._rounds_began = self._rounds_ended = None
-        self._printed = -math.inf
+    def _note_stage(self, event: Message, now: float) -> None:
+        """Note the stage, such as `FP16 compile` or `round 3`, and the paces of a round."""
+        labels = ",".join(VARIANTS[name].label for name in event["variant"].split(",") if name)
+        stage = "waits for the compile service" if event["stage"] == "rest" else event["stage"]
+        self._step = f"{labels} {stage}".strip()
+        if "number" in event:
+            self._step = f"round {event['number']}"
+            self._rounds_began = self._rounds_began or now
+            self._paces = event.get("paces", {})
 
-    def _note_stage(self, message: Message, now: float) -> None:
-        """Note the stage; estimate the end if it is a round."""
-        labels = ",".join(VARIANTS[name].label for name in message["variant"].split(",") if name in VARIANTS)
-        stage = "waiting for the compile service" if message["stage"] == "rest" else message["stage"]
-        step = f"{labels} {stage}".strip()
-        number, of = message.get("number", 0), message.get("of", 0)
-        if number and of:
-            step = f"{labels} round {number} of {of}"
-            self._note_round(number - 1, of, now)
-        elif self._rounds_began and not self._rounds_ended:
-            self._rounds_ended = now
-        if step != self._step:
-            self._step, self._stage_began = step, now
-        self._limit = message["limit"] + self._run.settings.timeout
+    def line(self, now: float) -> str:
+        """Return the line, and if the terminal has no room for all of it, the most telling."""
+        name = self._run.configs[self._number - 1].name
+        head = f"[{self._number}/{len(self._run.configs)}] {name}"
+        spent, left = f", {clock_time(now - self._began)}", self._left(now)
+        end = "" if left is None else f", about {clock_time(left)} left"
+        rates = self._rates() if now - (self._rounds_began or now) >= SUSTAINED_S else []
+        step, all_rates, worst = f", {self._step}", "".join(rates), "".join(rates[:1])
+        room = (terminal_columns(self._stream) or sys.maxsize) - 1
+        parts = (step + spent + end + all_rates, step + spent + end + worst, step + end + worst,
+                 end + worst, step + end, end)
+        fitting = (head + part for part in parts if len(head + part) <= room)
+        return next(fitting, head[:max(0, room - len(end))] + end[:room])
 
-    def _note_round(self, done: int, count: int, now: float) -> None:
-        """Estimate the end when some rounds are done. The first configuration's verification and unloading are taken to
-        last as long as its compiling and loading; later configurations, as long as earlier ones."""
-        if not done or self._rounds_began is None:
-            self._rounds_began, self._rounds_ended = now, None
-            return
-        tail = self._rounds_began - self._config_began if self._tail_s is None else self._tail_s
-        rest = (now - self._rounds_began) / done * (count - done) + tail
-        each = now - self._config_began + rest if self._each_s is None else self._each_s
-        self._end = now + rest + each * (len(self._run.configs) - self._number)
+    def _rates(self) -> list[str]:
+        """Return each variant's rate now beside that at first, the most changed one first."""
+        gop = self._run.configs[self._number - 1].gop
+        changed = sorted(self._paces.items(), key=lambda item: -abs(item[1][1] / item[1][0] - 1))
+        return [f", {VARIANTS[name].label} {figure(1e6 * gop / now, 1)} TOPS, "
+                f"at first {figure(1e6 * gop / first, 1)}" for name, (first, now) in changed]
 
-    def _line(self, now: float) -> str:
-        """Return the line. If it is too long, the time elapsed is left out, then the stage's; never the time left."""
-        lasting = now - self._stage_began
-        parts = [f"[{self._number}/{len(self._run.configs)}] {self._config}: {self._step}",
-                 f", {clock_time(lasting)} of at most {clock_time(self._limit)}" if lasting >= SHORT_STAGE_S else "",
-                 f", {clock_time(now - self._began)} elapsed"]
-        left = "" if self._end is None else f", {clock_time(max(0.0, self._end - now))} left"
-        room = (terminal_columns(self._stream) or sys.maxsize) - 1 - len(left)
-        while len(parts) > 1 and len("".join(parts)) > room:
-            parts.pop()
-        return ("".join(parts)[:max(0, room)] + left)[:room + len(left)]
+    def _effort(self, configs: Sequence[Config]) -> float:
+        """Return about how many seconds an M4 takes for configurations: for starting, compiling,
+        warming up and checking two seconds and what grows with the work, and for the rounds."""
+        return sum(2 + self._run.settings.seconds + config.gop / 50 for config in configs)
+
+    def _left(self, now: float) -> Optional[float]:
+        """Return the seconds left; None if nothing tells."""
+        configs, done = self._run.configs, self._number - 1
+        own, spent, expected = self._effort(configs[done:done + 1]), now - self._config_began, 0.0
+        if not done and not self._rounds_began:
+            return None
+        if self._rounds_began:
+            expected = self._rounds_began - self._config_began + self._run.settings.seconds
+        factor = max(expected, spent) / own
+        if done:
+            factor = (self._config_began - self._began) / self._effort(configs[:done])
+            expected = max(expected, factor * own)
+        return max(0.0, expected - spent) + factor * self._effort(configs[self._number:])
 
     def clear(self) -> None:
         """Clear the live line."""
-        if self._live:
-            write_if_possible(self._stream, "\r\x1b[K")
+        with contextlib.suppress(Exception):
+            if self._live:
+                write_stream(self._stream, "\r\x1b[K")
 
 
 def clock_time(seconds: float) -> str:
@@ -5752,61 +6203,90 @@ def clock_time(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def run_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+class Output:
+    """What `run` writes while it goes on: the record, if it is to be saved, and the table, row by
+    row. If the one cannot be written, the other still is; `lost` tells that something was not."""
+
+    def __init__(self, run: Run, options: argparse.Namespace) -> None:
+        self._run, self._path, self._form = run, options.save, options.format
+        self._table = Table(run, terminal_columns(sys.stdout) or DEFAULT_COLUMNS)
+        self._printed, self._saved, self._closed = 0, False, False
+
+    @property
+    def lost(self) -> bool:
+        """Return whether something could not be written."""
+        return self._closed or self._path is not None and not self._saved
+
+    def update(self) -> None:
+        """Save the run, and print the rows that have not been printed."""
+        if self._path is not None:
+            self._save(self._path)
+        for _, cells in self._run.results[self._printed:] if self._form == "table" else ():
+            self._print(("" if self._printed else self._table.head()) + self._table.rows(cells))
+            self._printed += 1
+
+    def finish(self) -> str:
+        """Print the rest, below a table or as a whole report; return what became of the run."""
+        table = self._form == "table"
+        self._print(self._table.end() if table else report(self._run, self._form))
+        return f"are in {printable(self._path)}" if self._saved and self._path else "were measured"
+
+    def _save(self, path: str) -> None:
+        first = len(self._run.results) == 1
+        if first and os.path.lexists(path):  # another run took the name since it was checked
+            self._path = path = free_name(path)
+            print_error(f"the record is in {printable(path)}, since the other name was taken")
+        try:
+            self._run.save(path)
+            self._saved = True
+        except OutputError as error:  # the rest is still measured
+            self._saved = False
+            print_error(str(error))
+
+    def _print(self, text: str) -> None:
+        try:
+            if not self._closed:
+                write_stdout(text, self._form)
+        except OutputError as error:
+            if self._path is None:
+                raise
+            self._closed = True
+            print_error(f"{error or 'standard output: the reader went away'}; the run goes on")
+
+
+def run_verb(options: argparse.Namespace) -> int:
     """Run the comparison: save and print each configuration as soon as it is measured."""
     run = run_asked(options, options.engine)
-    run.command = list(command)
+    run.command = options.command
     if options.save is not None:
         check_save(options.save)
     progress = Progress(run, None if options.quiet else sys.stderr)
-    table, printed, unsaved = Table(run, terminal_columns(sys.stdout) or DEFAULT_COLUMNS), 0, False
-
-    def save_and_print() -> None:
-        """Save the run, and print the rows that have not been printed."""
-        nonlocal printed, unsaved
-        if options.save:
-            unsaved = False
-            try:
-                run.save(options.save)
-            except OutputError as error:  # the rest is still measured
-                unsaved = True
-                print_error(str(error))
-        for _, cells in run.results[printed:] if options.format == "table" else ():
-            write_stdout(("" if printed else table.head()) + table.rows(cells))
-            printed += 1
-
+    output, stopped = Output(run, options), False
     try:
         for _ in measured(run, progress):
             progress.clear()
-            save_and_print()
-    except (KeyboardInterrupt, Terminated) as stop:
-        progress.clear()
-        if not run.cells:
-            if not options.quiet:
-                print_warnings(run)
-            return broken_off(stop)
-        save_and_print()  # once more, with the last warnings
-        finish_report(run, options)
-        place = "were measured" if unsaved or not options.save else f"are in {printable(options.save)}"
-        return broken_off(stop, f": {len(run.results)} of {len(run.configs)} configurations {place}")
+            output.update()
+    except KeyboardInterrupt:
+        stopped = True
     finally:
         progress.clear()
-    finish_report(run, options)
-    return 0 if run.ok and not unsaved else 1
-
-
-def broken_off(stop: BaseException, result: str = "") -> int:
-    """Print the last line of a command that a signal interrupted, and return its exit code."""
-    number = stop.signal if isinstance(stop, Terminated) else signal.SIGINT
-    print_error(("interrupted" if number == signal.SIGINT else "terminated") + result)
-    return 128 + number
-
-
-def finish_report(run: Run, options: argparse.Namespace) -> None:
-    """Print the rest of a run: below a table the answer and notes, otherwise the whole report; then the warnings."""
-    write_stdout(Table(run).end() if options.format == "table" else REPORTS[options.format](run), options.format)
+    place = ""
+    if run.cells:
+        if stopped:
+            output.update()  # with the configuration that was broken off, and the last warnings
+        place = output.finish()
     if not options.quiet:
         print_warnings(run)
+    if stopped:
+        return interrupted(f": {len(run.results)} of {len(run.configs)} configurations {place}"
+                           if place else "")
+    return 0 if run.ok and not output.lost else 1
+
+
+def interrupted(result: str = "") -> int:
+    """Print the last line of a command that Ctrl-C ended, and return its exit code."""
+    print_error(f"interrupted{result}")
+    return 128 + signal.SIGINT
 
 
 def print_warnings(run: Run) -> None:
@@ -5815,91 +6295,94 @@ def print_warnings(run: Run) -> None:
         print_error(line)
 
 
+def check_suffix(path: str, suffix: str, writer: str) -> None:
+    """Raise UsageError if a file's name does not end as the format does that `writer` writes."""
+    stem, own = os.path.splitext(path)
+    if own.lower() != f".{suffix}":
+        raise UsageError(f"{writer} writes {suffix}; name one such as {stem or 'm4'}.{suffix}")
+
+
 def check_save(path: str) -> None:
-    """Raise UsageError if no record can be saved under this name, or the file is something else than a record."""
-    check_suffix(path, "json", "--save writes json")
-    check_writable(path)
-    if os.path.exists(path) and os.path.getsize(path):
-        try:
-            read_record(path)
-        except UsageError:
-            raise UsageError(f"--save {path}: the file exists and is not a record of this program; choose another "
-                             "name, or remove it") from None
+    """Raise UsageError if no new record can be saved under this name."""
+    check_suffix(path, "json", "--save")
+    if os.path.lexists(path):
+        raise UsageError(f"--save {path}: the file exists; name a new one, such as "
+                         f"{free_name(path)}")
+    try:
+        tempfile.TemporaryFile(dir=os.path.dirname(path) or os.curdir).close()
+    except OSError as error:
+        raise UsageError(f"--save {path}: cannot be written: {error.strerror}") from None
 
 
-def check_suffix(path: str, own: str, wrong: str) -> None:
-    """Raise UsageError if a file's name is empty, or has the suffix of another format than `own`."""
-    suffix = os.path.splitext(path)[1][1:].lower()
-    if not path:
-        raise UsageError(f"{wrong}, and the file has no name; name one such as m4.{own}")
-    cures = {"csv": "show RECORD.json --format csv", "md": "show RECORD.json --format markdown",
-             "svg": "chart RECORD.json -o FILE.svg", "png": "chart RECORD.json (a browser shows and prints its .svg)",
-             "json": "run --save FILE.json"}
-    cures.update(markdown=cures["md"], pdf=cures["png"], jpg=cures["png"])
-    if suffix in cures and suffix != own:
-        raise UsageError(f"{path}: {wrong}; for that: python3 {PROGRAM_NAME}.py {cures[suffix]}")
+def free_name(path: str) -> str:
+    """Return the first of m4-2.json, m4-3.json, … that does not exist, for m4.json."""
+    stem, suffix = os.path.splitext(path)
+    names = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+    return next(name for name in names if not os.path.lexists(name))
 
 
-def doctor_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+def doctor_verb(options: argparse.Namespace) -> int:
     """Run all checks, and print each result with what to do if it is a failure."""
-    found: list[dict[str, str]] = []
-    seconds = Settings(timeout=DOCTOR_S if options.timeout is None else options.timeout).check().timeout
+    found: list[tuple[str, Finding]] = []
+    given = DOCTOR_S if options.timeout is None else options.timeout
+    seconds = Settings(timeout=given).check().timeout
+    table = options.format == "table"
 
     def tell(name: str, finding: Finding) -> None:
-        if options.format != "table":  # made to be sent
+        if not table:  # made to be sent
             finding = finding._replace(value=without_paths(finding.value))
-        found.append({"name": name, **finding._asdict()})
-        if options.format == "table":
-            write_stdout(doctor_line(found[-1]))
+        found.append((name, finding))
+        if table:
+            write_stdout(doctor_line(name, finding))
         elif name == "lock":
             print_error(f"{finding.value}: {finding.advice}")
 
     if run_checks(tell, seconds):
-        text = f"compiling and measuring a small program, up to {seconds:.0f} s for each stage"
-        if options.format == "table":
+        text = f"measuring two small programs, up to {seconds:.0f} s for each stage"
+        if table:
             write_stdout(f"      {text}\n")
         else:
             print_error(text)
         check_programs(tell, seconds)
-    failed = [check for check in found if check["state"] == "FAIL"]
-    well = not failed
-    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
-    ask = f"{'Please' if well else 'If this Mac has a Neural Engine, please'} {REPORT_ADVICE}.\n"
-    if failed and failed[0]["name"] == "stand-in":
-        ask = ""
-    if options.format == "json":
-        report = {"schema": "ane-bench-doctor/1", "version": __version__, "ok": well, "checks": found}
-        write_stdout(json.dumps(report, indent=1) + "\n", options.format)
-    elif options.format == "markdown":
-        rows = [[check["state"], check["name"], check["value"], check["advice"]] for check in found]
-        write_stdout(f"**{PROGRAM_NAME} {__version__} doctor: {count}**\n\n"
-                     + markdown_table(["State", "Check", "Found", "What to do"], rows, figures=False), options.format)
-        if ask:
-            print_error(ask.strip())
-    else:
-        result = f"{count}:\n{''.join(map(doctor_line, failed))}"
-        if well:
-            result = f"All checks passed: python3 {PROGRAM_NAME}.py will measure.\n"
-        write_stdout(f"\n{result}{ask}")
-    return 0 if well else 3
+    write_stdout(doctor_report(found, options.format), options.format)
+    return 3 if any(finding.state == "FAIL" for _, finding in found) else 0
 
 
-def doctor_line(check: Mapping[str, str]) -> str:
+def doctor_line(name: str, finding: Finding) -> str:
     """Return the line of a check."""
-    advice = f" -> {check['advice']}" if check["advice"] else ""
-    return f"{check['state']:<5} {check['name']}: {check['value']}{advice}\n"
+    advice = f" -> {finding.advice}" if finding.advice else ""
+    return f"{finding.state:<5} {name}: {finding.value}{advice}\n"
 
 
-def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
+def doctor_report(found: Sequence[tuple[str, Finding]], form: str) -> str:
+    """Return the whole of what `doctor` found; as a table, what stands below its lines."""
+    failed = [(name, finding) for name, finding in found if finding.state == "FAIL"]
+    count = f"{len(failed)} check{'' if len(failed) == 1 else 's'} failed"
+    if form == "json":
+        checks = [{"name": name, **finding._asdict()} for name, finding in found]
+        content = {"schema": "ane-bench-doctor/1", "version": __version__, "ok": not failed,
+                   "checks": checks}
+        return json.dumps(content, indent=1) + "\n"
+    if form == "markdown":
+        rows = [[finding.state, name, finding.value, finding.advice] for name, finding in found]
+        return (f"**{markdown_escaped(f'{PROGRAM_NAME} {__version__} doctor: {count}')}**\n\n"
+                + markdown_table(["State", "Check", "Found", "What to do"], rows, figures=False))
+    if not failed:
+        return f"\nAll checks passed: python3 {PROGRAM_NAME}.py will measure.\n"
+    ask = f"{REPORT_IT}\n" if sys.platform == "darwin" else ""
+    return f"\n{count}:\n{''.join(doctor_line(*check) for check in failed)}{ask}"
+
+
+def emit_verb(options: argparse.Namespace) -> int:
     """Write each program's two files below a directory."""
-    run = run_asked(options, "ane")
+    run = run_asked(options)
     if not options.directory:
         raise UsageError("the directory has no name; name one such as programs")
-    layout, dialect = attempts(run.settings)[0]
+    form = FORMS[0] if run.settings.form == "auto" else run.settings.form
     for config in run.configs:
         for variant in run.variants:
-            program = build_program(config, variant, seed=run.settings.seed, original=run.settings.original,
-                                    blob=layout, dialect=dialect)
+            program = build_program(config, variant, seed=run.settings.seed,
+                                    original=run.settings.original, form=form)
             path = os.path.join(options.directory, f"{config.name}-{variant}")
             try:
                 os.makedirs(path, exist_ok=True)
@@ -5907,17 +6390,8 @@ def emit_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 place = getattr(error, "filename", None) or path
-                raise UsageError(printable(f"{place}: cannot be written: {reason}")) from None
+                raise UsageError(f"{place}: cannot be written: {reason}") from None
             write_stdout(f"{path}\n")
-    return 0
-
-
-def show_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Print saved records again; if there is only one, also its warnings, as `run` does."""
-    runs = records_of(options.records)
-    write_stdout(show(runs, options.format, terminal_columns(sys.stdout) or sys.maxsize), options.format)
-    if len(runs) == 1:
-        print_warnings(runs[0])
     return 0
 
 
@@ -5926,134 +6400,120 @@ def records_of(paths: Sequence[str], complain: Callable[[str], None] = print_err
     return [run for path in paths for run in read_records(path, complain)]
 
 
+def show_verb(options: argparse.Namespace) -> int:
+    """Print saved records again; if there is only one, also its warnings, as `run` does."""
+    runs = records_of(options.records)
+    room = terminal_columns(sys.stdout) or sys.maxsize
+    write_stdout(show(runs, options.format, room), options.format)
+    if len(runs) == 1:
+        print_warnings(runs[0])
+    return 0
+
+
 def refuse(text: str) -> NoReturn:
     """Raise UsageError."""
     raise UsageError(text)
 
 
-def compare_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Compare records cell by cell; with a limit, exit with 1 if NEW does not pass."""
+def compare_verb(options: argparse.Namespace) -> int:
+    """Compare two records cell by cell; with a limit, exit with 1 if NEW does not pass."""
     limits = (options.fail_if_slower, options.fail_if_ratio_drops)
     for limit, most in zip(limits, (1e6, 100)):
         if limit is not None and not 0 < limit < most:
-            raise UsageError(f"{limit:g} percent: expected a number above 0 and below {most:g}, such as 5")
+            raise UsageError(f"{limit:g} percent: expected a number above 0 and below {most:g}, "
+                             "such as 5")
     gated = limits != (None, None)
     runs = records_of(options.records, refuse if gated else print_error)
-    if len(runs) < 2:
-        raise UsageError(f"compare needs at least two records, BASE and NEW; {len(runs)} was given")
-    found = gate(runs, *limits) if gated else None
+    if len(runs) != 2:
+        raise UsageError(f"compare takes two records, BASE and NEW; {len(runs)} were given")
+    found = gate(*runs, *limits) if gated else None
     room = terminal_columns(sys.stdout) or sys.maxsize
-    write_stdout(comparison(runs, options.format, found, room), options.format)
+    write_stdout(comparison(*runs, options.format, found, room), options.format)
     failed, undecided = found or ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
     return 1 if failed else 0
 
 
-def chart_verb(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Draw a record as an SVG."""
-    path = f"{os.path.splitext(options.record)[0]}.svg" if options.output is None else options.output
-    check_suffix(path, "svg", "chart draws svg")
-    runs = records_of([options.record])
-    if len(runs) > 1:
-        raise UsageError(f"{options.record}: holds {len(runs)} records, and a chart shows one; copy one report to a "
-                         "file of its own")
-    check_writable(path)
-    if os.path.realpath(path) == os.path.realpath(options.record):
-        raise UsageError(f"{path}: the chart would replace the record; name another file with -o")
-    if os.path.exists(path) and os.path.getsize(path):
-        with open(path, "rb") as file:
-            if file.read(4) != b"<svg":
-                raise UsageError(f"-o {path}: the file exists and is not a chart; choose another name, or remove it")
-    write_file(path, chart(runs[0]))
+def chart_verb(options: argparse.Namespace) -> int:
+    """Draw records as one SVG."""
+    runs, path = records_of(options.records), options.output
+    if path is None:
+        if len(runs) > 1:
+            raise UsageError(f"a chart of {len(runs)} records needs -o FILE.svg")
+        path = f"{os.path.splitext(options.records[0])[0]}.svg"
+        if os.path.lexists(path):
+            raise UsageError(f"{path}: the file exists; write over it with -o {path}, or name a "
+                             f"new one, such as -o {free_name(path)}")
+    check_suffix(path, "svg", "chart")
+    try:
+        write_file(path, chart(runs))
+    except OutputError as error:
+        raise UsageError(str(error)) from None
     write_stdout(f"{path}\n")
     return 0
 
 
-VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
-    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "show": show_verb, "compare": compare_verb,
-    "chart": chart_verb}
-
-
-def ending_signals() -> list[int]:
-    """Return the signals that end a command; Windows has no SIGHUP."""
-    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-@contextlib.contextmanager
-def answering_signals() -> Iterator[None]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into an exception, so that cleaning up is done, and ignore later ones. A
-    signal that is ignored, as Ctrl-C is in the background, stays so."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
-        yield
-        return
-    answered = False
-
-    def answer(number: int, frame: Any) -> None:
-        nonlocal answered
-        if not answered:
-            answered = True
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
-
-    answers: dict[int, Any] = dict.fromkeys(ending_signals(), answer)
-    children = getattr(signal, "SIGCHLD", None)
-    if children is not None:
-        answers[children] = signal.SIG_DFL  # if it is ignored, the exit code of a worker is lost
-    before = {number: signal.getsignal(number) for number in answers}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN or number in (signal.SIGTERM, children):
-            signal.signal(number, answers[number])
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run_verb, "doctor": doctor_verb, "emit": emit_verb, "show": show_verb,
+    "compare": compare_verb, "chart": chart_verb}
 
 
 def main(argv: Optional[Sequence[Any]] = None) -> int:
-    """Run the command line (sys.argv if `argv` is None) and return the exit code. Print no traceback for mistakes of
-    the user or failures of the machine; leave the host's streams and signal handlers as they were."""
+    """Run the command line (sys.argv if `argv` is None) and return the exit code. Print no
+    traceback for mistakes of the user, failures of the machine, or Ctrl-C; leave the host's streams
+    and signal handlers as they were."""
     try:
         if isinstance(argv, (str, bytes)):
-            raise UsageError(f"{argv!r}: expected a list of arguments")
+            raise TypeError
         arguments = [os.fsdecode(word) for word in (sys.argv[1:] if argv is None else argv)]
-    except (UsageError, TypeError) as error:
-        print_error(printable(str(error)))
+    except TypeError:
+        print_error(f"{shown(argv)}: expected a list of arguments")
         return 2
+    file = globals().get("__file__", f"{PROGRAM_NAME}.py")
     # Without directories, which may name the user.
-    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (__file__, *arguments)]
-    if not arguments or arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+    command = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (file, *arguments)]
+    first = arguments[0] if arguments else ""
+    if not first or first.startswith("-") and first not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
-    with answering_signals():
-        return exit_code_of(arguments, command)
-
-
-def exit_code_of(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run a command and return its exit code; print the error if it fails."""
-    unwritten = 2 if arguments[0] == "compare" else 1  # there 1 means slower or failed, and nothing else
+    # Of compare, 1 means that NEW is slower or failed, and nothing else.
+    unwritten = 2 if arguments[0] == "compare" else 1
     try:
-        options = build_parser().parse_args(arguments)
-        return VERBS[options.verb](options, command)
+        options = build_parser().parse_args(arguments, argparse.Namespace(command=command))
+        return VERBS[options.verb](options)
     except UsageError as error:
         print_error(printable(str(error)))
         return 2
     except Unavailable as error:
-        more = "" if CTYPES_PROBLEM else f"\n{WITHOUT_ENGINE}\n{REPORT_IT}"  # the cure is another Python
-        print_error(f"no usable Neural Engine: {error}.{more}")
+        ask = f"\n{REPORT_IT}" if sys.platform == "darwin" else ""
+        print_error(f"no usable Neural Engine: {error}.\n{WITHOUT_ENGINE}{ask}")
         return 3
     except (OutputError, MemoryError) as error:
-        print_error(str(error) or "out of memory; ask for less, or close other programs")
+        if str(error) or isinstance(error, MemoryError):
+            print_error(str(error) or "out of memory; ask for less, or close other programs")
         return unwritten
-    except BrokenPipeError:
-        return unwritten
-    except (KeyboardInterrupt, Terminated) as stop:
-        return broken_off(stop)
+    except KeyboardInterrupt:
+        return interrupted()
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
 
 
+def script() -> int:
+    """Run as a program of its own, or as its worker, and return the exit code."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # since the imports began
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code is fixed
+    try:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except Exception:  # what it still holds must not fail again at the end
+        os._exit(code)
+    return code
+
+
 if __name__ == "__main__":
-    exit_code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
-    for late in ending_signals():  # the exit code is fixed
-        signal.signal(late, signal.SIG_IGN)
-    sys.exit(exit_code)
+    if hasattr(sys, "ps1") and "__file__" not in globals():
+        main([])  # pasted into a prompt or a notebook, which goes on: says that it needs a file
+    else:
+        sys.exit(script())

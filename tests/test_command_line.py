@@ -1,256 +1,383 @@
-"""The command line: what it refuses, its exit codes, emit, and the reference engine from end to end."""
+"""Section 17: what the command line refuses, its exit codes, what it writes where."""
 
-import hashlib
+import contextlib
 import io
+import itertools
 import json
 import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import redirect_stderr, redirect_stdout
+import unittest.mock
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Optional
 
 import ane_bench
-from tests import support
-from tests.test_mil import ORIGINAL_TEXTS
+from tests import runs, support
+from tests.runs import command
 
-RECORD = support.ROOT / "tests" / "golden" / "old-record.json"
-QUICK = ("--engine", "reference", "--config", "4x4x2", "--warmup", "1", "--quiet")
+QUICK = ("--engine", "reference", "--config", "4x4x2", "--seconds", "0", "--quiet")
+HERE = {"m4.json": "{}", "m4.svg": "<svg/>", "m4-2.json": ""}  # in the directory of each request
 
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
-    ("--config 512x64", "'512x64': expected CHANNELSxSPATIALxDEPTH"),
+    ("--config 512x64xx", "'512x64xx': expected CHANNELSxSPATIALxDEPTH, such as 512x64x128"),
     ("--config 0x64x1", "channels 0: expected a whole number from 1"),
-    ("--config abc", "'abc'"),
     ("--config 16384x64x128", "4 GiB"),
     ("--variants fp8", "'fp8': expected some of fp16, w8a16, w8a8"),
-    ("--variants fp16,fp16", "'fp16'"),
     ("--variants ,", "''"),
-    ("--iters 0", "iters 0"),
-    ("--iters 50 --rounds 7", "iters 50: expected a multiple of rounds (7)"),
-    ("--iters -5", "expected"),
-    ("--iters 1e3", "--iters: invalid int value: '1e3'"),
-    ("--rounds 0", "rounds 0"),
+    ("--seconds -1", "seconds"),
+    ("--seconds 3601", "seconds"),
+    ("--seconds nan", "seconds"),
     ("--qos 4294967296", "4294967296"),
-    ("--verify -1", "verify -1: expected a whole number from 0 to 4096"),
-    ("--timeout 0", "timeout 0.0: expected a number from 0.001"),
-    ("--timeout nan", "timeout nan: expected a number from 0.001"),
-    ("doctor --timeout nan", "timeout nan"),
+    ("--verify -1", "verify -1: expected a whole number from 0"),
+    ("--timeout 0", "timeout 0"),
+    ("--timeout nan", "timeout nan"),
+    ("doctor --timeout 0", "timeout 0"),
     ("--seed x", "'x'"),
-    ("--input ones", "'ones'"),
-    ("--blob new", "'new'"),
-    ("--dialect 2.0", "'2.0'"),
+    ("--form new", "'new'"),
     ("--engine gpu", "'gpu'"),
     ("--format xml", "'xml'"),
-    ("--no-such-option", "--no-such-option"),
-    ("--iter 50", "--iter"),
+    ("--iters 50", "unrecognized arguments: --iters 50"),
+    ("--second 5", "--second"),
     ("walk", "'walk'"),
     ("run extra", "extra"),
-    ("--channels 64,x", "'64,x': expected whole numbers"),
-    ("--channels 0", "channels 0"),
-    ("--depth 4 --config 8x8x8", "--config and --depth conflict"),
-    ("--kernel 5", "--kernel 5: expected 1, 3 or 1,3"),
-    ("--original --iters 50", "--iters cannot be combined with --original (always 50)"),
-    ("--original --qos 0", "--qos cannot be combined with --original (always 0)"),
-    ("--original --kernel 3", "--kernel cannot be combined with --original (always 1)"),
-    ("--original --engine reference", "original and the reference engine conflict"),
-    ("--original --config 64x64x2k3", "original and a kernel conflict"),
-    ("--original --verify 0", "--verify"),
-    ("--original --blob auto", "--blob"),
-    ("--save /nowhere/at/all.json", "/nowhere/at/all.json"),
-    ("--save /", "/: cannot be written"),
-    ("--save=", "the file has no name"),
-    ("--save m4.csv", "m4.csv: --save writes json; for that: python3 ane_bench.py show RECORD.json --format csv"),
-    ("--save m4.MD", "show RECORD.json --format markdown"),
-    ("--save m4.svg", "python3 ane_bench.py chart RECORD.json -o FILE.svg"),
-    ("--save m4.pdf", "a browser shows and prints its .svg"),
-    ("chart m4.json -o m4.png", "m4.png: chart draws svg"),
-    ("chart m4.json -o m4.json", "chart draws svg"),
+    ("--original --seconds 1", "--seconds cannot be combined with --original"),
+    ("--original --qos 0", "--qos cannot be combined with --original"),
+    ("--original --verify 0", "--verify cannot be combined with --original"),
+    ("--original --form auto", "--form cannot be combined with --original"),
+    ("--original --engine ane", "--engine cannot be combined with --original"),
+    ("--original --config 64x64x2k3", "64x64x2k3 cannot be combined with --original"),
+    ("--original --config 64x64", "measures no layers; name a depth, such as 64x64x16"),
+    ("emit d --original --form original/1.3", "--form cannot be combined with --original"),
+    ("--save /nowhere/at/all.json", "--save /nowhere/at/all.json: cannot be written: No such file"),
+    ("--save=", "--save writes json; name one such as m4.json"),
+    ("--save m4.csv", "--save writes json; name one such as m4.json"),
+    ("--save out/m4", "--save writes json; name one such as out/m4.json"),
+    ("--save m4.json", "--save m4.json: the file exists; name a new one, such as m4-3.json"),
+    ("show", "RECORD"),
     ("show m4.json --save x.json", "--save"),
-    ("doctor --iters 5", "--iters"),
-    ("emit", "DIR"),
-    ("--depth= --config 4x4x1", "--depth '': expected whole numbers"),
-    ("--kernel 3 --config 4x4x1", "write k3 behind a configuration"),
-    ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
-    ("emit x --iters 5", "--iters"),
-    ("compare one.json", "one.json: cannot be read"),
-    ("compare nowhere.json nowhere.json", "nowhere.json: cannot be read: No such file"),
-    ("compare a b --fail-if-slower -1", "expected"),
-    ("chart nowhere.json", "nowhere.json"),
-    ("chart", "RUN.json"),
+    ("show m4.txt", "m4.txt: cannot be read: No such file"),
+    ("doctor --seconds 5", "--seconds"),
     ("doctor --format csv", "'csv'"),
+    ("emit", "DIR"),
+    ("emit=", "'emit='"),
+    ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
+    ("emit x --timeout 5", "--timeout"),
+    ("compare one.json", "one.json: cannot be read"),
+    ("compare a b --fail-if-slower -1", "-1 percent: expected a number above 0"),
+    ("compare a b --fail-if-ratio-drops 100", "100 percent: expected a number above 0 and below 100"),
+    ("chart", "RECORD"),
+    ("chart nowhere.json", "nowhere.json: cannot be read"),
 )
 
 
-class RefusedTest(unittest.TestCase):
+class RefusedTest(support.DirectoryCase):
     """An invalid request is answered by one line that names the value, and by exit code 2."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.directory)
+        for name, text in HERE.items():
+            Path(name).write_text(text)
 
     def test_one_line_and_exit_code_2(self) -> None:
         for arguments, expected in REFUSED:
-            with self.subTest(arguments), tempfile.TemporaryDirectory() as directory:
-                output, errors = io.StringIO(), io.StringIO()
-                before = os.getcwd()
-                os.chdir(directory)
-                try:
-                    with redirect_stdout(output), redirect_stderr(errors):
-                        code = ane_bench.main(arguments.split())
-                finally:
-                    os.chdir(before)
-                self.assertEqual((code, output.getvalue()), (2, ""), errors.getvalue())
-                self.assertRegex(errors.getvalue(), r"\Aane_bench: [^\n]+\n\Z")
-                self.assertIn(expected, errors.getvalue())
-                self.assertEqual(os.listdir(directory), [])
+            with self.subTest(arguments):
+                done = command(*arguments.split())
+                self.assertEqual((done.code, done.output), (2, ""), done.errors)
+                self.assertRegex(done.errors, r"\Aane_bench: [^\n]+\n\Z")
+                self.assertIn(expected, done.errors)
+                self.assertEqual({name: Path(name).read_text() for name in os.listdir()}, HERE)
+
+    def test_no_list_of_arguments(self) -> None:
+        for wrong in ("--version", b"--version", 5, [5]):
+            errors = io.StringIO()
+            with contextlib.redirect_stderr(errors):
+                self.assertEqual(ane_bench.main(wrong), 2)  # type: ignore[arg-type]
+            self.assertIn("expected a list of arguments", errors.getvalue())
+
+    def test_charts(self) -> None:
+        """A chart is a new file beside its record, or the one that -o names, whatever is there."""
+        for name in ("m4.json", "new.json"):
+            runs.written(Path(name), runs.made_run())
+        done = command("chart", "m4.json")
+        self.assertEqual((done.code, done.errors), (2, "ane_bench: m4.svg: the file exists; write "
+                         "over it with -o m4.svg, or name a new one, such as -o m4-2.svg\n"))
+        self.assertEqual(Path("m4.svg").read_text(), HERE["m4.svg"])
+        self.assertEqual(command("chart", "m4.json", "-o", "m4.svg")[:2], (0, "m4.svg\n"))
+        self.assertTrue(Path("m4.svg").read_text().startswith("<svg"))
+        self.assertEqual(command("chart", "new.json")[:2], (0, "new.svg\n"))
+        for arguments, told in ((("m4.json", "new.json"), "a chart of 2 records needs -o FILE.svg"),
+                                (("m4.json", "-o", "m4.png"), "chart writes svg; name one such as m4.svg"),
+                                (("m4.json", "-o", "no/m4.svg"), "no/m4.svg: cannot be written: No such")):
+            done = command("chart", *arguments)
+            self.assertEqual((done.code, done.output), (2, ""))
+            self.assertIn(told, done.errors)
+        self.assertEqual(command("chart", "m4.json", "new.json", "-o", "both.svg").code, 0)
+
+    def test_compare_takes_two(self) -> None:
+        for name in ("m4.json", "new.json"):
+            runs.written(Path(name), runs.made_run())
+        self.assertEqual(command("compare", "m4.json", "new.json").code, 0)
+        done = command("compare", "m4.json", "new.json", "m4.json")
+        self.assertEqual((done.code, done.errors), (2, "ane_bench: compare takes two records, BASE "
+                                                       "and NEW; 3 were given\n"))
+
+
+class GoingOn:
+    """A made-up run that is told, as `measured` tells it, configuration by configuration, each in
+    `seconds`; `broken` configurations are left when it is interrupted."""
+
+    def __init__(self, made: ane_bench.Run, broken: int = 0,
+                 between: Callable[[int], None] = lambda number: None) -> None:
+        self.made, self.broken, self.between = made, broken, between
+
+    def __call__(self, run: ane_bench.Run,
+                 notify: Callable[[Any], None]) -> Iterator[list[ane_bench.Cell]]:
+        run.system, run.version, run.started = self.made.system, "0.2.0", self.made.started
+        for number, (config, cells) in enumerate(self.made.results, 1):
+            notify({"kind": "configuration", "config": config.name, "number": number,
+                    "of": len(run.configs)})
+            self.between(number)
+            notify({"kind": "tick"})
+            run.add(cells)
+            if number == len(run.configs) - self.broken:
+                run.broken_off = bool(self.broken)
+                if self.broken:
+                    raise KeyboardInterrupt
+            yield cells
+
+
+class RunTest(support.DirectoryCase):
+    """What a run writes while it goes on, with made-up measurements."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.directory / "m4.json"
+
+    def measure(self, *arguments: str, configs: int = 3, **options: Any) -> support.Finished:
+        """Run the default configurations; what is measured is made up."""
+        made = options.pop("made", None) or runs.made_run(runs.ORIGINAL[:configs])
+        asked = [f"--config={config.name}" for config in made.configs]
+        with unittest.mock.patch.object(ane_bench, "measured", GoingOn(made, **options)):
+            return command(*asked, *arguments)
+
+    def test_all_is_well(self) -> None:
+        done = self.measure("--save", str(self.path), "--quiet")
+        self.assertEqual((done.code, done.errors), (0, ""))
+        self.assertTrue(ane_bench.read_record(self.path).complete)
+        for name in ("512x64x128", "512x64x64", "256x64x256"):
+            self.assertIn(f"\n{name} ", done.output)
+
+    def test_a_record_after_each_configuration(self) -> None:
+        seen: list[Optional[bool]] = []
+
+        def look(number: int) -> None:
+            seen.append(ane_bench.read_record(self.path).complete if self.path.exists() else None)
+        self.measure("--save", str(self.path), between=look)
+        self.assertEqual(seen, [None, False, False])
+        self.assertIs(ane_bench.read_record(self.path).complete, True)
+
+    def test_failures_are_saved(self) -> None:
+        made = runs.made_run(runs.ORIGINAL[:1], failed=[(0, "fp16"), (0, "w8a8")])
+        self.assertEqual(self.measure("--save", str(self.path), made=made).code, 1)
+        self.assertFalse(ane_bench.read_record(self.path).ok)
+
+    def test_a_name_that_another_run_took(self) -> None:
+        done = self.measure("--save", str(self.path), configs=2, between=lambda number: (
+            self.path.write_text("mine") and None) if number == 1 else None)
+        other = self.directory / "m4-2.json"
+        self.assertIn(f"the record is in {other}, since", done.errors)
+        self.assertEqual((done.code, self.path.read_text()), (0, "mine"))
+        self.assertEqual(len(ane_bench.read_record(other).results), 2)
+
+    def test_interrupted(self) -> None:
+        """What was measured is printed in every format, and the last line says where it is."""
+        starts = {"table": "=== ane_bench", "markdown": "**ane", "csv": "config,", "json": "{"}
+        for form, start in starts.items():
+            path = self.directory / f"{form}.json"
+            save = ("--save", str(path)) if form != "csv" else ()
+            done = self.measure("--format", form, *save, broken=1)
+            self.assertEqual((done.code, done.output[:len(start)]), (130, start))
+            place = f"are in {path}" if save else "were measured"
+            self.assertEqual(done.errors.splitlines()[-1],
+                             f"ane_bench: interrupted: 2 of 3 configurations {place}")
+            if save:
+                self.assertFalse(ane_bench.read_record(path).complete)
+
+    def test_interrupted_before_anything_was_measured(self) -> None:
+        def stop(number: int) -> None:
+            raise KeyboardInterrupt
+        done = self.measure("--save", str(self.path), between=stop)
+        self.assertEqual((done.code, done.output), (130, ""))
+        self.assertEqual(done.errors.splitlines()[-1], "ane_bench: interrupted")
+        self.assertFalse(self.path.exists())
+
+    def test_a_closed_output_ends_the_run_unless_it_saves(self) -> None:
+        closed, made = io.StringIO(), runs.made_run(runs.ORIGINAL[:2])
+        closed.close()
+        for stream, save in itertools.product((None, closed), (False, True)):
+            errors, begun, path = io.StringIO(), list[int](), self.directory / f"{stream is None}.json"
+            going = GoingOn(made, between=begun.append)
+            with unittest.mock.patch.object(ane_bench, "measured", going), \
+                    contextlib.redirect_stdout(stream), contextlib.redirect_stderr(errors):
+                code = ane_bench.main(["--quiet", "--config=512x64x128,64",
+                                       *(["--save", str(path)] if save else [])])
+            self.assertEqual((code, begun), (1, [1, 2] if save else [1]))
+            self.assertRegex(errors.getvalue(), r"\Aane_bench: standard output: cannot be written: .*"
+                             + ("; the run goes on\n\\Z" if save else "\n\\Z"))
+            self.assertEqual(path.exists() and len(ane_bench.read_record(path).results), save and 2)
+
+    def test_letters_that_a_stream_cannot_take(self) -> None:
+        data = io.BytesIO()
+        with contextlib.redirect_stdout(io.TextIOWrapper(data, "ascii")) as stream:
+            ane_bench.write_stdout("±95% ✓ \ud800\n")
+            stream.flush()
+        self.assertEqual(data.getvalue(), b"?95% ? ?\n")
+
+
+class HostTest(unittest.TestCase):
+    """main() as a host calls it."""
+
+    def test_streams_and_handlers_stay(self) -> None:
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD]
+        before = [sys.stdout, sys.stderr, *map(signal.getsignal, numbers)]
+        for arguments in (["--version"], ["--config", "x"], ["emit", "-h"]):
+            command(*arguments)
+            self.assertEqual([sys.stdout, sys.stderr, *map(signal.getsignal, numbers)], before)
+
+    def test_help_is_the_manual(self) -> None:
+        manual = (ane_bench.__doc__ or "").strip() + "\n"
+        self.assertEqual(command("-h")[:2], (0, manual))
+        for verb in ane_bench.VERBS:
+            done = command(verb, "--help")
+            self.assertIn(f"python3 ane_bench.py {verb if verb != 'run' else '[run]'} ", done.output)
+            self.assertIn("Exit codes: 0 every cell", done.output)
+            for part in done.output.strip().split("\n\n"):
+                self.assertIn(part, manual)
+
+    def test_help_names_every_option(self) -> None:
+        parser = ane_bench.build_parser()
+        actions = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+        for verb, own in actions.items():  # type: ignore[union-attr, attr-defined]
+            text = command(verb, "-h").output
+            named = set(re.findall(r"(?m)^ +(-o|--[a-z-]+)", text))
+            known = {name for action in own._actions for name in action.option_strings}
+            self.assertEqual(known - {"-h", "--help"}, named if verb != "emit" else named & known)
+
+
+class PlainMachineTest(unittest.TestCase):
+    """Commands as processes, on any machine."""
 
     def test_without_a_neural_engine(self) -> None:
         if sys.platform == "darwin":
             raise unittest.SkipTest("this may be a Mac that has one")
-        done = support.run_command()
-        self.assertEqual((done.code, done.output), (3, ""))
-        self.assertEqual(len(done.errors.splitlines()), 4)  # the first is progress
-        for words in ("this is linux", "--engine reference", "doctor", "emit"):
-            self.assertIn(words, done.errors)
-
-    def test_no_record_is_printed_or_touched_without_an_engine(self) -> None:
-        if sys.platform == "darwin":
-            raise unittest.SkipTest("this may be a Mac that has one")
         with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "old.json"
-            path.write_bytes(RECORD.read_bytes())
-            done = support.run_command("--format", "json", "--save", str(path))
-            self.assertEqual((done.code, done.output, path.read_bytes()), (3, "", RECORD.read_bytes()))
-            self.assertEqual(list(Path(directory).iterdir()), [path])
+            done = support.run_command("--save", os.path.join(directory, "m4.json"))
+            self.assertEqual((done.code, done.output, os.listdir(directory)), (3, "", []))
+        self.assertEqual(done.errors.splitlines(), [
+            "ane_bench: no usable Neural Engine: this is linux, and the engine is reached from macOS "
+            "only; use a Mac with Apple silicon.",
+            "Without one, --engine reference runs small programs in plain Python; emit, show, compare "
+            "and chart work anywhere."])
 
-
-class ReferenceTest(unittest.TestCase):
-    """--engine reference runs the whole way anywhere."""
-
-    @support.long_test
-    def test_a_default_run(self) -> None:
-        done = support.run_command("--engine", "reference")
-        self.assertEqual(done.code, 0, done.errors)
-        rows = [line for line in done.output.splitlines() if line.startswith(("FP16", "W8A8"))]
-        self.assertGreaterEqual(len(rows), 4)
-        self.assertTrue(all(row.rstrip("*").endswith(" ok") for row in rows), done.output)
-
-    def test_every_format_of_one_run(self) -> None:
-        starts = {"table": "=== ane_bench", "markdown": "**ane\\_bench", "csv": "config,variant,", "json": "{\n"}
+    def test_the_reference_engine_in_every_format(self) -> None:
+        starts = {"table": "=== ane_bench", "markdown": "**ane\\_bench", "csv": "config,variant,",
+                  "json": "{\n"}
         for name, start in starts.items():
             done = support.run_command(*QUICK, "--format", name)
             self.assertEqual((done.code, done.errors), (0, ""))
             self.assertTrue(done.output.startswith(start), done.output)
 
-    def test_a_link_stays_one_and_the_command_is_whole(self) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            target, link = Path(directory) / "real.json", Path(directory) / "link.json"
-            target.write_text("")
-            link.symlink_to(target)
-            done = support.run_command(*QUICK, f"--save={link}")
-            self.assertEqual(done.code, 0, done.errors)
-            self.assertTrue(link.is_symlink())
-            self.assertEqual(json.loads(target.read_text())["command"][-1], "--save=link.json")
-            drawing = Path(directory) / "link.svg"
-            drawing.symlink_to(target)
-            done = support.run_command("chart", str(target), "-o", str(drawing))
-            self.assertEqual(done.code, 2)
-            self.assertIn("the chart would replace the record; name another file with -o", done.errors)
+    def test_a_layer_on_the_reference_engine(self) -> None:
+        done = support.run_command("--engine", "reference", "--config", "4x4k3", "--seconds", "0",
+                                   "--format", "json", "--quiet")
+        record = json.loads(done.output)
+        self.assertEqual([result["config"] for result in record["results"]], ["4x4x2k3", "4x4x4k3"])
+        self.assertEqual([layer["depths"] for layer in record["layers"]], [[2, 4]])
 
     def test_the_version(self) -> None:
         done = support.run_command("--version")
         self.assertEqual((done.code, done.output), (0, f"ane_bench {ane_bench.__version__}\n"))
 
-    def test_the_module_as_a_module(self) -> None:
-        command = [sys.executable, "-m", "ane_bench", *QUICK]
-        done = subprocess.run(command, cwd=support.ROOT, capture_output=True, encoding="utf-8", check=False)
-        self.assertEqual(done.returncode, 0, done.stderr)
+    def test_an_output_that_takes_nothing(self) -> None:
+        """Nobody is told twice, and the exit code stays."""
+        if not os.path.exists("/dev/full"):
+            raise unittest.SkipTest("this needs /dev/full")
+        with open("/dev/full", "w") as full:
+            done = support.run_command("-h", stdout=full)
+        self.assertEqual(done.code, 1)
+        self.assertEqual(done.errors, "ane_bench: standard output: cannot be written: No space left "
+                                      "on device\n")
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = support.run_command("-h", stdout=writing)
+        os.close(writing)
+        self.assertEqual((done.code, done.errors), (1, ""))
 
-    def test_the_library(self) -> None:
-        found = ane_bench.run([ane_bench.Config(4, 4, 2)], ["fp16", "w8a16", "w8a8"], engine="reference", iters=6,
-                              rounds=6, warmup=1)
-        record = found.to_dict()
-        self.assertTrue(found.ok)
-        self.assertEqual(json.loads(json.dumps(record)), record)
-        self.assertEqual(list(record["results"][0]["ratio"]), ["w8a16", "w8a8"])
-        for wrong in ({"engine": "gpu"}, {"variants": ["fp8"]}, {"iters": 0}, {"threads": 2}):
-            with self.subTest(wrong), self.assertRaises(ane_bench.UsageError):
-                ane_bench.run([ane_bench.Config(4, 4, 2)], **wrong)
+
+class EmitTest(unittest.TestCase):
+    """The files of each program."""
+
+    def emitted(self, *arguments: str) -> dict[str, bytes]:
+        """Return what a command writes, by path."""
+        with tempfile.TemporaryDirectory() as directory:
+            done = command("emit", directory, *arguments)
+            self.assertEqual((done.code, done.errors), (0, ""))
+            paths = [path for path in Path(directory).rglob("*") if path.is_file()]
+            files = {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+            self.assertEqual({os.path.join(directory, name.split("/")[0]) for name in files},
+                             set(done.output.split()))
+            return files
+
+    def test_the_files_are_the_programs(self) -> None:
+        for given, options in (((), {"form": "standard/1.3"}), (("--form=standard/1.0",),
+                               {"form": "standard/1.0"}), (("--original",), {"original": True})):
+            files = self.emitted("--config", "8x4x2", "--seed", "7", "--variants", "w8a8", *given)
+            if "original" in options:
+                options = {**options, "form": "original/1.3"}
+            program = ane_bench.build_program(ane_bench.Config(8, 4, 2), "w8a8", seed=7, **options)
+            self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
+                                     "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
+
+    def test_lists_and_layers(self) -> None:
+        files = self.emitted("--config", "4,8x4x1,2,1", "--config", "4x64k3", "--variants", "fp16")
+        self.assertEqual({name.split("/")[0] for name in files},
+                         {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16", "4x64x64k3-fp16",
+                          "4x64x192k3-fp16"})
+
+    def test_a_link_is_refused(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            elsewhere = Path(directory) / "elsewhere"
+            elsewhere.mkdir()
+            (Path(directory) / "4x4x1-fp16").symlink_to(elsewhere)
+            done = command("emit", directory, "--config", "4x4x1")
+            self.assertEqual(done.code, 2)
+            self.assertIn("symbolic link", done.errors)
+            self.assertEqual(list(elsewhere.iterdir()), [])
 
 
-class FilesTest(support.StandinCase):
-    """What --save and chart write, over what, and with which permissions."""
+class StandinTest(support.StandinCase):
+    """Whole runs against the stand-in."""
 
-    def measure(self, *arguments: str, **options: Any) -> support.Finished:
-        """Run something small."""
-        return self.scene.run(*support.SMALL, "--verify", "0", "--quiet", *arguments, settings={"COMPUTE": "none"},
-                              **options)
-
-    def test_permissions_are_those_of_the_umask_and_stay(self) -> None:
-        path, drawing = self.directory / "m4.json", self.directory / "m4.svg"
+    def test_permissions_are_those_of_the_umask(self) -> None:
         for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+            path, drawing = (self.directory / f"{mode}.{suffix}" for suffix in ("json", "svg"))
             before = os.umask(mask)
             try:
-                self.assertEqual(self.measure("--save", str(path)).code, 0)
-                self.assertEqual(self.scene.run("chart", str(path)).code, 0)
+                for arguments in ((*support.SMALL, "--save", str(path)), ("chart", str(path))):
+                    self.assertEqual(self.run_standin(*arguments).code, 0)
             finally:
                 os.umask(before)
-            for file in (path, drawing):
-                self.assertEqual(stat.S_IMODE(file.stat().st_mode), mode)
-                file.unlink()
-        self.measure("--save", str(path))
-        path.chmod(0o640)
-        self.assertEqual(self.measure("--save", str(path)).code, 0)
-        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o640)
-        self.assertEqual(sorted(file.name for file in self.directory.iterdir()), ["log", "m4.json", "tmp"])
-
-    def test_only_a_record_or_nothing_is_written_over(self) -> None:
-        path = self.directory / "m4.json"
-        for data in (b"", RECORD.read_bytes()):
-            path.write_bytes(data)
-            self.assertEqual(self.measure("--save", str(path)).code, 0)
-            self.assertEqual(ane_bench.read_record(path).engine, "stand-in")
-        self.log.unlink()
-        for data in (b"mine", b"{}", b'{"schema": "ane-bench/9"}', RECORD.read_bytes()[:-20]):
-            path.write_bytes(data)
-            done = self.measure("--save", str(path))
-            self.assertEqual((done.code, done.output), (2, ""))
-            self.assertEqual(done.errors, f"ane_bench: --save {path}: the file exists and is not a record of this "
-                                          "program; choose another name, or remove it\n")
-            self.assertEqual(path.read_bytes(), data)
-        self.assertFalse(self.log.exists(), "nothing is measured before")
-
-    def test_interrupted(self) -> None:
-        """What was measured is printed in every format, and the last line says where it is."""
-        starts = {"table": "=== ane_bench", "markdown": "**ane", "csv": "config,", "json": "{"}
-
-        def check(scene: support.Scene, form: str) -> None:
-            scene.settings = {"COMPUTE": "none", "POWER": "Battery Power", "FAULT": "16x8x2/compile:hang"}
-            save = ("--save", str(scene.saved)) if form != "csv" else ()
-            run = scene.start("--config", "32x8x2", "--config", "32x8x2", "--config", "64x8x2", "--config", "16x8x2",
-                              *support.SMALL[2:], "--verify", "0", "--format", form, *save)
-            scene.await_call(run, "compile fp16", 3)
-            run.signal(signal.SIGTERM if form == "json" else signal.SIGINT)
-            done = scene.finish(run)
-            self.assertEqual(done.code, 143 if form == "json" else 130)
-            self.assertTrue(done.output.startswith(starts[form]), done.output)
-            self.assertIn("ane_bench: warning (battery) ", done.errors)
-            word, place = "terminated" if form == "json" else "interrupted", f"are in {scene.saved}"
-            last = f"ane_bench: {word}: 2 of 3 configurations {place if save else 'were measured'}"
-            self.assertEqual(done.errors.splitlines()[-1], last)
-            if form == "json":
-                record = json.loads(done.output)
-                self.assertEqual((record["complete"], len(record["results"])), (False, 2))
-                self.assertEqual([note["code"] for note in record["notes"]][:1], ["repeated"])
-                self.assertEqual(record, json.loads(scene.saved.read_text()))
-            elif form == "csv":
-                self.assertEqual(len(done.output.splitlines()), 5)
-            else:
-                self.assertIn("The run was broken off: 2 of 3 configurations.", done.output)
-                self.assertEqual(len(re.findall(r"(?m)^(?:\| )?(?:FP16|W8A8) [0-9]+ch", done.output)), 4)
-        self.each(starts, check)
+            self.assertEqual([stat.S_IMODE(file.stat().st_mode) for file in (path, drawing)],
+                             [mode, mode])
+            self.assertEqual(ane_bench.read_record(path).command[-1], f"{mode}.json")
 
     def test_interrupted_before_anything_was_measured(self) -> None:
         self.scene.settings = {"FAULT": "compile:hang"}
@@ -262,50 +389,15 @@ class FilesTest(support.StandinCase):
         self.assertEqual(done.errors.splitlines()[-1], "ane_bench: interrupted")
         self.assertFalse(self.scene.saved.exists())
 
-
-class EmitTest(unittest.TestCase):
-    """The files of each program."""
-
-    def emitted(self, *arguments: str) -> dict[str, bytes]:
-        """Return what a command writes, by path."""
-        with tempfile.TemporaryDirectory() as directory:
-            done = support.run_command("emit", directory, *arguments)
-            self.assertEqual((done.code, done.errors), (0, ""))
-            paths = [path for path in Path(directory).rglob("*") if path.is_file()]
-            files = {str(path.relative_to(directory)): path.read_bytes() for path in paths}
-            self.assertEqual({os.path.join(directory, name.split("/")[0]) for name in files}, set(done.output.split()))
-            return files
-
-    def test_the_files_are_the_programs(self) -> None:
-        files = self.emitted("--config", "8x4x2", "--seed", "7", "--dialect", "1.0", "--blob", "original",
-                             "--variants", "w8a8")
-        program = ane_bench.build_program(ane_bench.Config(8, 4, 2), "w8a8", seed=7, blob="original", dialect="1.0")
-        self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
-                                 "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
-
-    @support.long_test
-    def test_the_original_is_as_pinned(self) -> None:
-        files = self.emitted("--original")
-        self.assertEqual(len(files), 20)
-        self.assertEqual(len(ORIGINAL_TEXTS), 10)
-        for (name, variant), (length, digest) in ORIGINAL_TEXTS.items():
-            config = ane_bench.Config.parse(name)
-            text, blob = (files[f"{name}-{variant}/{file}"] for file in ("model.mil", "weights/weight.bin"))
-            self.assertEqual((len(text), hashlib.sha256(text).hexdigest()), (length, digest), name)
-            matrix = config.channels * config.channels * (2 if variant == "fp16" else 1)
-            self.assertEqual(len(blob), 64 + config.depth * (64 + matrix), name)
-
-    def test_a_sweep(self) -> None:
-        files = self.emitted("--channels", "4,8", "--depth", "1,2,1", "--spatial", "4", "--variants", "fp16")
-        self.assertEqual({name.split("/")[0] for name in files},
-                         {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16"})
-
-    def test_a_link_is_refused(self) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            elsewhere = Path(directory) / "elsewhere"
-            elsewhere.mkdir()
-            (Path(directory) / "4x4x1-fp16").symlink_to(elsewhere)
-            done = support.run_command("emit", directory, "--config", "4x4x1")
-            self.assertEqual(done.code, 2)
-            self.assertIn("symbolic link", done.errors)
-            self.assertEqual(list(elsewhere.iterdir()), [])
+    def test_a_reader_that_goes_away(self) -> None:
+        """A run whose output is closed measures on if it saves."""
+        for save in ((), ("--save", str(self.scene.saved))):
+            reading, writing = os.pipe()
+            os.close(reading)
+            run = self.scene.start("--config=64x8x1,2", *support.SMALL[2:], "--quiet", *save,
+                                   stdout=writing)
+            os.close(writing)
+            done = self.scene.finish(run)
+            self.assertEqual((done.code, bool(done.errors)), (1, bool(save)))
+            self.assertEqual(self.scene.saved.exists(), bool(save))
+        self.assertTrue(ane_bench.read_record(self.scene.saved).complete)

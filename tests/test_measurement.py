@@ -1,39 +1,47 @@
-"""Section 8: settings, warm-up, rounds and the clock, on an engine whose time passes in evaluates alone."""
+"""Section 10: settings, cells, warm-up and rounds, on an engine whose time passes in evaluates."""
 
 import contextlib
-import gc
+import json
 import math
+import os
 import unittest
 import unittest.mock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import ane_bench
-from ane_bench import Cell, Config, Settings, StageError, UsageError
+from ane_bench import Cell, Config, Settings, StageError, Trial, UsageError
 
 CONFIG = Config(8, 2, 2)
 BOTH = ("fp16", "w8a8")
+ALL_THREE = ("fp16", "w8a16", "w8a8")
 Latency = Callable[[str, int], float]
 
 
 def steady(variant: str, count: int) -> float:
-    """Return 2 ms for FP16, 1 ms for W8A8, whatever the count of evaluates."""
+    """Return 2 ms for FP16, 1 ms for others, whatever the count of evaluates."""
     return 2e6 if variant == "fp16" else 1e6
 
 
-class FakeEngine:
-    """An engine whose evaluates take the ns that `latency` returns, by variant and the count of evaluates before.
+def lasting(ms: float) -> Latency:
+    """Return a latency of so many ms in any variant."""
+    return lambda variant, count: ms * 1e6
 
-    Its clock moves in steps of `tick_ns`. It tells the order of calls in `log`. Programs whose variant, layout and
-    dialect hold a word of `refuse` are refused; evaluates of a variant fail from the `fail_from`-th on.
-    """
+
+class FakeEngine:
+    """An engine whose evaluates take the ns that `latency` returns, by variant and the count of
+    evaluates before.
+
+    Its clock moves in steps of `tick_ns`. It tells the order of calls in `log`. Programs whose
+    variant and form hold a word of `refuse` are refused; evaluates of a variant fail from the
+    `fail_from`-th on, and reading pixels from the `unreadable`-th time on."""
 
     def __init__(self, latency: Latency = steady, tick_ns: float = 1.0, refuse: str = "",
-                 fail_from: float = math.inf) -> None:
-        self.latency, self.tick_ns, self.refuse, self.fail_from = latency, tick_ns, refuse.split(), fail_from
+                 fail_from: float = math.inf, unreadable: float = math.inf) -> None:
+        self.latency, self.tick_ns, self.refuse = latency, tick_ns, refuse.split()
+        self.fail_from, self.unreadable = fail_from, unreadable
         self.ns, self.count = 0.0, 0
         self.log: list[str] = []
-        self.loaded: list[str] = []
         self.now: Callable[[], int] = self.reading
 
     def reading(self) -> int:
@@ -46,28 +54,25 @@ class FakeEngine:
         self.log.append("pool")
         yield
 
-    def load(self, program: ane_bench.Program, qos: int, events: Any, owner: contextlib.ExitStack) -> "FakeExecutable":
+    def load(self, program: ane_bench.Program, qos: int, events: Any,
+             owner: contextlib.ExitStack) -> "FakeExecutable":
         """Return the program, or refuse it."""
-        form = f"{program.variant.name}:{program.layout}/{program.dialect}"
-        self.loaded.append(form)
-        if any(word in form for word in self.refuse):
-            raise StageError("compile", f"refused {form}")
-        owner.callback(self.log.append, f"unload {program.variant.name}")
-        return FakeExecutable(self, program)
+        name = f"{program.variant.name}:{program.form}"
+        self.log.append(f"load {name}")
+        if any(word in name for word in self.refuse):
+            raise StageError("compile", f"refused {name}: err=(InvalidMILProgram)")
+        return FakeExecutable(self, program.variant.name)
 
 
 class FakeExecutable:
-    """A program that is right at once, and takes its time."""
+    """A program that takes its time, and whose pixels tell their own number and that of the read."""
 
-    def __init__(self, engine: FakeEngine, program: ane_bench.Program) -> None:
-        self.facts = {"compile_ms": 1.5}
-        self.engine, self.program, self.count, self.data = engine, program, 0, b""
-        self.name = program.variant.name
+    def __init__(self, engine: FakeEngine, name: str) -> None:
+        self.facts: dict[str, Any] = {"compile_ms": 1.5}
+        self.engine, self.name, self.count, self.reads = engine, name, 0, 0
 
     def write_input(self, data: bytes) -> None:
-        """Keep the input."""
-        self.data = data
-        self.engine.log.append(f"input {self.name}{'' if any(data) else ' zeros'}")
+        """Take the input."""
 
     def evaluate(self) -> bool:
         """Let time pass."""
@@ -85,37 +90,47 @@ class FakeExecutable:
         """Log it."""
         self.engine.log.append(f"poison {self.name}")
 
-    def read_pixels(self, pixels: Sequence[int]) -> Any:
-        """Return what the program computes."""
+    def read_pixels(self, pixels: Sequence[int]) -> list[ane_bench.Vector]:
+        """Return the channels of pixels."""
         self.engine.log.append(f"read {self.name}")
-        reference = ane_bench.Reference(self.program.mil, self.program.blob)
-        return reference.compute(self.data, pixels, [ane_bench.Arithmetic()])[0]
+        self.reads += 1
+        if self.reads >= self.engine.unreadable:
+            raise StageError("read", "told to fail")
+        return [[float(pixel), float(self.reads)] for pixel in pixels]
 
 
-class FakeLink:
-    """What a worker tells its parent."""
+class FakeEvents:
+    """What a worker tells its parent; the user interrupts when round `stop_at` begins, or before."""
 
-    def __init__(self) -> None:
-        self.current = "start"
+    def __init__(self, engine: FakeEngine, stop_at: float = math.inf) -> None:
+        self.engine, self.stop_at = engine, stop_at
+        self.current, self.refusals, self.done = "start", 0, 0
         self.stages: list[tuple[str, str, float]] = []
-        self.refusals = 0
-        self.cells: dict[str, dict[str, Any]] = {}
+        self.rounds: list[tuple[str, float, int, Mapping[str, Sequence[float]]]] = []
 
-    def stage(self, name: str, variant: str, limit: float = 0) -> None:
+    @property
+    def stopping(self) -> bool:
+        """Return whether the user has interrupted."""
+        return self.done >= self.stop_at
+
+    def stage(self, name: str, variant: str, limit: float = 0.0) -> None:
         """Note a stage."""
         self.current = name
         self.stages.append((name, variant, limit))
 
-    def round(self, variants: str, limit: float, number: int, of: int) -> None:
-        """Note a round as a stage."""
-        self.stage("evaluate", variants, limit)
+    def round(self, variants: str, limit: float, number: int,
+              paces: Mapping[str, Sequence[float]]) -> None:
+        """Note a round."""
+        self.current, self.done = "evaluate", number
+        self.engine.log.append(f"round {number}")
+        self.rounds.append((variants, limit, number, paces))
+
+    def refused(self) -> None:
+        """Count the refused compiles."""
+        self.refusals += 1
 
     def turn(self, variant: str) -> None:
         """Ignore the variant at work."""
-
-    def refused(self) -> None:
-        """Note that a compile was refused."""
-        self.refusals += 1
 
     def rest(self, variant: str) -> None:
         """Ignore that a compile follows."""
@@ -126,147 +141,248 @@ class FakeLink:
     def warn(self, code: str, message: str) -> None:
         """Ignore a warning."""
 
-    def send(self, kind: str, **content: Any) -> None:
-        """Keep the last facts of each cell."""
-        self.cells[content["variant"]] = content["cell"]
+
+def measure(engine: FakeEngine, variants: Sequence[str] = BOTH, pixels: Sequence[int] = (0, 3), *,
+            events: Optional[FakeEvents] = None, forms: Sequence[str] = (),
+            settings: Optional[Settings] = None, **given: Any) -> list[Trial]:
+    """Return the trials of variants that were loaded and measured together."""
+    settings = settings or Settings(**given).check()
+    events = events or FakeEvents(engine)
+    trials = [Trial(Cell(CONFIG, variant, settings)) for variant in variants]
+    with contextlib.ExitStack() as owner:
+        for trial in trials:
+            with trial.guarded(events):
+                ane_bench.load_program(engine, trial, forms or ane_bench.attempts(settings),
+                                       events, owner)
+        ane_bench.measure_rounds(engine, trials, pixels, events)
+    return trials
 
 
-def measured(engine: FakeEngine, variants: Sequence[str] = BOTH, *, link: Optional[FakeLink] = None,
-             forms: Sequence[tuple[str, str]] = (), **settings: Any) -> list[Cell]:
+def measured(*arguments: Any, **given: Any) -> list[Cell]:
     """Return the cells of one configuration; the first is the baseline."""
-    link = link or FakeLink()
-    checked = Settings(**settings).check() if settings else ane_bench.ORIGINAL_SETTINGS
-    every = dict.fromkeys(variants, forms or ane_bench.attempts(checked))
-    job = ane_bench.Job("ane", CONFIG, variants, checked, every)
-    ane_bench.measure(engine, job, True, link)  # type: ignore[arg-type]
-    run = ane_bench.Run("ane", checked, [CONFIG], variants)
-    run.tick_ns = ane_bench.observed_tick_ns(engine) if engine.tick_ns > 1 else 0
-    run.add([ane_bench.read_cell(run, CONFIG, variant, link.cells[variant]) for variant in variants])
-    return run.cells
+    cells = [trial.cell for trial in measure(*arguments, **given)]
+    for cell in cells:
+        cell.baseline = cells[0]
+    return cells
+
+
+def rounds_of(engine: FakeEngine) -> list[list[str]]:
+    """Return the calls of each round."""
+    rounds: list[list[str]] = []
+    for entry in engine.log:
+        if entry.startswith("round "):
+            rounds.append([])
+        elif rounds:
+            rounds[-1].append(entry)
+    return rounds
 
 
 class RoundsTest(unittest.TestCase):
-    """What runs in which order."""
+    """What runs in which order, and for how long."""
 
-    def test_rounds_alternate_and_each_begins_with_an_uncounted_evaluate(self) -> None:
+    def test_turns_change_order_and_begin_with_an_uncounted_evaluate(self) -> None:
         engine = FakeEngine()
-        fp16, w8a8 = measured(engine, iters=6, rounds=3, warmup=2)
-        expected = ["input fp16", "input w8a8", *["pool", "fp16", "pool", "w8a8"] * 2]
-        poisoned = ane_bench.poisoned_rounds(Settings(iters=6, rounds=3))
-        for number, order in enumerate((BOTH, BOTH[::-1], BOTH)):
-            for name in order:
-                poison, read = ([f"{verb} {name}"] * (number in poisoned) for verb in ("poison", "read"))
-                expected += ["pool", name, *poison, name, name, *read]
-        self.assertEqual(engine.log, [*expected, "unload w8a8", "unload fp16"])
-        self.assertEqual((fp16.samples_ns, w8a8.samples_ns), ([[2e6] * 2] * 3, [[1e6] * 2] * 3))
-        self.assertEqual((fp16.turns, w8a8.turns), ([0, 1, 0], [1, 0, 1]))
-        self.assertEqual([(cell.status, cell.check, cell.compile_ms, cell.first_ms) for cell in (fp16, w8a8)],
-                         [("ok", "ok", 1.5, 2.0), ("ok", "ok", 1.5, 1.0)])
+        fp16, w8a8 = measured(engine, seconds=0, seed=1)
+        verified = [1, 11]  # the first is drawn by the seed
+        turns = {"fp16": 13, "w8a8": 25}  # the fewest that take 25 ms
+        for number, calls in enumerate(rounds_of(engine)):
+            expected = []
+            for name in BOTH if number % 2 == 0 else BOTH[::-1]:
+                poison, read = ([f"{verb} {name}"] * (number in verified)
+                                for verb in ("poison", "read"))
+                expected += ["pool", name, *poison, *[name] * turns[name], *read]
+            self.assertEqual(calls, expected, number)
+        self.assertEqual((fp16.samples_ns, w8a8.samples_ns), ([[2e6] * 13] * 12, [[1e6] * 25] * 12))
+        self.assertEqual(fp16.rounds_s, [round(0.054 * number, 4) for number in range(12)])
+        self.assertEqual([(cell.ok, cell.form, cell.compile_ms, cell.first_ms, cell.condensed)
+                          for cell in (fp16, w8a8)],
+                         [(True, "standard/1.3", 1.5, ms, None) for ms in (2.0, 1.0)])
 
-    def test_two_rounds_are_verified_and_the_seed_draws_the_first(self) -> None:
-        drawn = {ane_bench.poisoned_rounds(Settings(seed=seed))[0] for seed in range(100)}
-        self.assertEqual(drawn, set(range(9)))
-        self.assertEqual({ane_bench.poisoned_rounds(Settings(seed=seed))[1] for seed in range(100)}, {9})
-        self.assertEqual(ane_bench.poisoned_rounds(Settings(rounds=1)), [0])
+    def test_a_turn_has_5_to_500_evaluates_and_takes_25_ms(self) -> None:
+        for ms, count in ((0.01, 500), (0.05, 500), (0.1, 250), (0.3, 84), (5, 5), (200, 5)):
+            for cell in measured(FakeEngine(lasting(ms)), seconds=0):
+                self.assertEqual({len(samples) for samples in cell.samples_ns}, {count}, ms)
 
-    def test_the_original_is_sequential(self) -> None:
+    def test_rounds_are_12_last_so_many_seconds_and_are_a_multiple_of_the_variants(self) -> None:
+        for ms, seconds in ((1, 0), (1, 1), (1, 1.3), (30, 1), (30, 10)):
+            for variants in (("fp16",), BOTH, ALL_THREE):
+                cell = measured(FakeEngine(lasting(ms)), variants, seconds=seconds)[0]
+                count, last = len(cell.samples_ns), cell.rounds_s[-1]
+                with self.subTest(ms=ms, seconds=seconds, variants=variants, count=count):
+                    self.assertEqual((count % len(variants), len(cell.rounds_s)), (0, count))
+                    pace = last / (count - 1)
+                    fewest = max(12, math.ceil(round(seconds / pace, 6)))
+                    self.assertEqual(count, -(-fewest // len(variants)) * len(variants))
+
+    def test_whether_a_round_is_the_last_is_known_when_it_begins(self) -> None:
+        """By the round before it; so a faster last round ends early, and it is verified."""
+        engine = FakeEngine(lambda variant, count: 1e6 if count < 1800 else 1e4)
+        cell, = measured(engine, ("fp16",), seconds=1)
+        rounds = rounds_of(engine)
+        self.assertIn("read fp16", rounds[-1])
+        self.assertEqual(sum("read fp16" in calls for calls in rounds), 2)
+        self.assertEqual(len(rounds), len(cell.samples_ns))
+
+    def test_the_first_verified_round_is_drawn_among_eleven(self) -> None:
+        drawn = set()
+        for seed in range(60):
+            engine = FakeEngine(lasting(20))
+            trial, = measure(engine, ("fp16",), (0, 3), seconds=0, seed=seed)
+            first, last = (number for number, calls in enumerate(rounds_of(engine))
+                           if "read fp16" in calls)
+            drawn.add(first)
+            self.assertEqual(last, 11)
+            self.assertEqual(trial.outputs, [[[0, 1], [3, 1]], [[0, 2], [3, 2]]])
+        self.assertEqual(drawn, set(range(11)))
+
+    def test_nothing_is_poisoned_or_read_without_pixels(self) -> None:
         engine = FakeEngine()
-        fp16, w8a8 = measured(engine)
-        calls = [entry for entry in engine.log if entry != "pool"]
-        self.assertEqual(calls, [*["fp16"] * 60, "unload fp16", *["w8a8"] * 60, "unload w8a8"])
-        self.assertEqual([len(cell.samples) for cell in (fp16, w8a8)], [50, 50])
-        self.assertEqual((fp16.check, w8a8.check), ("", ""))
+        measured(engine, BOTH, (), seconds=0)
+        self.assertNotIn("poison", " ".join(engine.log))
+        self.assertNotIn("read", " ".join(engine.log))
 
-    def test_within_rounds_no_stage_is_announced(self) -> None:
-        link = FakeLink()
-        measured(FakeEngine(), link=link, iters=2000, rounds=2, warmup=5)
-        names = [name for name, _, _ in link.stages]
-        self.assertEqual(names[names.index("evaluate"):], ["evaluate", "evaluate", "verify", "verify"])
-        limits = [limit for name, _, limit in link.stages if name == "evaluate"]
-        self.assertEqual([round(limit, 6) for limit in limits], [10 * 1001 * 0.003] * 2)
+    def test_a_round_tells_its_limit_and_the_paces(self) -> None:
+        engine = FakeEngine(lambda variant, count: steady(variant, count) * (1 + (count > 600)))
+        events = FakeEvents(engine)
+        measured(engine, seconds=0, events=events)
+        self.assertNotIn("evaluate", [name for name, _, _ in events.stages])
+        for variants, limit, _, _ in events.rounds:
+            self.assertEqual(variants, "fp16,w8a8")
+            self.assertAlmostEqual(limit, 10 * (14 * 0.002 + 26 * 0.001))
+        self.assertEqual([number for _, _, number, _ in events.rounds], list(range(1, 13)))
+        paces = [paces for _, _, _, paces in events.rounds]
+        self.assertEqual(paces[:2], [{}, {"fp16": [2e6, 2e6], "w8a8": [1e6, 1e6]}])
+        self.assertEqual(paces[-1], {"fp16": [2e6, 4e6], "w8a8": [1e6, 2e6]})
 
-    def test_the_collector_is_off(self) -> None:
-        seen: list[bool] = []
-        with unittest.mock.patch.object(ane_bench, "measure", lambda *_: seen.append(gc.isenabled())):
-            try:
-                ane_bench.measure_task(FakeLinkOfWorker(), *ane_bench.Job(  # type: ignore[arg-type]
-                    "reference", CONFIG, BOTH, Settings(), {}))
-            finally:
-                gc.enable()
-        self.assertEqual(seen, [False])
+    def test_the_original_evaluates_10_and_50_times_in_one_round(self) -> None:
+        for variant in BOTH:
+            engine = FakeEngine()
+            cell, = measured(engine, (variant,), (), settings=ane_bench.ORIGINAL_SETTINGS)
+            self.assertEqual(engine.log, [f"load {variant}:original/1.3", "pool", variant, "pool",
+                                          *[variant] * 9, "round 1", "pool", *[variant] * 50])
+            self.assertEqual((len(cell.samples_ns), len(cell.samples_ns[0])), (1, 50))
+            self.assertNotIn("ci95", cell.ms)
 
-    def test_zeros_are_written_and_not_verified(self) -> None:
-        engine = FakeEngine()
-        cells = measured(engine, iters=2, rounds=1, input="zeros")
-        self.assertIn("input fp16 zeros", engine.log)
-        self.assertEqual([cell.check for cell in cells], ["", ""])
+    def test_of_a_variant_that_fails_the_others_go_on(self) -> None:
+        engine = FakeEngine(refuse="w8a16")
+        events = FakeEvents(engine)
+        cells = measured(engine, ALL_THREE, seconds=0, events=events)
+        self.assertEqual([cell.ok for cell in cells], [True, False, True])
+        self.assertEqual({variants for variants, _, _, _ in events.rounds}, {"fp16,w8a8"})
+        self.assertEqual(len(cells[2].samples_ns), 12)
 
 
-class FakeLinkOfWorker(FakeLink):
-    """One that takes every message."""
+class StopTest(unittest.TestCase):
+    """The user interrupts: what was measured stays if it is enough."""
 
-    rest_s = 0.0
+    def test_before_twelve_rounds_the_cells_fail(self) -> None:
+        for stop_at in (0, 1, 11):
+            engine = FakeEngine()
+            for cell in measured(engine, seconds=60, events=FakeEvents(engine, stop_at)):
+                self.assertEqual(cell.failure, "failed in stage evaluate: interrupted after "
+                                               f"{stop_at} of 12 rounds")
+                self.assertEqual(cell.samples_ns, [])
+            self.assertLess(engine.ns, 2e9, "the warm-up ends, too")
 
-    def send(self, kind: str, **content: Any) -> None:
-        """Take a message."""
+    def test_later_they_are_kept_and_their_last_round_is_verified(self) -> None:
+        """The number of rounds still is a multiple of the variants, so at most one more follows."""
+        for stop_at, count in ((12, 14), (13, 14), (20, 22), (21, 22)):
+            engine = FakeEngine()
+            trials = measure(engine, seconds=3600, events=FakeEvents(engine, stop_at))
+            for trial in trials:
+                self.assertTrue(trial.cell.ok, trial.cell.failure)
+                self.assertEqual((len(trial.cell.samples_ns), len(trial.outputs)), (count, 2))
+            self.assertIn("read fp16", rounds_of(engine)[-1])
+
+
+class SizeTest(unittest.TestCase):
+    """Of too many samples only the medians are kept."""
+
+    def test_medians_from_the_first_round_on(self) -> None:
+        def latency(variant: str, count: int) -> float:
+            return 1e6 + 1000 * (count * 7919 % 101)
+
+        whole, = measured(FakeEngine(latency), ("fp16",), seconds=1)
+        with unittest.mock.patch.object(ane_bench, "MOST_SAMPLES", 400):
+            trial, = measure(FakeEngine(latency), ("fp16",), seconds=1)
+        cell = trial.cell
+        self.assertEqual(cell.medians_ns, whole.medians_ns)
+        self.assertEqual([len(samples) for samples in cell.samples_ns], [1] * len(whole.samples_ns))
+        self.assertEqual((cell.condensed, whole.condensed, len(trial.turns)), (True, None, 16))
+        self.assertEqual(cell.ms, {name: whole.ms[name] for name in ("value", "ci95")})
+        self.assertEqual(set(whole.ms), {"value", "ci95", "mean", "min", "p95"})
 
 
 class FailureTest(unittest.TestCase):
     """A failed evaluate is a failed cell, whenever it fails."""
 
     def test_first_warm_up_timed_last(self) -> None:
-        for fail_from, stage in ((1, "warm-up"), (4, "warm-up"), (5, "evaluate"), (8, "evaluate"), (12, "evaluate")):
+        total = measure(FakeEngine(), ("fp16",), seconds=0)[0].executable.count  # type: ignore
+        timed = total - 12 * 14
+        for fail_from, stage in ((1, "warm-up"), (9, "warm-up"), (timed + 1, "evaluate"),
+                                 (timed + 2, "evaluate"), (total, "evaluate")):
             with self.subTest(fail_from):
-                for cell in measured(FakeEngine(fail_from=fail_from), iters=6, rounds=2, warmup=4):
-                    self.assertEqual((cell.status, cell.stage, cell.samples), ("failed", stage, []))
-                    self.assertEqual(cell.error, "evaluate returned NO: told to fail")
-        cells = measured(FakeEngine(fail_from=13), iters=6, rounds=2, warmup=4)
-        self.assertEqual({cell.status for cell in cells}, {"ok"})
+                cell, = measured(FakeEngine(fail_from=fail_from), ("fp16",), seconds=0)
+                self.assertEqual((cell.status, cell.stage, cell.samples_ns, cell.rounds_s),
+                                 ("failed", stage, [], []))
+                self.assertEqual(cell.error, "evaluate returned NO: told to fail")
+        self.assertTrue(measured(FakeEngine(fail_from=total + 1), ("fp16",), seconds=0)[0].ok)
 
-    def test_one_refused_variant_does_not_cost_the_other(self) -> None:
-        link = FakeLink()
-        fp16, w8a8 = measured(FakeEngine(refuse="w8a8"), link=link, iters=2, rounds=1)
-        self.assertEqual((fp16.status, len(fp16.samples)), ("ok", 2))
-        self.assertEqual((w8a8.status, w8a8.stage), ("failed", "compile"))
-        for layout, dialect in ane_bench.ATTEMPTS:
-            self.assertIn(f"{layout}/{dialect}: refused", w8a8.error or "")
-        self.assertEqual(link.refusals, 4, "a rest follows each refused compile")
+    def test_an_output_that_cannot_be_read_in_the_end_keeps_the_figures(self) -> None:
+        for unreadable, count in ((1, 0), (2, 12)):
+            for cell in measured(FakeEngine(unreadable=unreadable), seconds=0):
+                self.assertEqual(cell.failure, "failed in stage read: told to fail")
+                self.assertEqual(len(cell.samples_ns), count)
+                self.assertEqual(cell.ratio, {})
 
-    def test_an_error_while_verifying_keeps_the_figures(self) -> None:
-        with unittest.mock.patch.object(ane_bench, "verify", side_effect=MemoryError):
-            for cell in measured(FakeEngine(), iters=10, rounds=5, warmup=1):
-                self.assertEqual((cell.status, cell.stage, cell.error), ("failed", "verify", "MemoryError: "))
-                self.assertEqual(len(cell.samples), 10)
-                self.assertEqual(cell.ratio, {}, "no ratio of a cell that failed")
+    def test_an_error_of_another_kind_fails_its_own_variant(self) -> None:
+        def latency(variant: str, count: int) -> float:
+            return 1e6 if variant == "fp16" else 1e6 / (count < 900)
+
+        fp16, w8a8 = measured(FakeEngine(latency), seconds=0)
+        self.assertTrue(fp16.ok)
+        self.assertRegex(w8a8.failure, "^failed in stage evaluate: ZeroDivisionError: ")
 
 
-class AttemptsTest(unittest.TestCase):
+class FormsTest(unittest.TestCase):
     """Forms that are tried if a program is refused."""
 
     def test_in_order(self) -> None:
-        for refuse, layout, dialect in (("", "standard", "1.3"), ("standard/1.3", "standard", "1.0"),
-                                        ("standard", "original", "1.3")):
-            cells = measured(FakeEngine(refuse=refuse), iters=1, rounds=1)
-            self.assertEqual({(cell.blob, cell.dialect) for cell in cells}, {(layout, dialect)})
+        for refuse, worked in (("", 0), ("standard/1.3", 2), ("standard", 3)):
+            engine = FakeEngine(refuse=refuse)
+            events = FakeEvents(engine)
+            cell, = measured(engine, ("w8a8",), seconds=0, events=events)
+            self.assertEqual(cell.form, ane_bench.FORMS[worked])
+            loads = [entry for entry in engine.log if entry.startswith("load")]
+            self.assertEqual(events.refusals, len(loads) - 1, "a rest follows a refused compile")
+            self.assertEqual([text.partition(":")[0] for text in cell.refused],
+                             [load.partition(":")[2] for load in loads[:-1]])
 
-    def test_the_form_that_worked_is_tried_first(self) -> None:
+    def test_what_worked_is_tried_first(self) -> None:
         engine = FakeEngine(refuse="standard")
-        measured(engine, iters=1, rounds=1, forms=[("original", "1.3"), ("standard", "1.3")])
-        self.assertEqual(engine.loaded, ["fp16:original/1.3", "w8a8:original/1.3"])
+        measured(engine, seconds=0, forms=("original/1.3", "standard/1.3"))
+        self.assertEqual(engine.log[:2], ["load fp16:original/1.3", "load w8a8:original/1.3"])
 
-    def test_fixed_ones(self) -> None:
-        dialects = ("1.3", "1.0", "1.3-long")
-        for blob, dialect, expected in (
-                ("auto", "auto", [*(("standard", name) for name in dialects), ("original", "1.3")]),
-                ("standard", "auto", [("standard", name) for name in ane_bench.DIALECTS]),
-                ("auto", "1.0", [("standard", "1.0"), ("original", "1.0")]),
-                ("original", "1.3-long", [("original", "1.3-long")])):
-            with self.subTest(blob=blob, dialect=dialect):
-                self.assertEqual(ane_bench.attempts(Settings(blob=blob, dialect=dialect)), expected)
+    def test_all_are_named_if_none_is_accepted(self) -> None:
+        for form, advice in (("auto", "no form of the program is accepted; send the output of doctor"),
+                             ("standard/1.0", "try another --form")):
+            cell, = measured(FakeEngine(refuse="fp16"), ("fp16",), form=form)
+            self.assertEqual((cell.status, cell.stage, cell.samples_ns), ("failed", "compile", []))
+            for tried in ane_bench.attempts(cell.settings):
+                self.assertIn(tried, cell.error or "")
+            self.assertIn(advice, cell.error or "")
+        cell, = measured(FakeEngine(refuse="fp16"), ("fp16",), settings=ane_bench.ORIGINAL_SETTINGS)
+        self.assertIn("try it without --original", cell.error or "")
+
+    def test_a_fixed_one(self) -> None:
+        for form in ane_bench.FORMS:
+            self.assertEqual(ane_bench.attempts(Settings(form=form)), (form,))
+        self.assertEqual(ane_bench.attempts(Settings()), ane_bench.FORMS)
 
 
 class Rising:
-    """Latencies in ns under a clock that rises: `factor` times as long at first, less by e in each `tau_s` of work."""
+    """Latencies in ns under a clock that rises: `factor` times as long at first, less by e in each
+    `tau_s` of work."""
 
     def __init__(self, ms: dict[str, float], factor: float, tau_s: float) -> None:
         self.ms, self.excess, self.tau_ns = ms, factor - 1, tau_s * 1e9
@@ -278,130 +394,190 @@ class Rising:
 
 
 class WarmupTest(unittest.TestCase):
-    """The warm-up lasts until times are steady, or exactly as long as it was told."""
+    """The warm-up lasts until times are steady."""
 
     def test_a_rising_clock_changes_times_and_ratio_by_less_than_a_hundredth(self) -> None:
         for ms in (0.2, 2.0, 15.0):
             for tau_s in (0.06, 0.25):
-                for variants in (BOTH, ("fp16",), ("fp16", "w8a16", "w8a8")):
+                for variants in (BOTH, ("fp16",), ALL_THREE):
                     with self.subTest(ms=ms, tau_s=tau_s, variants=variants):
                         times = {"fp16": ms, "w8a16": ms / 1.5, "w8a8": ms / 2}
-                        cells = measured(FakeEngine(Rising(times, 2.8, tau_s)), variants, iters=50)
+                        cells = measured(FakeEngine(Rising(times, 2.8, tau_s)), variants)
                         for cell in cells:
-                            self.assertAlmostEqual(cell.ms["median"] / times[cell.variant], 1, delta=0.01)
+                            self.assertAlmostEqual(cell.ms["value"] / times[cell.variant], 1,
+                                                   delta=0.01)
                         for cell in cells[1:]:
-                            self.assertAlmostEqual(cell.ratio["value"] * times[cell.variant] / ms, 1, delta=0.01)
+                            ratio = cell.ratio["value"] * times[cell.variant] / ms
+                            self.assertAlmostEqual(ratio, 1, delta=0.01)
 
     def test_a_short_warm_up_would_not_do(self) -> None:
-        cell, _ = measured(FakeEngine(Rising({"fp16": 0.2, "w8a8": 0.1}, 2.8, 0.25)), iters=50, warmup=10)
-        self.assertGreater(cell.ms["median"], 0.2 * 1.5)
+        """As the original's: its mean is that of a clock still rising."""
+        engine = FakeEngine(Rising({"fp16": 0.2, "w8a8": 0.1}, 2.8, 0.25))
+        cell, = measured(engine, ("fp16",), settings=ane_bench.ORIGINAL_SETTINGS)
+        self.assertGreater(cell.milliseconds, 0.2 * 1.5)
 
     def test_it_takes_half_a_second_to_three_seconds(self) -> None:
-        for latency, least, most in ((steady, 0.5, 0.8), (lambda _, count: 1e6 * 1.001 ** count, 3.0, 3.6)):
+        for latency, least, most in ((steady, 0.5, 0.8),
+                                     (lambda _, count: 1e6 * 1.001 ** count, 3.0, 3.6)):
             engine = FakeEngine(latency)
-            measured(engine, ("fp16",), iters=1, rounds=1, verify=0)
-            timed = sum(engine.latency("fp16", engine.count - back) for back in (1, 2))
-            self.assertTrue(least <= (engine.ns - timed) / 1e9 <= most, engine.ns)
-
-    def test_exactly_as_many_as_asked(self) -> None:
-        for warmup in (0, 1, 2, 7):
-            engine = FakeEngine()
-            cells = measured(engine, iters=2, rounds=1, warmup=warmup)
-            self.assertEqual([engine.log.count(name) for name in BOTH], [warmup + 3] * 2)
-            self.assertEqual([cell.first_ms for cell in cells], [2.0, 1.0] if warmup else [None, None])
+            events = FakeEvents(engine)
+            began: list[float] = []
+            events.round = lambda *_, ns=engine: began.append(ns.ns)  # type: ignore
+            measure(engine, ("fp16",), events=events, seconds=0)
+            self.assertTrue(least <= began[0] / 1e9 <= most, began[0])
 
 
 class ClockTest(unittest.TestCase):
     """A clock that is coarse, stands still, or runs backwards."""
 
-    def test_no_interval_is_narrower_than_the_tick_allows(self) -> None:
-        for fp16_ms, w8a8_ms in ((2.5, 1.25), (7.3, 5.9), (0.4, 0.7)):
-            with self.subTest(fp16_ms):
-                times = {"fp16": fp16_ms * 1e6, "w8a8": w8a8_ms * 1e6}
-                cells = measured(FakeEngine(lambda variant, _, times=times: times[variant],  # type: ignore[misc]
-                                            tick_ns=1e6), iters=50, warmup=5)
-                for cell, truth in zip(cells, (fp16_ms, w8a8_ms)):
-                    low, high = cell.ms["ci95"]
-                    self.assertLessEqual(low, truth)
-                    self.assertGreaterEqual(high, truth)
-                if "ci95" in cells[1].ratio:
-                    low, high = cells[1].ratio["ci95"]
-                    self.assertTrue(low <= fp16_ms / w8a8_ms <= high)
+    def test_evaluates_below_a_tick_share_the_time_of_their_turn(self) -> None:
+        for cell in measured(FakeEngine(lasting(0.3), tick_ns=1e6), seconds=0):
+            self.assertTrue(cell.ok, cell.failure)
+            self.assertAlmostEqual(cell.ms["mean"], 0.3, delta=0.02)
 
-    def test_an_evaluate_below_a_tick_did_something(self) -> None:
-        cells = measured(FakeEngine(lambda *_: 3e5, tick_ns=1e6), iters=100, rounds=5, warmup=5)
-        for cell in cells:
-            self.assertEqual(cell.status, "ok", cell.error)
-            self.assertAlmostEqual(cell.ms["mean"], 0.3, delta=0.1)
-            self.assertEqual(len(cell.samples), 100)
-
-    def test_a_round_within_a_tick_cannot_be_told(self) -> None:
-        for cell in measured(FakeEngine(lambda *_: 100, tick_ns=1e9), iters=10, rounds=5, warmup=5):
-            self.assertEqual((cell.status, cell.stage, cell.samples, cell.turns), ("failed", "evaluate", [], []))
-            self.assertRegex(cell.error or "", "^the clock stood still over 2 evaluates in a row: .*more --iters")
+    def test_a_turn_within_a_tick_cannot_be_told(self) -> None:
+        for cell in measured(FakeEngine(lambda *_: 100, tick_ns=1e9), seconds=0):
+            self.assertEqual((cell.status, cell.stage, cell.samples_ns), ("failed", "evaluate", []))
+            self.assertRegex(cell.error or "", "^the clock did not move on over 500 evaluates in a row:")
 
     def test_backwards(self) -> None:
-        for start, stage in ((0, "warm-up"), (12, "evaluate"), (25, "evaluate")):
-            with self.subTest(start):
-                engine = FakeEngine(lambda _, count, start=start: -1e6 if count >= start else 1e6)  # type: ignore[misc]
-                cell = measured(engine, iters=10, rounds=5, warmup=4)[1]
-                self.assertEqual((cell.status, cell.stage, cell.samples), ("failed", stage, []))
-                self.assertRegex(cell.error or "", "^the clock ran backwards by 1000000 ticks")
+        """For good, which ends the rounds, or once, which is seen in the end."""
+        for start, times, stage in ((0, 9e9, "warm-up"), (500, 9e9, "warm-up"),
+                                    (1100, 9e9, "evaluate"), (1100, 1, "evaluate")):
+            with self.subTest(start=start, times=times):
+                engine = FakeEngine(lambda _, count, start=start, times=times:  # type: ignore
+                                    -1e6 if start <= count < start + times else 1e6)
+                cell, = measured(engine, ("fp16",), seconds=2)
+                self.assertEqual((cell.status, cell.stage, cell.samples_ns), ("failed", stage, []))
+                self.assertRegex(cell.error or "", "^the clock (ran backwards by 1000000 ticks|did "
+                                                   "not move on over 25 evaluates)")
 
 
 class OrderTest(unittest.TestCase):
     """The place of a variant in its rounds leaks into no ratio."""
 
-    def ratios(self, variants: Sequence[str], slower: float, rounds: int = 12) -> list[float]:
-        """Return the ratios if each place but the first in a round is slower by that factor."""
-        each, times = 6, {"fp16": 2e6, "w8a16": 1.5e6, "w8a8": 1e6}
-
-        def latency(variant: str, count: int) -> float:
-            place = count // each % len(variants)
-            return times[variant] * (1 if place == 0 else slower)
-
-        cells = measured(FakeEngine(latency), variants, iters=5 * rounds, rounds=rounds, warmup=0)
-        return [cell.ratio["value"] for cell in cells[1:]]
-
     def test_two_and_three_variants(self) -> None:
-        for slower in (1.1, 1.2, 1.5):
-            for rounds in (5, 7, 12):  # also if one order has more rounds than the other
-                self.assertAlmostEqual(self.ratios(BOTH, slower, rounds)[0], 2)
-                self.assertAlmostEqual(self.ratios(BOTH[::-1], slower, rounds)[0], 0.5)
-            first, second = self.ratios(("fp16", "w8a16", "w8a8"), slower)
-            self.assertAlmostEqual(first, 2 / 1.5)
-            self.assertAlmostEqual(second, 2)
+        times = {"fp16": 10e6, "w8a16": 7.5e6, "w8a8": 5e6}
+        for variants in (BOTH, BOTH[::-1], ALL_THREE):
+            for slower in (1.1, 1.5):
+                engine = FakeEngine()
 
-    def test_exchanging_the_variants_gives_the_inverse(self) -> None:
-        def latency(variant: str, count: int) -> float:
-            return (2e6 if variant == "fp16" else 1e6) * (1 + 0.3 * (count * 7919 % 101) / 101)
+                def latency(variant: str, count: int, log: list[str] = engine.log,
+                            slower: float = slower) -> float:
+                    began = max((place for place, entry in enumerate(log)
+                                 if entry.startswith("round")), default=0)
+                    return times[variant] * (slower if "pool" in log[began + 2:] else 1)
 
-        one, other = (measured(FakeEngine(latency), BOTH, iters=50, warmup=0) for _ in range(2))
-        self.assertEqual([cell.samples_ns for cell in one], [cell.samples_ns for cell in other])
-        one[0].baseline = one[1]
-        forth, back = other[1].ratio, one[0].ratio
-        self.assertAlmostEqual(forth["value"] * back["value"], 1)
-        self.assertAlmostEqual(forth["ci95"][0] * back["ci95"][1], 1)
+                engine.latency = latency
+                cells = measured(engine, variants, (), seconds=0)
+                for cell in cells[1:]:
+                    true = times[variants[0]] / times[cell.variant]
+                    self.assertAlmostEqual(cell.ratio["value"], true, places=6)
+                    self.assertTrue(cell.ratio["ci95"][0] <= true <= cell.ratio["ci95"][1])
+
+
+class CellTest(unittest.TestCase):
+    """The hub: facts, and figures made of them."""
+
+    facts = {"status": "ok", "form": "standard/1.3", "refused": ["standard/1.0: no"],
+             "compile_ms": 1.5, "load_ms": 2.0, "first_ms": 3.0, "compiled_before": False,
+             "strides": {"row": 64, "plane": 128, "batch": 1024, "output": {"row": 64}},
+             "samples_ns": [[1e6, 3e6], [2e6, 2e6]], "rounds_s": [0.0, 0.5], "apart": True,
+             "verified": {"pixels": 8, "arithmetic": "halves away", "equal": 1.0, "ok": True}}
+
+    def cell(self, variant: str = "w8a8", **facts: Any) -> Cell:
+        """Return a cell of facts."""
+        return Cell(CONFIG, variant, Settings(), **facts)
+
+    def test_facts_survive_json_and_unknown_ones_are_ignored(self) -> None:
+        sent = json.loads(json.dumps({**self.facts, "turns": [1], "tick_ns": 1}))
+        sent["strides"]["depth"] = sent["verified"]["from_fp16"] = {}
+        self.assertEqual(self.cell(**sent).facts(), self.facts)
+        self.assertEqual(self.cell().facts(), {"status": "ok"})
+
+    def test_a_fact_of_another_type_is_refused_by_name(self) -> None:
+        for name, value in (
+                ("status", 1), ("stage", None), ("error", ["x"]), ("refused", "x"),
+                ("refused", [1]), ("compile_ms", "1"), ("compile_ms", True),
+                ("load_ms", math.nan), ("load_ms", math.inf), ("first_ms", 10 ** 400),
+                ("compiled_before", 1), ("strides", []), ("strides", {"row": 64.0}),
+                ("strides", {"output": 1}), ("samples_ns", [1.0]), ("samples_ns", [[]]),
+                ("samples_ns", [[0.0]]), ("samples_ns", [[-1.0]]), ("samples_ns", [[1e15]]),
+                ("samples_ns", [["1"]]), ("rounds_s", [0.5, 1.0]), ("rounds_s", [0, 2, 1]),
+                ("rounds_s", [-1.0, 0.0]), ("condensed", "yes"), ("verified", {"ok": 1}),
+                ("verified", {"equal": {}})):
+            with self.subTest(name=name, value=str(value)[:20]):
+                with self.assertRaisesRegex(ValueError, f"^{name}: .{{1,80}}$"):
+                    self.cell(**{name: value})
+
+    def test_texts_become_printable(self) -> None:
+        self.assertEqual(self.cell(form="a\x1b[2J\nb").form, "a?[2J?b")
+
+    def test_the_figures(self) -> None:
+        base = self.cell("fp16", samples_ns=[[4e6]] * 12, rounds_s=list(range(12)))
+        cell = self.cell(samples_ns=[[2e6, 1e6, 9e6]] * 12, rounds_s=list(range(12)))
+        cell.baseline = base
+        for name, value in (("value", 2), ("mean", 4), ("min", 1), ("p95", 9)):
+            self.assertAlmostEqual(cell.ms[name], value)
+        self.assertAlmostEqual(cell.milliseconds or 0, 2)
+        self.assertAlmostEqual(cell.tops or 0, CONFIG.gop / 2)
+        self.assertAlmostEqual(cell.ratio["value"], 2)
+        self.assertEqual((cell.name, cell.check, cell.failure, base.ratio), ("W8A8 8x2x2", "", "", {}))
+
+    def test_a_ratio_of_other_rounds_is_one_of_independent_runs(self) -> None:
+        shared = [1 + 0.1 * (number * 5 % 12) for number in range(12)]
+        def both(own_starts: Sequence[float], **facts: Any) -> dict[str, Any]:
+            base = self.cell("fp16", samples_ns=[[2e6 * each] for each in shared],
+                             rounds_s=list(range(12)))
+            cell = self.cell(samples_ns=[[1e6 * each] for each in shared], rounds_s=own_starts,
+                             **facts)
+            cell.baseline = base
+            return cell.ratio
+
+        low, high = both(list(range(12)))["ci95"]
+        self.assertAlmostEqual(high - low, 0)
+        for other in (both(list(range(12)), apart=True), both([2 * each for each in range(12)])):
+            self.assertAlmostEqual(other["value"], 2)
+            self.assertGreater(other["ci95"][1] - other["ci95"][0], 0.3)
+
+    def test_the_original_shows_means(self) -> None:
+        cells = [Cell(CONFIG, variant, ane_bench.ORIGINAL_SETTINGS, samples_ns=[[1e6, 1e6, each]])
+                 for variant, each in (("fp16", 10e6), ("w8a8", 4e6))]
+        cells[1].baseline = cells[0]
+        self.assertAlmostEqual(cells[0].milliseconds or 0, 4)
+        self.assertEqual((cells[1].ratio, cells[1].sustained), ({"value": 2}, {}))
+
+    def test_a_failed_cell_names_no_path_and_keeps_its_samples(self) -> None:
+        cell = self.cell(samples_ns=[[1e6]] * 12, verified={"ok": False})
+        cell.fail("verify", f"{os.path.expanduser('~')}/x differs")
+        self.assertEqual(cell.failure, "failed in stage verify: …/x differs")
+        self.assertEqual((cell.ok, cell.check, len(cell.medians_ns)), (False, "WRONG", 12))
+
+    def test_without_samples_there_are_no_figures(self) -> None:
+        cell = self.cell()
+        cell.baseline = self.cell("fp16", samples_ns=[[1e6]])
+        self.assertEqual((cell.ms, cell.tops, cell.ratio, cell.sustained, cell.estimate),
+                         ({}, None, {}, {}, None))
 
 
 class SettingsTest(unittest.TestCase):
     """Settings that are refused before anything is measured."""
 
     def test_refused(self) -> None:
-        for given in ({"iters": 0}, {"rounds": 0}, {"iters": 7}, {"warmup": -1}, {"seed": -1}, {"seed": 1 << 53},
-                      {"qos": 1 << 32},
-                      {"input": "ones"}, {"blob": "new"}, {"dialect": "1.2"}, {"timeout": 0}, {"verify": -1},
-                      {"iters": 10.0}, {"iters": True, "rounds": 1}, {"seed": 10 ** 25}, {"original": "yes"},
-                      {"original": 1}, {"original": 0}, {"timeout": math.nan}, {"timeout": math.inf}, {"timeout": True},
-                      {"input": ["random"]}, {"verify": None}, {"iters": 5_000_000, "rounds": 1}):
+        for given in ({"seconds": -1}, {"seconds": 3601}, {"seconds": "1"}, {"seconds": math.nan},
+                      {"seed": -1}, {"seed": 1 << 53}, {"seed": 1.0}, {"qos": 1 << 32},
+                      {"verify": -1}, {"verify": True}, {"verify": None}, {"form": "1.3"},
+                      {"form": None}, {"timeout": 0}, {"timeout": math.inf}, {"timeout": True},
+                      {"original": 1}, {"original": "yes"}):
             with self.subTest(given), self.assertRaises(UsageError):
                 Settings(**given).check()
 
     def test_the_largest_and_the_least(self) -> None:
-        for given in ({"iters": 1, "rounds": 1}, {"iters": 1_000_000, "rounds": 1}, {"warmup": 0}, {"warmup": None},
-                      {"seed": (1 << 53) - 1}, {"qos": 0}, {"timeout": 1}, {"timeout": 0.5}, {"verify": 0}):
-            with self.subTest(given):
-                self.assertEqual(Settings(**given).check(), Settings(**given))
+        for given in ({"seconds": 0}, {"seconds": 0.5}, {"seconds": 3600}, {"seed": (1 << 53) - 1},
+                      {"qos": 0}, {"timeout": 1}, {"verify": 0}, {"form": "original/1.3"}):
+            self.assertEqual(Settings(**given).check(), Settings(**given))
+        self.assertFalse(Settings(verify=0).verifies or ane_bench.ORIGINAL_SETTINGS.verifies)
+        self.assertTrue(Settings().verifies)
 
 
 if __name__ == "__main__":

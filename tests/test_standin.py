@@ -152,10 +152,12 @@ def write_blob(net: Net, layout: str) -> tuple[bytes, int]:
 def write_program(net: Net, *, dialect: str = "short", layout: str = "standard") -> dict[str, Any]:
     """Return a program as the driver takes it."""
     blob, step = write_blob(net, layout)
-    values = [value for channel in net.input for value in channel]
-    content = struct.pack(f"<{len(values)}e", *values)
+    row = 64 * math.ceil(net.width * 2 / 64)
+    content = b"".join(struct.pack(f"<{net.width}e", *channel[first:first + net.width]).ljust(row, b"\0")
+                       for channel in net.input for first in range(0, net.height * net.width, net.width))
     return {"mil": write_mil(net, dialect, step), "blob": base64.b64encode(blob).decode(),
-            "input": base64.b64encode(content).decode(), "output_bytes": net.channels * net.height * net.width * 2}
+            "input": base64.b64encode(content).decode(), "output_bytes": row * net.height * net.channels,
+            "channels": net.channels}
 
 
 # ======================================================================================================================
@@ -361,8 +363,11 @@ class Case(support.DirectoryCase):
 
 def decoded(net: Net, content: str) -> Tensor:
     """Return an output surface as numbers."""
+    surface = base64.b64decode(content)
+    row = len(surface) // (net.channels * net.height)
+    values = [value for first in range(0, len(surface), row)
+              for value in struct.unpack_from(f"<{net.width}e", surface, first)]
     pixels = net.height * net.width
-    values = struct.unpack(f"<{net.channels * pixels}e", base64.b64decode(content))
     return [list(values[first:first + pixels]) for first in range(0, len(values), pixels)]
 
 
@@ -678,6 +683,107 @@ class ArithmeticTest(Case):
         for poisoned, written in (results[2::2][:2], results[2::2][2:]):
             self.assertTrue(all(math.isnan(value) for channel in decoded(net, poisoned) for value in channel))
             self.assertEqual(decoded(net, written), reference(net))
+
+
+class StridesTest(Case):
+    """Rows of tensors are padded in surfaces; a loaded model tells how."""
+
+    START: Acts = [["start", "a"], ["poison", "a"], ["evaluate", "a"], ["read", "a"]]
+
+    def test_a_surface_holds_the_batch(self) -> None:
+        for net in (make_net("fp16"), make_net("w8a8", 3, height=4, width=33, depth=2)):
+            program = write_program(net)
+            size = len(base64.b64decode(program["input"]))
+            self.assertEqual(size, (64 if net.width < 32 else 128) * net.height * net.channels)
+            self.assertEqual(decoded(net, self.results({"a": program}, self.START)[3]), reference(net))
+            for change in ({"input_bytes": size - 1, "input": ""}, {"output_bytes": size - 64}):
+                chain, = self.results({"a": {**program, **change}}, self.START)[2]
+                self.assertIn("Failed with status=0x1d : statusType=0x9", chain[1][2])
+
+    def test_packed_data_are_wrong(self) -> None:
+        net = make_net("fp16")
+        program = write_program(net)
+        packed = b"".join(struct.pack(f"<{len(channel)}e", *channel) for channel in net.input)
+        size = len(base64.b64decode(program["input"]))
+        program["input"] = base64.b64encode(packed.ljust(size, b"\0")).decode()
+        found = decoded(net, self.results({"a": program}, self.START)[3])
+        self.assertNotEqual(found, reference(net))
+        self.assertTrue(all(math.isfinite(value) for channel in found for value in channel))
+
+    def test_the_padding_is_read(self) -> None:
+        net = make_net("fp16")
+        program = write_program(net)
+        content = bytearray(base64.b64decode(program["input"]))
+        content[64 * 2 + 62:64 * 3] = struct.pack("<e", 0.5)  # at the end of the first channel's last row
+        program["input"] = base64.b64encode(content).decode()
+        added = [value + 0.5 * (index >= 8) for index, value in enumerate(net.input[0])]
+        expected = reference(net._replace(input=[list(map(fp16, added)), *net.input[1:]]))
+        self.assertEqual(decoded(net, self.results({"a": program}, self.START)[3]), expected)
+
+    def test_of_large_programs_the_pixels_are_computed_that_were_overwritten(self) -> None:
+        net = make_net("w8a8", channels=16, height=128, width=128, depth=65)
+        acts: Acts = [["start", "a"], ["evaluate", "a"], ["poke", "a", 7, 5], ["poke", "a", 1, 130], ["evaluate", "a"],
+                      ["read", "a"], ["poke", "a", 2, 200], ["evaluate", "a"], ["read", "a"]]
+        results = self.results({"a": write_program(net)}, acts)
+        for content, pixels in ((results[5], [5, 130]), (results[8], [5, 130, 200])):
+            chosen = [[channel[pixel] for pixel in pixels] for channel in net.input]
+            expected = reference(net._replace(input=chosen, height=1, width=len(pixels)))
+            for channel, own in zip(decoded(net, content), expected):
+                self.assertEqual([channel[pixel] for pixel in pixels], own)
+                self.assertLessEqual({pixel for pixel, value in enumerate(channel) if value}, set(pixels))
+
+    def attributes(self, inner: bool = True, **settings: Any) -> Any:
+        """Return modelAttributes after load, of a chain of two layers of 6 channels, 3 by 40."""
+        net = make_net("fp16", height=3, width=40, depth=2)
+        acts: Acts = [["start", "a"], ["attributes", "a", inner]]
+        return self.results({"a": write_program(net)}, acts, **settings)[1]
+
+    def test_attributes(self) -> None:
+        strides = {"RowStride": 128, "PlaneStride": 384, "BatchStride": 2304, "DepthStride": 2304}
+        both = {**strides, "Type": "Float16", "Batches": 1, "Channels": 6, "Depth": 1, "Height": 3, "Width": 40,
+                "Interleave": 1, "PlaneCount": 6}
+        expected = {"NetworkStatusList": [{"LiveInputList": [{**both, "Name": "x", "Symbol": "x"}],
+                                           "LiveOutputList": [{**both, "Name": "c1@output", "Symbol": "c1"}]}]}
+        self.assertEqual(self.attributes(), expected)
+        self.assertEqual(self.attributes(inner=False), expected)
+        acts: Acts = [["make", "a"], ["attributes", "a"], ["compile", "a"], ["attributes", "a", False], ["load", "a"],
+                      ["unload", "a"], ["attributes", "a"]]
+        self.assertEqual(self.results({"a": write_program(make_net("fp16"))}, acts)[1::2], [{}, {}, True])
+
+    def test_wider_rows(self) -> None:
+        found, = self.attributes(ROW=192, PLANE=1024)["NetworkStatusList"][0]["LiveOutputList"]
+        self.assertEqual([found[f"{name}Stride"] for name in ("Row", "Plane", "Batch")], [192, 1024, 6144])
+        net = make_net("fp16")
+        program = write_program(net)
+        chain, = self.results({"a": program}, self.START, ROW=128)[2]
+        self.assertIn("status=0x1d", chain[1][2])
+        self.assertIsInstance(self.results({"a": program}, self.START, ROW=64)[2][0], float)
+
+    def test_attributes_that_are_wrong(self) -> None:
+        self.assertIsNone(self.attributes(ATTRIBUTES="none"))
+        self.assertIsNone(self.attributes(inner=False, ATTRIBUTES="none"))
+        self.assertIsNone(self.attributes(ATTRIBUTES="outer"))
+        right = self.attributes()
+        self.assertEqual(self.attributes(inner=False, ATTRIBUTES="outer"), right)
+        self.assertEqual(self.attributes(ATTRIBUTES="inner"), right)
+        driven = self.drive({"a": write_program(make_net("fp16"))}, [["start", "a"], ["attributes", "a", False]],
+                            ATTRIBUTES="inner")
+        self.assertIn("-externConstants: unrecognized selector", driven.errors)
+        self.assertEqual(self.attributes(ATTRIBUTES="empty"), {})
+        lists, = self.attributes(ATTRIBUTES="lists")["NetworkStatusList"]
+        self.assertEqual(sorted("c1@output" in surface for surface, in lists), [False, True])
+
+    def test_attributes_that_contradict_the_program(self) -> None:
+        for setting, change in (("text", {"RowStride": "128", "Channels": "6", "Type": "Float16"}),
+                                ("Channels=7;Type=Float32", {"Channels": 7, "Type": "Float32", "Height": 3}),
+                                ("Interleave=4", {"Interleave": 4}), ("BatchStride=5000000000",
+                                {"BatchStride": 5000000000}), ("RowStride=", {"RowStride": None}),
+                                ("Name=[]", {"Name": []})):
+            for place in ("LiveInputList", "LiveOutputList"):
+                found, = self.attributes(ATTRIBUTES=setting)["NetworkStatusList"][0][place]
+                self.assertEqual({name: found.get(name) for name in change}, change)
+        self.assertEqual(self.attributes(ATTRIBUTES="NetworkStatusList=[]"), {"NetworkStatusList": []})
+        self.assertEqual(list(self.attributes(ATTRIBUTES="LiveInputList=")["NetworkStatusList"][0]), ["LiveOutputList"])
 
 
 class OutputTest(Case):

@@ -40,7 +40,7 @@ def build(directory: Path, *, source: str = "standin.m", shared: bool = True, de
     target = directory / (path.stem + suffix)
     front, back = _mac_command(shared) if mac else _gnustep_command(shared)
     linked = [word for library in libraries for word in (str(library), f"-Wl,-rpath,{library.parent}")]
-    command = [*front, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-expansion-to-defined",
+    command = [*front, "-std=gnu11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-expansion-to-defined",
                *(f"-D{define}" for define in defines), str(path), "-o", str(target), *back, *linked]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
                           check=False)

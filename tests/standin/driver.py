@@ -1,7 +1,8 @@
 """Drive the private classes of a stand-in library by hand: `python3 tests/standin/driver.py LIBRARY < JOB`.
 
 Bare ctypes, without ane_bench, so that the stand-in can be tested by itself. JOB is JSON: `programs` maps a name to a
-program ({"mil": text, "blob": base64, "input": base64, "output_bytes": size}), `acts` is a list of acts, each a list
+program ({"mil": text, "blob": base64, "input": base64 of a whole surface, "output_bytes": size of the other one};
+"input_bytes" if the input's surface has another size), `acts` is a list of acts, each a list
 whose first item names a method of `Driver`. The program prints one line of JSON per act: its result.
 """
 
@@ -29,7 +30,8 @@ class Library:
         for name, result, arguments in (
                 ("objc_getClass", c_void_p, [c_char_p]), ("sel_registerName", c_void_p, [c_char_p]),
                 ("objc_autoreleasePoolPush", c_void_p, []), ("IOSurfaceCreate", c_void_p, [c_void_p]),
-                ("class_getClassMethod", c_void_p, [c_void_p, c_void_p]), ("NSTemporaryDirectory", c_void_p, []),
+                ("class_getClassMethod", c_void_p, [c_void_p, c_void_p]),
+                ("class_getInstanceMethod", c_void_p, [c_void_p, c_void_p]), ("NSTemporaryDirectory", c_void_p, []),
                 ("IOSurfaceLock", c_int, [c_void_p, c_uint32, c_void_p]),
                 ("IOSurfaceUnlock", c_int, [c_void_p, c_uint32, c_void_p]),
                 ("IOSurfaceGetBaseAddress", c_void_p, [c_void_p]), ("mach_absolute_time", c_uint64, []),
@@ -179,13 +181,39 @@ class Driver:
             if done is not True:
                 return done
         program = self.programs[name]
-        self._bind(name, len(base64.b64decode(program["input"])), program["output_bytes"])
+        self._bind(name, program.get("input_bytes") or len(base64.b64decode(program["input"])),
+                   program["output_bytes"])
         self.write(name)
         return True
 
+    def attributes(self, name: str, inner: bool = True) -> Any:
+        """Return modelAttributes of the inner model or of the outer one; None if there is no such method or model."""
+        library, model = self.library, self.models[name]
+        for selector in ("model", "modelAttributes")[0 if inner else 1:]:
+            found = library.send(model, "class")
+            if not library.class_getInstanceMethod(found, library.sel_registerName(selector.encode())):
+                return None
+            model = library.send(model, selector)
+            if not model:
+                return None
+        return self.value(model)
+
+    def value(self, thing: int) -> Any:
+        """Return a dictionary, array, number or string of Foundation's as Python's."""
+        library = self.library
+        if library.is_a(thing, "NSNumber"):
+            return library.send(thing, "unsignedLongLongValue", result=c_uint64)
+        if library.is_a(thing, "NSString"):
+            return library.text(thing)
+        keys = library.send(thing, "allKeys") if library.is_a(thing, "NSDictionary") else thing
+        items = [library.send(keys, "objectAtIndex:", c_uint64(index))
+                 for index in range(library.send(keys, "count", result=c_uint64))]
+        if keys == thing:
+            return [self.value(item) for item in items]
+        return {library.text(key): self.value(library.send(thing, "objectForKey:", key)) for key in items}
+
     def _surface(self, size: int) -> int:
         library = self.library
-        size = (size + 65535) // 65536 * 65536
         values = {"Width": size, "Height": 1, "BytesPerElement": 1, "BytesPerRow": size, "AllocSize": size,
                   "PixelFormat": 0}
         pairs = [(library.string(f"IOSurface{key}"), library.number(value)) for key, value in values.items()]
@@ -222,6 +250,14 @@ class Driver:
     def poison(self, name: str) -> None:
         """Write NaN over the whole output."""
         self._access(name, 1, b"\0\x7e" * (self.programs[name]["output_bytes"] // 2))
+
+    def poke(self, name: str, channel: int, pixel: int) -> None:
+        """Write NaN over one place of a channel of the output, given in elements of its surface."""
+        program, surface = self.programs[name], self.surfaces[name][1]
+        self.library.IOSurfaceLock(surface, 0, None)
+        address = self.library.IOSurfaceGetBaseAddress(surface)
+        ctypes.memmove(address + channel * program["output_bytes"] // program["channels"] + 2 * pixel, b"\0\x7e", 2)
+        self.library.IOSurfaceUnlock(surface, 0, None)
 
     def read(self, name: str) -> str:
         """Return the output in base64."""
