@@ -1,4 +1,5 @@
-"""The tests, one file per section of ane_bench.py, in its order. `python3 -m unittest` runs them, on all processors.
+"""The tests, one file per section of ane_bench.py, in its order. `python3 -m unittest` runs them,
+on all processors.
 
 With ANE_BENCH_TESTS=all the long ones run, too. The last lines tell what was left out, and why.
 """
@@ -14,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple, Optional
 
-LISTS = ("errors", "failures", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations")
+LISTS = ("errors", "failures", "skipped", "expectedFailures", "unexpectedSuccesses",
+         "collectedDurations")
 
 
 class _Told:
@@ -34,7 +36,8 @@ class _Told:
 
 
 class _Outcome(NamedTuple):
-    """What a test printed, how many tests that were, its entries for the result's LISTS, and what it left out."""
+    """What a test printed, how many tests that were, its entries for the result's LISTS, and what
+    it left out."""
 
     text: str
     tests: int
@@ -87,7 +90,8 @@ class _Process:
                                        2 if cls.result.showAll else int(cls.result.dots))
         with contextlib.redirect_stdout(stream):
             unittest.TestSuite([cls.tests[number]]).run(part)
-        lists = {name: [_told(part, entry) for entry in getattr(part, name)] for name in LISTS if hasattr(part, name)}
+        lists = {name: [_told(part, entry) for entry in getattr(part, name)]
+                 for name in LISTS if hasattr(part, name)}
         return _Outcome(stream.getvalue(), part.testsRun, lists, support.reductions[before:])
 
 
@@ -107,6 +111,7 @@ def flat(suite: Iterable[Any]) -> Iterator[unittest.TestCase]:
             yield test
 
 
-def load_tests(loader: unittest.TestLoader, tests: unittest.TestSuite, pattern: Optional[str]) -> Any:
+def load_tests(loader: unittest.TestLoader, tests: unittest.TestSuite,
+               pattern: Optional[str]) -> Any:
     """Return the tests of this package, as unittest's discovery asks for them."""
     return _Suite([tests, loader.discover(os.path.dirname(__file__), pattern or "test*.py")])

@@ -9,8 +9,8 @@ gap before an evaluate in the rounds.
 The stand-in's clock jumps: evaluates take exactly as long as they should, and whatever passes
 between them is the program's own, or the machine's. Interruptions by the machine only ever make
 gaps longer and times later, and fall elsewhere in each run: of some runs the one with the least
-errors counts, and at each place among the evaluates the least gap. A busy machine still shows in programs
-of 0.2 ms, since an interruption of 1 ms is five of their evaluates.
+errors counts, and at each place among the evaluates the least gap. A busy machine still shows in
+programs of 0.2 ms, since an interruption of 1 ms is five of their evaluates.
 
 Exit code 0 if all is within a hundredth and 100 µs now, else 1; 2 if the stand-in cannot be built.
 """

@@ -1,14 +1,72 @@
-"""Read the general grammar of MIL texts: an oracle for the writer and the reader of ane_bench.
+"""Read MIL texts and weight files without ane_bench: an oracle for what its writer writes.
 
-It reads every program of Apple's compiler in the shared folder, with all of their types, literals and attributes.
-Whatever the writer writes goes through it, and must then mean what ane_bench's own reader says.
+The grammar is the general one: it reads every program of Apple's compiler in the shared folder, with all
+of their types, literals and attributes. `steps` then tells what a chain of convolutions computes, and
+refuses what Apple's compiler would refuse or read otherwise.
 """
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
-from ane_bench import MilError
+
+class MilError(Exception):
+    """A MIL text that is damaged, or no chain. `line` counts from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"line {line}: {message}")
+        self.line = line
+
+
+class BlobError(Exception):
+    """A weight file that is damaged, or that does not hold what a text says."""
+
+
+class Tensor(NamedTuple):
+    """A tensor of a weight file: the offset of its record, its data type, its bytes."""
+
+    offset: int
+    data_type: str
+    data: bytes
+
+
+# Codes and bytes of an element: BlobDataType.hpp of apple/coremltools.
+ELEMENTS = {1: ("fp16", 2), 2: ("fp32", 4), 3: ("uint8", 1), 4: ("int8", 1)}
+
+
+def read_weight_file(blob: bytes) -> list[Tensor]:
+    """Return all tensors of a file of Apple's layout, in order. Raise BlobError with the offset of what
+    Apple's writer would not write."""
+    if len(blob) < 64:
+        raise BlobError(f"{len(blob)} bytes: no header")
+    count, version, *reserved = struct.unpack_from("<II7Q", blob)
+    if version != 2 or any(reserved):
+        raise BlobError(f"offset 4: version {version}, reserved {reserved}")
+    tensors: list[Tensor] = []
+    end = 64
+    for _ in range(count):
+        record = -(-end // 64) * 64
+        if any(blob[end:record]):
+            raise BlobError(f"offset {end}: a gap that is not zero")
+        tensors.append(read_tensor(blob, record))
+        end = record + 64 + len(tensors[-1].data)
+    if end != len(blob):
+        raise BlobError(f"offset {end}: {len(blob) - end} bytes follow the last tensor")
+    return tensors
+
+
+def read_tensor(blob: bytes, offset: int) -> Tensor:
+    """Return the tensor whose record is at an offset, or raise BlobError."""
+    if offset % 64 or not 0 <= offset <= len(blob) - 64:
+        raise BlobError(f"offset {offset}: no record of a file of {len(blob)} bytes")
+    sentinel, code, size, data, *reserved = struct.unpack_from("<IIQQQ4Q", blob, offset)
+    name, element = ELEMENTS.get(code, ("", 1))
+    if sentinel != 0xDEADBEEF or not name or data != offset + 64 or any(reserved):
+        raise BlobError(f"offset {offset}: sentinel {sentinel:#x}, type {code}, data at {data}")
+    if size % element or size > len(blob) - data:
+        raise BlobError(f"offset {offset}: {size} bytes of {name} in a file of {len(blob)} bytes")
+    return Tensor(offset, name, bytes(blob[data:data + size]))
 
 
 class Type(NamedTuple):
@@ -369,3 +427,94 @@ def _fits_shape(element: Type, shape: Sequence[Optional[int]], literal: Any) -> 
         return _fits(element, literal)
     return (isinstance(literal, list) and shape[0] in (None, len(literal))
             and all(_fits_shape(element, shape[1:], item) for item in literal))
+
+
+class Step(NamedTuple):
+    """A step of a chain: conv with the padding of each side and the weights ([output, input, rows,
+    columns], a tensor of fp16, or of int8 times the scale); quantize or dequantize with its scale."""
+
+    operation: str
+    scale: float = 1.0
+    pad: int = 0
+    shape: Sequence[Optional[int]] = ()
+    weights: Optional[Tensor] = None
+
+
+# The first opset of each operation, by apple/coremltools, converters/mil/mil/ops/defs.
+FIRST_OPSETS = {"const": 15, "conv": 15, "constexpr_affine_dequantize": 16, "quantize": 17, "dequantize": 17}
+
+
+def steps(text: str, blob: bytes) -> list[Step]:
+    """Return what a chain computes, from its input to its output. Raise MilError or BlobError for
+    another program, or weights that are not in the file as the text says."""
+    program = parse(text)
+    function, = program.functions
+    check_spelling(program, text)
+    for statement in function.statements:
+        if f"ios{FIRST_OPSETS.get(statement.operation, 99)}" > function.opset:
+            raise MilError(statement.line, f"{statement.operation} is not in {function.opset}")
+        if statement.attributes["name"].literal != statement.results[0][1]:
+            raise MilError(statement.line, "a name that is not its result's")
+    types = {name: type_ for type_, name in function.inputs}
+    types.update({name: type_ for one in function.statements for type_, name in one.results})
+    statements = {one.results[0][1]: one for one in function.statements}
+    (image, x), name, found = function.inputs[0], function.outputs[0], []
+    while name != x:
+        statement = statements[name]
+        step = _STEPS[statement.operation](statement, statements, types, blob)
+        name = statement.arguments["x" if step.operation == "conv" else "input"]
+        elements = [types[place].element for place in (name, statement.results[0][1])]
+        expected = {"quantize": ["fp16", "int8"], "dequantize": ["int8", "fp16"]}
+        if (elements != expected.get(step.operation, ["fp16", "fp16"])
+                or types[statement.results[0][1]].shape != image.shape):
+            raise MilError(statement.line, f"types {elements}, or another shape than the input's")
+        found.append(step)
+    return found[::-1]
+
+
+def check_spelling(program: MilProgram, text: str) -> None:
+    """Raise MilError if short and long spellings are mixed, or long ones are not in program(1.0)."""
+    short, long = re.search(r"[= (](string|fp16|u?int[0-9]+)\(", text), "tensor<string, []>" in text
+    if bool(short) == long or long != (program.version == "1.0"):
+        raise MilError(1, "short and long spellings, or a version that does not have them")
+
+
+def _convolution(statement: Statement, statements: dict[str, Statement], types: dict[str, Type],
+                 blob: bytes) -> Step:
+    settings = {key: statements[name].attributes["val"].literal
+                for key, name in statement.arguments.items() if key not in ("weight", "x")}
+    pads, kind = settings.pop("pad"), settings.pop("pad_type")
+    if settings != {"strides": [1, 1], "dilations": [1, 1], "groups": 1} or len(set(pads)) > 1:
+        raise MilError(statement.line, f"a convolution with {settings} and padding {pads}")
+    weight = statements[statement.arguments["weight"]]
+    key = {"const": "val", "constexpr_affine_dequantize": "quantized_data"}[weight.operation]
+    value, scale = weight.attributes[key], 1.0
+    if key != "val":
+        zero, axis = (weight.attributes[name].literal for name in ("zero_point", "axis"))
+        if zero or axis:
+            raise MilError(weight.line, f"zero point {zero}, axis {axis}")
+        scale = weight.attributes["scale"].literal
+    if value.literal.path != "@model_path/weights/weight.bin":
+        raise MilError(weight.line, f"a weight file {value.literal.path}")
+    tensor, shape = read_tensor(blob, value.literal.offset), value.type.shape or ()
+    elements = 1
+    for length in shape:
+        elements *= length or 0
+    size = {"fp16": 2, "int8": 1}[value.type.element]
+    if (tensor.data_type, len(tensor.data)) != (value.type.element, elements * size):
+        raise BlobError(f"offset {tensor.offset}: {len(tensor.data)} bytes of {tensor.data_type}")
+    if types[statement.arguments["weight"]] != value.type._replace(parameters=(Type("fp16"),)):
+        raise MilError(weight.line, "a weight of another type than its data's")
+    return Step("conv", scale, pads[0] if kind == "custom" else 0, shape, tensor)
+
+
+def _quantization(statement: Statement, statements: dict[str, Statement], types: dict[str, Type],
+                  blob: bytes) -> Step:
+    kind = statement.arguments.get("output_dtype")
+    if kind and statements[kind].attributes["val"].literal != "int8":
+        raise MilError(statement.line, "another type than int8")
+    scale = statements[statement.arguments["scale"]].attributes["val"].literal
+    return Step(statement.operation, scale)
+
+
+_STEPS = {"conv": _convolution, "quantize": _quantization, "dequantize": _quantization}

@@ -40,13 +40,13 @@ def made_run(configs: Sequence[Union[Config, str]] = ORIGINAL[:1], variants: Seq
     """Return a run in which variants compute at some TOPS beside a fixed cost, their times growing
     by `spread` from the first round to the last. Cells are named by the place of their
     configuration; `measured` breaks the run off."""
-    configs = [Config.parse(config) if isinstance(config, str) else config for config in configs]
-    run = Run(engine, settings, configs, variants)
+    chains = [Config.parse(config) if isinstance(config, str) else config for config in configs]
+    run = Run(engine, settings, chains, variants)
     run.system, run.started = dict(system), "2026-01-02T03:04:05+00:00"
     run.command = ["ane_bench.py", "--save", "run.json"]
     if settings.original:
         rounds, each = 1, 50
-    for place, config in enumerate(configs[:measured]):
+    for place, config in enumerate(chains[:measured]):
         cells = []
         paces = {variant: 1e6 * (config.gop / {**SPEEDS, **(speeds or {})}[variant] + fixed_ms)
                  for variant in variants}
@@ -68,7 +68,7 @@ def made_run(configs: Sequence[Union[Config, str]] = ORIGINAL[:1], variants: Seq
                 cell.fail("compile", error)
             cells.append(cell)
         run.add(cells)
-    run.broken_off = measured is not None and measured < len(configs)
+    run.broken_off = measured is not None and measured < len(chains)
     return run
 
 

@@ -5,11 +5,11 @@ Activations are arrays [channel][pixel] for 1x1 convolutions and [channel][row][
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, NamedTuple, Optional, cast
 
 import ane_bench
-from tests import support
+from tests import mil_grammar, support
 
 np = support.need("numpy")
 
@@ -57,11 +57,12 @@ def legitimate(int8: bool, kernel: int = 1) -> list[Engine]:
 
 
 def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
-    """Return the layers as the weight file of the FP16 program has them; the other variants have the same numbers."""
-    shape = (config.channels, config.channels, config.kernel, config.kernel)
+    """Return the layers as text and weight file of the FP16 program have them; the other variants have
+    the same numbers."""
     layers = []
-    for tensor in ane_bench.read_weight_file(ane_bench.build_program(config, "fp16", seed=seed).blob):
-        weights = np.frombuffer(tensor.data, dtype=np.float16).astype(np.float32).reshape(shape)
+    program = ane_bench.build_program(config, "fp16", seed=seed)
+    for step in mil_grammar.steps(program.mil, program.blob):
+        weights = kernels(step)
         if config.kernel == 1:
             layers.append(Layer(weights[:, :, 0, 0]))
         else:
@@ -69,6 +70,35 @@ def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
             layers.append(Layer(weights[:, :, 1, 1] / 16, pattern))
             assert np.array_equal(np.multiply.outer(layers[-1].matrix, pattern), weights)
     return layers
+
+
+def kernels(step: mil_grammar.Step) -> Any:
+    """Return the weights of a convolution, float32 [output][input][row][column]."""
+    assert step.weights is not None
+    numbers = np.frombuffer(step.weights.data, np.float16 if step.weights.data_type == "fp16" else np.int8)
+    return numbers.astype(np.float32).reshape(step.shape) * np.float32(step.scale)
+
+
+def executed(program: ane_bench.Program, values: Any) -> Any:
+    """Return the output of an image, [channel][row][column], by text and weight file alone: what an
+    engine with exact sums that rounds halves away computes of a program, right or wrong."""
+    for step in mil_grammar.steps(program.mil, program.blob):
+        if step.operation == "conv":
+            values = stored(convolved(kernels(step).astype(np.float64), values, step.pad), "fp16", "away")
+        elif step.operation == "quantize":
+            values = np.clip(rounded(values / step.scale, "away"), -128, 127)
+        else:
+            values = stored(values * step.scale, "fp16", "away")
+    return values
+
+
+def convolved(weights: Any, values: Any, pad: int) -> Any:
+    """Return the exact sums of a convolution; without padding the image shrinks."""
+    padded = np.pad(values, ((0, 0), (pad, pad), (pad, pad)))
+    size = weights.shape[2]
+    rows, columns = (length - size + 1 for length in padded.shape[1:])
+    return sum(np.tensordot(weights[:, :, y, x], padded[:, y:y + rows, x:x + columns], 1)
+               for y in range(size) for x in range(size))
 
 
 def input_of(config: ane_bench.Config, seed: int, pixels: Optional[Sequence[int]] = None) -> Any:
@@ -295,3 +325,64 @@ def damaged(layers: Layers, values: Any, engine: Engine, defect: str, channels: 
     chosen = list(channels[:CHANNEL_DEFECTS[defect]])
     output[chosen] = output[chosen[::-1]] if defect == "exchanged" else 0
     return output
+
+
+class Chain:
+    """The chain of one seed, with its reference: `compute` is that of ane_bench.Reference, from the
+    simulation. `places` are its pixels: drawn ones; of 3x3 as the check chooses them, one of an edge
+    (without corners) and one of the inside in turn, or with a size of 1 edges alone."""
+
+    def __init__(self, config: ane_bench.Config, variant: str, seed: int, count: int, size: int = 8) -> None:
+        self.config, self.variant = config, ane_bench.VARIANTS[variant]
+        self.int8 = self.variant.quantizes and config.depth > 1
+        self.layers = layers_of(config, seed)
+        if config.kernel == 1:
+            self.places = np.random.default_rng(seed).permutation(config.pixels)[:count].tolist()
+            self.input = input_of(config, seed, self.places)
+        else:
+            self.places = places_of_image(config.spatial, size, np.random.default_rng(seed))[:count]
+            self.input = input_of(config, seed)
+        self._row = {place: row for row, place in enumerate(self.places)}
+        self._outputs: dict[Any, list[list[float]]] = {}
+
+    def compute(self, pixels: Sequence[int], arithmetic: ane_bench.Arithmetic = ane_bench.ARITHMETICS[0],
+                quantizes: bool = False) -> list[list[float]]:
+        """Return the reference of some places, [pixel][channel]."""
+        if not self._outputs and self.config.kernel == 3:
+            self._outputs[None] = self.pixels(unrounded(self.layers, self.input)).tolist()
+        elif not self._outputs:
+            keys = list(itertools.product(ane_bench.ARITHMETICS, {False, self.int8}))
+            engines = [Engine(int8, "exact", one.store, one.rounding) for one, int8 in keys]
+            found = chains(self.layers, self.input, engines)
+            self._outputs = {key: self.pixels(found[engine]).tolist() for key, engine in zip(keys, engines)}
+        outputs = self._outputs[(arithmetic, quantizes) if self.config.kernel == 1 else None]
+        return [outputs[self._row[pixel]] for pixel in pixels]
+
+    def pixels(self, output: Any) -> Any:
+        """Return an engine's output as [pixel][channel] of the places."""
+        return output.T if self.config.kernel == 1 else output.reshape(self.config.channels, -1)[:, self.places].T
+
+    def run(self, engine: Engine) -> Any:
+        """Return the output of an engine, [pixel][channel]."""
+        return self.pixels(chain(self.layers, self.input, engine))
+
+    def damaged(self, engine: Engine, defect: str, draw: int = 0) -> Any:
+        """Return an engine's output, [pixel][channel], with a defect; `draw` picks its channels."""
+        channels = np.random.default_rng(draw).permutation(self.config.channels)
+        return self.pixels(damaged(self.layers, self.input, engine, defect, channels))
+
+    def verdicts(self, output: Any, size: int, known: bool = False) -> Iterator[ane_bench.Verdict]:
+        """Yield the verdict on each group of so many pixels."""
+        values, reference = output.tolist(), cast(ane_bench.Reference, self)
+        for start in range(0, len(values) - size + 1, size):
+            yield ane_bench.verify(reference, self.variant, self.places[start:start + size],
+                                   [values[start:start + size]], known)
+
+
+def places_of_image(side: int, size: int, draw: Any) -> list[int]:
+    """Return pixels of an image as the check chooses them."""
+    places = np.arange(side * side).reshape(side, side)
+    inside = draw.permutation(places[1:-1, 1:-1].ravel())
+    edges = draw.permutation(np.concatenate([places[0, 1:-1], places[-1, 1:-1], places[1:-1, 0], places[1:-1, -1]]))
+    chosen = edges if size == 1 else np.stack([edges, inside[:len(edges)]], 1).ravel()
+    return list(map(int, chosen))

@@ -1,22 +1,19 @@
-"""What the tests share: the stand-in, built once; commands, started, interrupted and awaited; what was left out."""
+"""What the tests share: the stand-in, built once; commands, started, interrupted, awaited; what was
+left out."""
 
 import atexit
 import collections
 import contextlib
 import functools
 import importlib
-import io
-import itertools
 import json
 import logging
-import math
 import os
 import py_compile
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 import unittest.mock
@@ -24,18 +21,23 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
 
+import ane_bench
 from tests.standin import build as standin_build
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ane_bench.py"
-SHARED = ROOT.parent / "shared"
 # Runs the module with a first worker that differs.
 DRIVER = ROOT / "tests" / "driver.py"
 
-# A run that takes no time.
-SMALL = ("--config", "64x8x2", "--iters", "4", "--rounds", "2", "--warmup", "2")
+# A run that takes no time: each clock of the stand-in jumps on by what an evaluate is said to take,
+# and so long an evaluate makes the shortest warm-up and rounds. Before its rounds each variant then
+# makes 5 evaluates; in each of 12 rounds one that is not counted and 5 timed ones. A test that
+# needs the stand-in's own speed sets CLOCK to real and LATENCY to the empty text.
+SMALL = ("--config", "64x8x2", "--seconds", "0")
+FAST = {"STANDIN_CLOCK": "virtual", "STANDIN_LATENCY": "fp16:140000,w8a16:140000,w8a8:70000"}
+WARMING, ROUNDS, TIMED = 5, 12, 5
 # Seconds within which a run in a scene ends, whatever goes wrong in it.
 PATIENCE = 40
 # Several runs at a time take less time: parent and worker wait for each other.
@@ -47,9 +49,9 @@ atexit.register(_holder.cleanup)
 WORKSHOP = Path(_holder.name)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is left out
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 # Whether the long tests run, too.
 ALL = os.environ.get("ANE_BENCH_TESTS") == "all"
@@ -60,7 +62,8 @@ long_test = unittest.skipUnless(ALL, "long; ANE_BENCH_TESTS=all runs it")
 
 
 def reduced(whole: int, part: int, what: str) -> int:
-    """Return how many of something to test: all of them with ANE_BENCH_TESTS=all, else a part, which is reported."""
+    """Return how many of something to test: all of them with ANE_BENCH_TESTS=all, else a part,
+    which is reported."""
     if ALL:
         return whole
     reductions.append(f"{whole - part:,} of {whole:,} {what}: long; ANE_BENCH_TESTS=all runs them")
@@ -74,19 +77,23 @@ def closing_lines(skipped: Iterable[tuple[unittest.TestCase, str]]) -> list[str]
         tests[reason].append(test.id())
     lines = []
     for reason, names in tests.items():
-        files = sorted({name.split(".")[1] if name.startswith("tests.") else name for name in names})
-        shown = [".".join(name.split(".")[-2:]) for name in sorted(names)] if len(names) <= 8 else files
-        lines.append(f"{len(names)} test{'s' if len(names) > 1 else ''}: {reason} ({', '.join(shown)})")
+        shown = sorted({name.split(".")[1] if name.startswith("tests.") else name
+                        for name in names})
+        if len(names) <= 8:
+            shown = [".".join(name.split(".")[-2:]) for name in sorted(names)]
+        count = f"{len(names)} test{'s' if len(names) > 1 else ''}"
+        lines.append(f"{count}: {reason} ({', '.join(shown)})")
     lines += dict.fromkeys(reductions)
     return ["Left out:\n", *(f"  {line}\n" for line in lines)] if lines else []
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is built, found or needed
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 def own_python() -> list[str]:
-    """Return this Python with the options for finding faults that it was started with: commands have them, too."""
+    """Return this Python with the options for finding faults that it was started with: commands
+    have them, too."""
     options = [f"-W{option}" for option in sys.warnoptions]
     return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *options]
 
@@ -104,18 +111,11 @@ def compiled_module() -> Path:
 @functools.cache
 def standin_library(defines: Sequence[str] = ()) -> Path:
     """Return the stand-in, built on first use; skip the test if it cannot be built."""
+    directory = Path(tempfile.mkdtemp(prefix="standin_", dir=WORKSHOP))
     try:
-        return standin_build.build(Path(tempfile.mkdtemp(prefix="standin_", dir=WORKSHOP)), defines=defines)
+        return standin_build.build(directory, defines=defines)
     except standin_build.Unavailable as reason:
         raise unittest.SkipTest(str(reason)) from None
-
-
-def shared(*parts: str) -> Path:
-    """Return a file beside the repository; skip the test if it is absent."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        raise unittest.SkipTest(f"{path} is not here")
-    return path
 
 
 def need(module: str) -> Any:
@@ -136,9 +136,29 @@ def environment(**variables: str) -> Iterator[None]:
         yield
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def said_by_workers(output: bytes, errors: bytes = b"", code: int = 0) -> Iterator[None]:
+    """Let each worker of runs in this process write this, when it has its task, and exit."""
+    with tempfile.TemporaryDirectory(dir=WORKSHOP) as holder:
+        for name, data in (("1", output), ("2", errors)):
+            Path(holder, name).write_bytes(data)
+        script = ("import os, sys; sys.stdin.readline()\nfor name in '12':\n"
+                  f"    with open(os.path.join({holder!r}, name), 'rb') as file:\n"
+                  "        os.fdopen(int(name), 'wb', closefd=False).write(file.read())\n"
+                  f"sys.exit({code})")
+        with runs_as_worker(script):
+            yield
+
+
+def runs_as_worker(script: str) -> Any:
+    """Let each worker of runs in this process be one that runs a script."""
+    command = [sys.executable, "-I", "-S", "-c", script]
+    return unittest.mock.patch.object(ane_bench, "worker_command", lambda code: command)
+
+
+# --------------------------------------------------------------------------------------------------
 # Commands
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 class Finished(NamedTuple):
     """A command that has exited."""
@@ -149,7 +169,8 @@ class Finished(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process of this machine; its state is Z if it has exited and its parent has not asked for the exit code."""
+    """A process of this machine; its state is Z if it has exited and its parent has not asked for
+    the exit code."""
 
     number: int
     parent: int
@@ -161,8 +182,9 @@ def processes() -> list[Process]:
     """Return all processes of this machine."""
     found = []
     if sys.platform == "darwin":
-        for line in subprocess.run(["ps", "-axo", "pid=,ppid=,pgid=,stat="], capture_output=True, encoding="utf-8",
-                                   check=True).stdout.splitlines():
+        command = ["ps", "-axo", "pid=,ppid=,pgid=,stat="]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+        for line in done.stdout.splitlines():
             number, parent, group, state = line.split()
             found.append(Process(int(number), int(parent), int(group), state[0]))
         return found
@@ -174,11 +196,14 @@ def processes() -> list[Process]:
 
 
 class Started:
-    """A command that runs in a process group of its own. Its output is collected unless `options` send it elsewhere."""
+    """A command that runs in a process group of its own. Its output is collected unless `options`
+    send it elsewhere."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], **options: Any) -> None:
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
-                   "start_new_session": True, "encoding": "utf-8", "errors": "replace", **options}
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str],
+                 **options: Any) -> None:
+        pipe = subprocess.PIPE
+        options = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "encoding": "utf-8",
+                   "errors": "replace", "start_new_session": True, **options}
         self.process: subprocess.Popen[str] = subprocess.Popen(command, env=environment, **options)
 
     def wait_until(self, condition: Callable[[], Any], what: str) -> None:
@@ -209,17 +234,11 @@ class Started:
         """Send a signal to all its processes, as a terminal does."""
         os.killpg(self.process.pid, number)
 
-    def kill(self) -> None:
-        """Kill the command alone, and wait for its workers to exit by themselves."""
-        self.signal(signal.SIGKILL)
-        self.process.communicate(timeout=PATIENCE)
-        if not self.is_over(PATIENCE):
-            raise AssertionError("a worker outlives the killed command")
-
     def is_over(self, seconds: float = 0) -> bool:
         """Return whether no process of its group lives, or none will within some seconds."""
         deadline = time.monotonic() + seconds
-        while any(process.group == self.process.pid and process.state != "Z" for process in processes()):
+        while any(process.group == self.process.pid and process.state != "Z"
+                  for process in processes()):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
@@ -235,27 +254,31 @@ class Started:
                 stream.close()
         self.process.wait(PATIENCE)
 
-    def finish(self, seconds: float = PATIENCE) -> Finished:
-        """Wait until it exits, and return what it wrote. Fail if it does not, or if it leaves a worker behind."""
+    def finish(self, seconds: float = PATIENCE, alone: float = 0) -> Finished:
+        """Wait until it exits, and return what it wrote. Fail if it does not, or if a worker is
+        left some seconds later."""
         try:
             output, errors = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError("it did not exit") from None
-        if not self.is_over():
+        if not self.is_over(alone):
             raise AssertionError("a worker is left")
         return Finished(self.process.returncode, output or "", errors or "")
 
 
 def clean_environment(standin: Union[str, Path] = "") -> dict[str, str]:
-    """Return this environment without variables for Python and the stand-in: who runs the tests may have set some that
-    hide faults, such as PYTHONUNBUFFERED."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STANDIN_", "PYTHON", "COLUMNS"))}
-    return {**kept, "ANE_BENCH_STANDIN": str(standin)}
+    """Return this environment without variables for Python and the stand-in: who runs the tests may
+    have set some that hide faults, such as PYTHONUNBUFFERED. The stand-in, if there is one, takes
+    no time."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("STANDIN_", "PYTHON", "COLUMNS"))}
+    return {**kept, "ANE_BENCH_STANDIN": str(standin), **(FAST if standin else {})}
 
 
-def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None, module: Path = MODULE,
-                **options: Any) -> Finished:
-    """Run ane_bench.py as a user does, without a stand-in unless the environment given here names one."""
+def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None,
+                module: Path = MODULE, **options: Any) -> Finished:
+    """Run ane_bench.py as a user does, without a stand-in unless the environment given here names
+    one."""
     command = [*own_python(), str(module), *arguments]
     started = Started(command, {**clean_environment(), **(environment or {})}, **options)
     try:
@@ -264,55 +287,15 @@ def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None
         started.end()
 
 
-class Ended:
-    """A process that wrote all that it ever will, and exited."""
-
-    def __init__(self, output: bytes, errors: bytes, code: int) -> None:
-        self.stdin, self.stdout, self.stderr = io.BytesIO(), readable(output), readable(errors)
-        self.returncode = code
-
-    def poll(self) -> int:
-        """Return the exit code."""
-        return self.returncode
-
-    def wait(self, timeout: float) -> int:
-        """Return the exit code."""
-        assert 0 < timeout < math.inf, f"a time limit of {timeout} s"
-        return self.returncode
-
-
-def readable(data: bytes) -> BinaryIO:
-    """Return a pipe that holds some data and then ends."""
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with contextlib.suppress(BrokenPipeError), open(writing, "wb", buffering=0) as stream:
-            stream.write(data)
-
-    if len(data) < 1 << 14:  # as much as every pipe takes at once
-        write()
-    else:
-        threading.Thread(target=write).start()
-    return open(reading, "rb", buffering=0)
-
-
-@contextlib.contextmanager
-def said_by_workers(output: bytes, errors: bytes = b"", code: int = 0) -> Iterator[None]:
-    """Let the first worker of runs in this process be one that writes this and exits; if there are more, they say
-    nothing."""
-    workers = itertools.chain([Ended(output, errors, code)], iter(lambda: Ended(b"", b"", 0), None))
-    with unittest.mock.patch("subprocess.Popen", lambda *_, **__: next(workers)):
-        yield
-
-
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Runs against the stand-in
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 class Scene:
     """A directory of its own for some runs against the stand-in, and what these are given.
 
-    `settings` are the stand-in's variables without their prefix; `prefix` is a command that starts the command.
+    `settings` are the stand-in's variables without their prefix; `prefix` is a command that starts
+    the command.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -332,36 +315,42 @@ class Scene:
         self._driver: Sequence[str] = ()
 
     def drive(self, afterwards: Mapping[str, str], first_command: Sequence[str] = ()) -> None:
-        """Set variables once the first worker was started; let that worker be another command if one is given."""
+        """Set variables once the first worker was started; let that worker be another command if
+        one is given."""
         self._driver = (str(DRIVER),)
-        self.variables.update(AFTERWARDS=json.dumps(afterwards), FIRST_COMMAND=json.dumps(first_command),
+        self.variables.update(AFTERWARDS=json.dumps(afterwards),
+                              FIRST_COMMAND=json.dumps(first_command),
                               WORKERS_SAID=str(self.directory / "workers"))
 
     def environment(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the environment of a run; these settings come on top of the scene's own."""
-        standin = {f"STANDIN_{name}": str(value) for name, value in {**self.settings, **settings}.items()}
-        return {**clean_environment(self.standin), "TMPDIR": str(self.temporary), "STANDIN_LOG": str(self.log),
-                **standin, **self.variables}
+        standin = {f"STANDIN_{name}": str(value)
+                   for name, value in {**self.settings, **settings}.items()}
+        return {**clean_environment(self.standin), "TMPDIR": str(self.temporary),
+                "STANDIN_LOG": str(self.log), **standin, **self.variables}
 
-    def start(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None, **options: Any) -> Started:
+    def start(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None,
+              **options: Any) -> Started:
         """Start a run."""
         command = [*self.prefix, *self.python, *self._driver, str(self.module), *arguments]
         started = Started(command, self.environment(settings or {}), **options)
         self.closing.callback(started.end)
         return started
 
-    def run(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None, **options: Any) -> Finished:
+    def run(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None,
+            **options: Any) -> Finished:
         """Run from start to end."""
         return self.finish(self.start(*arguments, settings=settings, **options))
 
-    def finish(self, started: Started) -> Finished:
+    def finish(self, started: Started, alone: float = 0) -> Finished:
         """Wait until a run exits; remember what it wrote."""
-        self.finished.append(started.finish())
+        self.finished.append(started.finish(alone=alone))
         return self.finished[-1]
 
     def await_call(self, run: Started, beginning: str, times: int = 1) -> None:
         """Wait until the stand-in's log has that many lines that begin so."""
-        run.wait_until(lambda: sum(line.startswith(beginning) for line in self.calls()) >= times, f"call {beginning}")
+        run.wait_until(lambda: sum(line.startswith(beginning) for line in self.calls()) >= times,
+                       f"call {beginning}")
 
     def calls(self) -> list[str]:
         """Return the stand-in's log."""
@@ -373,7 +362,8 @@ class Scene:
         return found
 
     def models(self) -> list[Path]:
-        """Return what lies in the temporary directory: model directories while a run goes on, nothing after it."""
+        """Return what lies in the temporary directory: model directories while a run goes on,
+        nothing after it."""
         return sorted(self.temporary.iterdir()) if self.temporary.is_dir() else []
 
     def workers_said(self) -> str:
@@ -395,13 +385,15 @@ class DirectoryCase(unittest.TestCase):
 
 
 class StandinCase(DirectoryCase):
-    """A test of runs against the stand-in, each of which must leave its temporary directory as it was."""
+    """A test of runs against the stand-in, each of which must leave its temporary directory as it
+    was."""
 
     def setUp(self) -> None:
-        # A shell in the background, or nohup, ignores these, and what is ignored stays so in all that is started.
+        # A shell in the background, or nohup, ignores these, and what is ignored stays so in all
+        # that is started.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             if signal.getsignal(number) == signal.SIG_IGN:
-                self.addCleanup(signal.signal, number, signal.signal(number, lambda *_: None))
+                self.addCleanup(signal.signal, number, signal.signal(number, signal.SIG_DFL))
         super().setUp()
         self.scene = Scene(self.directory)
         self.addCleanup(self.scene.closing.close)
@@ -429,6 +421,13 @@ class StandinCase(DirectoryCase):
         """Return the variables of a run against the stand-in."""
         return self.scene.environment(settings)
 
+    @contextlib.contextmanager
+    def here(self, **settings: Any) -> Iterator[None]:
+        """Let runs in this process find the stand-in, and their temporary directory."""
+        with environment(**self.environment(**settings)), \
+                unittest.mock.patch.object(tempfile, "tempdir", str(self.temporary)):
+            yield
+
     def calls(self) -> list[str]:
         """Return the stand-in's log."""
         return self.scene.calls()
@@ -448,7 +447,8 @@ class StandinCase(DirectoryCase):
         """Run, and return the record; the run must exit with a code."""
         return self.record_in(self.scene, *arguments, code=code, **settings)
 
-    def record_in(self, scene: Scene, *arguments: str, code: int = 0, **settings: Any) -> dict[str, Any]:
+    def record_in(self, scene: Scene, *arguments: str, code: int = 0,
+                  **settings: Any) -> dict[str, Any]:
         """Run in a scene, and return the record; the run must exit with a code."""
         finished = self.run_in(scene, *arguments, "--format", "json", **settings)
         self.assertEqual(finished.code, code, finished.errors)
@@ -461,8 +461,8 @@ class StandinCase(DirectoryCase):
         self.addCleanup(scene.closing.close)
         return scene
 
-    def each(self, items: Iterable[Item], check: Callable[[Scene, Item], None], *, name: Callable[[Item], str] = str,
-             at_a_time: int = AT_A_TIME) -> None:
+    def each(self, items: Iterable[Item], check: Callable[[Scene, Item], None], *,
+             name: Callable[[Item], str] = str, at_a_time: int = AT_A_TIME) -> None:
         """Check all items, each in a scene of its own, several at a time."""
         def outcome(item: Item) -> Optional[Exception]:
             scene = self.new_scene()

@@ -1,4 +1,4 @@
-"""A terminal for tests: a run's output on a pseudo-terminal of so many columns, as a person would see it."""
+"""What a person sees of a run: a terminal of so many columns, and made-up runs that take time."""
 
 import codecs
 import contextlib
@@ -11,107 +11,72 @@ import struct
 import sys
 import termios
 import threading
-import time
-import unicodedata
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Callable
 
+from ane_bench import Cell, Run
 from tests.support import PATIENCE, Finished, Scene
 
 # Makes the terminal the controlling one, so that its Ctrl-C reaches the run.
-CONTROL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-
-
-class Shown(NamedTuple):
-    """A line that was shown from a time on and then erased, such as a progress line."""
-
-    seconds: float
-    text: str
-
-    def startswith(self, text: str) -> bool:
-        """Return whether the line begins so."""
-        return self.text.startswith(text)
+CONTROL = ("import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+           "os.execv(sys.argv[1], sys.argv[1:])")
 
 
 class Screen:
-    """What a terminal shows: `lines`; `live`, what was erased; `wrapped`, what was too long; `received`, all of it.
+    """What a terminal shows: `lines`; `live`, lines that were erased; `wrapped`, those that were
+    too long; `received`, all of it.
 
-    It knows line feed, carriage return and "erase to the end of the line"; anything else is an error.
+    It knows line feed, carriage return and "erase to the end of the line", and characters of one
+    column; anything else is an error.
     """
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
-        self.live: list[Shown] = []
+        self.live: list[str] = []
+        self.wrapped: list[str] = []
         self.received = ""
-        self._continued: set[int] = set()
-        self._rows: list[list[str]] = [[]]
+        self._rows = [""]
         self._column = 0
         self._pending = ""
-        self._began = 0.0
 
     @property
     def lines(self) -> list[str]:
         """The lines on the screen, without spaces at their ends."""
-        return ["".join(row).rstrip() for row in self._rows]
+        return [row.rstrip() for row in self._rows]
 
-    @property
-    def wrapped(self) -> list[str]:
-        """The lines that took more than one line of the screen, each whole."""
-        found: list[str] = []
-        for number, row in enumerate(self._rows):
-            if number in self._continued and number - 1 in self._continued:
-                found[-1] += "".join(row)
-            elif number in self._continued:
-                found.append("".join([*self._rows[number - 1], *row]))
-        return found
-
-    def feed(self, text: str, seconds: float = 0.0) -> None:
-        """Show a text that arrives at a time."""
+    def feed(self, text: str) -> None:
+        """Show a text."""
         self.received += text
         text = self._pending + text
         whole = re.sub(r"\x1b(\[[0-9;]*)?\Z", "", text)  # an escape sequence may come in two parts
         self._pending = text[len(whole):]
         for part in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|.", whole, re.DOTALL):
+            row = self._rows[-1]
             if part == "\r":
                 self._column = 0
             elif part == "\n":
-                self._rows.append([" "] * self._column)
-            elif part in ("\x1b[K", "\x1b[0K"):
-                self._erase()
+                self._rows.append(" " * self._column)
+            elif part == "\x1b[K":
+                self.live += [row] if self._column == 0 and row else []
+                self._rows[-1] = row[:self._column]
             elif part.isprintable():
-                self._put(part, seconds)
+                self._rows[-1] = row[:self._column] + part + row[self._column + 1:]
+                self._column += 1
+                self.wrapped += [row] if self._column > self.columns else []
             else:
                 raise AssertionError(f"a terminal may not know {part!r}, in {text[:100]!r}")
-
-    def _erase(self) -> None:
-        """Erase from the cursor on."""
-        row = self._rows[-1]
-        if self._column == 0 and row:
-            self.live.append(Shown(self._began, "".join(row)))
-        del row[self._column:]
-
-    def _put(self, character: str, seconds: float) -> None:
-        """Show one character, on the next line if this one is full."""
-        width = 2 if unicodedata.east_asian_width(character) in "WF" else 0 if unicodedata.combining(character) else 1
-        if self._column + width > self.columns:
-            self._continued.add(len(self._rows))
-            self._rows.append([])
-            self._column = 0
-        if self._column == 0:
-            self._began = seconds
-        self._rows[-1][self._column:self._column + 1] = [character]
-        self._column += width
 
 
 class Terminal:
     """A run on a terminal of its own, whose `screen` shows all that it writes."""
 
-    def __init__(self, scene: Scene, *arguments: str, columns: int = 80, settings: Any = None) -> None:
+    def __init__(self, scene: Scene, *arguments: str, columns: int = 80,
+                 settings: Any = None) -> None:
         self.scene, self.screen = scene, Screen(columns)
         self._main, side = pty.openpty()
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
         scene.prefix = (sys.executable, "-I", "-c", CONTROL)
         self.run = scene.start(*arguments, settings=settings, stdin=side, stdout=side, stderr=side)
-        self._started = time.monotonic()
         os.close(side)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -124,7 +89,7 @@ class Terminal:
                 data = os.read(self._main, 1 << 16)
                 if not data:
                     break
-                self.screen.feed(decoder.decode(data), time.monotonic() - self._started)
+                self.screen.feed(decoder.decode(data))
 
     def type(self, keys: bytes) -> None:
         """Type as a person does."""
@@ -136,3 +101,35 @@ class Terminal:
         self._reader.join(PATIENCE)
         os.close(self._main)
         return finished
+
+
+class Going:
+    """A made-up run in the place of `measured`: it tells what that tells, by a clock of its own.
+
+    `between` is called within each configuration; the last `broken` of them are not measured, since
+    the run is interrupted before.
+    """
+
+    def __init__(self, made: Run, broken: int = 0,
+                 between: Callable[[int], None] = lambda number: None) -> None:
+        self.made, self.broken, self.between, self.now = made, broken, between, 1000.0
+
+    def __call__(self, run: Run, notify: Callable[[Any], None]) -> Iterator[list[Cell]]:
+        run.system, run.warnings = self.made.system, self.made.warnings
+        run.version, run.started = self.made.version, self.made.started
+        for number, (config, cells) in enumerate(self.made.results, 1):
+            notify({"kind": "configuration", "config": config.name, "number": number})
+            notify({"kind": "machine", "system": run.system})
+            self.between(number)
+            for stage in ("compile", "load", "warm-up"):
+                self.now += 0.4
+                notify({"kind": "stage", "stage": stage, "variant": "fp16", "limit": 0})
+            for place in range(1, 13):
+                notify({"kind": "stage", "stage": "evaluate", "variant": "fp16,w8a8", "limit": 0,
+                        "number": place, "paces": {}})
+                self.now += max(1, config.gop / 150) / 12
+            run.add(cells)
+            run.broken_off = number + self.broken == len(run.configs) > number
+            yield cells
+            if run.broken_off:
+                raise KeyboardInterrupt

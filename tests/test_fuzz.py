@@ -1,7 +1,7 @@
 """Section 12 under 3,000 damaged records: each is refused with an error of the project's own, in
 one line, or is a run of which every report can be made. Without ANE_BENCH_TESTS=all there are 300.
 
-ANE_BENCH_FUZZ_SEED chooses other damage. `python3 -m tests.test_fuzz NUMBER` makes one record again,
+ANE_BENCH_FUZZ_SEED chooses other damage. `python3 -m tests.test_fuzz NUMBER` makes one record anew,
 shows what was done to it, and lets its exception out.
 """
 
@@ -76,10 +76,9 @@ def limited_memory(more: int) -> Iterator[None]:
 
 # Damage.
 
-NUMBERS = (0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 64, 127, 128, 255, 65535, (1 << 31) - 1, 1 << 31, 1 << 32,
-           (1 << 53) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 FIGURES = (0.0, -1, -0.0, 0.5, -2.5, 5e-324, 1e-300, 1e-30, 1e-19, 1e13, 1e17, 1e30, 1e200, 1e299,
-           1.7e308, math.nan, math.inf, -math.inf, *NUMBERS, 10 ** 19, 10 ** 20 - 1)
+           1.7e308, math.nan, math.inf, -math.inf, 0, 1, 2, 3, 4, 5, 7, 8, 12, 64, 128, 255, 65535,
+           (1 << 31) - 1, 1 << 32, (1 << 53) + 1, (1 << 63) - 1, (1 << 64) - 1, 10 ** 20 - 1)
 STRINGS = ("", "x", "fp16", "w8a16", "w8a8", "W8A8", "int4", "ok", "failed", "auto", "original",
            "original/1.3", "compile", "Apple M4", "Apple M10 Ultra", "nominal", "0x0x0", "64x8x2",
            "64x8", "64,32x8x2", "2026-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "\0", "\n",
@@ -97,11 +96,6 @@ RAW = {"@huge": "1e999", "@minus": "-1e999", "@long": "9" * 30, "@longer": "9" *
        "@deepest": "[" * 100_000, "@half": '"\\ud800"', "@zero": "\\u0000",
        "@float": "0." + "0" * 400 + "1"}
 BYTES = (0, 1, 9, 10, 32, 34, 45, 46, 48, 57, 91, 93, 123, 125, 127, 128, 192, 255)
-
-
-def few(draw: random.Random) -> range:
-    """Return one change mostly, a few sometimes."""
-    return range(draw.choice((1, 1, 1, 1, 1, 1, 2, 2, 3, 5)))
 
 
 def damage_bytes(draw: random.Random, data: bytearray) -> str:
@@ -183,8 +177,7 @@ def damage_json(draw: random.Random, value: dict[str, Any]) -> str:
         container[key] = [old]
     else:
         container[key] = nasty(draw, old)
-    now = container.get(key, "gone") if isinstance(container, dict) else container
-    return f"{kind} at {str(key)!r:.40}, now {now!r:.60}"
+    return f"{kind} at {str(key)!r:.40}, now {container!r:.60}"
 
 
 @functools.cache
@@ -204,16 +197,16 @@ def record_texts() -> Sequence[str]:
 def damaged(number: int, changes: list[str]) -> bytes:
     """Return a damaged record: its values, its bytes, or both; note the changes."""
     draw = random.Random(f"{SEED}/{number}")
-    text, where = draw.choice(record_texts()), draw.random()
+    text, where, count = draw.choice(record_texts()), draw.random(), draw.choice((1, 1, 1, 1, 2, 4))
     if where < 0.85:
         value = json.loads(text)
-        changes += [damage_json(draw, value) for _ in few(draw)]
+        changes += [damage_json(draw, value) for _ in range(count)]
         text = json.dumps(value)
         for name, raw in RAW.items():
             text = text.replace(f'"{name}"', raw)
     data = bytearray(text.encode())
     if where > 0.8:
-        changes += [damage_bytes(draw, data) for _ in few(draw)]
+        changes += [damage_bytes(draw, data) for _ in range(count)]
     return bytes(data)
 
 
@@ -304,7 +297,7 @@ class FuzzTest(unittest.TestCase):
                         f"ANE_BENCH_FUZZ_SEED={SEED} python3 -m tests.test_fuzz {number}",
                         f"changes: {'; '.join(changes)}", *traceback.format_list(last),
                         f"{type(error).__name__}: {str(error)[:300]}")))
-        self.assertFalse(wrong, "\n\n".join(list(wrong.values())[:MOST_SHOWN]))
+        self.assertEqual([], list(wrong.values())[:MOST_SHOWN])
         for name in ("refused", "read"):
             self.assertGreaterEqual(verdicts[name], FEWEST, name)
 

@@ -113,19 +113,19 @@ CASES = (
          lambda: cell(variant="w8a8", config=ONE),
          [lambda: cell(variant="w8a8", config=TINY), lambda: cell(config=ONE),
           lambda: cell(variant="w8a8", config=ONE, settings=ORIGINAL)]),
-    Case("noise", "times are uncertain: they changed by +7% from the first third to the last; "
-         f"{CLOSE}{LONGER}", lambda: cell(of_rounds(*RISING)),
-         [cell, lambda: cell(of_rounds(*[1 + (f - 1) / 2 for f in RISING]))]),
-    Case("noise", f"times are uncertain: they changed by +7% from the first third to the last; "
-         f"{CLOSE}", lambda: cell([[15 * factor for factor in RISING]], settings=ORIGINAL),
+    Case("noise", "times are uncertain: they changed by +7% from the first third to the last, they "
+         f"scatter by 4%, the interval is ±9%; {CLOSE}{LONGER}", lambda: cell(of_rounds(*RISING)),
+         [cell, lambda: cell(of_rounds(*[1 + (f - 1) / 3 for f in RISING]))]),
+    Case("noise", f"times are uncertain: they changed by +7% from the first third to the last, "
+         f"they scatter by 4%; {CLOSE}", lambda: cell([[15 * factor for factor in RISING]], settings=ORIGINAL),
          [lambda: cell(settings=ORIGINAL)]),
     Case("noise", "times are uncertain: they scatter by 5%; other programs, most likely: close "
          "what else runs, or measure longer, such as --seconds 8",
          lambda: cell(SCATTERED, engine="reference", settings=Settings(seconds=2)),
          [lambda: cell(engine="reference")]),
     Case("noise", "times are uncertain: 4 of 60 evaluates took over 1.5 times the median; "
-         f"{CLOSE}{LONGER}", lambda: cell(LATE), [lambda: cell(LATE[1:])]),
-    Case("noise", "times are uncertain: they scatter by 15%, the interval is ±7%; "
+         f"{CLOSE}{LONGER}", lambda: cell(LATE), [lambda: cell(LATE[2:])]),
+    Case("noise", "times are uncertain: they scatter by 15%, the interval is ±8%; "
          f"{CLOSE}{LONGER}", lambda: cell(of_rounds(*[0.9, 1.1] * 6)),
          [lambda: cell(of_rounds(*[0.99, 1.01] * 6))]),
     Case("floor", "0.089 ms is below the dispatch overhead (0.09 ms): evaluate may do nothing; "

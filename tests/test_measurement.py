@@ -54,7 +54,7 @@ class FakeEngine:
         self.log.append("pool")
         yield
 
-    def load(self, program: ane_bench.Program, qos: int, events: Any,
+    def load(self, program: ane_bench.Program, qos: int, events: ane_bench.Events,
              owner: contextlib.ExitStack) -> "FakeExecutable":
         """Return the program, or refuse it."""
         name = f"{program.variant.name}:{program.form}"
@@ -65,7 +65,7 @@ class FakeEngine:
 
 
 class FakeExecutable:
-    """A program that takes its time, and whose pixels tell their own number and that of the read."""
+    """A program that takes its time, and whose pixels tell their number and that of the read."""
 
     def __init__(self, engine: FakeEngine, name: str) -> None:
         self.facts: dict[str, Any] = {"compile_ms": 1.5}
@@ -100,18 +100,13 @@ class FakeExecutable:
 
 
 class FakeEvents:
-    """What a worker tells its parent; the user interrupts when round `stop_at` begins, or before."""
+    """What a worker tells its parent; the user interrupts in round `stop_at`, or before any."""
 
     def __init__(self, engine: FakeEngine, stop_at: float = math.inf) -> None:
         self.engine, self.stop_at = engine, stop_at
-        self.current, self.refusals, self.done = "start", 0, 0
+        self.current, self.refusals, self.stopping = "start", 0, stop_at <= 0
         self.stages: list[tuple[str, str, float]] = []
         self.rounds: list[tuple[str, float, int, Mapping[str, Sequence[float]]]] = []
-
-    @property
-    def stopping(self) -> bool:
-        """Return whether the user has interrupted."""
-        return self.done >= self.stop_at
 
     def stage(self, name: str, variant: str, limit: float = 0.0) -> None:
         """Note a stage."""
@@ -121,7 +116,7 @@ class FakeEvents:
     def round(self, variants: str, limit: float, number: int,
               paces: Mapping[str, Sequence[float]]) -> None:
         """Note a round."""
-        self.current, self.done = "evaluate", number
+        self.current, self.stopping = "evaluate", number >= self.stop_at
         self.engine.log.append(f"round {number}")
         self.rounds.append((variants, limit, number, paces))
 
@@ -129,17 +124,10 @@ class FakeEvents:
         """Count the refused compiles."""
         self.refusals += 1
 
-    def turn(self, variant: str) -> None:
-        """Ignore the variant at work."""
+    def ignored(self, *_: str) -> None:
+        """Ignore what else a worker tells."""
 
-    def rest(self, variant: str) -> None:
-        """Ignore that a compile follows."""
-
-    def directory(self, path: str) -> None:
-        """Ignore a directory."""
-
-    def warn(self, code: str, message: str) -> None:
-        """Ignore a warning."""
+    turn = rest = directory = warn = ignored
 
 
 def measure(engine: FakeEngine, variants: Sequence[str] = BOTH, pixels: Sequence[int] = (0, 3), *,
@@ -282,7 +270,7 @@ class StopTest(unittest.TestCase):
                 self.assertEqual(cell.failure, "failed in stage evaluate: interrupted after "
                                                f"{stop_at} of 12 rounds")
                 self.assertEqual(cell.samples_ns, [])
-            self.assertLess(engine.ns, 2e9, "the warm-up ends, too")
+            self.assertLess(engine.ns, 2e9 if stop_at else 1e7, "the warm-up ends, too")
 
     def test_later_they_are_kept_and_their_last_round_is_verified(self) -> None:
         """The number of rounds still is a multiple of the variants, so at most one more follows."""
@@ -326,6 +314,7 @@ class FailureTest(unittest.TestCase):
                 self.assertEqual((cell.status, cell.stage, cell.samples_ns, cell.rounds_s),
                                  ("failed", stage, [], []))
                 self.assertEqual(cell.error, "evaluate returned NO: told to fail")
+                self.assertEqual(cell.first_ms, None if fail_from == 1 else 2.0)
         self.assertTrue(measured(FakeEngine(fail_from=total + 1), ("fp16",), seconds=0)[0].ok)
 
     def test_an_output_that_cannot_be_read_in_the_end_keeps_the_figures(self) -> None:
@@ -364,7 +353,7 @@ class FormsTest(unittest.TestCase):
         self.assertEqual(engine.log[:2], ["load fp16:original/1.3", "load w8a8:original/1.3"])
 
     def test_all_are_named_if_none_is_accepted(self) -> None:
-        for form, advice in (("auto", "no form of the program is accepted; send the output of doctor"),
+        for form, advice in (("auto", "no form of the program is accepted; send the output of "),
                              ("standard/1.0", "try another --form")):
             cell, = measured(FakeEngine(refuse="fp16"), ("fp16",), form=form)
             self.assertEqual((cell.status, cell.stage, cell.samples_ns), ("failed", "compile", []))
@@ -414,17 +403,15 @@ class WarmupTest(unittest.TestCase):
         """As the original's: its mean is that of a clock still rising."""
         engine = FakeEngine(Rising({"fp16": 0.2, "w8a8": 0.1}, 2.8, 0.25))
         cell, = measured(engine, ("fp16",), settings=ane_bench.ORIGINAL_SETTINGS)
-        self.assertGreater(cell.milliseconds, 0.2 * 1.5)
+        self.assertGreater(cell.milliseconds or 0, 0.2 * 1.5)
 
     def test_it_takes_half_a_second_to_three_seconds(self) -> None:
         for latency, least, most in ((steady, 0.5, 0.8),
                                      (lambda _, count: 1e6 * 1.001 ** count, 3.0, 3.6)):
             engine = FakeEngine(latency)
-            events = FakeEvents(engine)
-            began: list[float] = []
-            events.round = lambda *_, ns=engine: began.append(ns.ns)  # type: ignore
-            measure(engine, ("fp16",), events=events, seconds=0)
-            self.assertTrue(least <= began[0] / 1e9 <= most, began[0])
+            trial, = measure(engine, ("fp16",), seconds=0)
+            began = trial.turns[0][0] - engine.latency("fp16", 0)  # the uncounted evaluate
+            self.assertTrue(least <= began / 1e9 <= most, began)
 
 
 class ClockTest(unittest.TestCase):
@@ -438,7 +425,7 @@ class ClockTest(unittest.TestCase):
     def test_a_turn_within_a_tick_cannot_be_told(self) -> None:
         for cell in measured(FakeEngine(lambda *_: 100, tick_ns=1e9), seconds=0):
             self.assertEqual((cell.status, cell.stage, cell.samples_ns), ("failed", "evaluate", []))
-            self.assertRegex(cell.error or "", "^the clock did not move on over 500 evaluates in a row:")
+            self.assertRegex(cell.error or "", "^the clock did not move on over 500 evaluates ")
 
     def test_backwards(self) -> None:
         """For good, which ends the rounds, or once, which is seen in the end."""
@@ -507,8 +494,8 @@ class CellTest(unittest.TestCase):
                 ("rounds_s", [-1.0, 0.0]), ("condensed", "yes"), ("verified", {"ok": 1}),
                 ("verified", {"equal": {}})):
             with self.subTest(name=name, value=str(value)[:20]):
-                with self.assertRaisesRegex(ValueError, f"^{name}: .{{1,80}}$"):
-                    self.cell(**{name: value})
+                given: dict[str, Any] = {name: value}
+                self.assertRaisesRegex(ValueError, f"^{name}: .{{1,80}}$", self.cell, **given)
 
     def test_texts_become_printable(self) -> None:
         self.assertEqual(self.cell(form="a\x1b[2J\nb").form, "a?[2J?b")
@@ -522,10 +509,12 @@ class CellTest(unittest.TestCase):
         self.assertAlmostEqual(cell.milliseconds or 0, 2)
         self.assertAlmostEqual(cell.tops or 0, CONFIG.gop / 2)
         self.assertAlmostEqual(cell.ratio["value"], 2)
-        self.assertEqual((cell.name, cell.check, cell.failure, base.ratio), ("W8A8 8x2x2", "", "", {}))
+        self.assertEqual((cell.name, cell.check, cell.failure), ("W8A8 8x2x2", "", ""))
+        self.assertEqual(base.ratio, {})
 
     def test_a_ratio_of_other_rounds_is_one_of_independent_runs(self) -> None:
         shared = [1 + 0.1 * (number * 5 % 12) for number in range(12)]
+
         def both(own_starts: Sequence[float], **facts: Any) -> dict[str, Any]:
             base = self.cell("fp16", samples_ns=[[2e6 * each] for each in shared],
                              rounds_s=list(range(12)))
@@ -545,7 +534,8 @@ class CellTest(unittest.TestCase):
                  for variant, each in (("fp16", 10e6), ("w8a8", 4e6))]
         cells[1].baseline = cells[0]
         self.assertAlmostEqual(cells[0].milliseconds or 0, 4)
-        self.assertEqual((cells[1].ratio, cells[1].sustained), ({"value": 2}, {}))
+        self.assertAlmostEqual(cells[1].ratio["value"], 2)
+        self.assertEqual((list(cells[1].ratio), cells[1].sustained), (["value"], {}))
 
     def test_a_failed_cell_names_no_path_and_keeps_its_samples(self) -> None:
         cell = self.cell(samples_ns=[[1e6]] * 12, verified={"ok": False})
@@ -576,7 +566,7 @@ class SettingsTest(unittest.TestCase):
         for given in ({"seconds": 0}, {"seconds": 0.5}, {"seconds": 3600}, {"seed": (1 << 53) - 1},
                       {"qos": 0}, {"timeout": 1}, {"verify": 0}, {"form": "original/1.3"}):
             self.assertEqual(Settings(**given).check(), Settings(**given))
-        self.assertFalse(Settings(verify=0).verifies or ane_bench.ORIGINAL_SETTINGS.verifies)
+        self.assertFalse(Settings(verify=0).verifies or Settings(original=True).verifies)
         self.assertTrue(Settings().verifies)
 
 

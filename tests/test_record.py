@@ -9,7 +9,6 @@ import os
 import random
 import re
 import stat
-import subprocess
 import time
 import unittest
 import unittest.mock
@@ -34,6 +33,7 @@ from tests.runs import (
     random_run,
     written,
 )
+from tests.test_fuzz import limited_memory
 
 SEED = os.environ.get("ANE_BENCH_FUZZ_SEED", "1")
 UNCHECKED = ("--verify", "0", "--seconds", "0", "--quiet")
@@ -104,10 +104,10 @@ class LayersTest(unittest.TestCase):
                 cell.samples_ns = [[1e6 * (less + more) * draw.lognormvariate(0, 0.01)]
                                    for _ in range(12)]
             layer, = run.layers  # 25 µs and 12.5 µs, 0.1 ms both
-            found = layer.variants["fp16"]
+            found, int8 = layer.variants["fp16"], layer.variants["w8a8"]
             for place, (truth, (low, high)) in enumerate((
-                    (25, found["ci95"]), (0.1, found["fixed_ci95"]), (2, layer.ratio["w8a8"]["ci95"]),
-                    (12.5, layer.variants["w8a8"]["ci95"]))):
+                    (25, found["ci95"]), (0.1, found["fixed_ci95"]), (12.5, int8["ci95"]),
+                    (2, layer.ratio["w8a8"]["ci95"]))):
                 right[place] += low < truth < high
         for hits in right:
             self.assertGreater(hits / count, 0.925)
@@ -203,6 +203,7 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
     ("expected a text", ("version",), (1, [], True)),
     ("isoformat|time zone|month", ("started",),
      ("yesterday", "2026-01-02T03:04:05", "2026-13-01T03:04:05Z", "")),
+    ("out of range", ("started",), ("0001-01-01T00:00:00+23:59",)),
     ("an object", ("system",), ([], "M4")), ("an object", ("asked",), ([], 1)),
     ("expected a list", ("asked", "variants"), ("fp16", {})),
     ("expected true or false", ("complete",), (1, "true")),
@@ -212,6 +213,7 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
     ("original", ("protocol", "original"), (1, "no")), ("whole", ("protocol", "data"), (1.5, "2")),
     ("expected a number", ("protocol", "timeout"), (float("nan"), float("inf"))),
     ("expected a number", ("system", "load"), (float("nan"), -float("inf"), 1e300, -1e301)),
+    ("expected a number", ("system", "memory_bytes"), ("17", [1], True)),
     ("engine", ("engine",), ("", "gpu")), ("expected a text", ("engine",), (1,)),
     ("configurations", ("results",), ([], GOOD["results"][1:], GOOD["results"][::-1],
                                       [GOOD["results"][0]] * 2)),
@@ -291,11 +293,12 @@ class ReadTest(DirectoryCase):
         self.assertEqual(found.to_dict()["protocol"]["warp"], 9)
         self.assertEqual(self.read(found.to_dict()).other_settings, found.other_settings)
 
-    def test_another_order_is_read(self) -> None:
-        run = made_run(KERNEL3, ALL)
+    def test_another_order_is_read_and_the_baseline_is_the_first_asked_for(self) -> None:
+        run = made_run(KERNEL3, ("w8a8", "fp16"))
         found = self.read(json.dumps(run.to_dict(), sort_keys=True))
         self.assertEqual(found.to_dict(), run.to_dict())
-        self.assertEqual(found.variants, list(ALL))
+        self.assertEqual([cell.ratio == {} for cell in found.cells], [True, False] * 2)
+        self.assertAlmostEqual(found.cells[1].ratio["value"], 18.6 / 35.1)
 
     def test_what_is_wrong_is_refused_with_a_reason(self) -> None:
         for reason, way, values in WRONG:
@@ -327,7 +330,7 @@ class ReadTest(DirectoryCase):
                     read_record(self.path)
 
     def test_another_schema_is_refused_by_name(self) -> None:
-        words = r"run\.json: expected a record of schema ane-bench/2, .*: it has schema 'ane-bench/1'"
+        words = r"expected a record of schema ane-bench/2, .*: it has schema 'ane-bench/1'$"
         with self.assertRaisesRegex(UsageError, words):
             self.read({"schema": "ane-bench/1", "results": []})
 
@@ -343,45 +346,26 @@ class ReadTest(DirectoryCase):
         for path, reason in ((self.directory, "Is a directory"), ("a\0b", "null"),
                              (self.directory / "none", "No such file"),
                              ("\ud800", "surrogates not allowed"), (None, "NoneType")):
-            with self.subTest(path), self.assertRaisesRegex(UsageError, f"cannot be read: .*{reason}"):
+            with self.subTest(path), \
+                    self.assertRaisesRegex(UsageError, f"cannot be read: .*{reason}"):
                 read_record(path)
-
-    def test_paths_of_any_kind(self) -> None:
-        written(self.path, made_run())
-        self.assertEqual(read_record(os.fsencode(self.path)).to_dict(),
-                         read_record(self.path).to_dict())
 
     def test_texts_are_made_printable(self) -> None:
         found = self.read(made_run(system={"chip": "a\x1b[2J\nb", "ane_\r": "\ud800\u202e"}))
         self.assertEqual(found.system, {"chip": "a?[2J?b", "ane_?": "??"})
 
     def test_times_are_told_in_utc(self) -> None:
-        for text in ("2026-01-02T04:04:05+01:00", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.5+00:00"):
+        for text in ("2026-01-02T04:04:05+01:00", "2026-01-02T03:04:05Z"):
             self.assertEqual(self.read(altered(GOOD, ("started",), text)).started, GOOD["started"])
-
-    def test_a_baseline_is_the_first_that_was_asked_for(self) -> None:
-        run = made_run(variants=("w8a8", "fp16"))
-        found = self.read(json.dumps(run.to_dict(), sort_keys=True))
-        self.assertEqual(found.cell("512x64x128", "w8a8").ratio, {})
-        self.assertAlmostEqual(found.cell("512x64x128", "fp16").ratio["value"], 18.6 / 35.1)
 
 
 class LargeTest(DirectoryCase):
     """What is far larger than any record is refused in little time and memory."""
 
     def check_refused(self, reason: str) -> None:
-        """Commands that read records refuse the file, in a gigabyte of memory."""
-        import resource
-
-        path = str(self.path)
-        for arguments in (("show", path), ("compare", path, path, "--fail-if-slower", "5")):
-            done = subprocess.run(
-                [*support.own_python(), str(support.compiled_module()), *arguments], check=False,
-                capture_output=True, encoding="utf-8", timeout=60,
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)))
-            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr[:500])
-            self.assertRegex(done.stderr, reason)
-            self.assertNotIn("Traceback", done.stderr)
+        """The file is refused, in a gigabyte of memory."""
+        with limited_memory(1 << 30), self.assertRaisesRegex(UsageError, reason):
+            read_record(self.path)
 
     def test_many_values(self) -> None:
         beginning = json.dumps(GOOD)[:-1]
@@ -465,7 +449,7 @@ class WriteTest(DirectoryCase):
         run = made_run()
         for path in (self.path, str(self.path), os.fsencode(self.path)):
             run.save(path)
-            self.assertEqual(read_record(self.path).to_dict(), run.to_dict())
+            self.assertEqual(read_record(path).to_dict(), run.to_dict())
             self.assertEqual(list(self.directory.iterdir()), [self.path])
 
     def test_permissions_are_those_of_the_umask_or_of_the_file_before(self) -> None:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Optional
 
-import ane_bench
 from ane_bench import Amount, Cell, Config, Estimate, Settings, combined, estimate, paired_ratio
 from tests import noise
 
@@ -97,6 +96,9 @@ class EstimateTest(unittest.TestCase):
         self.assertEqual(found.freedom, 4)
         self.assertAlmostEqual(math.log((found.interval or [0])[0]), 3 - 2.776445 * math.sqrt(0.5),
                                delta=0.002)
+        # In order the lag 1 is 4 of 10, and one of 5 is missing: widened by 1.6 / 0.4.
+        found = estimate([math.exp(value) for value in (1, 2, 3, 4, 5)])
+        self.assertAlmostEqual(found.error, math.sqrt(10 * 4 / 5 * 1.6 / 0.4) / 4)
 
     def test_the_most_extreme_tenth_is_clipped(self) -> None:
         values = [1.0, 1.2, 1.1, 1.3, 1.1, 1.2, 1.3, 1.1, 1.2, 1.2]
@@ -159,6 +161,7 @@ class Ratio(unittest.TestCase):
         forth, back = paired_ratio(base, own), paired_ratio(own, base)
         self.assertAlmostEqual(forth.centre, -back.centre)
         self.assertAlmostEqual(forth.error, back.error)
+        self.assertAlmostEqual(forth.value, estimate(base).value / estimate(own).value)
 
     def test_noise_that_both_share_cancels_out(self) -> None:
         base = middles(noise.rounds("gaussian", 12, random.Random(3), 0.5))
@@ -185,7 +188,8 @@ class Layers(unittest.TestCase):
 
     def test_both_figures_are_recovered(self) -> None:
         shallow, deep = estimate([1.1] * 12), estimate([2.1] * 12)
-        layer, fixed = combined([(1, deep), (-1, shallow)]), combined([(2.1, shallow), (-1.1, deep)])
+        layer = combined([(1, deep), (-1, shallow)])
+        fixed = combined([(2.1, shallow), (-1.1, deep)])
         self.assertAlmostEqual(layer.value, 1)
         self.assertAlmostEqual(fixed.value, 0)
         self.assertAlmostEqual(layer.over(Amount(0.5, 0, 11)).value, 2)
@@ -232,7 +236,8 @@ class Throttling(unittest.TestCase):
     def test_white_and_wandering_noise_are_not(self) -> None:
         for seconds, spacing_s, white, wander, constant_s in (
                 (600, 0.2, 0.03, 0, 10), (30, 0.5, 0.02, 0, 10), (600, 0.2, 0.006, 0.01, 10),
-                (600, 0.2, 0.006, 0.02, 10), (600, 0.2, 0.006, 0.02, 3), (30, 0.05, 0.003, 0.01, 1)):
+                (600, 0.2, 0.006, 0.02, 10), (600, 0.2, 0.006, 0.02, 3),
+                (30, 0.05, 0.003, 0.01, 1)):
             told, held = self.told("flat", seconds, spacing_s, white, wander, constant_s)
             with self.subTest(seconds=seconds, white=white, wander=wander, constant_s=constant_s):
                 self.assertEqual(told, 0)
@@ -266,5 +271,4 @@ class Throttling(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    ane_bench  # noqa: B018
     unittest.main()

@@ -1,17 +1,19 @@
-"""Drive the private classes of a stand-in library by hand: `python3 tests/standin/driver.py LIBRARY < JOB`.
+"""Drive a stand-in library by hand: `python3 tests/standin/driver.py LIBRARY < JOB`.
 
-Bare ctypes, without ane_bench, so that the stand-in can be tested by itself. JOB is JSON: `programs` maps a name to a
-program ({"mil": text, "blob": base64, "input": base64 of a whole surface, "output_bytes": size of the other one};
-"input_bytes" if the input's surface has another size), `acts` is a list of acts, each a list
-whose first item names a method of `Driver`. The program prints one line of JSON per act: its result.
+Bare ctypes, without ane_bench, so that the stand-in can be tested by itself. JOB is JSON:
+`programs` maps a name to a program ({"mil": text, "blob": base64, "input": base64, "channels": N,
+"input_bytes" and "output_bytes": sizes of the surfaces}), `acts` is a list of acts, each a list
+whose first item names a method of `Driver`. It prints one line of JSON per act: its result.
 """
 
 import base64
 import ctypes
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from ctypes import c_bool, c_char_p, c_int, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, Optional
@@ -27,14 +29,16 @@ class Library:
 
     def __init__(self, path: str) -> None:
         self.library = ctypes.CDLL(path)
+        pointer, pointers = [c_void_p], [c_void_p, c_void_p]
         for name, result, arguments in (
                 ("objc_getClass", c_void_p, [c_char_p]), ("sel_registerName", c_void_p, [c_char_p]),
-                ("objc_autoreleasePoolPush", c_void_p, []), ("IOSurfaceCreate", c_void_p, [c_void_p]),
-                ("class_getClassMethod", c_void_p, [c_void_p, c_void_p]),
-                ("class_getInstanceMethod", c_void_p, [c_void_p, c_void_p]), ("NSTemporaryDirectory", c_void_p, []),
+                ("objc_autoreleasePoolPush", c_void_p, []), ("NSTemporaryDirectory", c_void_p, []),
+                ("class_getClassMethod", c_void_p, pointers), ("mach_absolute_time", c_uint64, []),
+                ("class_getInstanceMethod", c_void_p, pointers),
+                ("IOSurfaceCreate", c_void_p, pointer),
+                ("IOSurfaceGetBaseAddress", c_void_p, pointer),
                 ("IOSurfaceLock", c_int, [c_void_p, c_uint32, c_void_p]),
                 ("IOSurfaceUnlock", c_int, [c_void_p, c_uint32, c_void_p]),
-                ("IOSurfaceGetBaseAddress", c_void_p, [c_void_p]), ("mach_absolute_time", c_uint64, []),
                 ("sysctlbyname", c_int, [c_char_p, c_void_p, c_void_p, c_void_p, ctypes.c_size_t])):
             function = getattr(self.library, name)
             function.restype, function.argtypes = result, arguments
@@ -49,16 +53,19 @@ class Library:
         assert found, name
         return found
 
-    def send(self, receiver: Optional[int], selector: str, *arguments: Any, result: Any = c_void_p) -> Any:
+    def send(self, receiver: Optional[int], selector: str, *arguments: Any,
+             result: Any = c_void_p) -> Any:
         """Send a message; integers are pointers, other arguments are ctypes values."""
         types = [c_void_p if argument is None or isinstance(argument, int) else type(argument)
                  for argument in arguments]
-        function = ctypes.CFUNCTYPE(result, c_void_p, c_void_p, *types)(("objc_msgSend", self.library))
+        kind = ctypes.CFUNCTYPE(result, c_void_p, c_void_p, *types)
+        function = kind(("objc_msgSend", self.library))
         return function(receiver, self.sel_registerName(selector.encode()), *arguments)
 
     def string(self, text: str) -> int:
         """Return an NSString."""
-        found: int = self.send(self.named("NSString"), "stringWithUTF8String:", c_char_p(text.encode()))
+        found: int = self.send(self.named("NSString"), "stringWithUTF8String:",
+                               c_char_p(text.encode()))
         return found
 
     def text(self, string: Optional[int]) -> Optional[str]:
@@ -68,12 +75,14 @@ class Library:
 
     def number(self, value: int) -> int:
         """Return an NSNumber."""
-        found: int = self.send(self.named("NSNumber"), "numberWithUnsignedLongLong:", c_uint64(value))
+        found: int = self.send(self.named("NSNumber"), "numberWithUnsignedLongLong:",
+                               c_uint64(value))
         return found
 
     def data(self, content: bytes) -> int:
         """Return an NSData with a copy of bytes."""
-        found: int = self.send(self.named("NSData"), "dataWithBytes:length:", c_char_p(content), c_uint64(len(content)))
+        found: int = self.send(self.named("NSData"), "dataWithBytes:length:", c_char_p(content),
+                               c_uint64(len(content)))
         return found
 
     def dictionary(self, *pairs: tuple[int, int]) -> int:
@@ -108,7 +117,7 @@ class Driver:
         self.tick_ns = ratio[0] / ratio[1]
 
     def chain(self, slot: c_void_p) -> Optional[list[Any]]:
-        """Return domain, code and text of each NSError from the outermost on; the rest is what ends the chain."""
+        """Return domain, code, text of each NSError from the outermost on, then what ends it."""
         library, error = self.library, slot.value
         found: list[Any] = []
         seen: list[int] = []
@@ -135,12 +144,13 @@ class Driver:
         blob = base64.b64decode(program["blob"])
         entry = library.dictionary((library.string("data"), library.data(blob)))
         weights = library.dictionary((library.string(KEY), entry))
-        self.descriptors[name] = library.send(library.named("_ANEInMemoryModelDescriptor"),
-                                              "modelWithMILText:weights:optionsPlist:",
-                                              library.data(program["mil"].encode()), weights, None)
+        self.descriptors[name] = library.send(
+            library.named("_ANEInMemoryModelDescriptor"), "modelWithMILText:weights:optionsPlist:",
+            library.data(program["mil"].encode()), weights, None)
         if not self.descriptors[name]:
             return False
-        model = library.send(library.named("_ANEInMemoryModel"), "inMemoryModelWithDescriptor:", self.descriptors[name])
+        model = library.send(library.named("_ANEInMemoryModel"), "inMemoryModelWithDescriptor:",
+                             self.descriptors[name])
         if not model:
             return False
         self.models[name] = library.send(model, "retain")
@@ -160,8 +170,8 @@ class Driver:
 
     def _stage(self, name: str, selector: str) -> Any:
         slot = c_void_p()
-        done = self.library.send(self.models[name], selector, c_uint32(QOS), self.library.dictionary(),
-                                 ctypes.addressof(slot), result=c_bool)
+        done = self.library.send(self.models[name], selector, c_uint32(QOS),
+                                 self.library.dictionary(), ctypes.addressof(slot), result=c_bool)
         return True if done else self.chain(slot)
 
     def compile(self, name: str) -> Any:
@@ -187,11 +197,12 @@ class Driver:
         return True
 
     def attributes(self, name: str, inner: bool = True) -> Any:
-        """Return modelAttributes of the inner model or of the outer one; None if there is no such method or model."""
+        """Return modelAttributes of the inner or the outer model; None if there is none."""
         library, model = self.library, self.models[name]
         for selector in ("model", "modelAttributes")[0 if inner else 1:]:
             found = library.send(model, "class")
-            if not library.class_getInstanceMethod(found, library.sel_registerName(selector.encode())):
+            name = library.sel_registerName(selector.encode())
+            if not library.class_getInstanceMethod(found, name):
                 return None
             model = library.send(model, selector)
             if not model:
@@ -210,13 +221,15 @@ class Driver:
                  for index in range(library.send(keys, "count", result=c_uint64))]
         if keys == thing:
             return [self.value(item) for item in items]
-        return {library.text(key): self.value(library.send(thing, "objectForKey:", key)) for key in items}
+        return {library.text(key): self.value(library.send(thing, "objectForKey:", key))
+                for key in items}
 
     def _surface(self, size: int) -> int:
         library = self.library
-        values = {"Width": size, "Height": 1, "BytesPerElement": 1, "BytesPerRow": size, "AllocSize": size,
-                  "PixelFormat": 0}
-        pairs = [(library.string(f"IOSurface{key}"), library.number(value)) for key, value in values.items()]
+        values = {"Width": size, "Height": 1, "BytesPerElement": 1, "BytesPerRow": size,
+                  "AllocSize": size, "PixelFormat": 0}
+        pairs = [(library.string(f"IOSurface{key}"), library.number(value))
+                 for key, value in values.items()]
         found: int = library.IOSurfaceCreate(library.dictionary(*pairs))
         assert found, "IOSurfaceCreate"
         return found
@@ -225,11 +238,13 @@ class Driver:
         library = self.library
         self.surfaces[name] = self._surface(input_bytes), self._surface(output_bytes)
         zero = library.array(library.number(0))
-        ends = [library.array(library.send(library.named("_ANEIOSurfaceObject"), "objectWithIOSurface:", surface))
+        wrapper = library.named("_ANEIOSurfaceObject")
+        ends = [library.array(library.send(wrapper, "objectWithIOSurface:", surface))
                 for surface in self.surfaces[name]]
-        request = library.send(library.named("_ANERequest"), "requestWithInputs:inputIndices:outputs:outputIndices:"
-                               "weightsBuffer:perfStats:procedureIndex:", ends[0], zero, ends[1], zero, None, None,
-                               library.number(0))
+        request = library.send(
+            library.named("_ANERequest"), "requestWithInputs:inputIndices:outputs:outputIndices:"
+            "weightsBuffer:perfStats:procedureIndex:", ends[0], zero, ends[1], zero, None, None,
+            library.number(0))
         self.requests[name] = library.send(request, "retain")
 
     def _access(self, name: str, index: int, content: Optional[bytes], size: int = 0) -> bytes:
@@ -256,15 +271,17 @@ class Driver:
         program, surface = self.programs[name], self.surfaces[name][1]
         self.library.IOSurfaceLock(surface, 0, None)
         address = self.library.IOSurfaceGetBaseAddress(surface)
-        ctypes.memmove(address + channel * program["output_bytes"] // program["channels"] + 2 * pixel, b"\0\x7e", 2)
+        plane = program["output_bytes"] // program["channels"]
+        ctypes.memmove(address + channel * plane + 2 * pixel, b"\0\x7e", 2)
         self.library.IOSurfaceUnlock(surface, 0, None)
 
     def read(self, name: str) -> str:
         """Return the output in base64."""
-        return base64.b64encode(self._access(name, 1, None, self.programs[name]["output_bytes"])).decode()
+        content = self._access(name, 1, None, self.programs[name]["output_bytes"])
+        return base64.b64encode(content).decode()
 
     def evaluate(self, name: str, times: int = 1) -> list[Any]:
-        """Evaluate; return of each the ns that it took by the library's clock, or the chain of errors."""
+        """Evaluate; return of each the ns by the library's clock, or the chain of errors."""
         library, found = self.library, []
         slot, options = c_void_p(), library.dictionary()
         call = ctypes.CFUNCTYPE(c_bool, c_void_p, c_void_p, c_uint32, c_void_p, c_void_p, c_void_p)(
@@ -272,7 +289,8 @@ class Driver:
         selector = library.sel_registerName(b"evaluateWithQoS:options:request:error:")
         for _ in range(times):
             before = library.mach_absolute_time()
-            done = call(self.models[name], selector, QOS, options, self.requests[name], ctypes.addressof(slot))
+            done = call(self.models[name], selector, QOS, options, self.requests[name],
+                        ctypes.addressof(slot))
             after = library.mach_absolute_time()
             found.append((after - before) * self.tick_ns if done else self.chain(slot))
         return found
@@ -280,8 +298,8 @@ class Driver:
     def unload(self, name: str) -> Any:
         """Unload; return True or the chain of errors."""
         slot = c_void_p()
-        done = self.library.send(self.models[name], "unloadWithQoS:error:", c_uint32(QOS), ctypes.addressof(slot),
-                                 result=c_bool)
+        done = self.library.send(self.models[name], "unloadWithQoS:error:", c_uint32(QOS),
+                                 ctypes.addressof(slot), result=c_bool)
         return True if done else self.chain(slot)
 
     def purge(self, name: str) -> None:
@@ -309,12 +327,13 @@ class Driver:
         return self.library.text(self.library.NSTemporaryDirectory())
 
     def device(self, name: str) -> Any:
-        """Return a value of _ANEDeviceInfo: text if its name ends like one, else a number; None without a method."""
+        """Return a value of _ANEDeviceInfo: text if its name ends like one, else a number."""
         library = self.library
-        information, selector = library.named("_ANEDeviceInfo"), library.sel_registerName(name.encode())
+        information = library.named("_ANEDeviceInfo")
+        selector = library.sel_registerName(name.encode())
         if not library.class_getClassMethod(information, selector):
             return None
-        if name.endswith(("Type", "Name")) and name != "aneBoardType":
+        if name.endswith("Type"):
             return library.text(library.send(information, name))
         return library.send(information, name, result=c_uint32)
 
@@ -324,13 +343,19 @@ class Driver:
         self.library.sysctlbyname(name.encode(), buffer, ctypes.addressof(size), None, 0)
         return buffer.value.decode()
 
-    def activity(self) -> None:
-        """Begin and end an activity."""
-        library = self.library
-        process = library.send(library.named("NSProcessInfo"), "processInfo")
-        activity = library.send(process, "beginActivityWithOptions:reason:", c_uint64(0xFF00FFFFFF),
-                                library.string("a run"))
-        library.send(process, "endActivity:", activity, result=None)
+
+def start(library: Path, programs: dict[str, dict[str, Any]], acts: Sequence[Sequence[Any]],
+          variables: dict[str, str]) -> "subprocess.Popen[str]":
+    """Start a driver on a job, in an environment of these variables and PATH alone."""
+    command = [sys.executable, "-IS", __file__, str(library)]
+    started = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        encoding="utf-8", env={"PATH": "/usr/bin:/bin", **variables})
+    assert started.stdin
+    started.stdin.write(json.dumps({"programs": programs, "acts": acts}))
+    started.stdin.close()
+    started.stdin = None
+    return started
 
 
 def main() -> None:

@@ -828,7 +828,7 @@ static double noiseFactor(void) {
 // meanwhile. Its excess falls exponentially; the speed is 1 / (1 + (F - 1) * excess), and its
 // integral over the time is the work.
 static double riseTicks(double ticks, uint64_t started) {
-    static const double grace = 100e-6 * ticksPerSecond, fall = 0.1 * ticksPerSecond;
+    const double grace = 100e-6 * ticksPerSecond, fall = 0.1 * ticksPerSecond;
     double idle = engine.last ? (double)(started - engine.last) : 0;
     if (idle > grace)
         engine.excess = fmin(1, engine.excess + (idle - grace) / fall);
@@ -855,7 +855,7 @@ static double latencyOf(Variant variant, double operations, uint64_t started) {
 
 // Lets real time pass: sleeps, as a caller of the real engine does, but for the last moment.
 static void waitUntil(uint64_t started, double latency) {
-    static const double moment = 300e-6 * ticksPerSecond;
+    const double moment = 300e-6 * ticksPerSecond;
     double rest = latency - (double)(readClock() - started);
     if (rest > moment)
         sleepFor((rest - moment) / ticksPerSecond);
@@ -1230,6 +1230,7 @@ typedef struct { StepKind kind; Weights weights; double scale; } Step;
 typedef struct {
     long channels, outputs, height, width, pixels;
     int opset, count, layers;
+    double operations;  // multiplications and additions of one evaluate
     Span input, output;  // their names, within the text
     BOOL isVersion10, conforming, original;
     Step *steps;
@@ -1589,6 +1590,7 @@ static void readConvolution(Reader *reader, const Statement *statement) {
     step.weights = symbol->weights;
     reader->channels = step.weights.rows;
     reader->program->layers++;
+    reader->program->operations += 2.0 * countOf(&step.weights) * reader->program->pixels;
     addStep(reader, statement, "x", step, NO);
 }
 
@@ -1607,6 +1609,7 @@ static void readQuantization(Reader *reader, const Statement *statement, StepKin
 static void readOperation(Reader *reader) {
     Statement statement;
     readStatement(reader, &statement);
+    scalarOf(reader, attribute(reader, &statement, "name"), "string");
     if (reader->wrong)
         return;
     if (isText(statement.operation, "const"))
@@ -2572,15 +2575,6 @@ static BOOL compile(_ANEInMemoryModel *model, id options, NSError **error) {
     return !wrong || refuseBecause(AtCompile, descriptor->variant, error, "InvalidMILProgram");
 }
 
-// Multiplications and additions of one evaluate.
-static double operationsOf(const Program *program) {
-    double operations = 0;
-    for (int index = 0; index < program->count; index++)
-        if (program->steps[index].kind == Convolve)
-            operations += 2.0 * (double)countOf(&program->steps[index].weights) * program->pixels;
-    return operations;
-}
-
 // The items of STANDIN_OUTPUT that apply to an evaluate, one bit each; sets whether it works at
 // all.
 static uint32_t itemsDue(Variant variant, long call, BOOL *works) {
@@ -2623,7 +2617,7 @@ static void runProgram(_ANEInMemoryModel *model, StandInIOSurface *from, StandIn
     const Program *program = &model->program;
     size_t size = stridesOf(program, program->outputs).batch;
     Variant variant = model->descriptor->variant;
-    BOOL works = YES, isWhole = settings.compute == All || operationsOf(program) <= small;
+    BOOL works = YES, isWhole = settings.compute == All || program->operations <= small;
     uint32_t items = settings.outputs.count ? itemsDue(variant, ++calls[variant], &works) : 0;
     if (settings.compute == Nothing || !works || model->place > settings.limits[Writing])
         return;
@@ -2668,7 +2662,7 @@ static BOOL evaluate(_ANEInMemoryModel *model, id options, _ANERequest *request,
         || (long)to->size < stridesOf(program, program->outputs).batch)
         return refuseBecause(AtEvaluate, variant, error, "0x1d");
     runProgram(model, from, to);
-    spendTime(variant, operationsOf(program), started, sleptTicks - slept);
+    spendTime(variant, program->operations, started, sleptTicks - slept);
     return YES;
 }
 

@@ -1,0 +1,946 @@
+"""The parent: signals and Ctrl-C, workers that misbehave, the lock, variants apart, the compile
+service; faults of what is written; runs from Python."""
+
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest.mock
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import ane_bench
+from ane_bench import Config, UsageError
+from tests import faults, support
+from tests.faults import (
+    BOTH_CONFIGS,
+    CALLED,
+    CALLS,
+    FAILED_IN,
+    NOT_WRITTEN,
+    SHORT,
+    WITHOUT_RESULT,
+    FaultCase,
+    Step,
+    at_stage,
+    rows,
+    slow,
+    some_of,
+)
+from tests.support import AT_A_TIME, PATIENCE, ROUNDS, SMALL, Scene, Started
+from tests.terminal import Terminal
+from tests.test_worker import REAL, cells_of
+
+Check = Callable[[FaultCase, Scene], None]
+# Seconds within which a worker whose parent is no more must have exited.
+ORPHANED = 10
+LONG = ("--config", "64x8x2", "--seconds", "3600")
+
+
+# --------------------------------------------------------------------------------------------------
+# Signals
+# --------------------------------------------------------------------------------------------------
+
+class Signal(NamedTuple):
+    """A signal comes while the stand-in is at a stage, to all processes or to the parent alone.
+
+    It must exit with a code, say that it was interrupted if that is 130, and leave `which`
+    configurations in the record.
+    """
+
+    name: str
+    number: int
+    to_group: bool
+    code: int
+    stage: str
+    which: int = 0
+    arguments: Sequence[str] = BOTH_CONFIGS
+
+    def check(self, test: FaultCase, scene: Scene) -> None:
+        """Start a run, and send the signal; in rounds Ctrl-C a second time."""
+        fault, doctor = at_stage(self.stage, f"slow={PATIENCE}"), self.arguments == ("doctor",)
+        scene.settings["FAULT"] = f"32x8x2/{fault}" if self.which else fault
+        run = scene.start(*self.arguments, *(() if doctor else ("--save", str(scene.saved))))
+        # Each evaluate of the first configuration, and of the second those before the slow one.
+        seen = {"evaluate": faults.LAST_TIMED}.get(self.stage, 1) * self.which
+        scene.await_call(run, CALLS[self.stage], seen + CALLED.get(self.stage, 1))
+        started = time.monotonic()
+        send = run.signal_group if self.to_group else run.signal
+        send(self.number)
+        if self.code == 130 and self.stage in MEASURING:
+            time.sleep(0.3)
+            test.assertIsNone(run.process.poll(), "it waits for the end of the round")
+            send(self.number)
+        # A parent that is ended by a signal does not wait for its worker.
+        finished = scene.finish(run, alone=ORPHANED if self.code < 0 else 0)
+        test.assertLess(time.monotonic() - started, PATIENCE / 2)
+        test.assertEqual(finished.code, self.code, finished.errors)
+        said = [line for line in finished.errors.splitlines() if not line.startswith("[")]
+        if self.code == 130:
+            place = f": {self.which} of 2 configurations are in {scene.saved}" if self.which else ""
+            test.assertEqual(said.pop(), f"ane_bench: interrupted{place}")
+        test.assertEqual([line for line in said if "warning (" not in line], [])
+        test.assertEqual(len(scene.record()["results"]) if scene.saved.exists() else 0, self.which)
+        if self.which:
+            test.assertFalse(scene.record()["complete"])
+            test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * self.which)
+        elif not doctor:
+            test.assertEqual(finished.output, "")
+        test.check_clean(scene, finished)
+
+
+# Once it has begun to measure, the first Ctrl-C lets it end by itself.
+MEASURING = ("evaluate", "unload", "purge")
+
+
+def signals(number: signal.Signals, to_group: bool, code: int,
+            stages: Sequence[str]) -> list[Signal]:
+    """Return a case for each of these stages."""
+    to = "all" if to_group else "the parent"
+    return [Signal(f"{number.name} to {to} at {stage}", number, to_group, code, stage)
+            for stage in stages]
+
+
+SIGNALS = [
+    *some_of(signals(signal.SIGINT, True, 130, [stage for stage in CALLS if stage != "lock"]),
+             "descriptor compile evaluate purge", "stages at which Ctrl-C comes"),
+    *some_of(signals(signal.SIGTERM, False, -signal.SIGTERM, tuple(CALLS)), "load evaluate",
+             "stages at which SIGTERM comes"),
+    *signals(signal.SIGHUP, True, -signal.SIGHUP, ("compile",)),  # a terminal is closed
+    *signals(signal.SIGQUIT, True, -signal.SIGQUIT, ("compile",)),  # Ctrl-\
+    *some_of(signals(signal.SIGKILL, False, -signal.SIGKILL, tuple(CALLS)), "compile evaluate",
+             "stages at which the parent is killed"),
+    Signal("SIGINT in the second configuration", signal.SIGINT, True, 130, "compile", which=1),
+    Signal("SIGINT twice in the second configuration", signal.SIGINT, True, 130, "evaluate", 1),
+    Signal("SIGINT in --original", signal.SIGINT, True, 130, "load",
+           arguments=("--original", "--config", "64,32x32x2")),
+    Signal("SIGINT in doctor", signal.SIGINT, True, 130, "compile", arguments=("doctor",)),
+]
+
+
+def typed_on_a_terminal(test: FaultCase, scene: Scene) -> None:
+    """Ctrl-C as a person types it."""
+    scene.settings["FAULT"] = slow("compile")
+    terminal = Terminal(scene, *BOTH_CONFIGS)
+    scene.await_call(terminal.run, "compile fp16")
+    terminal.type(b"\x03")
+    test.assertEqual(terminal.finish().code, 130)
+    last = [line for line in terminal.screen.lines if line][-1]
+    test.assertEqual(last, "ane_bench: interrupted")
+
+
+def within_compile(test: FaultCase, scene: Scene) -> None:
+    """A program is purged, too, if the signal comes while it is compiled, which is done within two
+    seconds."""
+    scene.settings["FAULT"] = slow("w8a8/compile", 1)
+    run = scene.start(*SMALL)
+    scene.await_call(run, "compile w8a8")
+    run.signal_group(signal.SIGINT)
+    finished = scene.finish(run)
+    test.assertEqual((finished.code, finished.output), (130, ""), finished.errors)
+    calls = [call.split()[0] for call in scene.calls()]
+    test.assertEqual((calls.count("unload"), calls.count("purge")), (1, 2))
+    test.assertNotIn(faults.CACHED, finished.errors)
+
+
+def again_and_again(test: FaultCase, scene: Scene) -> None:
+    """The first Ctrl-C starts cleaning up, and the next do not stop that."""
+    scene.settings["FAULT"] = slow("compile")
+    run = scene.start(*BOTH_CONFIGS)
+    scene.await_call(run, "compile fp16")
+    for _ in range(100):
+        with contextlib.suppress(ProcessLookupError):
+            run.signal_group(signal.SIGINT)
+        time.sleep(0.002)
+    finished = scene.finish(run)
+    test.assertEqual(finished.code, 130, finished.errors)
+    test.assertEqual(finished.errors.count("ane_bench: interrupted"), 1)
+    test.assertEqual(finished.errors.count(faults.CACHED), 1, "the compile goes on without us")
+
+
+def in_the_background(test: FaultCase, scene: Scene) -> None:
+    """As a shell starts it there: Ctrl-C is for another process."""
+    scene.prefix = faults.shell('trap "" INT; exec "$@"')
+    scene.settings["FAULT"] = slow("fp16/compile", 0.5)
+    run = scene.start(*BOTH_CONFIGS)
+    scene.await_call(run, "compile fp16")
+    run.signal_group(signal.SIGINT)
+    finished = scene.finish(run)
+    test.assertEqual(finished.code, 0, finished.errors)
+    test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
+
+
+def in_rounds(test: FaultCase, scene: Scene, at: Optional[float] = None) -> None:
+    """Ctrl-C at some moment of the rounds, the 8th by default: what was measured is kept, checked
+    and saved if there are 12 rounds, and nothing is left in the cache."""
+    cache = scene.directory / "cache"
+    cache.mkdir()
+    run = scene.start(*LONG, "--save", str(scene.saved), settings={"CACHE": cache, **REAL})
+    scene.await_call(run, "evaluate fp16", 200)
+    if at is None:
+        scene.await_call(run, "evaluate fp16", 500)
+    else:
+        time.sleep(at)
+    began = time.monotonic()
+    run.signal_group(signal.SIGINT)
+    finished = scene.finish(run)
+    test.assertLess(time.monotonic() - began, 5)
+    test.assertEqual(finished.code, 130, finished.errors)
+    test.assertEqual(list(cache.iterdir()), [])
+    test.assertEqual("interrupted: 1 of 1 configurations are in " in finished.errors,
+                     scene.saved.exists())
+    test.assertTrue(scene.saved.exists() or at is not None)
+    for cell in cells_of(scene.record()) if scene.saved.exists() else ():
+        test.assertEqual((cell["status"], cell["verified"]["ok"]), ("ok", True))
+        test.assertGreaterEqual(len(cell["samples_ns"]), ROUNDS)
+        test.assertFalse(scene.record()["complete"])
+
+
+def in_any_round(test: FaultCase, scene: Scene) -> None:
+    in_rounds(test, scene, random.Random(str(scene.directory)).uniform(0, 1.5))
+
+
+TYPED = [
+    Step("Ctrl-C in the rounds", in_rounds),
+    Step("Ctrl-C within a compile", within_compile),
+    Step("Ctrl-C on a terminal", typed_on_a_terminal),
+    Step("Ctrl-C again and again", again_and_again),
+    Step("Ctrl-C for another", in_the_background),
+    *(Step(f"Ctrl-C at moment {number}", in_any_round) for number in range(10 * support.ALL)),
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Two runs at the same time
+# --------------------------------------------------------------------------------------------------
+
+def at_once(scene: Scene, seconds: float, *arguments: str) -> tuple[Started, Started]:
+    """Start a run that takes that long, and another while it measures."""
+    first = scene.start(*SMALL, settings={"FAULT": slow("fp16/load", seconds)})
+    scene.await_call(first, "load fp16")
+    return first, scene.start(*arguments)
+
+
+def await_waiting(test: FaultCase, run: Started) -> None:
+    """Wait until a run says that it waits for another."""
+    assert run.process.stderr
+    test.assertIn(faults.WAITS, run.process.stderr.readline())
+
+
+def second_waits(test: FaultCase, scene: Scene) -> None:
+    """Wait longer than its own time limit, which does not run meanwhile; say so even with --quiet,
+    or it would seem to hang."""
+    options = ("--timeout", "1", "--quiet", "--format", "json")
+    first, second = at_once(scene, 2.5, *SMALL, *options)
+    finished = scene.finish(second)
+    test.assertEqual((finished.code, finished.errors), (0, f"{faults.WAITS}{scene.temporary})\n"))
+    record = json.loads(finished.output)
+    test.assertEqual([cell["status"] for cell in cells_of(record)], ["ok", "ok"])
+    ended = scene.finish(first)
+    test.assertEqual(ended.code, 0, ended.errors)
+    test.assertNotIn("waiting", ended.errors)
+    # No call of the second before the last of the first.
+    calls = scene.calls()
+    purges = [index for index, call in enumerate(calls) if call.startswith("purge")]
+    compiles = [index for index, call in enumerate(calls) if call.startswith("compile fp16")]
+    test.assertEqual(len(purges), 4)
+    test.assertLess(purges[1], compiles[1])
+
+
+def second_interrupted(test: FaultCase, scene: Scene) -> None:
+    """Interrupt it while it waits; the first does not notice."""
+    first, second = at_once(scene, 1.5, *SMALL)
+    await_waiting(test, second)
+    second.signal_group(signal.SIGINT)
+    test.assertEqual(scene.finish(second), (130, "", "ane_bench: interrupted\n"))
+    test.assertEqual(scene.finish(first).code, 0)
+    compiles = [call for call in scene.calls() if call.startswith("compile fp16")]
+    test.assertEqual(len(compiles), 1)
+
+
+def first_killed(test: FaultCase, scene: Scene) -> None:
+    """Go on at once: the lock is not a file that a killed run leaves behind."""
+    first, second = at_once(scene, PATIENCE, *SMALL)
+    await_waiting(test, second)
+    first.signal(signal.SIGKILL)
+    test.assertEqual(scene.finish(first, alone=ORPHANED).code, -signal.SIGKILL)
+    test.assertEqual(scene.finish(second).code, 0)
+
+
+def doctor_waits(test: FaultCase, scene: Scene) -> None:
+    first, second = at_once(scene, 1, "doctor")
+    finished = scene.finish(second)
+    test.assertEqual(finished.code, 0, finished.output)
+    test.assertRegex(finished.output, r"note +lock: another run holds .* -> waiting for it to end")
+    test.assertEqual(scene.finish(first).code, 0)
+
+
+def stopped(to_group: bool) -> Check:
+    """Return a check of a run that is stopped for longer than its limit, as by Ctrl-Z."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        run = scene.start(*SMALL, "--timeout", "1", settings={"FAULT": slow("fp16/compile", 0.5)})
+        scene.await_call(run, "compile fp16")
+        send = run.signal_group if to_group else run.signal
+        send(signal.SIGSTOP)
+        time.sleep(1.5)
+        send(signal.SIGCONT)
+        test.assertEqual(scene.finish(run).code, 0)
+    return check
+
+
+TOGETHER = [
+    Step("two runs: the second waits, and its time limit with it", second_waits),
+    Step("two runs: Ctrl-C while it waits", second_interrupted),
+    Step("two runs: the first is killed", first_killed),
+    Step("two runs: doctor waits", doctor_waits),
+    Step("stopped for longer than the limit", stopped(True)),
+    Step("the parent alone stopped for longer than the limit", stopped(False)),
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# The compile service, and the room of the engine
+# --------------------------------------------------------------------------------------------------
+
+def two_hangs(test: FaultCase, scene: Scene) -> None:
+    """The second hang ends the run: what was not measured fails, and says so."""
+    scene.settings.update(FAULT="64x8x2/w8a8/load:hang", DAEMON=scene.directory / "daemon")
+    finished = scene.run("--config", "64,32,16x8x2", *SMALL[2:], "--timeout", str(SHORT),
+                         "--save", str(scene.saved))
+    test.assertEqual(finished.code, 1, finished.errors)
+    failed = [(cell["stage"], cell["error"]) for cell in cells_of(scene.record())]
+    # After a hang all compiles and loads hang, so in the second configuration FP16 does.
+    stages = ["start", "load", "compile", "start", "start", "start"]
+    test.assertEqual([stage for stage, _ in failed], stages)
+    for stage, error in failed:
+        hung = f"^{faults.HANGS}; {faults.SERVICE}: sudo killall aned ANECompilerService, or "
+        test.assertRegex(error, f"^{faults.NOT_MEASURED}" if stage == "start" else hung)
+    test.assertEqual(len([call for call in scene.calls() if call.startswith("compile ")
+                          and "qos" in call]), 3)
+    test.assertTrue(scene.record()["complete"])
+    cached = [warning["message"] for warning in scene.record()["warnings"]
+              if warning["code"] == "cache"]
+    test.assertRegex(cached[0], r"64x8x2: .* purge its compiled programs \(fp16, w8a8\)")
+    test.assertRegex(cached[1], r"32x8x2: .* purge its compiled programs \(fp16\)")
+
+
+def refused_for_good(test: FaultCase, scene: Scene) -> None:
+    """If a variant was refused in every form, later configurations try the first form only."""
+    scene.settings["FAULT"] = "w8a8/compile:no"
+    test.assertEqual(scene.run(*BOTH_CONFIGS, "--save", str(scene.saved)).code, 1)
+    _, first, _, second = (cell.get("error") for cell in cells_of(scene.record()))
+    test.assertRegex(first, faults.in_every_form(".* refuse at compile"))
+    test.assertNotRegex(second, "|".join(map(re.escape, faults.FORMS)))
+    tried = [call for call in scene.calls() if call.startswith("compile w8a8")]
+    test.assertEqual(len(tried), len(faults.FORMS) + 1)
+    test.assertEqual([warning for warning in scene.record()["warnings"]
+                      if warning["code"] == "cache"], [], "a refused compile leaves nothing")
+
+
+def what_worked_is_tried_first(test: FaultCase, scene: Scene) -> None:
+    scene.settings["REFUSE"] = "standard"
+    test.assertEqual(scene.run(*BOTH_CONFIGS, "--save", str(scene.saved)).code, 0)
+    cells = cells_of(scene.record())
+    test.assertEqual([len(cell.get("refused", [])) for cell in cells], [3, 3, 0, 0])
+    test.assertEqual({cell["form"] for cell in cells}, {"original/1.3"})
+
+
+def rests(scene: Scene, code: Sequence[Optional[str]], rest: str, *variants: str,
+          **settings: Any) -> list[tuple[str, float]]:
+    """Run in this process, with cells that fail in some stages; return variant and limit of each
+    rest."""
+    seen: list[dict[str, Any]] = []
+    variables = {**scene.environment(settings), "ANE_BENCH_STANDIN_REST": rest}
+    with support.environment(**variables):
+        run = ane_bench.run(["64x8x2"], variants, seconds=0, on_event=seen.append)
+    assert [cell.stage for cell in run.cells] == list(code), [cell.failure for cell in run.cells]
+    return [(event["variant"], event["limit"]) for event in seen if event.get("stage") == "rest"]
+
+
+def rest_after_refusals(test: FaultCase, scene: Scene) -> None:
+    """After a refused compile the next one waits, also in the worker that measures again; no form
+    is tried again there. The service refuses whatever it is asked while it restarts."""
+    found = rests(scene, ["warm-up", None, "compile"], "0.5", "fp16", "w8a8", "w8a16",
+                  REFUSE="w8a16/standard,w8a16/original", FAULT="fp16/evaluate:crash",
+                  RESTART="0.3", DAEMON=scene.directory / "daemon")
+    test.assertEqual([variant for variant, _ in found], ["w8a16"] * 3 + ["w8a8"])
+    test.assertLess(found[-1][1], 0.5, "the time that passed counts")
+
+
+def apart(limits: str, reason: str) -> Check:
+    """Return a check of a machine that has room for one program."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        options = ("--form", "standard/1.3", "--save", str(scene.saved))
+        finished = scene.run(*SMALL, *options, settings={"LIMITS": limits})
+        test.assertEqual(finished.code, 0, finished.errors)
+        record = scene.record()
+        test.assertEqual([cell["apart"] for cell in cells_of(record)], [True, True])
+        test.assertAlmostEqual(record["results"][0]["ratio"]["w8a8"]["value"], 2, places=4)
+        told, = (warning["message"] for warning in record["warnings"]
+                 if warning["code"] == "apart")
+        test.assertRegex(told, rf"^W8A8 64x8x2: failed in stage \S+ \({reason}\) with all variants")
+        test.assertRegex(told, "; close other programs .*, or choose fewer channels or layers$")
+        loads = [call.split()[0] for call in scene.calls() if call.startswith(("load", "unload"))]
+        test.assertEqual(loads[-4:], ["load", "unload"] * 2)
+        test.check_balance(scene)
+    return check
+
+
+def apart_only_once(test: FaultCase, scene: Scene) -> None:
+    """If it does not help, the cell has failed; and a crash then is that of the one at work."""
+    for fault, expected in (("w8a8/evaluate:no", ["ok", "failed"]),
+                            ("fp16/evaluate:crash;w8a8/evaluate:no", ["failed", "failed"])):
+        scene.log.unlink(missing_ok=True)
+        scene.saved.unlink(missing_ok=True)
+        settings = {"FAULT": fault, "REASON": "evaluate:0x16"}
+        test.assertEqual(scene.run(*SMALL, "--save", str(scene.saved), settings=settings).code, 1)
+        cells = cells_of(scene.record())
+        test.assertEqual([cell["status"] for cell in cells], expected)
+        test.assertEqual(cells[1].get("apart"), True)
+        test.assertLessEqual(sum(call.startswith("compile w8a8") for call in scene.calls()), 3)
+
+
+def not_apart(test: FaultCase, scene: Scene) -> None:
+    """Neither one variant alone, nor the original, nor another failure is measured again."""
+    for arguments, settings in (
+            ((*SMALL, "--variants", "fp16"), {"REASON": "evaluate:0x16"}),
+            (("--original", "--config", "64x32x2"), {"REASON": "evaluate:0x16"}),
+            (SMALL, {"REASON": "evaluate:0x1600"})):
+        scene.log.unlink(missing_ok=True)
+        finished = scene.run(*arguments, settings={"FAULT": "fp16/evaluate:no", **settings})
+        test.assertEqual(finished.code, 1)
+        test.assertNotIn("warning (apart)", finished.errors)
+        test.assertEqual(sum(call.startswith("compile fp16") for call in scene.calls()), 1)
+
+
+SERVICE = [
+    Step("two hangs end the run", two_hangs),
+    Step("refused for good", refused_for_good),
+    Step("what worked is tried first", what_worked_is_tried_first),
+    Step("apart: a load is refused", apart("resident:1", "0x50004")),
+    Step("apart: an evaluate fails", apart("working:1", "0x16")),
+    Step("apart: an output is never written", apart("writing:1", "did not write the output")),
+    Step("apart: once", apart_only_once),
+    Step("apart: not for this", not_apart),
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Workers that are another program
+# --------------------------------------------------------------------------------------------------
+
+class Words(NamedTuple):
+    """What all workers say and do: both cells fail in a stage, for a reason."""
+
+    name: str
+    stage: str
+    reason: str
+    lines: Sequence[Any] = ()
+    errors: bytes = b""
+    code: int = 0
+
+    def check(self, test: FaultCase, scene: Scene) -> None:
+        """Run in this process."""
+        data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
+                        for line in self.lines)
+        with support.environment(**scene.environment({})), \
+                support.said_by_workers(data, self.errors, self.code):
+            run = ane_bench.run(["64x8x2"], seconds=0, timeout=SHORT)
+        for cell in run.cells:
+            test.assertEqual(cell.stage, self.stage, cell.error)
+            test.assertRegex(str(cell.error), self.reason)
+            test.assertEqual(cell.samples_ns, [])
+
+
+INVALID = "^the worker sent an invalid message: b"
+IMPOSSIBLE = "^the worker sent an impossible cell: "
+
+
+def said(cell: Any, variant: str = "fp16") -> dict[str, Any]:
+    """Return a worker's message of a cell."""
+    return {"kind": "cell", "variant": variant, "cell": {"status": "ok", **cell}}
+
+
+WORDS = [
+    Words("message: not text", "message", INVALID, [b"\xff\xfe\x80\n"]),
+    Words("message: empty", "message", INVALID, [b"\n"]),
+    Words("message: not an object", "message", INVALID, [["stage"]]),
+    Words("message: without its parts", "message", INVALID, [{"kind": "stage"}]),
+    Words("cell: times that cannot be", "message", IMPOSSIBLE, [said({"samples_ns": [[-1.0]]})]),
+    Words("cell: NaN", "message", IMPOSSIBLE, [said({"first_ms": float("nan")})]),
+    Words("cell: of other types", "message", IMPOSSIBLE, [said({"refused": "x"})]),
+    Words("half a message", "start", WITHOUT_RESULT, [b'{"kind": "stage", "stage": "co']),
+    Words("nothing", "start", f"{WITHOUT_RESULT}it wrote nothing to standard error$"),
+    Words("a stage that does not end", "compile", WITHOUT_RESULT,
+          [{"kind": "stage", "stage": "compile", "variant": "fp16,w8a8", "limit": 1e299}]),
+    Words("another's directory", "start", WITHOUT_RESULT, [{"kind": "directory", "path": "/etc"}]),
+    Words("an exit code", "start", "^the worker exited with code 5: last words$",
+          errors=b"first words\nlast words\n\n", code=5),
+    Words("much on standard error", "start", "^the worker exited with code 1: the end$",
+          errors=b"x" * 10_000_000 + b"\nthe end", code=1),
+    Words("a Mac's exception", "start", "code 1: reason: 'no such method'$", code=1,
+          errors=b"*** Terminating app\nreason: 'no such method'\n0 CoreFoundation\n1 libobjc\n"),
+]
+
+
+def cell_alone(test: FaultCase, scene: Scene) -> None:
+    """What was sent and is right stays, whatever becomes of its worker."""
+    right = said({"samples_ns": [[1000.0]] * ROUNDS, "verified": {"pixels": 1, "ok": True}})
+    with support.environment(**scene.environment({})), \
+            support.said_by_workers(json.dumps(right).encode() + b"\n"):
+        run = ane_bench.run(["64x8x2"], seconds=0)
+    test.assertEqual([cell.status for cell in run.cells], ["ok", "failed"])
+
+
+def closes_its_output(test: FaultCase, scene: Scene) -> None:
+    script = f"import os, time; os.close(1); os.close(2); time.sleep({PATIENCE})"
+    with support.environment(**scene.environment({})), support.runs_as_worker(script):
+        run = ane_bench.run(["64x8x2"], seconds=0, timeout=0.5)
+    test.assertEqual({cell.error for cell in run.cells}, {"the worker did not exit"})
+
+
+def cannot_be_started(test: FaultCase, scene: Scene) -> None:
+    with support.environment(**scene.environment({})), \
+            unittest.mock.patch.object(ane_bench, "worker_command", lambda code: ["/no/python"]):
+        run = ane_bench.run(["64x8x2"], seconds=0)
+    told = {(cell.stage, cell.error) for cell in run.cells}
+    test.assertEqual(told, {("start", "/no/python: No such file or directory")})
+
+
+OTHERS: list[faults.Case] = [
+    *WORDS, Step("one cell of two", cell_alone), Step("output closed", closes_its_output),
+    Step("cannot be started", cannot_be_started), Step("a rest is kept", rest_after_refusals)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Files, standard output and error, names
+# --------------------------------------------------------------------------------------------------
+
+def statuses(path: Path, variant: str = "w8a8") -> list[str]:
+    """Return the status of a variant in each configuration of a record."""
+    results = json.loads(path.read_text())["results"]
+    return [result["variants"][variant]["status"] for result in results]
+
+
+def at_first_compile(scene: Scene, *arguments: str) -> Started:
+    """Start a run, and return when it compiles, which takes half a second."""
+    run = scene.start(*arguments, settings={"FAULT": slow("fp16/compile", 0.5)})
+    scene.await_call(run, "compile fp16")
+    return run
+
+
+def save_directory_gone(back: bool) -> Check:
+    """Return a check of a run whose record's directory goes away, and comes back or not."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        home, away = scene.directory / "home", scene.directory / "away"
+        home.mkdir()
+        run = at_first_compile(scene, *BOTH_CONFIGS, "--save", str(home / "r.json"))
+        home.rename(away)
+        if back:
+            scene.await_call(run, "compile fp16", 2)
+            away.rename(home)
+        finished = scene.finish(run)
+        test.assertEqual(finished.code, 0 if back else 1, finished.errors)
+        test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
+        told = finished.errors.count(f"r.json: {NOT_WRITTEN}No such file or directory\n")
+        test.assertEqual(told, 1 if back else 2, finished.errors)
+        if back:
+            test.assertEqual(statuses(home / "r.json"), ["ok", "ok"])
+    return check
+
+
+def save_disk_full(test: FaultCase, scene: Scene) -> None:
+    """The first configuration's record fits, the record of both does not."""
+    home = scene.directory / "home"
+    faults.small_disk(scene, home, 16 << 10, 9 << 10)
+    finished = scene.run(*BOTH_CONFIGS, "--save", str(home / "r.json"))
+    test.assertEqual(finished.code, 1)
+    test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
+    told = f"r.json: {NOT_WRITTEN}(No space left on device|File too large)\n"
+    test.assertRegex(finished.errors, told)
+    test.assertEqual(statuses(home / "r.json"), ["ok"])
+    test.assertEqual([file.name for file in home.iterdir()], ["r.json"])
+
+
+def head(test: FaultCase, scene: Scene) -> None:
+    """`| head -1` goes away when it has its line. What was measured is saved."""
+    scene.settings["FAULT"] = slow("32x8x2/fp16/compile", 1)  # until it is gone
+    run = scene.start(*BOTH_CONFIGS, "--save", str(scene.saved), bufsize=0)
+    assert run.process.stdout
+    test.assertRegex(os.read(run.process.stdout.fileno(), 20).decode(), "^=== ane_bench ")
+    run.process.stdout.close()
+    run.process.stdout = None
+    test.assertEqual(scene.finish(run).code, 1)
+    test.assertEqual(statuses(scene.saved), ["ok", "ok"])
+
+
+def nobody() -> int:
+    """Return a descriptor of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def full() -> int:
+    """Return a descriptor of a file that takes nothing."""
+    return os.open("/dev/full" if os.path.exists("/dev/full") else os.devnull, os.O_WRONLY)
+
+
+def taken_by(target: Callable[[], int], stream: str, *arguments: str, code: int) -> Check:
+    """Return a check of a run that has standard output or error where it cannot be written."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        descriptor = target()
+        options: dict[str, Any] = {stream: descriptor}
+        run = scene.start(*arguments, **options)
+        os.close(descriptor)
+        finished = scene.finish(run)
+        test.assertEqual(finished.code, code, finished)
+        if stream == "stderr" and arguments == BOTH_CONFIGS:
+            test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
+        elif stream == "stdout" and target is full:
+            test.assertRegex(finished.errors, f"standard output: {NOT_WRITTEN}No space left on dev")
+    return check
+
+
+def closed(redirection: str, *arguments: str, code: int) -> Check:
+    """Return a check of a run whose descriptors are closed by the shell that starts it."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        scene.prefix = faults.shell(f'exec "$@" {redirection}')
+        finished = scene.run(*arguments)
+        test.assertEqual(finished.code, code, finished)
+        if "2>&-" in redirection:
+            test.assertEqual(finished.errors, "")
+        if "json" in arguments and code == 0:
+            test.assertEqual(json.loads(finished.output)["schema"], "ane-bench/2")
+    return check
+
+
+def named(where: str) -> Check:
+    """Return a check of a name that is not ASCII, with spaces and quotes."""
+    def check(test: FaultCase, scene: Scene) -> None:
+        place = scene.directory / "Ünï «cödé» 'q' \"r\" 測試 𝛑"
+        place.mkdir()
+        if where == "TMPDIR":
+            scene.temporary = place
+        elif where == "module":
+            scene.module = place / "bänch.py"
+            shutil.copy(support.MODULE, scene.module)
+        elif where == "library":
+            shutil.copy(scene.standin, place / "ständ.so")
+            scene.standin = place / "ständ.so"
+        scene.saved = (place if where == "--save" else scene.directory) / "récord.json"
+        finished = scene.run(*SMALL, "--save", str(scene.saved))
+        test.assertEqual(finished.code, 0, finished.errors)
+        test.assertEqual(rows(finished.output), ["FP16", "W8A8"])
+        test.assertIn("récord.json", scene.record()["command"])
+        if where == "library":
+            scene.standin = place / "nöne"
+            test.assertIn("nöne", scene.run(*SMALL).errors)
+    return check
+
+
+def every_disk_full(test: FaultCase, scene: Scene) -> None:
+    """Workers then get their code from the file, and write no turns."""
+    scene.prefix = faults.limited(0)
+    scene.variables["STANDIN_LOG"] = ""
+    finished = scene.run(*SMALL)
+    test.assertEqual(finished.code, 1, finished.errors)
+    told = re.findall(f"{FAILED_IN}files: .*: File too large$", finished.output, re.MULTILINE)
+    test.assertEqual(len(told), 2, finished.output)
+
+
+def module_gone(test: FaultCase, scene: Scene) -> None:
+    """The file is deleted while the first configuration is measured: workers have its code."""
+    scene.module = scene.directory / "copy.py"
+    shutil.copy(support.MODULE, scene.module)
+    run = at_first_compile(scene, *BOTH_CONFIGS)
+    scene.module.unlink()
+    finished = scene.finish(run)
+    test.assertEqual(finished.code, 0, finished.errors)
+    test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
+
+
+def engine_gone(test: FaultCase, scene: Scene) -> None:
+    """What is missing only when the second configuration begins is a failure of the second."""
+    scene.drive({"STANDIN_MISSING": "_ANERequest"})
+    finished = scene.run(*BOTH_CONFIGS, "--save", str(scene.saved))
+    test.assertEqual(finished.code, 1, finished.errors)
+    test.assertEqual(rows(finished.output), ["FP16", "W8A8"])
+    test.assertIn("no class _ANERequest", finished.output)
+    test.assertEqual(statuses(scene.saved), ["ok", "failed"])
+
+
+JSON = (*SMALL, "--format", "json")
+STREAMS = [
+    Step("--save: directory gone during the run", save_directory_gone(False)),
+    Step("--save: directory gone and back", save_directory_gone(True)),
+    Step("--save: disk full later", save_disk_full),
+    Step("| head -1", head),
+    Step("output: reader gone, json", taken_by(nobody, "stdout", *JSON, code=1)),
+    Step("output: reader gone, doctor", taken_by(nobody, "stdout", "doctor", code=1)),
+    Step("output: /dev/full", taken_by(full, "stdout", *BOTH_CONFIGS, code=1)),
+    Step("errors: /dev/full", taken_by(full, "stderr", *BOTH_CONFIGS, code=0)),
+    Step("errors: reader gone", taken_by(nobody, "stderr", *BOTH_CONFIGS, code=0)),
+    Step("output: closed", closed(">&-", *SMALL, code=1)),
+    Step("output: closed, doctor", closed(">&-", "doctor", code=1)),
+    Step("errors: closed", closed("2>&-", *JSON, code=0)),
+    Step("input: closed", closed("<&-", *JSON, code=0)),
+    Step("all three closed", closed("<&- >&- 2>&-", *SMALL, code=1)),
+]
+NAMES = [
+    *(Step(f"{where} not ASCII", named(where))
+      for where in ("TMPDIR", "--save", "module", "library")),
+    Step("every disk full", every_disk_full),
+    Step("module deleted during the run", module_gone),
+    Step("engine gone during the run", engine_gone),
+]
+
+
+class ParentFaultTest(FaultCase):
+    """All of these tables."""
+
+    def test_signals(self) -> None:
+        self.check_table(SIGNALS, AT_A_TIME + 1)
+
+    def test_typed(self) -> None:
+        self.check_table(TYPED[:1] + TYPED[2:4] if not support.ALL else TYPED, AT_A_TIME + 1)
+
+    def test_together(self) -> None:
+        self.check_table(TOGETHER[:1] + TOGETHER[3:5] if not support.ALL else TOGETHER, 4)
+
+    def test_service(self) -> None:
+        self.each(SERVICE, lambda scene, case: case.check(self, scene), at_a_time=4,
+                  name=lambda case: case.name)
+
+    def test_other_workers(self) -> None:
+        self.check_table(OTHERS, at_a_time=1)
+
+    def test_streams(self) -> None:
+        self.check_table(STREAMS)
+
+    def test_names(self) -> None:
+        self.check_table(NAMES)
+
+
+@support.long_test
+class SecondPassTest(faults.SecondPass, ParentFaultTest):
+    """The same under `-X dev -W error`."""
+
+
+# --------------------------------------------------------------------------------------------------
+# Doctor
+# --------------------------------------------------------------------------------------------------
+
+class DoctorTest(support.StandinCase):
+    """Checks and small programs, and workers that die of them."""
+
+    def told(self, *checks: Callable[[Any, float], Any], **settings: Any) -> dict[str, Any]:
+        """Return what these tell, by name."""
+        found: dict[str, Any] = {}
+        with self.here(**settings):
+            self.ready = [check(found.__setitem__, SHORT) for check in checks][0]
+        return found
+
+    def test_programs_with_their_strides(self) -> None:
+        found = self.told(ane_bench.run_checks, ane_bench.check_programs)
+        self.assertTrue(self.ready)
+        times = "FP16 140.00 ms, W8A8 70.00 ms, verified, standard/1.3, "
+        self.assertEqual([(name, *finding) for name, finding in found.items()][-2:], [
+            ("program 64x64x2", "ok", times + "rows of 128, planes of 8192 bytes", ""),
+            ("program 64x7x2", "ok", times + "rows of 64, planes of 448 bytes", "")])
+
+    def test_a_program_that_fails(self) -> None:
+        found = self.told(ane_bench.check_programs, FAULT="64x7x2/w8a8/compile:no")
+        self.assertEqual(found["program 64x64x2"].state, "ok")
+        self.assertEqual(found["program 64x7x2"].state, "FAIL")
+        self.assertRegex(found["program 64x7x2"].value, "^W8A8 failed in stage compile: ")
+
+    def test_the_check_that_ends_its_worker_is_named(self) -> None:
+        names = [check.name for check in ane_bench.checks()]
+        for act, told in (("os.kill(os.getpid(), 11)", "^the worker was killed by SIGSEGV: "),
+                          ("os._exit(0)", "^the worker ended before the check was done$"),
+                          ("time.sleep(9)", f"^no progress for {SHORT} s, so the worker was k")):
+            script = ("import json, os, sys, time\nsys.stdin.readline()\n"
+                      f"for name in {names[:3]!r}:\n"
+                      "    print(json.dumps({'kind': 'stage', 'stage': name, 'variant': ''}))\n"
+                      f"    sys.stdout.flush()\n    if name == {names[2]!r}: {act}\n"
+                      "    print(json.dumps({'kind': 'check', 'name': name, 'state': 'ok', "
+                      "'value': '', 'advice': '', 'needed': True}))\n")
+            with self.subTest(act), support.runs_as_worker(script):
+                found = self.told(ane_bench.run_checks)
+                self.assertFalse(self.ready)
+                self.assertEqual(list(found), [*names[:3], "not reached"])
+                self.assertEqual(found[names[2]].state, "FAIL")
+                self.assertRegex(found[names[2]].value, told)
+                self.assertRegex(found["not reached"].value,
+                                 rf"^program, {names[3]}, {names[4]} and \d+ more: ")
+
+    def test_a_worker_that_does_not_start(self) -> None:
+        with unittest.mock.patch.object(ane_bench, "worker_command", lambda code: ["false"]):
+            found = self.told(ane_bench.run_checks)
+        self.assertEqual((self.ready, list(found)), (False, ["worker", "not reached"]))
+
+    def test_a_check_that_fails_keeps_the_others_from_being_reached(self) -> None:
+        found = self.told(ane_bench.run_checks, SYSCTL="sysctl.proc_translated=1")
+        self.assertFalse(self.ready)
+        self.assertEqual(list(found)[-2:], ["processor", "not reached"])
+
+
+# --------------------------------------------------------------------------------------------------
+# From Python
+# --------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def handling(number: int, handler: Any) -> Iterator[None]:
+    """Let the host handle a signal so."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class LibraryTest(support.StandinCase):
+    """Runs in a host's process: its signals, threads and mistakes."""
+
+    def test_refused_at_once(self) -> None:
+        bad: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+            (([],), {}), ((7,), {}), ((["4x4"], []), {}), ((None, []), {}),
+            ((None, ["fp16", "fp16"]), {}), ((None, "fp32"), {}), ((None, None), {}),
+            ((), {"engine": "gpu"}), ((), {"engine": None}), ((), {"seed": 10 ** 25}),
+            ((), {"original": "yes"}), ((), {"original": 1}), ((), {"second": 5}),
+            ((), {"timeout": "5"}), ((), {"original": True, "qos": 0}), ((), {"on_event": 5}),
+            ((), {"original": True, "engine": "reference"}), (("64x8k3",), {"original": True})]
+        with unittest.mock.patch.object(ane_bench, "measured", side_effect=AssertionError):
+            for arguments, settings in bad:
+                with self.subTest(arguments=arguments, settings=settings), \
+                        self.assertRaises(UsageError) as caught:
+                    ane_bench.run(*arguments, **settings)
+                self.assertTrue(str(caught.exception).isprintable())
+
+    def test_the_reference_engine(self) -> None:
+        seen: list[dict[str, Any]] = []
+        run = ane_bench.run(["4x4x2"], engine="reference", seconds=0, on_event=seen.append)
+        self.assertTrue(run.ok and run.complete)
+        cell = run.cell("4x4x2", "w8a8")
+        self.assertIs(cell, run.cell(Config(4, 4, 2), "w8a8"))
+        self.assertEqual((cell.check, set(cell.ms)), ("ok", {"value", "ci95", "mean", "min", "p95"}))
+        self.assertIn("W8A8", run.table())
+        kinds = [event["kind"] for event in seen if event["kind"] != "tick"]
+        self.assertEqual(kinds[:3], ["configuration", "machine", "stage"])
+        self.assertEqual(seen[kinds.index("configuration")],
+                         {"kind": "configuration", "config": "4x4x2", "number": 1, "of": 1})
+
+    def test_without_an_engine_no_event_tells_of_a_configuration(self) -> None:
+        seen: list[dict[str, Any]] = []
+        with self.here(MISSING="_ANERequest"), self.assertRaises(ane_bench.Unavailable):
+            ane_bench.run(["64x8x2"], on_event=seen.append)
+        self.assertEqual({event["kind"] for event in seen} - {"tick"}, set())
+
+    def test_the_configuration_is_told_once_though_a_worker_dies(self) -> None:
+        seen: list[dict[str, Any]] = []
+        with self.here(FAULT="fp16/load:crash"):
+            run = ane_bench.run(["64x8x2"], seconds=0, on_event=seen.append)
+        self.assertEqual([cell.stage for cell in run.cells], ["load", None])
+        kinds = [event["kind"] for event in seen]
+        self.assertEqual((kinds.count("configuration"), kinds.count("machine")), (1, 2))
+
+    def test_ctrl_c_in_the_rounds(self) -> None:
+        """It is raised when the cells are in the run, and the handlers are as they were."""
+        run = ane_bench.plan_run("64,32x8x2", "fp16,w8a8", "ane", {"seconds": 3600})
+        yielded = []
+
+        def interrupt(event: dict[str, Any]) -> None:
+            if event.get("number", 0) > ROUNDS and event["kind"] == "stage" and not yielded:
+                signal.raise_signal(signal.SIGINT)
+                yielded.append("signal")
+
+        with handling(signal.SIGINT, signal.default_int_handler), self.here(**REAL):
+            with self.assertRaises(KeyboardInterrupt):
+                for cells in ane_bench.measured(run, interrupt):
+                    yielded.append(cells[0].config.name)
+            self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+        self.assertEqual(yielded, ["signal", "64x8x2"])
+        self.assertEqual((run.broken_off, run.complete, run.ok), (True, False, True))
+        self.assertEqual([cell.check for cell in run.cells], ["ok", "ok"])
+
+    def test_ctrl_c_of_a_host_that_handles_it_itself(self) -> None:
+        """Its handler is called, and the run goes on."""
+        called = []
+
+        def interrupt(event: dict[str, Any]) -> None:
+            if event.get("number") == 1 and event["kind"] == "stage":
+                signal.raise_signal(signal.SIGINT)
+
+        with handling(signal.SIGINT, lambda *_: called.append(1)), self.here():
+            run = ane_bench.run(["64x8x2"], seconds=0, on_event=interrupt)
+        self.assertEqual((called, run.complete), ([1], True))
+
+    def test_in_a_thread(self) -> None:
+        runs: list[Any] = []
+        with self.here():
+            thread = threading.Thread(
+                target=lambda: runs.append(ane_bench.run(["64x8x2"], seconds=0)))
+            thread.start()
+            thread.join()
+        self.assertTrue(runs[0].ok)
+
+    def test_a_host_that_ignores_its_children(self) -> None:
+        """Exit codes are not lost."""
+        with handling(signal.SIGCHLD, signal.SIG_IGN), self.here(FAULT="w8a8/compile:crash"):
+            run = ane_bench.run(["64x8x2"], seconds=0)
+            self.assertEqual(signal.getsignal(signal.SIGCHLD), signal.SIG_IGN)
+        fp16, w8a8 = run.cells
+        self.assertEqual((fp16.status, w8a8.stage), ("ok", "compile"))
+        self.assertIn("SIGSEGV", str(w8a8.error))
+
+    def test_a_host_whose_listener_raises(self) -> None:
+        def listen(event: dict[str, Any]) -> None:
+            if event["kind"] == "cell":
+                raise ValueError("mine")
+
+        with self.here(), self.assertRaisesRegex(ValueError, "^mine$"):
+            ane_bench.run(["64x8x2"], seconds=0, on_event=listen)
+        self.assertEqual(sum(call.startswith("purge") for call in self.calls()), 2)
+        self.assertEqual(self.scene.models(), [])
+
+    def test_without_a_file_of_its_own(self) -> None:
+        for patch in (unittest.mock.patch.object(sys, "executable", ""),
+                      unittest.mock.patch.object(sys, "executable", None),
+                      unittest.mock.patch.dict(vars(ane_bench))):
+            with self.subTest(patch), self.here(), patch:
+                if sys.executable:
+                    del ane_bench.__file__
+                with self.assertRaisesRegex(UsageError, "save it as ane_bench.py, and run python3"):
+                    ane_bench.run(["64x8x2"], seconds=0)
+
+    def test_vendored_under_another_name(self) -> None:
+        """Neither name nor path matters, nor what lies beside it, nor PYTHON* variables."""
+        package = self.directory / "project" / "vendor"
+        package.mkdir(parents=True)
+        shutil.copy(support.MODULE, package / "speed.py")
+        for name in ("statistics", "select", "queue"):
+            (package / f"{name}.py").write_text("raise SystemExit('not this one')\n")
+        script = ("from vendor import speed\nrun = speed.run(['64x8x2'], seconds=0)\n"
+                  "print(run.ok, [cell.failure for cell in run.cells])\n")
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=package.parent, capture_output=True,
+            encoding="utf-8", check=False,
+            env={**self.environment(), "PYTHONPATH": str(package.parent), "PYTHONSTARTUP": "x"})
+        self.assertEqual((done.stdout, done.stderr), ("True ['', '']\n", ""))
+        self.module = package / "speed.py"
+        finished = self.run_standin(*SMALL)
+        self.assertEqual(rows(finished.output), ["FP16", "W8A8"], finished.errors)
+
+
+if __name__ == "__main__":
+    unittest.main()
