@@ -505,7 +505,10 @@ def _convolution(statement: Statement, statements: dict[str, Statement], types: 
         raise BlobError(f"offset {tensor.offset}: {len(tensor.data)} bytes of {tensor.data_type}")
     if types[statement.arguments["weight"]] != value.type._replace(parameters=(Type("fp16"),)):
         raise MilError(weight.line, "a weight of another type than its data's")
-    return Step("conv", scale, pads[0] if kind == "custom" else 0, shape, tensor)
+    pad = pads[0] if kind == "custom" else 0
+    if shape[2] != 2 * pad + 1 or shape[3] != 2 * pad + 1:
+        raise MilError(statement.line, "an image of another size than its type's")
+    return Step("conv", scale, pad, shape, tensor)
 
 
 def _quantization(statement: Statement, statements: dict[str, Statement], types: dict[str, Type],

@@ -273,6 +273,10 @@ GATE: Sequence[Gated] = (
     Gated("of the same second", 0, base=run_of(), new=run_of({"w8a8": 1.001})),
     Gated("an impossible rate", 0, "FP16 512x64x64: left out: 85.9 TOPS is more than Apple M4",
           run_of(**{**FAST, "ms": {"fp16": 8.0, "w8a8": 8.0}}), new_of(**FAST)),
+    Gated("a ratio that is noisy in NEW", 0, "undecided: has a ratio that is at most", run_of(),
+          new_of({"w8a8": 1.04}, spread=0.2), RATIO),
+    Gated("a ratio that was noisy in BASE", 0, "undecided: has a ratio that is at most",
+          run_of(spread=0.2), new_of({"w8a8": 1.04}), RATIO),
     # What fails.
     Gated("slower", 1, "W8A8 64x8x2: takes 6.0% longer", run_of(), new_of({"w8a8": 1.06})),
     Gated("slower than a narrow limit", 1, "FP16 64x8x2: takes 1.5% longer", run_of(),

@@ -115,13 +115,13 @@ class LoadedTest(EngineCase):
         with contextlib.ExitStack() as owner:
             executable = engine.load(self.program, 21, events, owner)
             self.assertEqual(events.stages, [
-                "descriptor", "model", "identifier", "files", "announced", "compile", "load",
-                "strides", "surface", "surface", "request"])
+                "descriptor", "model", "files", "announced", "compile", "load", "strides",
+                "surface", "surface", "request"])
             self.assertEqual({name: type(value) for name, value in executable.facts.items()},
                              {"compiled_before": bool, "compile_ms": float, "load_ms": float,
                               "strides": dict})
             self.assertEqual(list(map(str, self.temporary.iterdir())), events.directories)
-        self.assertEqual(events.stages[11:], ["unload", "purge"])
+        self.assertEqual(events.stages[10:], ["unload", "purge"])
         buffers = [self.program.mil.encode(), self.program.blob]
         self.assertEqual(engine.pinned_buffers, buffers, "a model may read them until the end")
         self.assertEqual(list(self.temporary.iterdir()), [])
@@ -384,15 +384,15 @@ class OptionalTest(EngineCase):
         runtime = engine.runtime
         device = runtime.find_class("_ANEDeviceInfo")
         with engine.pool():
-            self.assertTrue(engine.send_optional(device, "_ANEDeviceInfo", "hasANE"))
-            self.assertIsNone(engine.send_optional(None, "_ANEDeviceInfo", "hasANE"))
-            self.assertIsNone(engine.send_optional(Pointer(), "_ANEDeviceInfo", "hasANE"))
+            self.assertTrue(engine.send_optional(device, "hasANE"))
+            self.assertIsNone(engine.send_optional(None, "hasANE"))
+            self.assertIsNone(engine.send_optional(Pointer(), "hasANE"))
             text = runtime.string("a")
-            self.assertIsNone(engine.send_optional(text, "NSDictionary", "objectForKey:", None))
+            self.assertIsNone(engine.send_optional(text, "objectForKey:", None))
             for encoding in ("@16@0:8", "B20@0:8i16", "", "{a=i}16@0:8"):
                 with self.subTest(encoding), unittest.mock.patch.object(
                         runtime, "encoding_in", return_value=encoding):
-                    self.assertIsNone(engine.send_optional(device, "_ANEDeviceInfo", "hasANE"))
+                    self.assertIsNone(engine.send_optional(device, "hasANE"))
 
     def test_collections_of_the_wrong_class_count_as_absent(self) -> None:
         engine = NeuralEngine(self.libraries)
@@ -494,10 +494,10 @@ class ErrorTest(EngineCase):
         error = self.error(1, "failed", self.error(2, "reason"))
         send = self.engine.send_optional
         for missing in ("userInfo", "objectForKey:"):
-            def send_all_but_one(receiver: Optional[Pointer], class_name: str, selector: str,
-                                 *arguments: Any, missing: str = missing) -> Any:
+            def send_all_but_one(receiver: Optional[Pointer], selector: str, *arguments: Any,
+                                 missing: str = missing) -> Any:
                 absent = selector == missing
-                return None if absent else send(receiver, class_name, selector, *arguments)
+                return None if absent else send(receiver, selector, *arguments)
 
             with unittest.mock.patch.object(self.engine, "send_optional", send_all_but_one):
                 self.assertEqual(self.engine.describe_error(error), "some.domain 1: failed")
@@ -622,11 +622,11 @@ class DirectoryTest(EngineCase):
         class Misplaced(NeuralEngine):
             """An engine whose localModelPath is the place."""
 
-            def send_optional(self, receiver: Optional[Pointer], class_name: str, selector: str,
+            def send_optional(self, receiver: Optional[Pointer], selector: str,
                               *arguments: Any) -> Any:
                 if selector == "localModelPath":
                     return self.runtime.string(place)
-                return super().send_optional(receiver, class_name, selector, *arguments)
+                return super().send_optional(receiver, selector, *arguments)
 
         before, events = self.files(), Recorder()
         with contextlib.ExitStack() as owner, \

@@ -79,15 +79,19 @@ class RuntimeTest(unittest.TestCase):
     def test_a_missing_class_or_method_is_a_python_error_that_names_it(self) -> None:
         runtime = self.runtime
         with self.assertRaisesRegex(Unavailable, r"macOS .* has no class NoSuchClass"):
-            runtime.get_class("NoSuchClass")
+            runtime.create("NoSuchClass", "new")
         words = r"macOS .* has no method noSuchSelector: in \w*String"
         with self.assertRaisesRegex(Unavailable, words):
             runtime.send(runtime.string("a"), "noSuchSelector:", None)
         with self.assertRaisesRegex(Unavailable, "no method noSuchSelector in NSString"):
-            runtime.send(runtime.get_class("NSString"), "noSuchSelector")
+            runtime.create("NSString", "noSuchSelector")
         with self.assertRaisesRegex(Unavailable, "objectAtIndex: cannot be sent to nil"):
             runtime.send(Pointer(), "objectAtIndex:", 0)
         self.assertIsNone(runtime.encoding_in(Pointer(), "count"))
+        number = runtime.find_class("NSNumber")
+        for selector, own in (("numberWithUnsignedLongLong:", True), ("intValue", False)):
+            self.assertEqual(runtime.encoding_in(number, selector) is None, not own)
+            self.assertEqual(runtime.encoding_of(number, selector) is None, own)
         self.assertIsNone(runtime.encoding_in(runtime.array(), "noSuchSelector"))
         count = runtime.encoding_in(runtime.array(), "count") or ""
         self.assertEqual(parse_encoding(count)[0], "Q")

@@ -320,6 +320,12 @@ class ReadTest(DirectoryCase):
         with self.assertRaisesRegex(UsageError, "FP16 512x64x128: its rounds"):
             self.read(record)
 
+    def test_what_was_asked_for_twice_is_refused(self) -> None:
+        record = made_run(ORIGINAL[:2], measured=1).to_dict()
+        record["asked"]["configs"].append("512x64x64")
+        with self.assertRaisesRegex(UsageError, "configurations are not those"):
+            self.read(record)
+
     def test_what_is_not_json_is_refused(self) -> None:
         good = json.dumps(GOOD)
         for text in ("", "{", "[]", "null", "1", '"text"', "\0\xff", good[:-9], good + "}",

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ from tests.faults import (
     SAID_NO,
     WITHOUT_RESULT,
     FaultCase,
-    Step,
     at_stage,
     in_every_form,
     some_of,
@@ -98,20 +96,20 @@ class MessagesTest(support.StandinCase):
             if message.get("number", 0) > ROUNDS + 3 and not worker.stopping:
                 with contextlib.suppress(KeyboardInterrupt):
                     worker._interrupt(signal.SIGINT, None)
-        sent = self.sent(job(seconds=3600.0), stop, **REAL)
+        sent = self.sent(job(seconds=15.0), stop, **REAL)
         cells = {message["variant"]: message["cell"] for message in sent
                  if message["kind"] == "cell"}
         for cell in cells.values():
             self.assertEqual((cell["status"], cell["verified"]["ok"]), ("ok", True))
             self.assertEqual(len(cell["samples_ns"]) % 2, 0)
-            self.assertGreater(len(cell["samples_ns"]), ROUNDS)
+            self.assertTrue(ROUNDS < len(cell["samples_ns"]) < 100, "of 300 in 15 s")
         self.assertEqual(self.scene.models(), [])
 
     def test_it_stops_before_there_are_enough_rounds(self) -> None:
         def stop(worker: Worker, message: dict[str, Any]) -> None:
             if message.get("number") == 1:
                 worker._write(b"\n")
-        sent = self.sent(job(seconds=3600.0), stop, **REAL)
+        sent = self.sent(job(seconds=15.0), stop, **REAL)
         cells = [message["cell"] for message in sent if message["kind"] == "cell"]
         self.assertEqual({cell["status"] for cell in cells}, {"failed"})
         self.assertRegex(cells[0]["error"], f"^interrupted after [0-9]+ of {ROUNDS} rounds$")
@@ -142,7 +140,7 @@ class MessagesTest(support.StandinCase):
         cache = self.directory / "cache"
         cache.mkdir()
         with self.here(CACHE=cache, **REAL), \
-                Worker(PATIENCE, "measure", *job(seconds=3600.0)) as worker:
+                Worker(PATIENCE, "measure", *job(seconds=15.0)) as worker:
             for message in worker.messages():
                 if message.get("number"):
                     break
@@ -301,7 +299,7 @@ REFUSALS = [
     refused("w8a8/model:nil", "model", in_every_form(faults.NIL)),
     refused("w8a8/identifier:nil", "identifier", "hexStringIdentifier is ''"),
     refused("w8a8/compile:no", "compile",
-            in_every_form(r"com\.apple\.\S+ 1: .*, caused by com\.apple\.\S+ 1: .* refuse at comp")),
+            in_every_form(r"com\.apple\.\S+ 1: .*, caused by com\.apple\.\S+ 1: .* refuse at co")),
     refused("w8a8/compile:silent", "compile", in_every_form(NO_ERROR)),
     refused("w8a8/compile:unicode", "compile", UNICODE),
     refused("w8a8/load:no", "load", r"^com\.apple\.\w+ 6: .* refuse at load", options=ONE_FORM),
@@ -538,7 +536,8 @@ APART = [method for method in NEEDED if method.class_name not in GNUSTEPS_OWN]
 # What of a run's calls and its record shows that a method was used.
 TRACES = {"localModelPath": "localModelPath", "compiledModelExists": "compiled_before",
           "purgeCompiledModel": "purge", "aneSubType": "ane_subtype", "numANEs": "ane_count",
-          "numANECores": "ane_cores", "processInfo": "thermal_state", "thermalState": "thermal_state",
+          "numANECores": "ane_cores", "processInfo": "thermal_state",
+          "thermalState": "thermal_state",
           "isLowPowerModeEnabled": "low_power_mode", "aneArchitectureType": "ane_architecture",
           "beginActivityWithOptions:reason:": "beginActivity", "endActivity:": "endActivity",
           "_ANEDeviceInfo": "ane_subtype", "NSProcessInfo": "low_power_mode"}
@@ -655,7 +654,8 @@ LACKS = [
     Lack("a class missing", {"MISSING": "_ANERequest"}, told="no class _ANERequest "),
     Lack("a class missing for Foundation, too", {"MISSING": "NSString"}, told="no class NSString "),
     Lack("a method missing", {"MISSING": APART[-1].selector}, told=absent(APART[-1])),
-    Lack("a method with another result", listed({"loadWithQoS:options:error:": "@36@0:8I16@20^v28"}),
+    Lack("a method with another result",
+         listed({"loadWithQoS:options:error:": "@36@0:8I16@20^v28"}),
          told=re.escape("loadWithQoS:options:error:] has type @36@0:8I16@20^v28; expected ")),
     Lack("all optional classes missing", {"MISSING": " ".join(OTHER_CLASSES)},
          lost=traces(*OTHER_CLASSES)),
