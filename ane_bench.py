@@ -489,13 +489,13 @@ LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 # The original's scale of 2**-3, for weights and activations in int8.
 ORIGINAL_EXPONENT = 3
 
-# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few activations
-# are clipped.
+# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few
+# activations are clipped.
 ACTIVATION_EXPONENT = 5
 
 # The input's step. A multiple of 2**-7 times a weight of at least 2**-9 is a multiple of 2**-16, to
-# which an M4 rounds each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its rounding
-# changes nothing.
+# which an M4 rounds each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its
+# rounding changes nothing.
 INPUT_EXPONENT = 7
 LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations are clipped
 
@@ -522,8 +522,8 @@ class Weights(NamedTuple):
     patterns: Sequence[tuple[int, ...]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
-        """Yield the bytes of each layer, [output][input][row][column], as `fp16`, or as `int8` (then
-        without the exponent)."""
+        """Yield the bytes of each layer, [output][input][row][column], as `fp16`, or as `int8`
+        (then without the exponent)."""
         size = DATA_TYPES[data_type].size * len(self.patterns[0])
         kinds = itertools.product(set(self.patterns), set().union(*self.signs))
         pools = {kind: self._encoded(*kind, data_type) for kind in kinds}
@@ -540,7 +540,8 @@ class Weights(NamedTuple):
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share them
 def chain_weights(config: Config, seed: int) -> Weights:
-    """Return layers that are orthogonal up to rounding: activations neither grow nor die with depth.
+    """Return layers that are orthogonal up to rounding: activations neither grow nor die with
+    depth.
 
     The rotations of a row of integers with a flat spectrum are orthonormal. Each layer holds all of
     them, in its own order and with its own signs. No weight is zero, since engines skip zeros. The
@@ -576,12 +577,12 @@ def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> 
 
 
 def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a dense flat-spectrum row within +-7, and the exponent with which a 3x3 layer keeps the
-    size of its input.
+    """Return a dense flat-spectrum row within +-7, and the exponent with which a 3x3 layer keeps
+    the size of its input.
 
-    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power of
-    four. Amplitudes and rows are tried until it is within 0.1 %; if none is, as with few channels,
-    the nearest is returned.
+    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power
+    of four. Amplitudes and rows are tried until it is within 0.1 %; if none is, as with few
+    channels, the nearest is returned.
     """
     best: tuple[float, list[int], int] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
@@ -599,14 +600,14 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
 
 
 def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
-    """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite neighbours
-    1 and -1.
+    """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite
+    neighbours 1 and -1.
 
-    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the image
-    from drifting. Patterns commute, so a transposed chain must differ as a whole: the sign across the
-    anti-diagonal is the product of the horizontal and the vertical one, so no pattern is the
-    transpose of another, and a chain whose first-order differences from its transpose cancel is drawn
-    again.
+    Antisymmetric neighbours leave the spectrum nearly flat; signs drawn for each layer keep the
+    image from drifting. Patterns commute, so a transposed chain must differ as a whole: the sign
+    across the anti-diagonal is the product of the horizontal and the vertical one, so no pattern is
+    the transpose of another, and a chain whose first-order differences from its transpose cancel is
+    drawn again.
     """
     while True:
         signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
@@ -628,8 +629,8 @@ def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
 
 
 def inverse_transform(values: Sequence[complex]) -> list[complex]:
-    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method: with
-    jk = (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes transforms of a power of two."""
+    """Return the unscaled inverse Fourier transform of any length, by Bluestein's method: with jk =
+    (j**2 + k**2 - (j - k)**2) / 2 it is a convolution, which takes transforms of a power of two."""
     length = len(values)
     size = 1 << (2 * length - 2).bit_length()
     chirp = [cmath.rect(1, math.pi * (index * index % (2 * length)) / length)
@@ -654,7 +655,8 @@ def transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[c
 
 def original_weights(config: Config, seed: int, data_type: str) -> Weights:
     """Return random levels of the original's ranges: INT8 all 256, FP16 the thousand from -0.5 to
-    0.499. The original draws each weight by itself; here rows begin at random places of a long one."""
+    0.499. The original draws each weight by itself; here rows begin at random places of a long
+    one."""
     draw = random.Random(seed).random
     size = 8192 + config.channels
     if data_type == "int8":
@@ -669,12 +671,13 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7, clipped
-    to +-3.9. Each channel begins at its own place of one pool of values, each the sum of twelve
-    uniform integers: normal, and the same on every system."""
+    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7,
+    clipped to +-3.9. Each channel begins at its own place of one pool of values, each the sum of
+    twelve uniform integers: normal, and the same on every system."""
     draw = random.Random(seed).random
     period, one = 8191, 1 << 16
-    size = 1.0 if config.kernel == 1 else 0.625  # 3x3 chains grow in places; int8 must not clip there
+    # 3x3 chains grow in places; int8 must not clip there
+    size = 1.0 if config.kernel == 1 else 0.625
     sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
     steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT))))
              for value in sums]
@@ -720,8 +723,8 @@ BUILD_INFO = ('{{"coremlc-component-MIL", "3510.2.1"}, {"coremlc-version", "3505
 
 
 class Program(NamedTuple):
-    """A configuration in a variant, as an engine takes it: the MIL text, the bytes of the weight file,
-    their form (one of FORMS), and the weights that both were written from."""
+    """A configuration in a variant, as an engine takes it: the MIL text, the bytes of the weight
+    file, their form (one of FORMS), and the weights that both were written from."""
 
     config: Config
     variant: Variant
@@ -732,8 +735,8 @@ class Program(NamedTuple):
 
     def write(self, directory: str) -> None:
         """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is
-        missing. Raise OSError, also for a symbolic link in the place of a directory or file: macOS 27
-        refuses models that hold links."""
+        missing. Raise OSError, also for a symbolic link in the place of a directory or file: macOS
+        27 refuses models that hold links."""
         os.makedirs(os.path.join(directory, os.path.dirname(WEIGHT_FILE)), exist_ok=True)
         for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
             path = os.path.join(directory, name)
@@ -746,8 +749,8 @@ class Program(NamedTuple):
 
 def build_program(config: Config, variant: str, *, seed: int = 0, original: bool = False,
                   form: str = FORMS[0]) -> Program:
-    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal bytes
-    everywhere. Its input `x` and its output are fp16 [1, channels, spatial, spatial].
+    """Return the program of a configuration in a variant of VARIANTS; equal arguments give equal
+    bytes everywhere. Its input `x` and its output are fp16 [1, channels, spatial, spatial].
 
     The seed, from 0 to 2**53 - 1, draws the weights. `original` gives the original's text, records,
     scales and ranges, whatever the form. Raise UsageError if an argument is invalid.
@@ -785,11 +788,11 @@ def check_arguments(config: Any, variant: Any, seed: Any, original: Any, form: A
 
 def write_weight_file(data_type: str, count: int, size: int, gap: int, layers: Iterable[bytes],
                       layout: str) -> bytearray:
-    """Return a weight file of `count` tensors of `size` bytes each, with `gap` zeros between one and
-    the next record. The first record lies at 64.
+    """Return a weight file of `count` tensors of `size` bytes each, with `gap` zeros between one
+    and the next record. The first record lies at 64.
 
-    The layout `standard` is that of Apple's writer. `original` has the same offsets but the original's
-    records: count 1, type 1, its one size, data offset 0.
+    The layout `standard` is that of Apple's writer. `original` has the same offsets but the
+    original's records: count 1, type 1, its one size, data offset 0.
     """
     standard, stride = layout == "standard", RECORD.size + size + gap
     blob = bytearray(HEADER.size + stride * count - gap)
@@ -955,8 +958,8 @@ class Arithmetic(NamedTuple):
     @property
     def nudge(self) -> float:
         """Return a factor by which rounding to even becomes this rounding. To round away, it moves
-        each half away from zero, and no other value past one; that is exact for values of at most 50
-        significant bits."""
+        each half away from zero, and no other value past one; that is exact for values of at most
+        50 significant bits."""
         return 1 + 2.0 ** -52 if self.rounding == "away" else 1.0
 
 
@@ -969,7 +972,8 @@ STORES = {"fp16": ("e", 11, 65504.0), "fp32": ("f", 24, float.fromhex("0x1.fffff
 
 
 def stored(values: Vector, store: str) -> Vector:
-    """Return values rounded to the store's type, halves to even; too large ones become its largest."""
+    """Return values rounded to the store's type, halves to even; too large ones become its
+    largest."""
     letter, _, largest = STORES[store]
     form = f"<{len(values)}{letter}"
     try:
@@ -999,9 +1003,9 @@ def quantized(values: Vector, nudge: float) -> list[int]:
 class Circulant:
     """The matrix whose rows are the rotations of a row of integers.
 
-    Its product with a vector is a circular correlation, and so the product of two long integers: each
-    holds a lane for each value, the row backwards. Lanes are signed, and as many bytes wide as the
-    largest sum needs.
+    Its product with a vector is a circular correlation, and so the product of two long integers:
+    each holds a lane for each value, the row backwards. Lanes are signed, and as many bytes wide as
+    the largest sum needs.
     """
 
     def __init__(self, row: Sequence[int]) -> None:
@@ -1018,7 +1022,8 @@ class Circulant:
                          self.product([value & 0xFFFFFFFF for value in vector]))
             return [(upper << 32) + lower for upper, lower in zip(high, low)]
         if width not in self._packed:
-            signs = int.from_bytes((1 << 8 * width - 1).to_bytes(width, "little") * length, "little")
+            sign = (1 << 8 * width - 1).to_bytes(width, "little")
+            signs = int.from_bytes(sign * length, "little")
             self._packed[width] = packed(self._row, width, signs), signs
         row, signs = self._packed[width]
         bits = 8 * width * length
@@ -1034,7 +1039,8 @@ class Circulant:
 
 
 def packed(values: Sequence[int], width: int, signs: int) -> int:
-    """Return the integer with a lane of `width` bytes for each value; `signs`: the lanes' sign bits."""
+    """Return the integer with a lane of `width` bytes for each value; `signs`: the lanes' sign
+    bits."""
     data, lanes = struct.pack(f"<{len(values)}q", *values), bytearray(width * len(values))
     for byte in range(width):
         lanes[byte::width] = data[byte::8]
@@ -1043,8 +1049,9 @@ def packed(values: Sequence[int], width: int, signs: int) -> int:
 
 def chain_outputs(weights: Weights, image: Sequence[Vector], arithmetic: Arithmetic,
                   quantizes: bool) -> list[Vector]:
-    """Return the output of a chain, [pixel][channel], from fp16 inputs: of all pixels of a square image
-    or, with 1x1 kernels, of any pixels. `quantizes`: whether activations are int8 between layers."""
+    """Return the output of a chain, [pixel][channel], from fp16 inputs: of all pixels of a square
+    image or, with 1x1 kernels, of any pixels. `quantizes`: whether activations are int8 between
+    layers."""
     matrix, store = Circulant(weights.row), "fp16"
     outputs, steps, depth = image, None, len(weights.turns)
     for layer, (turns, signs, pattern) in enumerate(zip(*weights[2:]), 1):
@@ -1064,8 +1071,8 @@ def chain_outputs(weights: Weights, image: Sequence[Vector], arithmetic: Arithme
 
 
 def mixed(image: Sequence[Vector], pattern: Vector) -> list[Any]:
-    """Return a square image, [pixel][channel], with each pixel the sum of its 3x3 neighbours times a
-    pattern. Outside of the image they are zero."""
+    """Return a square image, [pixel][channel], with each pixel the sum of its 3x3 neighbours times
+    a pattern. Outside of the image they are zero."""
     side, count = math.isqrt(len(image)), len(image[0])
     width = side + 2
     framed: list[Vector] = [[0] * count] * (width * width)
@@ -1107,8 +1114,9 @@ class Reference:
 
     def compute(self, pixels: Sequence[int], arithmetic: Arithmetic = ARITHMETICS[0],
                 quantizes: bool = False) -> list[Vector]:
-        """Return the output of some pixels, [pixel][channel]. `quantizes`: whether activations are int8
-        between layers. Of a 3x3 chain it is the same whatever is chosen: without any rounding."""
+        """Return the output of some pixels, [pixel][channel]. `quantizes`: whether activations are
+        int8 between layers. Of a 3x3 chain it is the same whatever is chosen: without any
+        rounding."""
         known = self._outputs.setdefault(
             (arithmetic, quantizes) if self.config.kernel == 1 else None, {})
         missing = [pixel for pixel in pixels if pixel not in known]
@@ -1141,8 +1149,8 @@ class Reference:
 
 
 class ReferenceEngine:
-    """The reference as an engine: small programs on any machine. Its times say nothing about a Neural
-    Engine."""
+    """The reference as an engine: small programs on any machine. Its times say nothing about a
+    Neural Engine."""
 
     def __init__(self) -> None:
         self.now: Callable[[], int] = time.perf_counter_ns
@@ -1207,8 +1215,8 @@ class ReferenceExecutable:
 LIMITS = {(False, 1): (0.0055, 0.0012, 512), (True, 1): (0.020, 0.0085, 512),
           (False, 3): (0.0095, 0.0028, 128), (True, 3): (0.021, 0.009, 512)}
 MAX_RELATIVE_L2 = 1.2
-# Deep 3x3 chains grow here and there to more than 4, at which int8 cuts values off and the reference
-# does not: what is right with quantization is farther off by 1 + (depth / 36)**6.
+# Deep 3x3 chains grow here and there to more than 4, at which int8 cuts values off and the
+# reference does not: what is right with quantization is farther off by 1 + (depth / 36)**6.
 CUT_OFF_DEPTH = 36
 MOST = 0.5  # a larger share of equal values shows the arithmetic
 UNRELATED = 0.5  # a lower cosine means another computation, not another rounding
@@ -1218,9 +1226,9 @@ UNRELATED = 0.5  # a lower cosine means another computation, not another roundin
 # more.
 KNOWN_LIMITS = {False: 0.0007, True: 0.02}
 
-# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an average
-# is. The distance from an output without quantization, if 1 is what quantization usually causes, may
-# be base + part / sqrt(n).
+# Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an
+# average is. The distance from an output without quantization, if 1 is what quantization usually
+# causes, may be base + part / sqrt(n).
 NOISE_LIMITS = ((0.8, -4.0), (1.3, 4.0))
 QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
 
@@ -1268,8 +1276,8 @@ def compare_vectors(values: Vector, expected: Vector) -> Comparison:
 
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
     """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 every other
-    one, the first too, lies on an edge, where the padding shows, and the others inside; small images
-    have any when these run out."""
+    one, the first too, lies on an edge, where the padding shows, and the others inside; small
+    images have any when these run out."""
     draw = random.Random(seed).random
     last = config.spatial - 1
     chosen: dict[int, None] = {}
@@ -1290,7 +1298,8 @@ def verify(reference: Reference, variant: Variant, pixels: Sequence[int],
     quantizes = variant.quantizes and reference.config.depth > 1
     verdicts = [judge(reference, quantizes, pixels, output, known) for output in outputs]
     wrong = [verdict for verdict in verdicts if verdict.problem]
-    worst = max(wrong or verdicts, key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
+    worst = max(wrong or verdicts,
+                key=lambda verdict: verdict.verified.get("relative_l2", math.inf))
     problem = worst.problem
     if problem and len(wrong) < len(outputs):
         problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
@@ -1339,8 +1348,8 @@ def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: 
 def computed_references(reference: Reference, quantizes: bool, pixels: Sequence[int],
                         output: Sequence[Vector]) -> dict[Arithmetic, Sequence[Vector]]:
     """Return the references with which an output is compared to find the nearest: of all pixels if
-    activations are quantized, since that is exact, else of the first. Of 3x3 chains there is one; and
-    if an M4's is met exactly, no other is needed."""
+    activations are quantized, since that is exact, else of the first. Of 3x3 chains there is one;
+    and if an M4's is met exactly, no other is needed."""
     first = reference.compute(pixels, ARITHMETICS[0], quantizes)
     if reference.config.kernel == 3 or equal_share(output, first) == 1:
         return {ARITHMETICS[0]: first}
@@ -1360,16 +1369,17 @@ def relative_distance(output: Sequence[Vector], expected: Sequence[Vector]) -> f
 
 
 def output_defect(values: Vector, expected: Vector) -> Optional[str]:
-    """Return the obvious defect of an output, and what can cause it; None if it must be compared."""
+    """Return the obvious defect of an output, and what can cause it; None if it must be
+    compared."""
     unwritten = sum(map(math.isnan, values))
     if unwritten == len(values):
         return ("evaluate returned YES and did not write the output: NaN was put there before; the "
                 "engine did no work, or writes elsewhere than the strides say: try another --qos, "
                 "and send the output of doctor, which shows strides")
     if unwritten:
-        return (f"evaluate returned YES and did not write {unwritten} of {len(values)} values of the "
-                "output: NaN was put there before; the engine writes elsewhere than the strides say, "
-                "or left out work: send the output of doctor, which shows strides")
+        return (f"evaluate returned YES and did not write {unwritten} of {len(values)} values of "
+                "the output: NaN was put there before; the engine writes elsewhere than the "
+                "strides say, or left out work: send the output of doctor, which shows strides")
     if not all(map(math.isfinite, values)):
         return "the output holds infinities: weights or scales were misread; try another --form"
     if len(values) < FEWEST_CHANNELS:
@@ -1406,15 +1416,15 @@ def mismatch(found: Comparison, count: int, config: Config, quantizes: bool) -> 
     turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # what is not a scale
     misscaled = abs(found.slope - 1) * floor ** 2 / slope_limit
     if found.cosine < UNRELATED:
-        meaning = ("a wrong layer, or pixels elsewhere than the strides say; try another --form, and "
-                   "send the output of doctor, which shows strides")
+        meaning = ("a wrong layer, or pixels elsewhere than the strides say; try another --form, "
+                   "and send the output of doctor, which shows strides")
     elif misscaled > 1 and turned <= limit:
         meaning = "it has the wrong scale; try another --form"
     else:
         meaning = "more than rounding explains, so work is left out; try more --verify"
     return Excess(max(found.relative_l2 * floor / limit, misscaled), (
-        f"the output is not what the program should compute (cosine {found.cosine:.4f}, relative L2 "
-        f"{found.relative_l2:.3f}, at most {limit:.3f}, slope {found.slope:.3f}, within "
+        f"the output is not what the program should compute (cosine {found.cosine:.4f}, relative "
+        f"L2 {found.relative_l2:.3f}, at most {limit:.3f}, slope {found.slope:.3f}, within "
         f"{slope_limit:.3f} of 1): {meaning}"))
 
 
@@ -1445,9 +1455,9 @@ def large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: C
     for rank, excess in ERROR_LIMITS[quantizes]:
         most = 1 + excess / len(output) ** 0.7
         found.append(Excess(largest[rank - 1] / most, (
-            f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual or "
-            f"more, at most {most:.1f} is right: channels are left out or exchanged; try another "
-            "--form, and send the output of doctor")))
+            f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual "
+            f"or more, at most {most:.1f} is right: channels are left out or exchanged; try "
+            "another --form, and send the output of doctor")))
     return found
 
 
@@ -1464,8 +1474,8 @@ def noise(values: Vector, references: Sequence[Vector], unquantized: Vector,
     figures = f"quantizing activations changed the output by {change:.2f} of the usual amount"
     little = (f"{figures}, at least {least:.2f} is right: quantize and dequantize are left out, so "
               "this is not W8A8; its figures are those of --variants w8a16")
-    much = (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut off "
-            "instead of rounded; try another --form, and send the output of doctor")
+    much = (f"{figures}, at most {most:.2f} is right: the steps are too coarse, or values are cut "
+            "off instead of rounded; try another --form, and send the output of doctor")
     return Excess(least / (change or 1e-9), little), Excess(change / most, much)
 
 
@@ -1473,9 +1483,10 @@ def unknown_rounding(found: Comparison, config: Config, quantizes: bool) -> Exce
     """Return how much farther an output is from the reference than a chip's known arithmetic."""
     limit = KNOWN_LIMITS[quantizes] * (1 if quantizes else math.sqrt(config.depth))
     return Excess(found.relative_l2 * found.floor / limit, (
-        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's known "
-        f"arithmetic stays within {limit:.4f}. It is accepted only as an unknown rounding, in which "
-        "small mistakes may hide: compare more pixels with --verify 16, and send the output of doctor"))
+        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's "
+        f"known arithmetic stays within {limit:.4f}. It is accepted only as an unknown rounding, "
+        "in which small mistakes may hide: compare more pixels with --verify 16, and send the "
+        "output of doctor"))
 
 
 # ==================================================================================================
@@ -4137,7 +4148,8 @@ TASKS: dict[str, Callable[..., None]] = {"measure": measure_job, "examine": exam
 # ==================================================================================================
 # 14. Parent
 #
-# Used below: ENGINES, DOCTOR_S, run, plan_run, measured, run_checks, check_programs.
+# Used below: ENGINES, NOT_MEASURED, plan_run, measured, DOCTOR_S, REPORT_ADVICE, run_checks,
+# check_programs.
 # ==================================================================================================
 
 ENGINES = ("ane", "reference")
@@ -4407,7 +4419,8 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     `directory` ("path"), `stage` ("stage", "variant", "limit" in seconds beyond the timeout, in
     rounds "number" and "paces"), `refused` (a compile was), `warning` ("code", "message"), `cell`
     ("variant", "cell": the facts of the record, as known by then), `tick` (half a second without
-    another event), `unavailable` ("reason").
+    another event; "stopping": whether Ctrl-C asked for an end after the round), `unavailable`
+    ("reason").
 
     A configuration that fails gives failed cells. Raise UsageError for an invalid request and
     Unavailable if there is no usable Neural Engine.

@@ -1,8 +1,8 @@
 """Read MIL texts and weight files without ane_bench: an oracle for what its writer writes.
 
-The grammar is the general one: it reads every program of Apple's compiler in the shared folder, with all
-of their types, literals and attributes. `steps` then tells what a chain of convolutions computes, and
-refuses what Apple's compiler would refuse or read otherwise.
+The grammar is the general one: it reads every program of Apple's compiler in the shared folder,
+with all of their types, literals and attributes. `steps` then tells what a chain of convolutions
+computes, and refuses what Apple's compiler would refuse or read otherwise.
 """
 
 import re
@@ -36,8 +36,8 @@ ELEMENTS = {1: ("fp16", 2), 2: ("fp32", 4), 3: ("uint8", 1), 4: ("int8", 1)}
 
 
 def read_weight_file(blob: bytes) -> list[Tensor]:
-    """Return all tensors of a file of Apple's layout, in order. Raise BlobError with the offset of what
-    Apple's writer would not write."""
+    """Return all tensors of a file of Apple's layout, in order. Raise BlobError with the offset of
+    what Apple's writer would not write."""
     if len(blob) < 64:
         raise BlobError(f"{len(blob)} bytes: no header")
     count, version, *reserved = struct.unpack_from("<II7Q", blob)
@@ -70,7 +70,8 @@ def read_tensor(blob: bytes, offset: int) -> Tensor:
 
 
 class Type(NamedTuple):
-    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter and a shape, None for each `?`."""
+    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter and a shape, None
+    for each `?`."""
 
     name: str
     parameters: tuple["Type", ...] = ()
@@ -94,7 +95,8 @@ class Pairs(tuple[tuple[Any, Any], ...]):
 
 
 class Value(NamedTuple):
-    """A typed literal: a number, string or bool; a list for a tensor or list; Pairs; a tuple; a BlobFile."""
+    """A typed literal: a number, string or bool; a list for a tensor or list; Pairs; a tuple; a
+    BlobFile."""
 
     type: Type
     literal: Any
@@ -136,8 +138,9 @@ class MilProgram(NamedTuple):
 def parse(text: str) -> MilProgram:
     """Return the program that a MIL text holds.
 
-    Raises MilError with the line of bad grammar, of a literal that does not fit its type, of a name that is undefined
-    or defined twice, of text after the program, and of nesting that exhausts Python's stack.
+    Raises MilError with the line of bad grammar, of a literal that does not fit its type, of a name
+    that is undefined or defined twice, of text after the program, and of nesting that exhausts
+    Python's stack.
     """
     parser = _MilParser(text)
     try:
@@ -148,11 +151,13 @@ def parse(text: str) -> MilProgram:
 
 _TOKEN = re.compile(r"""(?P<space>[\ \t\r\n]+)
     | (?P<string>"(?:[^"\\\n]|\\["\\nt])*")
-    | (?P<number>-?(?:0x[0-9a-f]+(?:\.[0-9a-f]+)?p[+-]?[0-9]{1,5}|[0-9]{1,20}(?:\.[0-9]{1,9})?|inf|nan)(?![\w.]))
+    | (?P<number>-?(?:0x[0-9a-f]+(?:\.[0-9a-f]+)?p[+-]?[0-9]{1,5}
+                     |[0-9]{1,20}(?:\.[0-9]{1,9})?|inf|nan)(?![\w.]))
     | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
     | (?P<mark>->|[\[\](){}<>=,;?])""", re.VERBOSE)
 _ESCAPES = {"n": "\n", "t": "\t"}
-_PYTHON_TYPES = {"string": str, "bool": bool, "fp16": float, "fp32": float, "fp64": float, "bf16": float}
+_PYTHON_TYPES = {"string": str, "bool": bool, "fp16": float, "fp32": float, "fp64": float,
+                 "bf16": float}
 _INTEGER_TYPE = re.compile(r"(u?)int(4|8|16|32|64)")
 
 
@@ -217,7 +222,8 @@ class _MilParser:
         return found
 
     def _several(self, close: str, item: Callable[[], Any]) -> list[Any]:
-        """Return the items between commas up to a closing mark, which is taken too; there may be none."""
+        """Return the items between commas up to a closing mark, which is taken too; there may be
+        none."""
         items: list[Any] = []
         while not self._accept(close):
             if items:
@@ -366,7 +372,8 @@ class _MilParser:
         place = self._pairs(")", lambda: self._value())
         path, offset = (place.get(key, Value(Type(""), None)) for key in ("path", "offset"))
         scalars = isinstance(path.literal, str) and isinstance(offset.literal, int)
-        if len(place) != 2 or not scalars or path.type.element != "string" or offset.type.element != "uint64":
+        elements = [path.type.element, offset.type.element]
+        if len(place) != 2 or not scalars or elements != ["string", "uint64"]:
             raise MilError(line, "BLOBFILE takes path = string(…) and offset = uint64(…)")
         return BlobFile(path.literal, offset.literal)
 
@@ -378,7 +385,8 @@ class _MilParser:
         if self._accept("{"):
             return Pairs(self._several("}", self._entry))
         if self._next.kind == "string":
-            return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), self._take("string")[1:-1])
+            return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]),
+                          self._take("string")[1:-1])
         if self._next.kind == "number":
             return self._number()
         for text, value in (("true", True), ("false", False)):
@@ -431,7 +439,8 @@ def _fits_shape(element: Type, shape: Sequence[Optional[int]], literal: Any) -> 
 
 class Step(NamedTuple):
     """A step of a chain: conv with the padding of each side and the weights ([output, input, rows,
-    columns], a tensor of fp16, or of int8 times the scale); quantize or dequantize with its scale."""
+    columns], a tensor of fp16, or of int8 times the scale); quantize or dequantize with its
+    scale."""
 
     operation: str
     scale: float = 1.0
@@ -441,7 +450,8 @@ class Step(NamedTuple):
 
 
 # The first opset of each operation, by apple/coremltools, converters/mil/mil/ops/defs.
-FIRST_OPSETS = {"const": 15, "conv": 15, "constexpr_affine_dequantize": 16, "quantize": 17, "dequantize": 17}
+FIRST_OPSETS = {"const": 15, "conv": 15, "constexpr_affine_dequantize": 16, "quantize": 17,
+                "dequantize": 17}
 
 
 def steps(text: str, blob: bytes) -> list[Step]:
@@ -473,7 +483,8 @@ def steps(text: str, blob: bytes) -> list[Step]:
 
 
 def check_spelling(program: MilProgram, text: str) -> None:
-    """Raise MilError if short and long spellings are mixed, or long ones are not in program(1.0)."""
+    """Raise MilError if short and long spellings are mixed, or long ones are not in
+    program(1.0)."""
     short, long = re.search(r"[= (](string|fp16|u?int[0-9]+)\(", text), "tensor<string, []>" in text
     if bool(short) == long or long != (program.version == "1.0"):
         raise MilError(1, "short and long spellings, or a version that does not have them")

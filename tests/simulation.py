@@ -1,7 +1,9 @@
-"""Simulate with numpy what an engine may legitimately compute, and what a broken engine would compute.
+"""Simulate with numpy what an engine may legitimately compute, and what a broken engine would
+compute.
 
-The limits of the verification come from here. A chain is a list of layers, read from the weight file of a program.
-Activations are arrays [channel][pixel] for 1x1 convolutions and [channel][row][column] for 3x3 convolutions.
+The limits of the verification come from here. A chain is a list of layers, read from the weight
+file of a program. Activations are arrays [channel][pixel] for 1x1 convolutions and
+[channel][row][column] for 3x3 convolutions.
 """
 
 import itertools
@@ -19,13 +21,13 @@ STEPS = 32  # quantized activations are multiples of 1/32
 class Engine(NamedTuple):
     """An arithmetic.
 
-    sums: exact; fp32; fp16 (each addition rounded); groups (four products added, then rounded to fp16, as an M1 does);
-    fixed (products rounded to multiples of 2**-16, as an M4 does); winograd (a 3x3 convolution by F(2x2, 3x3), every
-    intermediate in fp16); winograd32 (the same with sums in fp32).
-    store: how activations are stored between layers: fp16, fp32 or bf16.
-    rounding: of stores and of quantize: even, away, floor or zero; the last two only of quantize.
-    steps: quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out.
-    border: of an image: of zeros (constant), or its outermost pixels again (edge).
+    sums: exact; fp32; fp16 (each addition rounded); groups (four products added, then rounded to
+    fp16, as an M1 does); fixed (products rounded to multiples of 2**-16, as an M4 does); winograd
+    (a 3x3 convolution by F(2x2, 3x3), every intermediate in fp16); winograd32 (the same with sums
+    in fp32). store: how activations are stored between layers: fp16, fp32 or bf16. rounding: of
+    stores and of quantize: even, away, floor or zero; the last two only of quantize. steps:
+    quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out. border: of
+    an image: of zeros (constant), or its outermost pixels again (edge).
     """
 
     int8: bool
@@ -37,7 +39,8 @@ class Engine(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if there is one."""
+    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if there is
+    one."""
 
     matrix: Any
     pattern: Optional[Any] = None
@@ -48,18 +51,21 @@ Layers = Sequence[Layer]
 
 def engines(int8: bool, sums: Sequence[str]) -> list[Engine]:
     """Return every combination of sums, store and rounding."""
-    return [Engine(int8, *rest) for rest in itertools.product(sums, ("fp16", "fp32"), ("even", "away"))]
+    return [Engine(int8, *rest)
+            for rest in itertools.product(sums, ("fp16", "fp32"), ("even", "away"))]
 
 
 def legitimate(int8: bool, kernel: int, large: bool) -> list[Engine]:
-    """Return every arithmetic that a right engine may have; of large chains without the slowest to simulate."""
-    sums = ("exact", "fp32", "groups", "fixed", "fp16") if kernel == 1 else ("exact", "winograd", "fp16")
+    """Return every arithmetic that a right engine may have; of large chains without the slowest to
+    simulate."""
+    sums = {1: ("exact", "fp32", "groups", "fixed", "fp16"),
+            3: ("exact", "winograd", "fp16")}[kernel]
     return engines(int8, [one for one in sums if not large or one not in ("fixed", "fp16")])
 
 
 def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
-    """Return the layers as text and weight file of the FP16 program have them; the other variants have
-    the same numbers."""
+    """Return the layers as text and weight file of the FP16 program have them; the other variants
+    have the same numbers."""
     layers = []
     program = ane_bench.build_program(config, "fp16", seed=seed)
     for step in mil_grammar.steps(program.mil, program.blob):
@@ -76,7 +82,8 @@ def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
 def kernels(step: mil_grammar.Step) -> Any:
     """Return the weights of a convolution, float32 [output][input][row][column]."""
     assert step.weights is not None
-    numbers = np.frombuffer(step.weights.data, np.float16 if step.weights.data_type == "fp16" else np.int8)
+    numbers = np.frombuffer(step.weights.data, np.float16 if step.weights.data_type == "fp16"
+                            else np.int8)
     return numbers.astype(np.float32).reshape(step.shape) * np.float32(step.scale)
 
 
@@ -85,7 +92,8 @@ def executed(program: ane_bench.Program, values: Any) -> Any:
     engine with exact sums that rounds halves away computes of a program, right or wrong."""
     for step in mil_grammar.steps(program.mil, program.blob):
         if step.operation == "conv":
-            values = stored(convolved(kernels(step).astype(np.float64), values, step.pad), "fp16", "away")
+            values = stored(convolved(kernels(step).astype(np.float64), values, step.pad), "fp16",
+                            "away")
         elif step.operation == "quantize":
             values = np.clip(rounded(values / step.scale, "away"), -128, 127)
         else:
@@ -139,7 +147,8 @@ def spread(values: Any, pattern: Any, border: str) -> Any:
     """Return the sum of an image's neighbours times a 3x3 pattern."""
     padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
     rows, columns = values.shape[1:]
-    return sum(pattern[y, x] * padded[:, y:y + rows, x:x + columns] for y in range(3) for x in range(3))
+    return sum(pattern[y, x] * padded[:, y:y + rows, x:x + columns] for y in range(3)
+               for x in range(3))
 
 
 def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> Any:
@@ -158,7 +167,8 @@ def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> An
         return one_by_one(layer.matrix, flat, sums)
     padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
     rows, columns = values.shape[1:]
-    neighbours = np.concatenate([padded[:, y:y + rows, x:x + columns] for y in range(3) for x in range(3)])
+    neighbours = np.concatenate([padded[:, y:y + rows, x:x + columns] for y in range(3)
+                                 for x in range(3)])
     weights = np.hstack([layer.matrix * layer.pattern[y, x] for y in range(3) for x in range(3)])
     return one_by_one(weights, neighbours.reshape(len(neighbours), -1), sums).reshape(values.shape)
 
@@ -166,7 +176,8 @@ def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> An
 def one_by_one(weights: Any, values: Any, sums: str) -> Any:
     """Return sums that depend on the order of the additions or on each product."""
     pairs = zip(weights.T.astype(np.float32, order="C"), values.astype(np.float32))
-    total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32 if sums == "fp16" else np.float64)
+    total = np.zeros((weights.shape[0], values.shape[1]), dtype=np.float32 if sums == "fp16"
+                     else np.float64)
     group = np.zeros(total.shape, dtype=np.float32)
     for first, (column, row) in enumerate(pairs):
         product = np.multiply.outer(column, row)
@@ -178,7 +189,8 @@ def one_by_one(weights: Any, values: Any, sums: str) -> Any:
                 total += half(group)
                 group = np.zeros(total.shape, dtype=np.float32)
         else:
-            kept = np.add.outer(np.frexp(column)[1], np.frexp(row)[1]) > -17 + 2  # frexp's exponents are 1 larger
+            # frexp's exponents are 1 larger
+            kept = np.add.outer(np.frexp(column)[1], np.frexp(row)[1]) > -17 + 2
             total += rounded(product * np.float32(65536), "away") * kept / 65536
     return total.astype(np.float64)
 
@@ -190,7 +202,8 @@ SAME_STEP = np.float32(0.75)  # float32's step here is fp16's least
 
 
 def eleven_bits(values: Any) -> Any:
-    """Return float32 rounded to as many bits as a normal fp16 has, half to even, and kept as float32."""
+    """Return float32 rounded to as many bits as a normal fp16 has, half to even, and kept as
+    float32."""
     bits = values.view(np.uint32)
     result = bits >> PLACES
     result &= np.uint32(1)
@@ -216,19 +229,23 @@ OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], dtype=np.float64)
 
 
 def winograd(layer: Layer, values: Any, fp16: bool, border: str) -> Any:
-    """Return the sums by F(2x2, 3x3) for an even image; with fp16 each transform and each sum is rounded to it."""
+    """Return the sums by F(2x2, 3x3) for an even image; with fp16 each transform and each sum is
+    rounded to it."""
     def keep(array: Any) -> Any:
         return stored(array, "fp16") if fp16 else array
 
     channels, rows, columns = values.shape
     padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
-    tiles = np.stack([np.stack([padded[:, y:y + rows - 1:2, x:x + columns - 1:2] for x in range(4)]) for y in range(4)])
+    tiles = np.stack([np.stack([padded[:, y:y + rows - 1:2, x:x + columns - 1:2]
+                                for x in range(4)]) for y in range(4)])
     inputs = keep(np.einsum("ay,yxcrk->axcrk", INPUT, tiles))
     inputs = stored(np.einsum("bx,axcrk->abcrk", INPUT, inputs), "fp16")
     weights = WEIGHT @ layer.pattern @ WEIGHT.T  # times the matrix, exact in fp16
-    sums = keep(np.matmul(layer.matrix, inputs.reshape(4, 4, channels, -1)) * weights[:, :, None, None])
+    sums = np.matmul(layer.matrix, inputs.reshape(4, 4, channels, -1))
+    sums = keep(sums * weights[:, :, None, None])
     sums = keep(np.einsum("ya,abcp->ybcp", OUTPUT, sums))
-    tiles = np.einsum("xb,ybcp->yxcp", OUTPUT, sums).reshape(2, 2, channels, rows // 2, columns // 2)
+    tiles = np.einsum("xb,ybcp->yxcp", OUTPUT, sums).reshape(2, 2, channels, rows // 2,
+                                                             columns // 2)
     return tiles.transpose(2, 3, 0, 4, 1).reshape(channels, rows, columns)
 
 
@@ -238,7 +255,8 @@ def chain(layers: Layers, values: Any, engine: Engine) -> Any:
 
 
 def chains(layers: Layers, values: Any, engines: Sequence[Engine]) -> dict[Engine, Any]:
-    """Return the output of each engine. Engines that add alike do so together, which takes less time."""
+    """Return the output of each engine. Engines that add alike do so together, which takes less
+    time."""
     outputs: dict[Engine, Any] = {}
     for sums in dict.fromkeys(engine.sums for engine in engines):
         alike = [engine for engine in engines if engine.sums == sums]
@@ -247,15 +265,18 @@ def chains(layers: Layers, values: Any, engines: Sequence[Engine]) -> dict[Engin
             if values.ndim == 2:
                 parts = np.split(totals(layer, np.hstack(states), sums), len(alike), axis=1)
             else:
-                parts = [totals(layer, state, sums, engine.border) for state, engine in zip(states, alike)]
-            states = [passed_on(part, engine, index == len(layers) - 1) for part, engine in zip(parts, alike)]
+                parts = [totals(layer, state, sums, engine.border)
+                         for state, engine in zip(states, alike)]
+            states = [passed_on(part, engine, index == len(layers) - 1) for part,
+                      engine in zip(parts, alike)]
         outputs.update(zip(alike, states))
     return outputs
 
 
 def passed_on(sums: Any, engine: Engine, last: bool) -> Any:
     """Return the next layer's input, or the output, from a layer's sums."""
-    values = stored(sums, "fp16" if last and engine.store == "fp32" else engine.store, engine.rounding)
+    values = stored(sums, "fp16" if last and engine.store == "fp32" else engine.store,
+                    engine.rounding)
     if not engine.int8 or last or not engine.steps:
         return values
     scale = engine.steps
@@ -305,7 +326,8 @@ def transposed(layer: Layer) -> Layer:
 
 # What a broken engine may do to the layers, to its arithmetic, and to the channels of its output.
 LAYER_DEFECTS: dict[str, Callable[[Layers], list[Layer]]] = {
-    "aliased": aliased, "swapped": swapped, "scaled": scaled, "shrunk": lambda layers: scaled(layers, 0.9),
+    "aliased": aliased, "swapped": swapped, "scaled": scaled,
+    "shrunk": lambda layers: scaled(layers, 0.9),
     "transposed": lambda layers: list(map(transposed, layers)),
     "one transposed": lambda layers: replaced(layers, transposed)}
 ENGINE_DEFECTS: dict[str, dict[str, Any]] = {
@@ -314,8 +336,10 @@ ENGINE_DEFECTS: dict[str, dict[str, Any]] = {
 CHANNEL_DEFECTS: dict[str, int] = {"dropped": 1, "dead": 1, "8 dead": 8, "exchanged": 2}
 
 
-def damaged(layers: Layers, values: Any, engine: Engine, defect: str, channels: Sequence[int]) -> Any:
-    """Return the output of an engine with a defect, of some drawn channels if it is one of channels."""
+def damaged(layers: Layers, values: Any, engine: Engine, defect: str,
+            channels: Sequence[int]) -> Any:
+    """Return the output of an engine with a defect, of some drawn channels if it is one of
+    channels."""
     if defect in LAYER_DEFECTS:
         return chain(LAYER_DEFECTS[defect](layers), values, engine)
     if defect in ENGINE_DEFECTS:
@@ -330,10 +354,11 @@ def damaged(layers: Layers, values: Any, engine: Engine, defect: str, channels: 
 
 class Chain:
     """The chain of one seed, with its reference: `compute` is that of ane_bench.Reference, from the
-    simulation. `places` are its pixels: drawn ones; of 3x3 as the check chooses them, one of an edge
-    (without corners) and one of the inside in turn, or with a size of 1 edges alone."""
+    simulation. `places` are its pixels: drawn ones; of 3x3 as the check chooses them, one of an
+    edge (without corners) and one of the inside in turn, or with a size of 1 edges alone."""
 
-    def __init__(self, config: ane_bench.Config, variant: str, seed: int, count: int, size: int = 8) -> None:
+    def __init__(self, config: ane_bench.Config, variant: str, seed: int, count: int,
+                 size: int = 8) -> None:
         self.config, self.variant = config, ane_bench.VARIANTS[variant]
         self.int8 = self.variant.quantizes and config.depth > 1
         self.layers = layers_of(config, seed)
@@ -346,7 +371,8 @@ class Chain:
         self._row = {place: row for row, place in enumerate(self.places)}
         self._outputs: dict[Any, list[list[float]]] = {}
 
-    def compute(self, pixels: Sequence[int], arithmetic: ane_bench.Arithmetic = ane_bench.ARITHMETICS[0],
+    def compute(self, pixels: Sequence[int],
+                arithmetic: ane_bench.Arithmetic = ane_bench.ARITHMETICS[0],
                 quantizes: bool = False) -> list[list[float]]:
         """Return the reference of some places, [pixel][channel]."""
         if not self._outputs and self.config.kernel == 3:
@@ -355,13 +381,16 @@ class Chain:
             keys = list(itertools.product(ane_bench.ARITHMETICS, {False, self.int8}))
             engines = [Engine(int8, "exact", one.store, one.rounding) for one, int8 in keys]
             found = chains(self.layers, self.input, engines)
-            self._outputs = {key: self.pixels(found[engine]).tolist() for key, engine in zip(keys, engines)}
+            self._outputs = {key: self.pixels(found[engine]).tolist()
+                             for key, engine in zip(keys, engines)}
         outputs = self._outputs[(arithmetic, quantizes) if self.config.kernel == 1 else None]
         return [outputs[self._row[pixel]] for pixel in pixels]
 
     def pixels(self, output: Any) -> Any:
         """Return an engine's output as [pixel][channel] of the places."""
-        return output.T if self.config.kernel == 1 else output.reshape(self.config.channels, -1)[:, self.places].T
+        if self.config.kernel == 1:
+            return output.T
+        return output.reshape(self.config.channels, -1)[:, self.places].T
 
     def run(self, engine: Engine) -> Any:
         """Return the output of an engine, [pixel][channel]."""
@@ -384,6 +413,7 @@ def places_of_image(side: int, size: int, draw: Any) -> list[int]:
     """Return pixels of an image as the check chooses them."""
     places = np.arange(side * side).reshape(side, side)
     inside = draw.permutation(places[1:-1, 1:-1].ravel())
-    edges = draw.permutation(np.concatenate([places[0, 1:-1], places[-1, 1:-1], places[1:-1, 0], places[1:-1, -1]]))
+    edges = draw.permutation(np.concatenate([places[0, 1:-1], places[-1, 1:-1], places[1:-1, 0],
+                                             places[1:-1, -1]]))
     chosen = edges if size == 1 else np.stack([edges, inside[:len(edges)]], 1).ravel()
     return list(map(int, chosen))

@@ -1,5 +1,6 @@
-"""Section 4: programs, their MIL text and weight file, held to three independent readers: the general
-grammar (tests/mil_grammar.py), Apple's own library (coremltools), and the stand-in elsewhere."""
+"""Section 4: programs, their MIL text and weight file, held to three independent readers: the
+general grammar (tests/mil_grammar.py), Apple's own library (coremltools), and the stand-in
+elsewhere."""
 
 import errno
 import hashlib
@@ -17,38 +18,53 @@ from ane_bench import FORMS, Config, UsageError, build_program
 from tests import mil_grammar, support
 from tests.mil_grammar import BlobError, MilError
 
-# SHA-256 of the original's text for its five configurations (taken by running it), and their lengths.
+# SHA-256 of the original's text for its five configurations (taken by running it), and their
+# lengths.
 ORIGINAL_TEXTS = {
-    ("512x64x128", "fp16"): (51668, "ad6e4ddffb47a3a68c07895a4a01eca6a29fb400ec1869d74f7844dc34a6a32f"),
-    ("512x64x128", "w8a8"): (95009, "6e357066d6d4ae6aec8d3a55469c4ca911299938ed56ed01597a982f40042f7f"),
-    ("512x64x64", "fp16"): (26092, "c149a6bd15c68eefe3a233b686d9f820bcf98ad5a5cdc515451139a29a04a5b4"),
-    ("512x64x64", "w8a8"): (47639, "bec586df5332f366c14e478c17433ac8f07ce53d873ecc3c802dc077e56667d7"),
-    ("256x64x256", "fp16"): (103189, "058cc0341428c6ad2aac291c2e390f4cf46e3054d1fb69e48ded3e53c75d5690"),
-    ("256x64x256", "w8a8"): (190498, "9460bfebbf121716411a8c0940a711ea4b0664495a5658d5c9f839afb4e2c4b5"),
-    ("256x64x128", "fp16"): (51605, "0d08a5d527b8cc41a410b7a7272d160101a29f2577636d50d23c7e8504cf3e6e"),
-    ("256x64x128", "w8a8"): (94907, "96ee329c30ab219006afbf65b67c35415509f0bc341b750c2bd08ca71aa66aa4"),
-    ("384x64x128", "fp16"): (51652, "300fd51977606029c6da57a6039e3caaa417d2a0d2daad63b32af5db61312e12"),
-    ("384x64x128", "w8a8"): (94977, "4afdea010924398d2fa4d6e189e284f959497c8ed985bca23567fc8a22e44513"),
+    ("512x64x128", "fp16"): (51668,
+                             "ad6e4ddffb47a3a68c07895a4a01eca6a29fb400ec1869d74f7844dc34a6a32f"),
+    ("512x64x128", "w8a8"): (95009,
+                             "6e357066d6d4ae6aec8d3a55469c4ca911299938ed56ed01597a982f40042f7f"),
+    ("512x64x64", "fp16"): (26092,
+                            "c149a6bd15c68eefe3a233b686d9f820bcf98ad5a5cdc515451139a29a04a5b4"),
+    ("512x64x64", "w8a8"): (47639,
+                            "bec586df5332f366c14e478c17433ac8f07ce53d873ecc3c802dc077e56667d7"),
+    ("256x64x256", "fp16"): (103189,
+                             "058cc0341428c6ad2aac291c2e390f4cf46e3054d1fb69e48ded3e53c75d5690"),
+    ("256x64x256", "w8a8"): (190498,
+                             "9460bfebbf121716411a8c0940a711ea4b0664495a5658d5c9f839afb4e2c4b5"),
+    ("256x64x128", "fp16"): (51605,
+                             "0d08a5d527b8cc41a410b7a7272d160101a29f2577636d50d23c7e8504cf3e6e"),
+    ("256x64x128", "w8a8"): (94907,
+                             "96ee329c30ab219006afbf65b67c35415509f0bc341b750c2bd08ca71aa66aa4"),
+    ("384x64x128", "fp16"): (51652,
+                             "300fd51977606029c6da57a6039e3caaa417d2a0d2daad63b32af5db61312e12"),
+    ("384x64x128", "w8a8"): (94977,
+                             "4afdea010924398d2fa4d6e189e284f959497c8ed985bca23567fc8a22e44513"),
 }
 
 LONG_FORM = """program(1.0)
 [buildInfo = dict<tensor<string, []>, tensor<string, []>>({{"coremlc-component-MIL", "3510.2.1"}, \
-{"coremlc-version", "3505.4.1"}, {"coremltools-component-milinternal", ""}, {"coremltools-version", "9.0"}})]
+{"coremlc-version", "3505.4.1"}, {"coremltools-component-milinternal", ""}, \
+{"coremltools-version", "9.0"}})]
 {
     func main<ios16>(tensor<fp16, [1, 8, 4, 4]> x) {
         tensor<string, []> c_pad_type = const()[name = tensor<string, []>("c_pad_type"), \
 val = tensor<string, []>("valid")];
         tensor<int32, [2]> c_strides = const()[name = tensor<string, []>("c_strides"), \
 val = tensor<int32, [2]>([1, 1])];
-        tensor<int32, [4]> c_pad = const()[name = tensor<string, []>("c_pad"), val = tensor<int32, [4]>([0, 0, 0, 0])];
+        tensor<int32, [4]> c_pad = const()[name = tensor<string, []>("c_pad"), val = tensor<int32, \
+[4]>([0, 0, 0, 0])];
         tensor<int32, [2]> c_dilations = const()[name = tensor<string, []>("c_dilations"), \
 val = tensor<int32, [2]>([1, 1])];
-        tensor<int32, []> c_groups = const()[name = tensor<string, []>("c_groups"), val = tensor<int32, []>(1)];
+        tensor<int32, []> c_groups = const()[name = tensor<string, []>("c_groups"), val = \
+tensor<int32, []>(1)];
         tensor<fp16, [8, 8, 1, 1]> W0 = constexpr_affine_dequantize()[axis = tensor<int32, []>(0), \
 name = tensor<string, []>("W0"), quantized_data = tensor<int8, [8, 8, 1, 1]>(BLOBFILE(\
 path = tensor<string, []>("@model_path/weights/weight.bin"), offset = tensor<uint64, []>(64))), \
 scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
-        tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = c_pad, \
+        tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = \
+c_pad, \
 pad_type = c_pad_type, strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
     } -> (c0);
 }
@@ -94,7 +110,8 @@ class OriginalTest(unittest.TestCase):
         for one in pinned:
             blob = build_program(Config.parse(one["config"]), one["variant"], original=True).blob
             self.assertEqual(len(blob), one["blob_bytes"])
-            start = [bytes.fromhex(one[key]).ljust(64, b"\0") for key in ("blob_header_hex", "record_hex")]
+            start = [bytes.fromhex(one[key]).ljust(64, b"\0")
+                     for key in ("blob_header_hex", "record_hex")]
             self.assertEqual(blob[:128], b"".join(start))
 
     def test_records(self) -> None:
@@ -117,11 +134,13 @@ class TextTest(unittest.TestCase):
 
     def test_the_forms_differ_in_spelling_opset_and_records_alone(self) -> None:
         for variant, opset in (("fp16", "ios16"), ("w8a16", "ios16"), ("w8a8", "ios17")):
-            new, early, long, records = (build_program(Config(8, 4, 3), variant, form=form) for form in FORMS)
+            new, early, long, records = (build_program(Config(8, 4, 3), variant, form=form)
+                                         for form in FORMS)
             self.assertEqual([each.form for each in (new, early, long, records)], list(FORMS))
             self.assertIn("main<ios18>", new.mil)
             self.assertEqual(early.mil, new.mil.replace("main<ios18>", f"main<{opset}>"))
-            short = re.sub(r"tensor<(\w+), \[\]>", r"\1", long.mil).replace("program(1.0)", "program(1.3)")
+            short = re.sub(r"tensor<(\w+), \[\]>", r"\1",
+                           long.mil).replace("program(1.0)", "program(1.3)")
             self.assertEqual(short, early.mil)
             self.assertEqual((new.blob, records.mil), (early.blob, new.mil))
             self.assertEqual((long.blob, len(records.blob)), (new.blob, len(new.blob)))
@@ -139,7 +158,8 @@ class TextTest(unittest.TestCase):
                     with self.subTest(name, variant=variant.name, form=form):
                         program = build_program(config, variant.name, form=form)
                         steps = mil_grammar.steps(program.mil, program.blob)
-                        between = [("quantize", 2.0 ** -5), ("dequantize", 2.0 ** -5)] * variant.quantizes
+                        between = [("quantize", 2.0 ** -5), ("dequantize",
+                                                             2.0 ** -5)] * variant.quantizes
                         scale = 2.0 ** -weights.exponent if variant.weights == "int8" else 1.0
                         expected = [("conv", scale), *between] * config.depth
                         found = [(step.operation, step.scale) for step in steps]
@@ -169,45 +189,57 @@ class TextTest(unittest.TestCase):
                     for step in mil_grammar.steps(program.mil, program.blob):
                         if step.weights:
                             half = step.weights.data_type == "fp16"
-                            ours = numpy.frombuffer(step.weights.data, numpy.uint16 if half else numpy.int8)
+                            ours = numpy.frombuffer(step.weights.data, numpy.uint16 if half
+                                                    else numpy.int8)
                             kind = "fp16_data" if half else "int8_data"
                             theirs = getattr(reader, f"read_{kind}")(step.weights.offset)
                             self.assertTrue(numpy.array_equal(ours, theirs))
-                            self.assertEqual(getattr(writer, f"write_{kind}")(ours), step.weights.offset)
+                            self.assertEqual(getattr(writer, f"write_{kind}")(ours),
+                                             step.weights.offset)
                     del writer
                     self.assertEqual(copy.read_bytes(), program.blob, (name, variant))
                     copy.unlink()
 
 
-# Mistakes of the writer, as a change of its source, and what finds each: a reader refuses the program,
-# or the check fails what an engine computes of it.
+# Mistakes of the writer, as a change of its source, and what finds each: a reader refuses the
+# program, or the check fails what an engine computes of it.
 MISTAKES = {
-    "all layers at the first offset": ("HEADER.size + layer * stride, exponent", "HEADER.size, exponent", "check"),
+    "all layers at the first offset": ("HEADER.size + layer * stride, exponent",
+                                       "HEADER.size, exponent", "check"),
     "a weight of the layer before": ('f"W{layer}", x)', 'f"W{max(0, layer - 1)}", x)', "check"),
-    "layers backwards in the file": ("RECORD.size + size + gap\n    blob =", "RECORD.size + size + gap\n"
+    "layers backwards in the file": ("RECORD.size + size + gap\n    blob =",
+                                     "RECORD.size + size + gap\n"
                                      "    layers = [*layers][::-1]\n    blob =", "check"),
     "a scale of weights": ('scale=self._value("fp16", f"0x1p{-exponent:+d}")',
                            'scale=self._value("fp16", f"0x1p{1 - exponent:+d}")', "check"),
-    "a scale of activations": ('"dq_scale", f"0x1p{-exponent:+d}"', '"dq_scale", f"0x1p{1 - exponent:+d}"', "check"),
+    "a scale of activations": ('"dq_scale", f"0x1p{-exponent:+d}"',
+                               '"dq_scale", f"0x1p{1 - exponent:+d}"', "check"),
     "no quantization": ("if variant.quantizes and layer", "if False and layer", "check"),
     "no signs": ("scale = sign * (1 if", "scale = (1 if", "check"),
     "rotations by one more": ("[turn * size:(turn + channels) * size]",
                               "[(turn + 1) * size:(turn + 1 + channels) * size]", "check"),
-    "patterns turned around": ("for factor in pattern]\n        return 2", "for factor in pattern[::-1]]\n"
+    "patterns turned around": ("for factor in pattern]\n        return 2",
+                               "for factor in pattern[::-1]]\n"
                                "        return 2", "check"),
     "no padding": ("pad = self._config.kernel // 2", "pad = 0", "reader"),
-    "padding that is not used": ("""'"custom"' if pad else""", """'"valid"' if pad else""", "reader"),
-    "an opset without the operations": ('"ios18" if dialect == "1.3" else variant.opset', '"ios16"', "reader"),
+    "padding that is not used": ("""'"custom"' if pad else""", """'"valid"' if pad else""",
+                                 "reader"),
+    "an opset without the operations": ('"ios18" if dialect == "1.3" else variant.opset', '"ios16"',
+                                        "reader"),
     "a size in the record": ("stated = (size, data)", "stated = (size - 2, data)", "reader"),
     "an offset in the record": ("stated = (size, data)", "stated = (size, 0)", "reader"),
-    "a data type in the record": ('DATA_TYPES[data_type if standard else "fp16"]', 'DATA_TYPES["fp16"]', "reader"),
+    "a data type in the record": ('DATA_TYPES[data_type if standard else "fp16"]',
+                                  'DATA_TYPES["fp16"]', "reader"),
     "records that are not aligned": ("else -size % ALIGNMENT", "else 0", "reader"),
-    "a name that is not defined": ("input = {x}, scale = dq_scale", "input = d{x}, scale = dq_scale", "reader"),
-    "a name that is another's": ("""f'"{name}"')\n        listed""", """'"c0"')\n        listed""", "reader"),
+    "a name that is not defined": ("input = {x}, scale = dq_scale",
+                                   "input = d{x}, scale = dq_scale", "reader"),
+    "a name that is another's": ("""f'"{name}"')\n        listed""", """'"c0"')\n        listed""",
+                                 "reader"),
     "spellings mixed": ('zero_point=self._value("int8", 0)', 'zero_point="int8(0)"', "reader"),
     "a path": ("path, place = self._value(\"string\", f'\"{WEIGHT_PATH}\"')",
                "path, place = self._value(\"string\", '\"weight.bin\"')", "reader"),
-    "quantize of the layer's input": ('mil.quantize(f"q{layer}", x)', 'mil.quantize(f"q{layer}", "x")', "check"),
+    "quantize of the layer's input": ('mil.quantize(f"q{layer}", x)',
+                                      'mil.quantize(f"q{layer}", "x")', "check"),
 }
 
 
@@ -226,8 +258,8 @@ class MistakesTest(unittest.TestCase):
                 self.assertEqual(self.finder(source.replace(old, new)), finder)
 
     def finder(self, source: str) -> str:
-        """Return what finds a mistake in the programs that a module's source builds: a reader, which is
-        asked first, or the check; nothing if none does."""
+        """Return what finds a mistake in the programs that a module's source builds: a reader,
+        which is asked first, or the check; nothing if none does."""
         module = types.ModuleType("mutant")
         exec(compile(source, "mutant", "exec"), module.__dict__)
         found = [self.found(module, *one, form) for one in self.CONFIGS for form in FORMS[1:3]]
@@ -245,7 +277,8 @@ class MistakesTest(unittest.TestCase):
             return "reader"
         pixels = ane_bench.chosen_pixels(config, 0, 8)
         values = output.reshape(config.channels, -1)[:, pixels].T.tolist()
-        verdict = ane_bench.verify(ane_bench.Reference(config, 0), ane_bench.VARIANTS[variant], pixels,
+        verdict = ane_bench.verify(ane_bench.Reference(config, 0), ane_bench.VARIANTS[variant],
+                                   pixels,
                                    [values], False)
         return "check" if verdict.problem else ""
 
@@ -264,21 +297,24 @@ class GrammarTest(unittest.TestCase):
         program = mil_grammar.parse(GENERAL)
         function = program.functions[0]
         self.assertEqual(program.attributes["a"].literal, 'b"\\')
-        self.assertEqual(function.inputs, ((mil_grammar.Type("tensor", (mil_grammar.Type("fp16"),), (1, None)), "x"),))
+        self.assertEqual(function.inputs, ((mil_grammar.Type("tensor", (mil_grammar.Type("fp16"),),
+                                                             (1, None)), "x"),))
         self.assertEqual(function.attributes["s"].literal, ("q", (("x", [4]),)))
         constant, split, joined = function.statements
         self.assertEqual(constant.attributes["val"].literal, [1.5, float("-inf")])
         self.assertEqual([name for _, name in split.results], ["a", "b"])
         self.assertEqual(joined.arguments["values"], ("a", "b", "k"))
-        self.assertEqual((constant.line, split.line, joined.line, function.outputs), (5, 6, 7, ("y", "k")))
+        self.assertEqual((constant.line, split.line, joined.line, function.outputs),
+                         (5, 6, 7, ("y", "k")))
 
     def test_damage_is_refused(self) -> None:
         mil_grammar.parse(GENERAL)
-        for old, new in (("b, k)", "b, z)"), ("(y, k);", "(y, z);"), ("> y =", "> k ="), ("> b =", "> a ="),
-                         ("x = x", "x = y"),
-                         ("bool(false),", "bool(false)"), ("-inf])];", "-inf])]"), ("-inf]", "-inf, 0x1p+0]"),
-                         ("0x1.8p+0", "1"), ("int32(-1)", "int32(2147483648)"), ("[4]", "[" * 3000 + "]" * 3000),
-                         ("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"), ("(y, k);\n}", "(y, k);\n}}")):
+        for old, new in (
+                ("b, k)", "b, z)"), ("(y, k);", "(y, z);"), ("> y =", "> k ="), ("> b =", "> a ="),
+                ("x = x", "x = y"), ("bool(false),", "bool(false)"), ("-inf])];", "-inf])]"),
+                ("-inf]", "-inf, 0x1p+0]"), ("0x1.8p+0", "1"), ("int32(-1)", "int32(2147483648)"),
+                ("[4]", "[" * 3000 + "]" * 3000), ("[0x1.8p+0, -inf]", "BLOBFILE(path = 1)"),
+                ("(y, k);\n}", "(y, k);\n}}")):
             with self.subTest(new[:30]), self.assertRaises(MilError):
                 self.assertIn(old, GENERAL)
                 mil_grammar.parse(GENERAL.replace(old, new))
@@ -290,20 +326,24 @@ class ProgramTest(unittest.TestCase):
     def test_invalid_arguments(self) -> None:
         config = Config(8, 4, 1)
         calls: list[tuple[Any, Any, dict[str, Any]]] = [
-            (config, "fp8", {}), (config, ["fp16"], {}), (config, None, {}), (config, "fp16", {"form": "auto"}),
-            (config, "fp16", {"form": "1.3"}), (config, "fp16", {"form": 1.3}), (config, "fp16", {"seed": -1}),
-            (config, "fp16", {"seed": True}), (config, "fp16", {"seed": 1.0}), (config, "fp16", {"seed": 10 ** 25}),
-            (config, "fp16", {"original": "yes"}), (config, "fp16", {"original": 1}), ((8, 4, 1), "fp16", {}),
+            (config, "fp8", {}), (config, ["fp16"], {}), (config, None, {}),
+            (config, "fp16", {"form": "auto"}), (config, "fp16", {"form": "1.3"}),
+            (config, "fp16", {"form": 1.3}), (config, "fp16", {"seed": -1}),
+            (config, "fp16", {"seed": True}), (config, "fp16", {"seed": 1.0}),
+            (config, "fp16", {"seed": 10 ** 25}), (config, "fp16", {"original": "yes"}),
+            (config, "fp16", {"original": 1}), ((8, 4, 1), "fp16", {}),
             ("8x4x1", "fp16", {}),
             (Config(8, 4, 1, 3), "fp16", {"original": True}),
         ]
         for first, second, options in calls:
-            with self.subTest(str((first, second, options))), self.assertRaises(UsageError) as raised:
+            with self.subTest(str((first, second,
+                                   options))), self.assertRaises(UsageError) as raised:
                 build_program(first, second, **options)
             self.assertTrue(str(raised.exception).isprintable())
 
     def test_the_largest_seed(self) -> None:
-        blobs = {bytes(build_program(Config(8, 4, 1), "w8a8", seed=seed).blob) for seed in (0, 1, 2 ** 53 - 1)}
+        blobs = {bytes(build_program(Config(8, 4, 1), "w8a8", seed=seed).blob)
+                 for seed in (0, 1, 2 ** 53 - 1)}
         self.assertEqual(len(blobs), 3)
 
     def test_written_files(self) -> None:
@@ -316,9 +356,10 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual((directory / "weights" / "weight.bin").read_bytes(), program.blob)
             mask = os.umask(0)
             os.umask(mask)
-            self.assertEqual({path.name: path.stat().st_mode & 0o777 for path in (directory, *directory.rglob("*"))},
-                             {"new": 0o777 & ~mask, "weights": 0o777 & ~mask, "model.mil": 0o666 & ~mask,
-                              "weight.bin": 0o666 & ~mask})
+            self.assertEqual({path.name: path.stat().st_mode & 0o777
+                              for path in (directory, *directory.rglob("*"))},
+                             {"new": 0o777 & ~mask, "weights": 0o777 & ~mask,
+                              "model.mil": 0o666 & ~mask, "weight.bin": 0o666 & ~mask})
 
     def test_links_are_refused(self) -> None:
         """In the place of the directory, of that of the weights, and of either file."""

@@ -1,5 +1,5 @@
-"""Section 5: what a program computes. The oracle here takes its weights from the weight file, and adds
-fractions one by one."""
+"""Section 5: what a program computes. The oracle here takes its weights from the weight file, and
+adds fractions one by one."""
 
 import contextlib
 import itertools
@@ -14,7 +14,8 @@ from fractions import Fraction
 from typing import Any, Optional
 
 import ane_bench
-from ane_bench import ARITHMETICS, VARIANTS, Arithmetic, Circulant, Config, Program, Reference, build_program
+from ane_bench import (ARITHMETICS, VARIANTS, Arithmetic, Circulant, Config, Program, Reference,
+                       build_program)
 from tests import mil_grammar
 
 
@@ -31,7 +32,9 @@ def weights_of(program: Program) -> list[list[Fraction]]:
 
 def nearest(value: Fraction, rounding: str) -> int:
     """Return the nearest integer; halves go to even or away from zero."""
-    return round(value) if rounding == "even" else int(math.copysign(int(abs(value) + Fraction(1, 2)), value))
+    if rounding == "even":
+        return round(value)
+    return int(math.copysign(int(abs(value) + Fraction(1, 2)), value))
 
 
 def stored(value: Fraction, store: str, rounding: str) -> Fraction:
@@ -66,7 +69,8 @@ def convolved(config: Config, weights: Sequence[Fraction],
     for pixel in range(len(values)):
         inputs = [values[place][channel] if place is not None else Fraction(0)
                   for channel in range(config.channels) for place in neighbours(config, pixel)]
-        outputs.append([sum(map(Fraction.__mul__, weights[row:row + len(inputs)], inputs), Fraction(0))
+        outputs.append([sum(map(Fraction.__mul__, weights[row:row + len(inputs)], inputs),
+                            Fraction(0))
                         for row in range(0, len(weights), len(inputs))])
     return outputs
 
@@ -75,7 +79,8 @@ def neighbours(config: Config, pixel: int) -> list[Optional[int]]:
     """Return the pixels below a kernel, None outside of the image."""
     row, column = divmod(pixel, config.spatial)
     reach, side = config.kernel // 2, config.spatial
-    places = itertools.product(range(row - reach, row + reach + 1), range(column - reach, column + reach + 1))
+    places = itertools.product(range(row - reach, row + reach + 1),
+                               range(column - reach, column + reach + 1))
     return [y * side + x if 0 <= y < side and 0 <= x < side else None for y, x in places]
 
 
@@ -101,12 +106,14 @@ class CirculantTest(unittest.TestCase):
             matrix = Circulant(row)
             for bits in (0, 1, 5, 8, 15, 22, 30, 40, 48, 60, 100, 150):
                 vector = [draw.randrange(-(1 << bits), 1 + (1 << bits)) for _ in range(length)]
-                plain = [sum(row[(turn + place) % length] * value for place, value in enumerate(vector))
+                plain = [sum(row[(turn + place) % length] * value for place,
+                             value in enumerate(vector))
                          for turn in range(length)]
                 self.assertEqual(matrix.product(vector), plain, (length, bits))
 
     def test_the_largest_sums_fit_their_lanes(self) -> None:
-        for size, row in itertools.product((1, 127, 128, 2 ** 15, 2 ** 55 - 1), ([-128] * 3, [127, -1], [1], [-1])):
+        for size, row in itertools.product((1, 127, 128, 2 ** 15, 2 ** 55 - 1),
+                                           ([-128] * 3, [127, -1], [1], [-1])):
             for sign in (1, -1):
                 expected = [sum(row) * sign * size] * len(row)
                 self.assertEqual(Circulant(row).product([sign * size] * len(row)), expected)
@@ -116,25 +123,30 @@ class ChainTest(unittest.TestCase):
     """Chains of both kernels, in all arithmetics."""
 
     def test_equals_exact_arithmetic(self) -> None:
-        for name in ("1x2x3", "2x2x4", "7x2x3", "16x2x3", "8x1x12", "1x3x3k3", "2x4x3k3", "3x2x2k3"):
+        for name in ("1x2x3", "2x2x4", "7x2x3", "16x2x3", "8x1x12", "1x3x3k3", "2x4x3k3",
+                     "3x2x2k3"):
             config = Config.parse(name)
             image = image_of(config, 5)
             for variant in VARIANTS.values():
                 program = build_program(config, variant.name, seed=5)
                 for arithmetic in ARITHMETICS:
                     with self.subTest(name, variant=variant.name, arithmetic=arithmetic.name):
-                        found = ane_bench.chain_outputs(program.weights, image, arithmetic, variant.quantizes)
+                        found = ane_bench.chain_outputs(program.weights, image, arithmetic,
+                                                        variant.quantizes)
                         expected = exact_chain(program, image, arithmetic, variant.quantizes)
                         self.assertEqual(lists(found), expected)
                         if config.kernel == 1:
                             pixels = list(range(config.pixels))[::-2]
-                            computed = Reference(config, 5).compute(pixels, arithmetic, variant.quantizes)
+                            computed = Reference(config, 5).compute(pixels, arithmetic,
+                                                                    variant.quantizes)
                             self.assertEqual(lists(computed), [expected[pixel] for pixel in pixels])
 
     def test_tiny_and_large_inputs(self) -> None:
-        """fp32 stores beside a tiny value need lanes of over 8 bytes; int8 cuts large values off."""
+        """fp32 stores beside a tiny value need lanes of over 8 bytes; int8 cuts large values
+        off."""
         config = Config(5, 2, 3)
-        image = [[2.0 ** -24, 60.0, -1.5, 0.0, 3.0], [2.0 ** -14, -900.0, 1.0, 2.0 ** -20, 0.25]] * 2
+        image = [[2.0 ** -24, 60.0, -1.5, 0.0, 3.0], [2.0 ** -14, -900.0, 1.0, 2.0 ** -20,
+                                                      0.25]] * 2
         program = build_program(config, "w8a8")
         for arithmetic, quantizes in itertools.product(ARITHMETICS, (True, False)):
             found = ane_bench.chain_outputs(program.weights, image, arithmetic, quantizes)
@@ -143,12 +155,14 @@ class ChainTest(unittest.TestCase):
     def test_arithmetics_can_be_told_apart(self) -> None:
         reference = Reference(Config(64, 2, 6), 0)
         for quantizes, number in ((True, 4), (False, 3)):
-            outputs = {tuple(reference.compute([3], arithmetic, quantizes)[0]) for arithmetic in ARITHMETICS}
+            outputs = {tuple(reference.compute([3], arithmetic, quantizes)[0])
+                       for arithmetic in ARITHMETICS}
             self.assertGreaterEqual(len(outputs), number)
 
     def test_names(self) -> None:
         self.assertEqual([arithmetic.name for arithmetic in ARITHMETICS],
-                         ["halves away, fp16 stores", "halves away, fp32 stores", "halves to even, fp16 stores",
+                         ["halves away, fp16 stores", "halves away, fp32 stores",
+                          "halves to even, fp16 stores",
                           "halves to even, fp32 stores"])
 
 
@@ -167,12 +181,14 @@ class UnroundedTest(unittest.TestCase):
                     self.assertAlmostEqual(value, float(exact), delta=1e-10)
 
     def test_fp16_differs_from_it_by_the_rounding_of_stores_alone(self) -> None:
-        for name, most in (("4x5x1k3", 2 ** -11), ("1x4x3k3", 0.002), ("16x6x8k3", 0.003), ("12x9x16k3", 0.004)):
+        for name, most in (("4x5x1k3", 2 ** -11), ("1x4x3k3", 0.002), ("16x6x8k3", 0.003),
+                           ("12x9x16k3", 0.004)):
             config = Config.parse(name)
             weights = ane_bench.chain_weights(config, 1)
             plain = ane_bench.chain_outputs(weights, image_of(config, 1), ARITHMETICS[0], False)
             found = ane_bench.joined(Reference(config, 1).compute(range(config.pixels)))
-            self.assertLess(math.dist(found, ane_bench.joined(plain)) / math.hypot(*found), most, name)
+            self.assertLess(math.dist(found, ane_bench.joined(plain)) / math.hypot(*found), most,
+                            name)
 
 
 class SharedTest(unittest.TestCase):
@@ -186,7 +202,8 @@ class SharedTest(unittest.TestCase):
                 self.assertEqual(reference.compute([5, 1, 5]), [first[1], first[0], first[1]])
                 if "k3" in name:
                     self.assertEqual(reference.compute([1], ARITHMETICS[2], True), first[:1])
-            self.assertEqual(lists(reference.compute([1, 2])), lists(Reference(Config.parse(name), 0).compute([1, 2])))
+            self.assertEqual(lists(reference.compute([1, 2])),
+                             lists(Reference(Config.parse(name), 0).compute([1, 2])))
 
 
 class RoundingTest(unittest.TestCase):
@@ -197,7 +214,8 @@ class RoundingTest(unittest.TestCase):
         for arithmetic in ARITHMETICS:
             bits = 11 if arithmetic.store == "fp16" else 24
             for _ in range(500):
-                whole = draw.getrandbits(bits) * 2 + draw.choice((0, 1, 1))  # half of a unit, or near it
+                # half of a unit, or near it
+                whole = draw.getrandbits(bits) * 2 + draw.choice((0, 1, 1))
                 nearly = whole * 256 + draw.choice((0, 0, 1, -1))
                 value = draw.choice((1, -1)) * nearly * 2.0 ** draw.randrange(-30, -20)
                 found, = ane_bench.stored([value * arithmetic.nudge], arithmetic.store)
@@ -210,7 +228,8 @@ class RoundingTest(unittest.TestCase):
         self.assertEqual(list(ane_bench.stored([1e39, -1e300], "fp32")), [largest, -largest])
 
     def test_quantized_halves(self) -> None:
-        values = [value / 32 for value in (0.5, 1.5, -0.5, -2.5, 0.49, 300.0, -300.0, 126.5, 127.5, -128.5)]
+        values = [value / 32 for value in (0.5, 1.5, -0.5, -2.5, 0.49, 300.0, -300.0, 126.5, 127.5,
+                                           -128.5)]
         found = [ane_bench.quantized(values, arithmetic.nudge) for arithmetic in ARITHMETICS[::2]]
         self.assertEqual(found, [[1, 2, -1, -3, 0, 127, -128, 127, 127, -128],
                                  [0, 2, 0, -2, 0, 127, -128, 126, 127, -128]])
@@ -224,7 +243,8 @@ class EngineTest(unittest.TestCase):
         engine, events = ane_bench.ReferenceEngine(), unittest.mock.Mock()
         with engine.pool(), contextlib.ExitStack() as owner:
             executable = engine.load(program, 21, events, owner)
-        self.assertEqual(events.mock_calls, [unittest.mock.call.stage("load", program.variant.name)])
+        self.assertEqual(events.mock_calls,
+                         [unittest.mock.call.stage("load", program.variant.name)])
         self.assertIsInstance(engine.now(), int)
         return executable
 
@@ -239,7 +259,8 @@ class EngineTest(unittest.TestCase):
         for name in ("6x3x3", "4x3x3k3"):
             config = Config.parse(name)
             for variant in VARIANTS.values():
-                expected = exact_chain(build_program(config, variant.name), image_of(config, 0), ARITHMETICS[0],
+                expected = exact_chain(build_program(config, variant.name), image_of(config, 0),
+                                       ARITHMETICS[0],
                                        variant.quantizes)
                 self.assertEqual(self.outputs(config, variant.name), expected)
 
@@ -251,7 +272,8 @@ class EngineTest(unittest.TestCase):
         executable.evaluate()
         before = executable.read_pixels(range(4))
         executable.poison([2])
-        self.assertEqual([any(map(math.isnan, pixel)) for pixel in executable.read_pixels(range(4))],
+        self.assertEqual([any(map(math.isnan, pixel))
+                          for pixel in executable.read_pixels(range(4))],
                          [False, False, True, False])
         executable.evaluate()
         self.assertEqual(executable.read_pixels(range(4)), before)
@@ -264,13 +286,16 @@ class EngineTest(unittest.TestCase):
             self.assertLess(time.process_time() - began, 1, name)
 
     def test_a_variant_more_is_a_line_in_variants(self) -> None:
-        """Of data types that are known: its program is written, computed and verified as any other's."""
+        """Of data types that are known: its program is written, computed and verified as any
+        other's."""
         fields: dict[str, Any] = {**VARIANTS["w8a8"]._asdict(), "name": "w16a8", "weights": "fp16"}
         variant, config = ane_bench.Variant(**fields), Config(32, 4, 3)
         with unittest.mock.patch.dict(VARIANTS, {"w16a8": variant}):
             program = build_program(config, "w16a8")
             output = self.outputs(config, "w16a8")
         self.assertEqual(output, exact_chain(program, image_of(config, 0), ARITHMETICS[0], True))
-        verdict = ane_bench.verify(Reference(config, 0), variant, [3, 9], [[output[3], output[9]]], True)
-        self.assertEqual((verdict.problem, verdict.warnings, verdict.verified["equal"]), (None, [], 1.0))
+        verdict = ane_bench.verify(Reference(config, 0), variant, [3, 9], [[output[3], output[9]]],
+                                   True)
+        self.assertEqual((verdict.problem, verdict.warnings, verdict.verified["equal"]),
+                         (None, [], 1.0))
         self.assertNotEqual(output, self.outputs(config, "fp16"))

@@ -187,14 +187,15 @@ class ClockTest(Case):
     """Times are what the settings say."""
 
     def test_without_settings_an_m4_in_real_time(self) -> None:
-        for variant, tops in (("fp16", 18.6), ("w8a16", 18.6), ("w8a8", 36)):
-            net = make_net(variant, channels=64, height=64, width=64, depth=32)
-            least = 100e3 + 2 * 64 ** 2 * 64 ** 2 * 32 / tops / 1e3  # ns
+        mega = 2 * 64 ** 2 * 64 ** 2 * 96 / 1e6
+        for variant, least, settings in (
+                ("fp16", 100 + mega / 18.6, {}), ("w8a8", 100 + mega / 36, {}),
+                ("w8a8", 400, {"STANDIN_LATENCY": "w8a8:400"})):
+            net = make_net(variant, channels=64, height=64, width=64, depth=96)
             acts: Acts = [["start", "a"], ["evaluate", "a", 30]]
-            with start(self.library, {"a": write_program(net)}, acts, {}) as started:
+            with start(self.library, {"a": write_program(net)}, acts, settings) as started:
                 times = json.loads(started.communicate()[0].splitlines()[1])
-            self.assertGreaterEqual(min(times), least - 100)
-            self.assertLess(min(times), least + 20e3)
+            self.assertTrue(-0.1 < min(times) / 1000 - least < 12, (variant, min(times), least))
 
     def test_speed(self) -> None:
         operations = 2 * 6 * 6 * 2 * 12
@@ -365,8 +366,6 @@ class StridesTest(Case):
                          [192, 1024, 6144])
         chain, = self.results(self.small, ONCE, ROW=128)[2]
         self.assertIn("status=0x1d", chain[1][2])
-        net = make_net("fp16", width=40)
-        self.assertEqual(self.output(net, ROW=128), reference(net))
 
     def test_attributes_that_contradict_the_program(self) -> None:
         for setting, change in (

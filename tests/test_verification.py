@@ -1,8 +1,9 @@
-"""Section 6, verification: the check accepts what right engines compute and sees what wrong ones compute.
+"""Section 6, verification: the check accepts what right engines compute and sees what wrong ones
+compute.
 
-Engines are simulated with numpy. README's sentences on what the check sees are the claims below. Longer
-simulations run if ANE_BENCH_TESTS=all is set; `python3 -m tests.test_verification SECONDS` runs the longest,
-and prints how near right outputs come to each limit.
+Engines are simulated with numpy. README's sentences on what the check sees are the claims below.
+Longer simulations run if ANE_BENCH_TESTS=all is set; `python3 -m tests.test_verification SECONDS`
+runs the longest, and prints how near right outputs come to each limit.
 """
 
 import collections
@@ -42,24 +43,31 @@ class SimulationTest(unittest.TestCase):
         every = numpy.arange(1 << 16, dtype=numpy.uint16).view(numpy.float16)
         values = every[numpy.abs(every) < 128]  # a product of two is finite
         draw = numpy.random.default_rng(1)
-        for operation, rounded in ((numpy.add, simulation.eleven_bits), (numpy.multiply, simulation.half)):
+        for operation, rounded in ((numpy.add, simulation.eleven_bits),
+                                   (numpy.multiply, simulation.half)):
             for _ in range(5):
                 others = draw.permutation(values)
-                computed = rounded(operation(values.astype(numpy.float32), others.astype(numpy.float32)))
+                computed = rounded(operation(values.astype(numpy.float32),
+                                             others.astype(numpy.float32)))
                 self.assertTrue(numpy.array_equal(computed, operation(values, others)))
 
     def test_stores_round_halves_as_they_say(self) -> None:
         from tests import simulation
-        values = simulation.np.array([1 + 2.0 ** -11, 1 + 3 * 2.0 ** -11, -1 - 2.0 ** -11, 2.0 ** -25, 3 * 2.0 ** -25])
-        even, away = (simulation.stored(values, "fp16", rounding).tolist() for rounding in ("even", "away"))
+        values = simulation.np.array([1 + 2.0 ** -11, 1 + 3 * 2.0 ** -11, -1 - 2.0 ** -11,
+                                      2.0 ** -25, 3 * 2.0 ** -25])
+        even, away = (simulation.stored(values, "fp16", rounding).tolist()
+                      for rounding in ("even", "away"))
         self.assertEqual(even, [1.0, 1 + 2.0 ** -9, -1.0, 0.0, 2.0 ** -23])
-        self.assertEqual(away, [1 + 2.0 ** -10, 1 + 2.0 ** -9, -1 - 2.0 ** -10, 2.0 ** -24, 2.0 ** -23])
-        self.assertEqual(simulation.stored(simulation.np.array([1 + 2.0 ** -8]), "bf16").tolist(), [1.0])
+        self.assertEqual(away, [1 + 2.0 ** -10, 1 + 2.0 ** -9, -1 - 2.0 ** -10, 2.0 ** -24,
+                                2.0 ** -23])
+        self.assertEqual(simulation.stored(simulation.np.array([1 + 2.0 ** -8]), "bf16").tolist(),
+                         [1.0])
 
     def test_winograd_is_the_same_convolution(self) -> None:
         from tests import simulation
         chosen = chain("32x8x1k3", "fp16", 0, 8)
-        plain, fast = (simulation.totals(chosen.layers[0], chosen.input, sums) for sums in ("exact", "winograd32"))
+        plain, fast = (simulation.totals(chosen.layers[0], chosen.input, sums)
+                       for sums in ("exact", "winograd32"))
         self.assertLess(abs(plain - fast).max(), 0.01)
         self.assertGreater(abs(plain).max(), 1)
 
@@ -78,7 +86,8 @@ class SimulationTest(unittest.TestCase):
 
 
 class Margins:
-    """How near right outputs come to each limit; 1 is at it. Figures are recorded while it is entered."""
+    """How near right outputs come to each limit; 1 is at it. Figures are recorded while it is
+    entered."""
 
     def __init__(self) -> None:
         self.nearest: dict[str, float] = collections.defaultdict(float)
@@ -90,7 +99,8 @@ class Margins:
 
         def record(*arguments: Any) -> Any:
             found = judged(*arguments)
-            for place, excess in enumerate([found] if isinstance(found, ane_bench.Excess) else found):
+            for place, excess in enumerate([found] if isinstance(found, ane_bench.Excess)
+                                           else found):
                 self.nearest[f"{name} {place}"] = max(self.nearest[f"{name} {place}"], excess.times)
             return found
 
@@ -109,20 +119,25 @@ class Margins:
         return ", ".join(f"{name} {times:.2f}" for name, times in sorted(self.nearest.items()))
 
 
-# Configurations and pixels of each; the last are the layers that README names, at the deeper of their depths.
-SHORT = {"64x64x2": 64, "32x64x16": 64, "48x64x8": 32, "512x8x1": 8, "3x64x8": 64, "64x16x8k3": 48, "32x16x1k3": 48,
+# Configurations and pixels of each; the last are the layers that README names, at the deeper of
+# their depths.
+SHORT = {"64x64x2": 64, "32x64x16": 64, "48x64x8": 32, "512x8x1": 8, "3x64x8": 64, "64x16x8k3": 48,
+         "32x16x1k3": 48,
          "32x16x16k3": 48}
-LONG = {**dict.fromkeys(("64x64x2", "32x64x16", "48x64x8", "32x64x4", "64x64x32", "16x64x4", "8x64x32", "1x64x4",
+LONG = {**dict.fromkeys(("64x64x2", "32x64x16", "48x64x8", "32x64x4", "64x64x32", "16x64x4",
+                         "8x64x32", "1x64x4",
                          "2x64x32"), 320), "96x64x128": 48, "128x64x8": 96, "256x64x16": 32,
         **dict.fromkeys(("512x64x128", "256x64x256", "384x64x128", "512x64x2", "1024x8x2"), 16),
-        **dict.fromkeys(("32x16x2k3", "32x16x16k3", "64x16x8k3", "128x16x4k3", "32x16x48k3", "64x16x64k3",
+        **dict.fromkeys(("32x16x2k3", "32x16x16k3", "64x16x8k3", "128x16x4k3", "32x16x48k3",
+                         "64x16x64k3",
                          "256x16x16k3"), 112),
         "64x56x192k3": 112, "128x28x192k3": 96, "256x14x48k3": 96, "512x7x48k3": 40}
 
 
-def right_verdicts(names: dict[str, int], seeds: Sequence[int], known: bool) -> Iterator[tuple[Any, Verdict]]:
-    """Yield the verdicts on what right engines of every arithmetic compute, one and eight pixels each, and what
-    they are of. On a known chip it is that of an M4."""
+def right_verdicts(names: dict[str, int], seeds: Sequence[int],
+                   known: bool) -> Iterator[tuple[Any, Verdict]]:
+    """Yield the verdicts on what right engines of every arithmetic compute, one and eight pixels
+    each, and what they are of. On a known chip it is that of an M4."""
     from tests import simulation
     for seed, (name, count), variant in itertools.product(seeds, names.items(), ("fp16", "w8a8")):
         config = Config.parse(name)
@@ -130,7 +145,8 @@ def right_verdicts(names: dict[str, int], seeds: Sequence[int], known: bool) -> 
         chosen = chains[8]
         engines = simulation.legitimate(chosen.int8, config.kernel, config.weights >= 1 << 21)
         if known:
-            engines = [simulation.Engine(chosen.int8, "fixed" if config.kernel == 1 else "exact", "fp16", "away")]
+            engines = [simulation.Engine(chosen.int8, "fixed" if config.kernel == 1 else "exact",
+                                         "fp16", "away")]
         for engine in engines:
             output = simulation.chain(chosen.layers, chosen.input, engine)
             for size, group in chains.items():
@@ -139,7 +155,8 @@ def right_verdicts(names: dict[str, int], seeds: Sequence[int], known: bool) -> 
 
 
 class RightOutputsTest(unittest.TestCase):
-    """What a right engine computes passes, without a warning, and stays 1.15 times below each limit."""
+    """What a right engine computes passes, without a warning, and stays 1.15 times below each
+    limit."""
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -159,7 +176,8 @@ class RightOutputsTest(unittest.TestCase):
         self.assertGreater(len(self.check(False)), 100_000 if ALL else 9_000)
 
     def test_an_m4(self) -> None:
-        """It rounds each product, so in FP16 it differs from the reference; quantized it does not."""
+        """It rounds each product, so in FP16 it differs from the reference; quantized it does
+        not."""
         verdicts = self.check(True, (1,))
         named = [verdict.verified for verdict in verdicts if "equal" in verdict.verified]
         self.assertTrue(any(0 < verified["relative_l2"] for verified in named))
@@ -167,13 +185,14 @@ class RightOutputsTest(unittest.TestCase):
 
 
 class Claim(NamedTuple):
-    """At least this share of outputs with a defect is seen, by a problem or a warning, in these configurations
-    (the first always, all with ANE_BENCH_TESTS=all)."""
+    """At least this share of outputs with a defect is seen, by a problem or a warning, in these
+    configurations (the first always, all with ANE_BENCH_TESTS=all)."""
 
     least: float
     defects: str
     variants: str
-    chips: str  # known: an M4; unknown: sums and roundings of an M1, whose W8A8 is far from every reference
+    # known: an M4; unknown: sums and roundings of an M1, whose W8A8 is far from every reference
+    chips: str
     pixels: int
     names: str
 
@@ -195,7 +214,8 @@ class ClaimsTest(unittest.TestCase):
         names = claim.names.split(",")[:None if ALL else 1]
         for name, defect, variant, chip in itertools.product(
                 names, claim.defects.split(","), claim.variants.split(","), claim.chips.split(",")):
-            yield f"{name} {variant} {chip} {defect}", rate(name, variant, defect, chip == "known", claim.pixels)
+            yield f"{name} {variant} {chip} {defect}", rate(name, variant, defect, chip == "known",
+                                                            claim.pixels)
 
     def test_what_is_seen(self) -> None:
         for claim in CLAIMS:
@@ -210,15 +230,16 @@ class ClaimsTest(unittest.TestCase):
 
 
 def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> float:
-    """Return the share of outputs with a defect that are seen; they differ in seeds, in pixels, and in the
-    channels that the defect picks."""
+    """Return the share of outputs with a defect that are seen; they differ in seeds, in pixels, and
+    in the channels that the defect picks."""
     from tests import simulation
     config = Config.parse(name)
     groups = 4 if config.weights >= 1 << 21 else 8
     seen: list[bool] = []
     for seed in range(100, 102):
         chosen = chain(name, variant, seed, groups * pixels, pixels)
-        sums, rounding = ("exact", "away") if known else ("groups" if config.kernel == 1 else "winograd", "even")
+        sums, rounding = ("exact", "away") if known else ("groups" if config.kernel == 1
+                                                          else "winograd", "even")
         engine = simulation.Engine(chosen.int8, sums, "fp16", rounding)
         for draw in range(3 if defect in simulation.CHANNEL_DEFECTS else 1):
             verdicts = chosen.verdicts(chosen.damaged(engine, defect, draw), pixels, known)
@@ -231,19 +252,23 @@ class JudgeTest(unittest.TestCase):
 
     def judged(self, variant: str, depth: int, output: Sequence[Sequence[float]],
                expected: Sequence[Sequence[float]]) -> str:
-        """Return the problem of an output of 512 channels, if the reference computes what is expected in every
-        arithmetic, and without quantization something farther away."""
+        """Return the problem of an output of 512 channels, if the reference computes what is
+        expected in every arithmetic, and without quantization something farther away."""
         reference = unittest.mock.Mock(config=Config(512, 64, depth))
-        off = [[value + (-1) ** place * 0.1 for place, value in enumerate(vector)] for vector in expected]
+        off = [[value + (-1) ** place * 0.1 for place, value in enumerate(vector)]
+               for vector in expected]
         reference.compute = lambda pixels, arithmetic=None, quantizes=False: (
             off if variant == "w8a8" and not quantizes else expected)[:len(pixels)]
-        verdict = ane_bench.verify(reference, VARIANTS[variant], range(len(output)), [output], False)
+        verdict = ane_bench.verify(reference, VARIANTS[variant], range(len(output)), [output],
+                                   False)
         return verdict.problem or ""
 
     def test_a_dead_channel_is_seen_beyond_averages(self) -> None:
-        """One channel of 512 that is zero stays within the limits of averages in FP16, in all of 16 pixels."""
+        """One channel of 512 that is zero stays within the limits of averages in FP16, in all of 16
+        pixels."""
         draw, config = random.Random(1).gauss, Config(512, 64, 128)
-        expected = [[draw(0, 1) if channel != 7 else 1.0 for channel in range(512)] for _ in range(16)]
+        expected = [[draw(0, 1) if channel != 7 else 1.0 for channel in range(512)]
+                    for _ in range(16)]
         output = [[value + draw(0, 0.003) for value in vector] for vector in expected]
         self.assertEqual(self.judged("fp16", 128, output, expected), "")
         for vector in output:
@@ -257,10 +282,12 @@ class JudgeTest(unittest.TestCase):
             self.assertIn("channels are left out or exchanged", problem)
 
     def test_a_small_error_among_equal_values_is_seen(self) -> None:
-        """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding, on any chip."""
+        """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding,
+        on any chip."""
         draw = random.Random(1).gauss
         expected = [[draw(0, 1) for _ in range(512)] for _ in range(2)]
-        output = [[value + (0.1 if channel == 7 else 0) for channel, value in enumerate(vector)] for vector in expected]
+        output = [[value + (0.1 if channel == 7 else 0) for channel, value in enumerate(vector)]
+                  for vector in expected]
         self.assertEqual(self.judged("w8a8", 128, expected, expected), "")
         self.assertIn("1 of 512 channels differ", self.judged("w8a8", 128, output, expected))
 
@@ -275,7 +302,8 @@ class JudgeTest(unittest.TestCase):
 
 
 class VerifyTest(unittest.TestCase):
-    """The whole of `verify`: rounds, figures, texts; outputs are computed by the module's own reference."""
+    """The whole of `verify`: rounds, figures, texts; outputs are computed by the module's own
+    reference."""
 
     def setUp(self) -> None:
         self.reference = Reference(Config(64, 8, 4), 0)
@@ -285,7 +313,8 @@ class VerifyTest(unittest.TestCase):
         """Return what an engine of an arithmetic computes, [pixel][channel]."""
         return list(map(list, self.reference.compute(self.pixels, ARITHMETICS[place], quantizes)))
 
-    def verify(self, variant: str, *outputs: Sequence[Sequence[float]], known: bool = False) -> Verdict:
+    def verify(self, variant: str, *outputs: Sequence[Sequence[float]],
+               known: bool = False) -> Verdict:
         """Return the verdict on the outputs of rounds."""
         return ane_bench.verify(self.reference, VARIANTS[variant], self.pixels, outputs, known)
 
@@ -311,8 +340,8 @@ class VerifyTest(unittest.TestCase):
         self.assertTrue(verified["ok"])
 
     def test_only_what_is_needed_is_computed(self) -> None:
-        """FP16 tries the other arithmetics on one pixel; W8A8 that an M4's meets exactly tries none, and takes what
-        it needs without quantization from FP16."""
+        """FP16 tries the other arithmetics on one pixel; W8A8 that an M4's meets exactly tries
+        none, and takes what it needs without quantization from FP16."""
         fp16, w8a8 = self.output(0, False), self.output(0, True)
         fp16[1][0] += 2.0 ** -10
         self.reference = Reference(self.reference.config, 0)
@@ -343,9 +372,10 @@ class VerifyTest(unittest.TestCase):
         for rounds in ((right, unwritten), (unwritten, right)):
             verdict = self.verify("w8a8", *rounds)
             self.assertFalse(verdict.verified["ok"])
-            self.assertIn("in 1 of 2 rounds verified, evaluate returned YES and did not write the output",
+            self.assertIn("in 1 of 2 rounds verified, evaluate returned YES and did not write",
                           verdict.problem or "")
-        self.assertTrue((self.verify("w8a8", unwritten, unwritten).problem or "").startswith("evaluate returned YES"))
+        self.assertTrue((self.verify("w8a8", unwritten, unwritten).problem
+                         or "").startswith("evaluate returned YES"))
         part = [[*right[0][:60], *[math.nan] * 4], right[1]]
         self.assertIn("did not write 4 of 128 values", self.verify("w8a8", part).problem or "")
 
@@ -361,7 +391,8 @@ class VerifyTest(unittest.TestCase):
 
     def test_coarse_steps_fail_on_known_chips_and_are_warned_of_on_others(self) -> None:
         exact, right = self.output(0, False), self.output(0, True)
-        coarse = [[one + 2.2 * (other - one) for one, other in zip(*pair)] for pair in zip(exact, right)]
+        coarse = [[one + 2.2 * (other - one) for one, other in zip(*pair)]
+                  for pair in zip(exact, right)]
         unknown = self.verify("w8a8", coarse)
         self.assertEqual([code for code, _ in unknown.warnings], ["quantization"])
         self.assertIn("steps are too coarse", unknown.warnings[0][1])
@@ -379,7 +410,8 @@ class VerifyTest(unittest.TestCase):
     def test_an_unknown_rounding_on_a_known_chip_is_warned_of(self) -> None:
         self.reference = Reference(Config(64, 8, 16), 0)
         right = self.output(0, True)
-        noisy = [[value + (-1) ** place * 0.025 for place, value in enumerate(vector)] for vector in right]
+        noisy = [[value + (-1) ** place * 0.025 for place, value in enumerate(vector)]
+                 for vector in right]
         self.assertEqual(self.verify("w8a8", right, known=True).warnings, [])
         self.assertEqual(self.verify("w8a8", noisy).warnings, [])
         (code, text), = self.verify("w8a8", noisy, known=True).warnings
@@ -404,23 +436,27 @@ class TextsTest(unittest.TestCase):
         """Fail if a text lacks these words, names no flag or command, or names one that is gone."""
         for word in words:
             self.assertIn(word, text or "")
-        self.assertTrue(any(flag in (text or "") for flag in ("--form", "--verify", "--qos", "doctor")), text)
+        self.assertTrue(any(flag in (text or "") for flag in ("--form", "--verify", "--qos",
+                                                              "doctor")), text)
         self.assertFalse(any(word in (text or "") for word in self.GONE), text)
         self.assertNotIn("\n", text or "")
 
     def test_outputs_that_need_no_comparison(self) -> None:
         for values, words in (([math.nan] * 2, ("did not write the output", "strides")),
                               ([1.0, math.nan], ("did not write 1 of 2 values", "strides")),
-                              ([1.0, math.inf], ("infinities",)), ([0.0, -0.0] * 16, ("zeros", "strides")),
+                              ([1.0, math.inf], ("infinities",)),
+                              ([0.0, -0.0] * 16, ("zeros", "strides")),
                               ([2.5] * 32, ("everywhere",))):
             self.assert_helps(ane_bench.output_defect(values, [1.0, 2.0] * 16), *words)
         for right in ([1.0, 2.0] * 16, [0.0] * 32, [2.5] * 31):
             self.assertIsNone(ane_bench.output_defect(right, right))
-        self.assertIsNone(ane_bench.output_defect([2.5, 2.5], [2.5, 2.75]))  # two channels may well be equal
+        # two channels may well be equal
+        self.assertIsNone(ane_bench.output_defect([2.5, 2.5], [2.5, 2.75]))
 
     def test_mismatches(self) -> None:
         config, good = Config(64, 64, 8), Comparison(1.0, 0.0, 1.0, 0.0, 1.0)
-        for found, words in ((good._replace(cosine=0.1, relative_l2=1.4), ("a wrong layer", "strides")),
+        for found, words in (
+                (good._replace(cosine=0.1, relative_l2=1.4), ("a wrong layer", "strides")),
                              (good._replace(slope=1.1, relative_l2=0.1), ("the wrong scale",)),
                              (good._replace(cosine=0.999, relative_l2=0.05), ("left out",))):
             excess = ane_bench.mismatch(found, 64, config, False)
@@ -434,7 +470,8 @@ class ComparisonTest(unittest.TestCase):
 
     def test_figures(self) -> None:
         found = ane_bench.compare_vectors([3.0, 4.0, 0.0], [3.0, 0.0, 4.0])
-        self.assertEqual([round(value, 6) for value in found], [0.36, round(math.sqrt(32) / 5, 6), 0.36, 4.0, 1.0])
+        self.assertEqual([round(value, 6) for value in found], [0.36, round(math.sqrt(32) / 5, 6),
+                                                                0.36, 4.0, 1.0])
 
     def test_chosen_pixels(self) -> None:
         for count in (1, 3, 16, 99):
@@ -446,15 +483,19 @@ class ComparisonTest(unittest.TestCase):
 
     def test_half_of_the_pixels_of_3x3_lie_on_edges(self) -> None:
         for side, seed in itertools.product((7, 8, 56), range(20)):
-            places = [divmod(index, side) for index in ane_bench.chosen_pixels(Config(8, side, 1, 3), seed, 8)]
-            edges = [[row in (0, side - 1), column in (0, side - 1)].count(True) for row, column in places]
+            places = [divmod(index, side)
+                      for index in ane_bench.chosen_pixels(Config(8, side, 1, 3), seed, 8)]
+            edges = [[row in (0, side - 1), column in (0, side - 1)].count(True) for row,
+                     column in places]
             self.assertEqual(edges, [1, 0] * 4)
         for side in (1, 2, 3, 4):
-            self.assertEqual(len(ane_bench.chosen_pixels(Config(8, side, 1, 3), 0, 99)), side * side)
+            self.assertEqual(len(ane_bench.chosen_pixels(Config(8, side, 1, 3), 0, 99)),
+                             side * side)
 
 
 def main(seconds: float) -> int:
-    """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1 if any alarm."""
+    """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1
+    if any alarm."""
     began, counted, alarms = time.monotonic(), collections.Counter[Any](), 0
     with Margins() as margins:
         for seed in itertools.count(1000):
@@ -464,7 +505,8 @@ def main(seconds: float) -> int:
                     alarms += 1
                     print("alarm:", *what, verdict.problem or verdict.warnings, flush=True)
                 if time.monotonic() - began > seconds:
-                    print(f"{counted.total()} right outputs, {alarms} alarms; by pixels, kernel, sums: {counted}")
+                    print(f"{sum(counted.values())} right outputs, {alarms} alarms; by pixels, "
+                          f"kernel, sums: {dict(counted)}")
                     print(f"1 is at the limit: {margins}")
                     return int(alarms > 0)
     return 0

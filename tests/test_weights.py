@@ -119,7 +119,8 @@ class PatternTest(unittest.TestCase):
             self.assertEqual(pattern[4], 16)
             self.assertEqual([-value for value in pattern[:4]], list(pattern[:4:-1]))
             self.assertEqual({abs(value) for value in pattern[:4]}, {1})
-            self.assertNotIn(tuple(pattern[place] for place in (0, 3, 6, 1, 4, 7, 2, 5, 8)), patterns)
+            self.assertNotIn(tuple(pattern[place] for place in (0, 3, 6, 1, 4, 7, 2, 5, 8)),
+                             patterns)
         self.assertEqual(len(set(patterns)), 8)
 
     def test_a_chain_transposed_in_space_computes_something_else(self) -> None:
@@ -127,14 +128,16 @@ class PatternTest(unittest.TestCase):
             config = Config(16, 8, depth, 3)
             data, weights = ane_bench.random_input(config, seed), chain_weights(config, seed)
             image = [ane_bench.pixel_of(data, config, place) for place in range(64)]
-            turned = weights._replace(patterns=[tuple(pattern[place] for place in (0, 3, 6, 1, 4, 7, 2, 5, 8))
-                                                for pattern in weights.patterns])
+            turned = weights._replace(patterns=[
+                tuple(pattern[place] for place in (0, 3, 6, 1, 4, 7, 2, 5, 8))
+                for pattern in weights.patterns])
             right, wrong = (ane_bench.joined(ane_bench.chain_outputs(
                 each, image, ane_bench.ARITHMETICS[0], False)) for each in (weights, turned))
             self.assertGreater(math.dist(right, wrong) / math.hypot(*right), 0.1, (depth, seed))
 
     def test_nothing_grows_or_dies(self) -> None:
-        for name, seed in (("64x16x1k3", 0), ("64x16x8k3", 1), ("64x16x64k3", 2), ("128x16x16k3", 3)):
+        for name, seed in (("64x16x1k3", 0), ("64x16x8k3", 1), ("64x16x64k3", 2),
+                           ("128x16x16k3", 3)):
             config, inside = Config.parse(name), range(70, 186, 12)
             data = ane_bench.random_input(config, seed)
             before = [ane_bench.pixel_of(data, config, place) for place in inside]
@@ -176,7 +179,8 @@ class InputTest(unittest.TestCase):
         values = struct.unpack(f"<{64 * 1024}e", data)
         mean = sum(values) / len(values)
         self.assertAlmostEqual(mean, 0, delta=0.05)
-        self.assertAlmostEqual(sum((value - mean) ** 2 for value in values) / len(values), 1, delta=0.05)
+        self.assertAlmostEqual(sum((value - mean) ** 2 for value in values) / len(values), 1,
+                               delta=0.05)
         self.assertLessEqual(max(map(abs, values)), 3.90)
         self.assertTrue(all(float(value * 128).is_integer() for value in values))
         self.assertFalse(all(float(value * 64).is_integer() for value in values))
