@@ -41,7 +41,7 @@ SAID_NO = "evaluate returned NO: "
 TOLD_IN_UNICODE = "le modèle « x » a été refusé — 失敗 ✗ 𝛑"
 KILLED_BY = "was killed by "
 EXITED_WITH = "exited with code "
-WITHOUT_RESULT = "^the worker ended without a result: "
+WITHOUT_RESULT = "^the worker exited with code 0: "
 HANGS = (f"no progress for {SHORT} s, so the worker was killed; if this stage needs longer, raise "
          "--timeout")
 SERVICE = "the system's compile service may hang for every program now"

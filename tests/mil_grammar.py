@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
+Blob = Union[bytes, bytearray]
+
 
 class MilError(Exception):
     """A MIL text that is damaged, or no chain. `line` counts from 1."""
@@ -35,7 +37,7 @@ class Tensor(NamedTuple):
 ELEMENTS = {1: ("fp16", 2), 2: ("fp32", 4), 3: ("uint8", 1), 4: ("int8", 1)}
 
 
-def read_weight_file(blob: bytes) -> list[Tensor]:
+def read_weight_file(blob: Blob) -> list[Tensor]:
     """Return all tensors of a file of Apple's layout, in order. Raise BlobError with the offset of
     what Apple's writer would not write."""
     if len(blob) < 64:
@@ -56,7 +58,7 @@ def read_weight_file(blob: bytes) -> list[Tensor]:
     return tensors
 
 
-def read_tensor(blob: bytes, offset: int) -> Tensor:
+def read_tensor(blob: Blob, offset: int) -> Tensor:
     """Return the tensor whose record is at an offset, or raise BlobError."""
     if offset % 64 or not 0 <= offset <= len(blob) - 64:
         raise BlobError(f"offset {offset}: no record of a file of {len(blob)} bytes")
@@ -454,7 +456,7 @@ FIRST_OPSETS = {"const": 15, "conv": 15, "constexpr_affine_dequantize": 16, "qua
                 "dequantize": 17}
 
 
-def steps(text: str, blob: bytes) -> list[Step]:
+def steps(text: str, blob: Blob) -> list[Step]:
     """Return what a chain computes, from its input to its output. Raise MilError or BlobError for
     another program, or weights that are not in the file as the text says."""
     program = parse(text)
@@ -491,7 +493,7 @@ def check_spelling(program: MilProgram, text: str) -> None:
 
 
 def _convolution(statement: Statement, statements: dict[str, Statement], types: dict[str, Type],
-                 blob: bytes) -> Step:
+                 blob: Blob) -> Step:
     settings = {key: statements[name].attributes["val"].literal
                 for key, name in statement.arguments.items() if key not in ("weight", "x")}
     pads, kind = settings.pop("pad"), settings.pop("pad_type")
@@ -523,7 +525,7 @@ def _convolution(statement: Statement, statements: dict[str, Statement], types: 
 
 
 def _quantization(statement: Statement, statements: dict[str, Statement], types: dict[str, Type],
-                  blob: bytes) -> Step:
+                  blob: Blob) -> Step:
     kind = statement.arguments.get("output_dtype")
     if kind and statements[kind].attributes["val"].literal != "int8":
         raise MilError(statement.line, "another type than int8")

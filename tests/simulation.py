@@ -6,7 +6,11 @@ file of a program. Activations are arrays [channel][pixel] for 1x1 convolutions 
 [channel][row][column] for 3x3 convolutions.
 """
 
+import collections
 import itertools
+import sys
+import time
+import unittest.mock
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NamedTuple, Optional, cast
 
@@ -14,6 +18,7 @@ import ane_bench
 from tests import mil_grammar, support
 
 np = support.need("numpy")
+np.seterr(over="ignore", invalid="ignore")  # some broken engines overflow
 
 STEPS = 32  # quantized activations are multiples of 1/32
 
@@ -417,3 +422,111 @@ def places_of_image(side: int, size: int, draw: Any) -> list[int]:
                                              places[1:-1, -1]]))
     chosen = edges if size == 1 else np.stack([edges, inside[:len(edges)]], 1).ravel()
     return list(map(int, chosen))
+
+
+# Configurations and pixels of each; the last are the layers that README names, at the deeper of
+# their depths.
+SHORT = {"64x64x2": 32, "32x64x16": 32, "48x64x8": 16, "512x8x1": 8, "3x64x8": 32, "64x16x8k3": 32,
+         "32x16x1k3": 32, "32x16x16k3": 32}
+LONG = {**dict.fromkeys(("64x64x2", "32x64x16", "48x64x8", "32x64x4", "64x64x32", "16x64x4",
+                         "8x64x32", "1x64x4",
+                         "2x64x32"), 320), "96x64x128": 48, "128x64x8": 96, "256x64x16": 32,
+        **dict.fromkeys(("512x64x128", "256x64x256", "384x64x128", "512x64x2", "1024x8x2"), 16),
+        **dict.fromkeys(("32x16x2k3", "32x16x16k3", "64x16x8k3", "128x16x4k3", "32x16x48k3",
+                         "64x16x64k3",
+                         "256x16x16k3"), 112),
+        "64x56x192k3": 112, "128x28x192k3": 96, "256x14x48k3": 96, "512x7x48k3": 40}
+
+
+class Margins:
+    """How near right outputs come to each limit; 1 is at it. Figures are recorded while it is
+    entered."""
+
+    def __init__(self) -> None:
+        self.nearest: dict[str, float] = collections.defaultdict(float)
+        self._patches = [unittest.mock.patch.object(ane_bench, name, self._recorder(name))
+                         for name in ("mismatch", "large_errors", "quantization_noise",
+                                      "unknown_rounding")]
+
+    def _recorder(self, name: str) -> Any:
+        judged = getattr(ane_bench, name)
+
+        def record(*arguments: Any) -> Any:
+            found = judged(*arguments)
+            for place, excess in enumerate([found] if isinstance(found, ane_bench.Excess)
+                                           else found):
+                self.nearest[f"{name} {place}"] = max(self.nearest[f"{name} {place}"], excess.times)
+            return found
+
+        return record
+
+    def __enter__(self) -> "Margins":
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {times:.2f}" for name, times in sorted(self.nearest.items()))
+
+
+def right_verdicts(names: dict[str, int], seeds: Sequence[int],
+                   known: bool) -> Iterator[tuple[Any, ane_bench.Verdict]]:
+    """Yield the verdicts on what right engines of every arithmetic compute, one and eight pixels
+    each, and what they are of. On a known chip it is that of an M4."""
+    for seed, (name, count), variant in itertools.product(seeds, names.items(), ("fp16", "w8a8")):
+        config = ane_bench.Config.parse(name)
+        chains = {size: Chain(config, variant, seed, count, size) for size in (1, 8)}
+        chosen = chains[8]
+        engines = legitimate(chosen.int8, config.kernel, config.weights >= 1 << 21)
+        if known:
+            engines = [Engine(chosen.int8, "fixed" if config.kernel == 1 else "exact",
+                                         "fp16", "away")]
+        for engine in engines:
+            output = chain(chosen.layers, chosen.input, engine)
+            for size, group in chains.items():
+                for verdict in group.verdicts(group.pixels(output), size, known):
+                    yield (name, variant, seed, size, engine), verdict
+
+
+def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> float:
+    """Return the share of outputs with a defect that are seen; they differ in seeds, in pixels, and
+    in the channels that the defect picks."""
+    config = ane_bench.Config.parse(name)
+    groups = 4 if config.weights >= 1 << 21 else 8
+    seen: list[bool] = []
+    for seed in range(100, 102):
+        chosen = Chain(config, variant, seed, groups * pixels, pixels)
+        sums, rounding = ("exact", "away") if known else ("groups" if config.kernel == 1
+                                                          else "winograd", "even")
+        engine = Engine(chosen.int8, sums, "fp16", rounding)
+        for draw in range(3 if defect in CHANNEL_DEFECTS else 1):
+            verdicts = chosen.verdicts(chosen.damaged(engine, defect, draw), pixels, known)
+            seen += [bool(verdict.problem or verdict.warnings) for verdict in verdicts]
+    return sum(seen) / len(seen)
+
+
+def main(seconds: float) -> int:
+    """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1
+    if any alarm."""
+    began, counted, alarms = time.monotonic(), collections.Counter[Any](), 0
+    with Margins() as margins:
+        for seed in itertools.count(1000):
+            for what, verdict in right_verdicts(LONG, (seed,), False):
+                counted[what[3], ane_bench.Config.parse(what[0]).kernel, what[4].sums] += 1
+                if verdict.problem or verdict.warnings:
+                    alarms += 1
+                    print("alarm:", *what, verdict.problem or verdict.warnings, flush=True)
+                if time.monotonic() - began > seconds:
+                    print(f"{sum(counted.values())} right outputs, {alarms} alarms; by pixels, "
+                          f"kernel, sums: {dict(counted)}")
+                    print(f"1 is at the limit: {margins}")
+                    return int(alarms > 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1])))

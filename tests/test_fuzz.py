@@ -237,7 +237,7 @@ def reports(run: Run) -> list[str]:
     """Return the reports of a run alone and beside others; look at each in its own way."""
     saved = ane_bench.record_text(run)
     assert strict_json(saved) == json.loads(json.dumps(run.to_dict()))
-    again = ane_bench.parse_record(saved.encode(), "the same")
+    again, = ane_bench.parse_records(saved.encode(), "the same")
     assert ane_bench.record_text(again) == saved
     markdown = ane_bench.show([run], "markdown")
     place().write_text(markdown, encoding="utf-8")

@@ -3,13 +3,10 @@ service; faults of what is written; runs from Python."""
 
 import contextlib
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import unittest.mock
@@ -36,7 +33,6 @@ from tests.faults import (
     some_of,
 )
 from tests.support import AT_A_TIME, PATIENCE, ROUNDS, SMALL, Scene, Started
-from tests.terminal import Terminal
 from tests.test_worker import REAL, cells_of
 
 Check = Callable[[FaultCase, Scene], None]
@@ -126,17 +122,6 @@ SIGNALS = [
 ]
 
 
-def typed_on_a_terminal(test: FaultCase, scene: Scene) -> None:
-    """Ctrl-C as a person types it."""
-    scene.settings["FAULT"] = slow("compile")
-    terminal = Terminal(scene, *BOTH_CONFIGS)
-    scene.await_call(terminal.run, "compile fp16")
-    terminal.type(b"\x03")
-    test.assertEqual(terminal.finish().code, 130)
-    last = [line for line in terminal.screen.lines if line][-1]
-    test.assertEqual(last, "ane_bench: interrupted")
-
-
 def within_compile(test: FaultCase, scene: Scene) -> None:
     """A program is purged, too, if the signal comes while it is compiled, which is done within two
     seconds."""
@@ -211,7 +196,6 @@ def in_any_round(test: FaultCase, scene: Scene) -> None:
 TYPED = [
     Step("Ctrl-C in the rounds", in_rounds),
     Step("Ctrl-C within a compile", within_compile),
-    Step("Ctrl-C on a terminal", typed_on_a_terminal),
     Step("Ctrl-C again and again", again_and_again),
     Step("Ctrl-C for another", in_the_background),
     *(Step(f"Ctrl-C at moment {number}", in_any_round) for number in range(10 * support.ALL)),
@@ -275,14 +259,6 @@ def first_killed(test: FaultCase, scene: Scene) -> None:
     test.assertEqual(scene.finish(second).code, 0)
 
 
-def doctor_waits(test: FaultCase, scene: Scene) -> None:
-    first, second = at_once(scene, 1, "doctor")
-    finished = scene.finish(second)
-    test.assertEqual(finished.code, 0, finished.output)
-    test.assertRegex(finished.output, r"note +lock: another run holds .* -> waiting for it to end")
-    test.assertEqual(scene.finish(first).code, 0)
-
-
 def stopped(to_group: bool) -> Check:
     """Return a check of a run that is stopped for longer than its limit, as by Ctrl-Z."""
     def check(test: FaultCase, scene: Scene) -> None:
@@ -300,7 +276,6 @@ TOGETHER = [
     Step("two runs: the second waits, and its time limit with it", second_waits),
     Step("two runs: Ctrl-C while it waits", second_interrupted),
     Step("two runs: the first is killed", first_killed),
-    Step("two runs: doctor waits", doctor_waits),
     Step("stopped for longer than the limit", stopped(True)),
     Step("the parent alone stopped for longer than the limit", stopped(False)),
 ]
@@ -328,8 +303,8 @@ def two_hangs(test: FaultCase, scene: Scene) -> None:
     test.assertTrue(scene.record()["complete"])
     cached = [warning["message"] for warning in scene.record()["warnings"]
               if warning["code"] == "cache"]
-    test.assertRegex(cached[0], r"64x8x2: .* purge its compiled programs \(fp16, w8a8\)")
-    test.assertRegex(cached[1], r"32x8x2: .* purge its compiled programs \(fp16\)")
+    test.assertEqual([message.partition(": the worker ended before it could purge its compiled ")[0]
+                      for message in cached], ["64x8x2", "32x8x2"])
 
 
 def refused_for_good(test: FaultCase, scene: Scene) -> None:
@@ -460,23 +435,12 @@ class Words(NamedTuple):
             test.assertEqual(cell.samples_ns, [])
 
 
-INVALID = "^the worker sent an invalid message: b"
-IMPOSSIBLE = "^the worker sent an impossible cell: "
-
-
 def said(cell: Any, variant: str = "fp16") -> dict[str, Any]:
     """Return a worker's message of a cell."""
     return {"kind": "cell", "variant": variant, "cell": {"status": "ok", **cell}}
 
 
 WORDS = [
-    Words("message: not text", "message", INVALID, [b"\xff\xfe\x80\n"]),
-    Words("message: empty", "message", INVALID, [b"\n"]),
-    Words("message: not an object", "message", INVALID, [["stage"]]),
-    Words("message: without its parts", "message", INVALID, [{"kind": "stage"}]),
-    Words("cell: times that cannot be", "message", IMPOSSIBLE, [said({"samples_ns": [[-1.0]]})]),
-    Words("cell: NaN", "message", IMPOSSIBLE, [said({"first_ms": float("nan")})]),
-    Words("cell: of other types", "message", IMPOSSIBLE, [said({"refused": "x"})]),
     Words("half a message", "start", WITHOUT_RESULT, [b'{"kind": "stage", "stage": "co']),
     Words("nothing", "start", f"{WITHOUT_RESULT}it wrote nothing to standard error$"),
     Words("a stage that does not end", "compile", WITHOUT_RESULT,
@@ -570,46 +534,6 @@ def save_disk_full(test: FaultCase, scene: Scene) -> None:
     test.assertEqual([file.name for file in home.iterdir()], ["r.json"])
 
 
-def head(test: FaultCase, scene: Scene) -> None:
-    """`| head -1` goes away when it has its line. What was measured is saved."""
-    scene.settings["FAULT"] = slow("32x8x2/fp16/compile", 1)  # until it is gone
-    run = scene.start(*BOTH_CONFIGS, "--save", str(scene.saved), bufsize=0)
-    assert run.process.stdout
-    test.assertRegex(os.read(run.process.stdout.fileno(), 20).decode(), "^=== ane_bench ")
-    run.process.stdout.close()
-    run.process.stdout = None
-    test.assertEqual(scene.finish(run).code, 1)
-    test.assertEqual(statuses(scene.saved), ["ok", "ok"])
-
-
-def nobody() -> int:
-    """Return a descriptor of a pipe that nobody reads."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
-
-
-def full() -> int:
-    """Return a descriptor of a file that takes nothing."""
-    return os.open("/dev/full" if os.path.exists("/dev/full") else os.devnull, os.O_WRONLY)
-
-
-def taken_by(target: Callable[[], int], stream: str, *arguments: str, code: int) -> Check:
-    """Return a check of a run that has standard output or error where it cannot be written."""
-    def check(test: FaultCase, scene: Scene) -> None:
-        descriptor = target()
-        options: dict[str, Any] = {stream: descriptor}
-        run = scene.start(*arguments, **options)
-        os.close(descriptor)
-        finished = scene.finish(run)
-        test.assertEqual(finished.code, code, finished)
-        if stream == "stderr" and arguments == BOTH_CONFIGS:
-            test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
-        elif stream == "stdout" and target is full:
-            test.assertRegex(finished.errors, f"standard output: {NOT_WRITTEN}No space left on dev")
-    return check
-
-
 def closed(redirection: str, *arguments: str, code: int) -> Check:
     """Return a check of a run whose descriptors are closed by the shell that starts it."""
     def check(test: FaultCase, scene: Scene) -> None:
@@ -674,7 +598,7 @@ def engine_gone(test: FaultCase, scene: Scene) -> None:
     finished = scene.run(*BOTH_CONFIGS, "--save", str(scene.saved))
     test.assertEqual(finished.code, 1, finished.errors)
     test.assertEqual(rows(finished.output), ["FP16", "W8A8"])
-    test.assertIn("no class _ANERequest", finished.output)
+    test.assertIn("failed in stage start: macOS 26.0 has no class _ANERequest", finished.output)
     test.assertEqual(statuses(scene.saved), ["ok", "failed"])
 
 
@@ -683,14 +607,6 @@ STREAMS = [
     Step("--save: directory gone during the run", save_directory_gone(False)),
     Step("--save: directory gone and back", save_directory_gone(True)),
     Step("--save: disk full later", save_disk_full),
-    Step("| head -1", head),
-    Step("output: reader gone, json", taken_by(nobody, "stdout", *JSON, code=1)),
-    Step("output: reader gone, doctor", taken_by(nobody, "stdout", "doctor", code=1)),
-    Step("output: /dev/full", taken_by(full, "stdout", *BOTH_CONFIGS, code=1)),
-    Step("errors: /dev/full", taken_by(full, "stderr", *BOTH_CONFIGS, code=0)),
-    Step("errors: reader gone", taken_by(nobody, "stderr", *BOTH_CONFIGS, code=0)),
-    Step("output: closed", closed(">&-", *SMALL, code=1)),
-    Step("output: closed, doctor", closed(">&-", "doctor", code=1)),
     Step("errors: closed", closed("2>&-", *JSON, code=0)),
     Step("input: closed", closed("<&-", *JSON, code=0)),
     Step("all three closed", closed("<&- >&- 2>&-", *SMALL, code=1)),
@@ -711,10 +627,10 @@ class ParentFaultTest(FaultCase):
         self.check_table(SIGNALS, AT_A_TIME + 1)
 
     def test_typed(self) -> None:
-        self.check_table(TYPED[:1] + TYPED[2:4] if not support.ALL else TYPED, AT_A_TIME + 1)
+        self.check_table(TYPED[:1] + TYPED[2:3] if not support.ALL else TYPED, AT_A_TIME + 1)
 
     def test_together(self) -> None:
-        self.check_table(TOGETHER[:1] + TOGETHER[3:5] if not support.ALL else TOGETHER, 4)
+        self.check_table(TOGETHER[:1] + TOGETHER[3:4] if not support.ALL else TOGETHER, 4)
 
     def test_service(self) -> None:
         self.each(SERVICE, lambda scene, case: case.check(self, scene), at_a_time=4,
@@ -740,58 +656,25 @@ class SecondPassTest(faults.SecondPass, ParentFaultTest):
 # --------------------------------------------------------------------------------------------------
 
 class DoctorTest(support.StandinCase):
-    """Checks and small programs, and workers that die of them."""
-
-    def told(self, *checks: Callable[[Any, float], Any], **settings: Any) -> dict[str, Any]:
-        """Return what these tell, by name."""
-        found: dict[str, Any] = {}
-        with self.here(**settings):
-            self.ready = [check(found.__setitem__, SHORT) for check in checks][0]
-        return found
-
-    def test_programs_with_their_strides(self) -> None:
-        found = self.told(ane_bench.run_checks, ane_bench.check_programs)
-        self.assertTrue(self.ready)
-        times = "FP16 140.00 ms, W8A8 70.00 ms, verified, standard/1.3, "
-        self.assertEqual([(name, *finding) for name, finding in found.items()][-2:], [
-            ("program 64x64x2", "ok", times + "rows of 128, planes of 8192 bytes", ""),
-            ("program 64x7x2", "ok", times + "rows of 64, planes of 448 bytes", "")])
-
-    def test_a_program_that_fails(self) -> None:
-        found = self.told(ane_bench.check_programs, FAULT="64x7x2/w8a8/compile:no")
-        self.assertEqual(found["program 64x64x2"].state, "ok")
-        self.assertEqual(found["program 64x7x2"].state, "FAIL")
-        self.assertRegex(found["program 64x7x2"].value, "^W8A8 failed in stage compile: ")
+    """Checks that end their worker; test_machine.py has the others."""
 
     def test_the_check_that_ends_its_worker_is_named(self) -> None:
-        names = [check.name for check in ane_bench.checks()]
+        names = [check.name for check in ane_bench.checks()][:3]
         for act, told in (("os.kill(os.getpid(), 11)", "^the worker was killed by SIGSEGV: "),
-                          ("os._exit(0)", "^the worker ended before the check was done$"),
+                          ("os._exit(0)", WITHOUT_RESULT),
                           ("time.sleep(9)", f"^no progress for {SHORT} s, so the worker was k")):
             script = ("import json, os, sys, time\nsys.stdin.readline()\n"
-                      f"for name in {names[:3]!r}:\n"
+                      f"for name in {names!r}:\n"
                       "    print(json.dumps({'kind': 'stage', 'stage': name, 'variant': ''}))\n"
                       f"    sys.stdout.flush()\n    if name == {names[2]!r}: {act}\n"
-                      "    print(json.dumps({'kind': 'check', 'name': name, 'state': 'ok', "
-                      "'value': '', 'advice': '', 'needed': True}))\n")
-            with self.subTest(act), support.runs_as_worker(script):
-                found = self.told(ane_bench.run_checks)
-                self.assertFalse(self.ready)
-                self.assertEqual(list(found), [*names[:3], "not reached"])
-                self.assertEqual(found[names[2]].state, "FAIL")
-                self.assertRegex(found[names[2]].value, told)
-                self.assertRegex(found["not reached"].value,
-                                 rf"^program, {names[3]}, {names[4]} and \d+ more: ")
-
-    def test_a_worker_that_does_not_start(self) -> None:
-        with unittest.mock.patch.object(ane_bench, "worker_command", lambda code: ["false"]):
-            found = self.told(ane_bench.run_checks)
-        self.assertEqual((self.ready, list(found)), (False, ["worker", "not reached"]))
-
-    def test_a_check_that_fails_keeps_the_others_from_being_reached(self) -> None:
-        found = self.told(ane_bench.run_checks, SYSCTL="sysctl.proc_translated=1")
-        self.assertFalse(self.ready)
-        self.assertEqual(list(found)[-2:], ["processor", "not reached"])
+                      "    print(json.dumps({'kind': 'check', 'needed': True, "
+                      "'finding': {'name': name, 'state': 'ok', 'value': ''}}))\n")
+            found: list[ane_bench.Finding] = []
+            with self.subTest(act), self.here(), support.runs_as_worker(script):
+                self.assertFalse(ane_bench.run_checks(found.append, SHORT))
+                self.assertEqual([(finding.name, finding.state) for finding in found], [
+                    *zip(names, ("ok", "ok", "FAIL")), ("not reached", "skip")])
+                self.assertRegex(found[2].value, told)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -817,7 +700,7 @@ class LibraryTest(support.StandinCase):
             ((None, ["fp16", "fp16"]), {}), ((None, "fp32"), {}), ((None, None), {}),
             ((), {"engine": "gpu"}), ((), {"engine": None}), ((), {"seed": 10 ** 25}),
             ((), {"original": "yes"}), ((), {"original": 1}), ((), {"second": 5}),
-            ((), {"timeout": "5"}), ((), {"original": True, "qos": 0}), ((), {"on_event": 5}),
+            ((), {"timeout": "5"}), ((), {"original": True, "qos": 0}),
             ((), {"original": True, "engine": "reference"}), (("64x8k3",), {"original": True})]
         with unittest.mock.patch.object(ane_bench, "measured", side_effect=AssertionError):
             for arguments, settings in bad:
@@ -838,12 +721,6 @@ class LibraryTest(support.StandinCase):
         self.assertEqual(kinds[:3], ["configuration", "machine", "stage"])
         self.assertEqual(seen[kinds.index("configuration")],
                          {"kind": "configuration", "config": "4x4x2", "number": 1, "of": 1})
-
-    def test_without_an_engine_no_event_tells_of_a_configuration(self) -> None:
-        seen: list[dict[str, Any]] = []
-        with self.here(MISSING="_ANERequest"), self.assertRaises(ane_bench.Unavailable):
-            ane_bench.run(["64x8x2"], on_event=seen.append)
-        self.assertEqual({event["kind"] for event in seen} - {"tick"}, set())
 
     def test_the_configuration_is_told_once_though_a_worker_dies(self) -> None:
         seen: list[dict[str, Any]] = []
@@ -894,15 +771,6 @@ class LibraryTest(support.StandinCase):
             thread.join()
         self.assertTrue(runs[0].ok)
 
-    def test_a_host_that_ignores_its_children(self) -> None:
-        """Exit codes are not lost."""
-        with handling(signal.SIGCHLD, signal.SIG_IGN), self.here(FAULT="w8a8/compile:crash"):
-            run = ane_bench.run(["64x8x2"], seconds=0)
-            self.assertEqual(signal.getsignal(signal.SIGCHLD), signal.SIG_IGN)
-        fp16, w8a8 = run.cells
-        self.assertEqual((fp16.status, w8a8.stage), ("ok", "compile"))
-        self.assertIn("SIGSEGV", str(w8a8.error))
-
     def test_a_host_whose_listener_raises(self) -> None:
         def listen(event: dict[str, Any]) -> None:
             if event["kind"] == "cell":
@@ -922,39 +790,12 @@ class LibraryTest(support.StandinCase):
         lines = "".join(json.dumps(message) + "\n" for message in messages)
 
         def listen(event: dict[str, Any]) -> None:
-            raise ValueError("mine")
+            if event["kind"] == "stage":
+                raise ValueError("mine")
 
         with self.here(), support.said_by_workers(lines.encode()), self.assertRaises(ValueError):
             ane_bench.run(["64x8x2"], seconds=0, on_event=listen)
         self.assertFalse(model.exists())
-
-    def test_without_a_file_of_its_own(self) -> None:
-        for patch in (unittest.mock.patch.object(sys, "executable", ""),
-                      unittest.mock.patch.object(sys, "executable", None),
-                      unittest.mock.patch.dict(vars(ane_bench))):
-            with self.subTest(patch), self.here(), patch:
-                if sys.executable:
-                    del ane_bench.__file__
-                with self.assertRaisesRegex(UsageError, "save it as ane_bench.py, and run python3"):
-                    ane_bench.run(["64x8x2"], seconds=0)
-
-    def test_vendored_under_another_name(self) -> None:
-        """Neither name nor path matters, nor what lies beside it, nor PYTHON* variables."""
-        package = self.directory / "project" / "vendor"
-        package.mkdir(parents=True)
-        shutil.copy(support.MODULE, package / "speed.py")
-        for name in ("statistics", "select", "queue"):
-            (package / f"{name}.py").write_text("raise SystemExit('not this one')\n")
-        script = ("from vendor import speed\nrun = speed.run(['64x8x2'], seconds=0)\n"
-                  "print(run.ok, [cell.failure for cell in run.cells])\n")
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=package.parent, capture_output=True,
-            encoding="utf-8", check=False,
-            env={**self.environment(), "PYTHONPATH": str(package.parent), "PYTHONSTARTUP": "x"})
-        self.assertEqual((done.stdout, done.stderr), ("True ['', '']\n", ""))
-        self.module = package / "speed.py"
-        finished = self.scene.run(*SMALL, cwd=package)
-        self.assertEqual(rows(finished.output), ["FP16", "W8A8"], finished.errors)
 
 
 if __name__ == "__main__":

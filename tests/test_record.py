@@ -8,13 +8,12 @@ import json
 import os
 import random
 import re
-import stat
 import time
 import unittest
 import unittest.mock
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import ane_bench
 from ane_bench import Config, OutputError, Run, UsageError, read_record
@@ -74,7 +73,7 @@ class SchemaTest(unittest.TestCase):
         text = ane_bench.record_text(run)
         self.assertEqual(json.loads(text), run.to_dict())
         self.assertEqual(run.warnings[0]["message"], message)
-        self.assertEqual(len(re.findall(r"^ +\[[0-9.]+(, [0-9.]+){2}\],?$", text, re.M)), 24)
+        self.assertEqual(len(re.findall(r"^ +\[[0-9.]+(,[0-9.]+){2}\],?$", text, re.M)), 24)
 
 
 class LayersTest(unittest.TestCase):
@@ -201,7 +200,7 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
     ("expected a text", ("warnings",), ([{"code": 1, "message": "x"}],)),
     ("expected a text", ("command",), ([1],)), ("expected a list", ("command",), ("ane",)),
     ("expected a text", ("version",), (1, [], True)),
-    ("isoformat|time zone|month", ("started",),
+    ("does not match format", ("started",),
      ("yesterday", "2026-01-02T03:04:05", "2026-13-01T03:04:05Z", "")),
     ("out of range", ("started",), ("0001-01-01T00:00:00+23:59",)),
     ("an object", ("system",), ([], "M4")), ("an object", ("asked",), ([], 1)),
@@ -212,12 +211,12 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
     ("form", ("protocol", "form"), ("standard", 1)), ("seed", ("protocol", "seed"), (-1,)),
     ("original", ("protocol", "original"), (1, "no")), ("whole", ("protocol", "data"), (1.5, "2")),
     ("expected a number", ("protocol", "timeout"), (float("nan"), float("inf"))),
-    ("expected a number", ("system", "load"), (float("nan"), -float("inf"), 1e300, -1e301)),
-    ("expected a number", ("system", "memory_bytes"), ("17", [1], True)),
+    ("expected a number", ("system", "memory_bytes"), ("17", [1], True, float("nan"), 1e300)),
     ("engine", ("engine",), ("", "gpu")), ("expected a text", ("engine",), (1,)),
     ("configurations", ("results",), ([], GOOD["results"][1:], GOOD["results"][::-1],
                                       [GOOD["results"][0]] * 2)),
-    ("configurations", ("asked", "configs"), (["512x64x128"] * 2, ["64x8x2", "512x64x64"], [])),
+    ("configurations", ("asked", "configs"), (["512x64x128"] * 2, ["64x8x2", "512x64x64"], [],
+                                                ["512x64x128", *["512x64x64"] * 2])),
     ("expected ", ("asked", "configs"), (["512x64"], ["x"], [1], [["512x64x128"]])),
     ("complete", ("asked", "configs"), (["512x64x128", "512x64x64", "4x4x4"],)),
     ("variant", ("asked", "variants"), (["fp16", "w8a8"], ["fp8", "fp16", "w8a8"], [],
@@ -238,8 +237,6 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
      ([["1"] * 2] * 5, [1], {"1": 1}, [[]], [[0.0] * 5] * 12, [[-1.0] * 5] * 12,
       [[1e15] * 5] * 12)),
     ("different numbers of samples", (*CELL, "samples_ns"), ([[1e6]] + ROUNDS[1:],)),
-    ("different numbers of rounds", (*CELL,), (
-        {"status": "ok", "samples_ns": ROUNDS[1:]}, {"status": "ok", "samples_ns": ROUNDS * 2})),
     ("condensed and have several", (*CELL, "condensed"), (True,)),
     ("condensed: ", (*CELL, "condensed"), (1, "yes")),
     ("rounds_s", (*CELL, "rounds_s"), ([0.0], [0.0] * 13)),
@@ -248,8 +245,7 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
     ("compile_ms: ", (*CELL, "compile_ms"), ("1", True, [])),
     ("strides: ", (*CELL, "strides"), ([128], {"row": 1.5}, {"output": {"row": "128"}})),
     ("refused: ", (*CELL, "refused"), ("no", [1])),
-    ("contradicts .* its check", (*CELL, "verified", "ok"), (False,)),
-    ("says too little", (*CELL, "verified"), ({"pixels": 1}, {"ok": True})),
+    ("contradicts .* its check", (*CELL, "verified", "ok"), (False, None)),
     ("verified: ", (*CELL, "verified"), ([], {**VERIFIED, "ok": 1}, {**VERIFIED, "slope": "1"})))
 
 
@@ -308,23 +304,12 @@ class ReadTest(DirectoryCase):
                         self.assertRaisesRegex(UsageError, words):
                     self.read(altered(GOOD, way, value))
 
-    def test_cells_measured_apart_may_differ_in_rounds(self) -> None:
-        record = made_run().to_dict()
-        cell = record["results"][0]["variants"]["w8a8"]
-        cell.update(samples_ns=ROUNDS * 2, rounds_s=[], apart=True)
-        self.assertIn("ci95", self.read(record).cells[1].ratio)
-
-    def test_the_original_is_not_condensed(self) -> None:
-        record = made_run(settings=AS_ORIGINAL).to_dict()
-        record["results"][0]["variants"]["fp16"].update(samples_ns=[[1e6]], condensed=True)
-        with self.assertRaisesRegex(UsageError, "FP16 512x64x128: its rounds"):
-            self.read(record)
-
-    def test_what_was_asked_for_twice_is_refused(self) -> None:
-        record = made_run(ORIGINAL[:2], measured=1).to_dict()
-        record["asked"]["configs"].append("512x64x64")
-        with self.assertRaisesRegex(UsageError, "configurations are not those"):
-            self.read(record)
+    def test_cells_may_differ_in_rounds(self) -> None:
+        for apart in (True, False):
+            record = made_run().to_dict()
+            cell = record["results"][0]["variants"]["w8a8"]
+            cell.update(samples_ns=ROUNDS * 2, rounds_s=[], apart=apart)
+            self.assertIn("ci95", self.read(record).cells[1].ratio)
 
     def test_what_is_not_json_is_refused(self) -> None:
         good = json.dumps(GOOD)
@@ -338,20 +323,21 @@ class ReadTest(DirectoryCase):
     def test_another_schema_is_refused_by_name(self) -> None:
         words = r"expected a record of schema ane-bench/2, .*: it has schema 'ane-bench/1'$"
         with self.assertRaisesRegex(UsageError, words):
-            self.read({"schema": "ane-bench/1", "results": []})
+            self.read({"schema": "ane-bench/1", "results": {}, "version": 1})
 
     def test_lists_of_records(self) -> None:
         runs = [made_run(), made_run(KERNEL3)]
         data = json.dumps([run.to_dict() for run in runs]).encode()
         found = ane_bench.parse_records(data, "x")
         self.assertEqual([run.to_dict() for run in found], [run.to_dict() for run in runs])
-        with self.assertRaisesRegex(UsageError, "^x: holds 2 records"):
-            ane_bench.parse_record(data, "x")
+        self.path.write_bytes(data)
+        with self.assertRaisesRegex(UsageError, "run.json: holds 2 records; expected one"):
+            read_record(self.path)
 
     def test_files_that_cannot_be_read(self) -> None:
         for path, reason in ((self.directory, "Is a directory"), ("a\0b", "null"),
                              (self.directory / "none", "No such file"),
-                             ("\ud800", "surrogates not allowed"), (None, "NoneType")):
+                             ("\ud800", "surrogates not allowed")):
             with self.subTest(path), \
                     self.assertRaisesRegex(UsageError, f"cannot be read: .*{reason}"):
                 read_record(path)
@@ -359,6 +345,10 @@ class ReadTest(DirectoryCase):
     def test_texts_are_made_printable(self) -> None:
         found = self.read(made_run(system={"chip": "a\x1b[2J\nb", "ane_\r": "\ud800\u202e"}))
         self.assertEqual(found.system, {"chip": "a?[2J?b", "ane_?": "??"})
+
+    def test_facts_that_are_no_numbers_to_compute_with_are_texts(self) -> None:
+        found = self.read(made_run(system={"a": float("nan"), "b": -1e301, "c": 7, "d": True}))
+        self.assertEqual(found.system, {"a": "nan", "b": "-1e+301", "c": 7, "d": True})
 
     def test_times_are_told_in_utc(self) -> None:
         for text in ("2026-01-02T04:04:05+01:00", "2026-01-02T03:04:05Z"):
@@ -388,7 +378,7 @@ class LargeTest(DirectoryCase):
     def test_a_long_number(self) -> None:
         self.path.write_text(f'{{"schema": {"9" * 30_000_000}}}')
         started = time.process_time()
-        with self.assertRaisesRegex(UsageError, "expected a number"):
+        with self.assertRaisesRegex(UsageError, "it has schema"):
             read_record(self.path)
         self.assertLess(time.process_time() - started, 5)
 
@@ -452,27 +442,15 @@ class WriteTest(DirectoryCase):
     """A record is written whole or not at all, and nothing is left behind."""
 
     def test_kinds_of_paths(self) -> None:
-        run = made_run()
-        for path in (self.path, str(self.path), os.fsencode(self.path)):
+        run, link = made_run(), self.directory / "link.json"
+        for path in (self.path, str(self.path)):
             run.save(path)
             self.assertEqual(read_record(path).to_dict(), run.to_dict())
             self.assertEqual(list(self.directory.iterdir()), [self.path])
-
-    def test_permissions_are_those_of_the_umask_or_of_the_file_before(self) -> None:
-        run, before = made_run(), os.umask(0o027)
-        self.addCleanup(os.umask, before)
-        for mode in (0o640, 0o604):
-            run.save(self.path)
-            self.path.chmod(mode) if mode != 0o640 else None
-            run.save(self.path)
-            self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), mode)
-
-    def test_a_link_stays_a_link(self) -> None:
-        target, link = self.directory / "target.json", self.directory / "link.json"
-        target.write_text("old")
-        link.symlink_to(target)
-        made_run().save(link)
-        self.assertTrue(link.is_symlink() and read_record(target))
+        self.path.write_text("old")
+        link.symlink_to(self.path)
+        run.save(link)
+        self.assertTrue(link.is_symlink() and read_record(self.path))
 
     def test_what_cannot_be_written_leaves_nothing_behind(self) -> None:
         for path, reason in ((self.directory, "not a regular file"), ("a\0b", "null"),
@@ -484,17 +462,18 @@ class WriteTest(DirectoryCase):
         self.assertEqual(list(self.directory.iterdir()), [])
 
     def test_a_failure_keeps_what_was_there(self) -> None:
-        def fails(source: Any, target: Optional[Any] = None) -> None:
+        def fails(source: Any, target: Any) -> None:
             raise OSError(28, "No space left on device")
 
         made_run().save(self.path)
         before = self.path.read_text()
-        for function in ("fsync", "replace"):
-            with unittest.mock.patch.object(os, function, fails), \
-                    self.assertRaisesRegex(OutputError, "run.json: cannot be written: No space"):
-                made_run(KERNEL3).save(self.path)
-            self.assertEqual((self.path.read_text(), list(self.directory.iterdir())),
-                             (before, [self.path]))
+        with unittest.mock.patch.object(os, "replace", fails), \
+                self.assertRaisesRegex(OutputError, "run.json: cannot be written: No space"):
+            made_run(KERNEL3).save(self.path)
+        with self.assertRaisesRegex(OutputError, "surrogates"):
+            ane_bench.write_file(self.path, "half of it \ud800")
+        self.assertEqual((self.path.read_text(), list(self.directory.iterdir())),
+                         (before, [self.path]))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,16 @@ from fractions import Fraction
 from typing import Any, Optional
 
 import ane_bench
-from ane_bench import (ARITHMETICS, VARIANTS, Arithmetic, Circulant, Config, Program, Reference,
-                       build_program)
+from ane_bench import (
+    ARITHMETICS,
+    VARIANTS,
+    Arithmetic,
+    Circulant,
+    Config,
+    Program,
+    Reference,
+    build_program,
+)
 from tests import mil_grammar
 
 
@@ -186,9 +194,9 @@ class UnroundedTest(unittest.TestCase):
             config = Config.parse(name)
             weights = ane_bench.chain_weights(config, 1)
             plain = ane_bench.chain_outputs(weights, image_of(config, 1), ARITHMETICS[0], False)
-            found = ane_bench.joined(Reference(config, 1).compute(range(config.pixels)))
-            self.assertLess(math.dist(found, ane_bench.joined(plain)) / math.hypot(*found), most,
-                            name)
+            found = ane_bench.concatenated(Reference(config, 1).compute(range(config.pixels)))
+            distance = math.dist(found, ane_bench.concatenated(plain))
+            self.assertLess(distance / math.hypot(*found), most, name)
 
 
 class SharedTest(unittest.TestCase):
@@ -221,6 +229,12 @@ class RoundingTest(unittest.TestCase):
                 found, = ane_bench.stored([value * arithmetic.nudge], arithmetic.store)
                 self.assertEqual(Fraction(found), stored(Fraction(value), *arithmetic[::-1]), value)
 
+    def test_no_value_but_a_half_is_moved_past_one(self) -> None:
+        nearly = 1 + 2.0 ** -11 - 2.0 ** -49
+        for value, expected in ((nearly, 1.0), (1 + 2.0 ** -11, 1 + 2.0 ** -10)):
+            self.assertEqual(list(ane_bench.stored([value * ARITHMETICS[0].nudge], "fp16")),
+                             [expected])
+
     def test_stores_saturate(self) -> None:
         self.assertEqual(list(ane_bench.stored([1.0, 65519.0, 65520.0, -1e30], "fp16")),
                          [1.0, 65504.0, 65504.0, -65504.0])
@@ -230,6 +244,8 @@ class RoundingTest(unittest.TestCase):
     def test_quantized_halves(self) -> None:
         values = [value / 32 for value in (0.5, 1.5, -0.5, -2.5, 0.49, 300.0, -300.0, 126.5, 127.5,
                                            -128.5)]
+        for step, expected in ((127, 127), (128, 127), (-128, -128), (-129, -128)):
+            self.assertEqual(ane_bench.quantized([step / 32, 0.0], 1.0), [expected, 0])
         found = [ane_bench.quantized(values, arithmetic.nudge) for arithmetic in ARITHMETICS[::2]]
         self.assertEqual(found, [[1, 2, -1, -3, 0, 127, -128, 127, 127, -128],
                                  [0, 2, 0, -2, 0, 127, -128, 126, 127, -128]])

@@ -5,9 +5,10 @@ read what changed.
 """
 
 import io
+import sys
 import unittest
 import unittest.mock
-from typing import Any, Optional
+from typing import Any
 
 import ane_bench
 from tests import runs, support
@@ -24,8 +25,8 @@ class ProgressTest(unittest.TestCase):
         patch.start()
         self.addCleanup(patch.stop)
 
-    def begin(self, columns: Optional[int], configs: Any = "512x64x128,64", **given: Any) -> None:
-        """Begin a run on a terminal of so many columns; None is not a terminal."""
+    def begin(self, columns: int, configs: Any = "512x64x128,64", **given: Any) -> None:
+        """Begin a run on a terminal of so many columns; sys.maxsize is not a terminal."""
         self.now, self.columns, self.stream = 1000.0, columns, io.StringIO()
         asked = ane_bench.configs_of(configs, "ane")
         run = ane_bench.Run("ane", ane_bench.Settings(**given), asked, ("fp16", "w8a8"))
@@ -39,9 +40,8 @@ class ProgressTest(unittest.TestCase):
         return self.stream.getvalue()[before:].replace("\r\x1b[K", "")
 
     def configuration(self, number: int) -> str:
-        """Tell that a configuration begins, and that its worker has found the engine."""
-        self.tell(0, "configuration", number=number)
-        return self.tell(0, "machine")
+        """Tell that a configuration begins, since its worker has found the engine."""
+        return self.tell(0, "configuration", number=number)
 
     def stage(self, seconds: float, name: str, variant: str = "fp16") -> str:
         """Tell that a stage begins."""
@@ -54,50 +54,55 @@ class ProgressTest(unittest.TestCase):
 
     def test_nothing_before_the_engine_is_found(self) -> None:
         self.begin(80)
-        self.assertEqual(self.tell(0, "configuration", number=1) + self.tell(9, "tick"), "")
-        self.assertEqual(self.tell(0, "machine"), "[1/2] 512x64x128, start, 0:09")
+        self.assertEqual(self.stage(0, "start", "") + self.tell(9, "tick"), "")
+        self.assertEqual(self.configuration(1), "[1/2] 512x64x128, start, 0:00, about 0:14 left")
 
     def test_the_stage_and_the_time_left(self) -> None:
         self.begin(80)
         self.configuration(1)
-        self.assertEqual(self.stage(1, "compile"), "[1/2] 512x64x128, FP16 compile, 0:01")
-        self.assertEqual(self.stage(0, "rest", "w8a8"),
-                         "[1/2] 512x64x128, W8A8 waits for the compile service, 0:01")
-        self.assertEqual(self.tell(2, "tick")[-4:], "0:03")
-        # The rounds go on for a second, after 4; the other configuration has two thirds of effort.
-        self.assertEqual(self.round(1, 1), "[1/2] 512x64x128, round 1, 0:04, about 0:04 left")
-        self.stage(1, "verify")
-        self.tell(4, "tick")
-        self.configuration(2)
-        self.assertEqual(self.round(1, 3), "[2/2] 512x64x64, round 3, 0:10, about 0:05 left")
-        self.assertEqual(self.tell(60, "tick"), "[2/2] 512x64x64, round 3, 1:10, about 0:00 left")
+        # Of an M4: 8.5 s for this configuration, two thirds of that for the other.
+        self.assertEqual(self.stage(1, "compile"),
+                         "[1/2] 512x64x128, FP16 compile, 0:01, about 0:13 left")
+        self.assertEqual(self.stage(0, "rest", "w8a8"), "[1/2] 512x64x128, W8A8 waits for the "
+                                                        "compile service, 0:01, about 0:13 left")
+        self.assertEqual(self.stage(0, "warm-up", "fp16,w8a8"),
+                         "[1/2] 512x64x128, FP16,W8A8 warm-up, 0:01, about 0:13 left")
+        self.assertEqual(self.stage(15, "start", ""),
+                         "[1/2] 512x64x128, start, 0:16, about 0:05 left")
+        self.tell(1, "tick")
+        self.configuration(2)  # which takes twice as long too
+        self.assertEqual(self.round(1, 3), "[2/2] 512x64x64, round 3, 0:18, about 0:10 left")
+        self.assertEqual(self.tell(60, "tick"), "[2/2] 512x64x64, round 3, 1:18")
 
     def test_the_time_left_follows_the_operations(self) -> None:
         self.begin(80, ["16x8x2", "512x64x128"], seconds=0)
         self.configuration(1)
         self.tell(4, "tick")
         # 275 GOP are 5.5 s beside 2 s for anything, and the first took twice as long as that.
-        self.assertRegex(self.configuration(2), ", 0:04, about 0:14 left")
+        self.assertEqual(self.configuration(2),
+                         "[2/2] 512x64x128, start, 0:04, about 0:14 left")
 
     def test_rates_of_a_long_run(self) -> None:
         paces = {"fp16": (15e6, 15.1e6), "w8a8": (7.8e6, 8.8e6)}
+        self.begin(120, "512x64x128", seconds=29)
+        self.configuration(1)
+        self.assertNotIn("TOPS", self.round(1, 1, **paces))
         self.begin(120, "512x64x128", seconds=600)
         self.configuration(1)
-        self.assertNotIn("TOPS", self.round(1, 1, **paces) + self.round(29, 9, **paces))
-        self.assertEqual(self.round(1, 10, **paces), (
-            "[1/1] 512x64x128, round 10, 0:31, about 9:30 left, W8A8 31.2 TOPS, at first 35.2, "
-            "FP16 18.2 TOPS, at first 18.3"))
-        for columns, line in ((80, "[1/1] 512x64x128, round 10, about 9:30 left, W8A8 31.2 TOPS, "
-                                   "at first 35.2"),
-                              (60, "[1/1] 512x64x128, round 10, about 9:30 left"),
-                              (40, "[1/1] 512x64x128, about 9:30 left"),
-                              (30, "[1/1] 512x64, about 9:30 left"), (10, ", about 9")):
+        self.assertEqual(self.round(31, 10, **paces), (
+            "[1/1] 512x64x128, round 10, 0:31, about 9:36 left, W8A8 31.2 TOPS, first 35.2, "
+            "FP16 18.2 TOPS, first 18.3"))
+        for columns, line in ((80, "[1/1] 512x64x128, round 10, 0:31, about 9:36 left, W8A8 31.2 "
+                                   "TOPS, first 35.2"),
+                              (60, "[1/1] 512x64x128, round 10, 0:31, about 9:36 left"),
+                              (40, "[1/1] 512x64x128, round 10, 0:31"), (10, "")):
             self.columns = columns
             self.assertEqual(self.tell(0, "tick"), line)
 
     def test_plain_lines(self) -> None:
-        self.begin(None)
-        self.configuration(1)
+        self.begin(sys.maxsize)
+        self.assertEqual(self.configuration(1),
+                         "[1/2] 512x64x128, start, 0:00, about 0:14 left\n")
         times = [self.now for _ in range(400) if self.tell(0.125, "tick")]
         self.assertEqual(times, [1010.0, 1020.0, 1030.0, 1040.0, 1050.0])
         self.configuration(2)
@@ -108,7 +113,6 @@ class ProgressTest(unittest.TestCase):
         self.begin(80)
         self.stream.close()
         self.progress({"kind": "configuration", "number": 1})
-        self.progress({"kind": "machine"})
         self.progress.clear()
 
 

@@ -2,16 +2,13 @@
 compute.
 
 Engines are simulated with numpy. README's sentences on what the check sees are the claims below.
-Longer simulations run if ANE_BENCH_TESTS=all is set; `python3 -m tests.test_verification SECONDS`
-runs the longest, and prints how near right outputs come to each limit.
+Longer simulations run if ANE_BENCH_TESTS=all is set; `python3 -m tests.simulation SECONDS` runs
+the longest, and prints how near right outputs come to each limit.
 """
 
-import collections
 import itertools
 import math
 import random
-import sys
-import time
 import unittest
 import unittest.mock
 from collections.abc import Iterator, Sequence
@@ -82,76 +79,8 @@ class SimulationTest(unittest.TestCase):
         simulated = chain("32x8x4k3", "fp16", 1, 6)
         computed = Reference(simulated.config, 1).compute(simulated.places)
         expected = simulated.compute(simulated.places)
-        self.assertLess(math.dist(ane_bench.joined(computed), ane_bench.joined(expected)), 1e-9)
-
-
-class Margins:
-    """How near right outputs come to each limit; 1 is at it. Figures are recorded while it is
-    entered."""
-
-    def __init__(self) -> None:
-        self.nearest: dict[str, float] = collections.defaultdict(float)
-        self._patches = [unittest.mock.patch.object(ane_bench, name, self._recorder(name))
-                         for name in ("mismatch", "large_errors", "noise", "unknown_rounding")]
-
-    def _recorder(self, name: str) -> Any:
-        judged = getattr(ane_bench, name)
-
-        def record(*arguments: Any) -> Any:
-            found = judged(*arguments)
-            for place, excess in enumerate([found] if isinstance(found, ane_bench.Excess)
-                                           else found):
-                self.nearest[f"{name} {place}"] = max(self.nearest[f"{name} {place}"], excess.times)
-            return found
-
-        return record
-
-    def __enter__(self) -> "Margins":
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {times:.2f}" for name, times in sorted(self.nearest.items()))
-
-
-# Configurations and pixels of each; the last are the layers that README names, at the deeper of
-# their depths.
-SHORT = {"64x64x2": 64, "32x64x16": 64, "48x64x8": 32, "512x8x1": 8, "3x64x8": 64, "64x16x8k3": 48,
-         "32x16x1k3": 48,
-         "32x16x16k3": 48}
-LONG = {**dict.fromkeys(("64x64x2", "32x64x16", "48x64x8", "32x64x4", "64x64x32", "16x64x4",
-                         "8x64x32", "1x64x4",
-                         "2x64x32"), 320), "96x64x128": 48, "128x64x8": 96, "256x64x16": 32,
-        **dict.fromkeys(("512x64x128", "256x64x256", "384x64x128", "512x64x2", "1024x8x2"), 16),
-        **dict.fromkeys(("32x16x2k3", "32x16x16k3", "64x16x8k3", "128x16x4k3", "32x16x48k3",
-                         "64x16x64k3",
-                         "256x16x16k3"), 112),
-        "64x56x192k3": 112, "128x28x192k3": 96, "256x14x48k3": 96, "512x7x48k3": 40}
-
-
-def right_verdicts(names: dict[str, int], seeds: Sequence[int],
-                   known: bool) -> Iterator[tuple[Any, Verdict]]:
-    """Yield the verdicts on what right engines of every arithmetic compute, one and eight pixels
-    each, and what they are of. On a known chip it is that of an M4."""
-    from tests import simulation
-    for seed, (name, count), variant in itertools.product(seeds, names.items(), ("fp16", "w8a8")):
-        config = Config.parse(name)
-        chains = {size: chain(name, variant, seed, count, size) for size in (1, 8)}
-        chosen = chains[8]
-        engines = simulation.legitimate(chosen.int8, config.kernel, config.weights >= 1 << 21)
-        if known:
-            engines = [simulation.Engine(chosen.int8, "fixed" if config.kernel == 1 else "exact",
-                                         "fp16", "away")]
-        for engine in engines:
-            output = simulation.chain(chosen.layers, chosen.input, engine)
-            for size, group in chains.items():
-                for verdict in group.verdicts(group.pixels(output), size, known):
-                    yield (name, variant, seed, size, engine), verdict
+        pairs = zip(ane_bench.concatenated(computed), ane_bench.concatenated(expected))
+        self.assertLess(max(abs(one - other) for one, other in pairs), 1e-9)
 
 
 class RightOutputsTest(unittest.TestCase):
@@ -165,28 +94,40 @@ class RightOutputsTest(unittest.TestCase):
     def check(self, known: bool, seeds: Sequence[int] = (0,)) -> list[Verdict]:
         """Fail if a verdict is more than silence, or if a margin is small; return the verdicts."""
         found = []
-        with Margins() as margins:
-            for what, verdict in right_verdicts(LONG if ALL else SHORT, seeds, known):
+        from tests import simulation
+        names = simulation.LONG if ALL else simulation.SHORT
+        with simulation.Margins() as margins:
+            for what, verdict in simulation.right_verdicts(names, seeds, known):
                 self.assertEqual((verdict.problem, verdict.warnings), (None, []), what)
                 found.append(verdict)
         self.assertLess(max(margins.nearest.values()), 1 / 1.15, margins)
         return found
 
     def test_any_arithmetic_on_an_unknown_chip(self) -> None:
-        self.assertGreater(len(self.check(False)), 100_000 if ALL else 9_000)
+        self.assertGreater(len(self.check(False)), 100_000 if ALL else 7_000)
+
+    def test_values_that_int8_cuts_off(self) -> None:
+        """With this seed a chain of 64 layers grows to 8 here and there: wrong by limits that do
+        not grow with depth."""
+        from tests import simulation
+        chosen = chain("32x16x64k3", "w8a8", 2, 48)
+        output = chosen.run(simulation.Engine(True))
+        self.assertEqual({verdict.problem for verdict in chosen.verdicts(output, 8)}, {None})
+        with unittest.mock.patch.object(ane_bench, "CUT_OFF_DEPTH", 1e9):
+            self.assertNotEqual({verdict.problem for verdict in chosen.verdicts(output, 8)}, {None})
 
     def test_an_m4(self) -> None:
         """It rounds each product, so in FP16 it differs from the reference; quantized it does
         not."""
         verdicts = self.check(True, (1,))
         named = [verdict.verified for verdict in verdicts if "equal" in verdict.verified]
-        self.assertTrue(any(0 < verified["relative_l2"] for verified in named))
+        self.assertTrue(any(verified["relative_l2"] > 0 for verified in named))
         self.assertTrue(any(verified["equal"] == 1.0 for verified in named))
 
 
 class Claim(NamedTuple):
     """At least this share of outputs with a defect is seen, by a problem or a warning, in these
-    configurations (the first always, all with ANE_BENCH_TESTS=all)."""
+    configurations (the first always unless it is empty, all with ANE_BENCH_TESTS=all)."""
 
     least: float
     defects: str
@@ -197,9 +138,40 @@ class Claim(NamedTuple):
     names: str
 
 
-CLAIMS: tuple[Claim, ...] = ()
-# What no number of pixels shows, in at least half of the outputs.
-NEVER: tuple[Claim, ...] = ()
+FLAT, DEEP = "64x64x8,64x64x32,128x64x32,512x64x8", "64x64x32,512x64x128"
+SQUARE, DEEP_SQUARE = "64x16x8k3,64x16x16k3,128x16x16k3,256x16x16k3", "64x16x64k3,64x28x192k3"
+EVERY = "fp16,w8a16,w8a8"
+CLAIMS = (
+    # README: seen in every one with eight pixels.
+    Claim(1.0, "aliased,swapped", EVERY, "known,unknown", 8, f"{FLAT},{DEEP}"),
+    Claim(1.0, "unquantized", "w8a8", "known,unknown", 8, f"{FLAT},{DEEP},{SQUARE},{DEEP_SQUARE}"),
+    Claim(1.0, "scaled,shrunk", "fp16,w8a16", "known,unknown", 8, f"{FLAT},{DEEP}"),
+    Claim(1.0, "scaled,shrunk", "w8a8", "unknown", 8, FLAT),
+    Claim(1.0, "scaled,shrunk,coarse,floor,dead,exchanged,dropped", "w8a8", "known", 8,
+          f"{FLAT},{DEEP}"),
+    Claim(1.0, "bf16,dead,exchanged,dropped", "fp16,w8a16", "known", 8, f"{FLAT},{DEEP}"),
+    Claim(1.0, "dead,exchanged", "fp16,w8a16", "unknown", 8, f"{FLAT},{DEEP}"),
+    Claim(1.0, "coarse", "w8a8", "unknown", 8, FLAT),
+    Claim(1.0, "aliased,swapped,scaled,shrunk,transposed,one transposed,border", "fp16,w8a16",
+          "unknown", 8, f"{SQUARE},{DEEP_SQUARE}"),
+    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed,border", "w8a8",
+          "unknown", 8, SQUARE),
+    Claim(1.0, "aliased,swapped", "w8a8", "unknown", 8, DEEP_SQUARE),
+    # In 19 of 20 with eight pixels.
+    Claim(0.95, "dead,exchanged,dropped", "w8a8", "unknown", 8, FLAT),
+    Claim(0.95, "dropped", "fp16,w8a16", "unknown", 8, FLAT),
+    Claim(0.95, "floor", "w8a8", "unknown", 8, FLAT),
+    Claim(0.95, "dead,exchanged", EVERY, "unknown", 8, SQUARE),
+    # In every one with --verify 16: one W8A8 scale or dead channel, one FP16 channel left out.
+    Claim(1.0, "scaled,shrunk,dead", "w8a8", "unknown", 16, DEEP),
+    Claim(1.0, "dropped", "fp16,w8a16", "unknown", 16, DEEP),
+)
+# README: not seen; with no number of pixels in half of the outputs.
+NEVER = (
+    Claim(0.5, "bf16", "fp16,w8a16", "unknown", 16, f"64x64x8,{DEEP},{SQUARE}"),
+    Claim(0.5, "dropped", "w8a8", "unknown", 16, ",512x64x128"),
+    Claim(0.5, "scaled,shrunk,dropped,coarse", "w8a8", "unknown", 16, DEEP_SQUARE),
+)
 
 
 class ClaimsTest(unittest.TestCase):
@@ -211,11 +183,12 @@ class ClaimsTest(unittest.TestCase):
 
     def rates(self, claim: Claim) -> Iterator[tuple[str, float]]:
         """Yield each case of a claim, and the share of its outputs that is seen."""
-        names = claim.names.split(",")[:None if ALL else 1]
+        from tests import simulation
+        names = filter(None, claim.names.split(",")[:None if ALL else 1])
         for name, defect, variant, chip in itertools.product(
                 names, claim.defects.split(","), claim.variants.split(","), claim.chips.split(",")):
-            yield f"{name} {variant} {chip} {defect}", rate(name, variant, defect, chip == "known",
-                                                            claim.pixels)
+            found = simulation.rate(name, variant, defect, chip == "known", claim.pixels)
+            yield f"{name} {variant} {chip} {defect}", found
 
     def test_what_is_seen(self) -> None:
         for claim in CLAIMS:
@@ -227,24 +200,6 @@ class ClaimsTest(unittest.TestCase):
         for claim in NEVER:
             for case, found in self.rates(claim):
                 self.assertLessEqual(found, claim.least, (case, claim.pixels))
-
-
-def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> float:
-    """Return the share of outputs with a defect that are seen; they differ in seeds, in pixels, and
-    in the channels that the defect picks."""
-    from tests import simulation
-    config = Config.parse(name)
-    groups = 4 if config.weights >= 1 << 21 else 8
-    seen: list[bool] = []
-    for seed in range(100, 102):
-        chosen = chain(name, variant, seed, groups * pixels, pixels)
-        sums, rounding = ("exact", "away") if known else ("groups" if config.kernel == 1
-                                                          else "winograd", "even")
-        engine = simulation.Engine(chosen.int8, sums, "fp16", rounding)
-        for draw in range(3 if defect in simulation.CHANNEL_DEFECTS else 1):
-            verdicts = chosen.verdicts(chosen.damaged(engine, defect, draw), pixels, known)
-            seen += [bool(verdict.problem or verdict.warnings) for verdict in verdicts]
-    return sum(seen) / len(seen)
 
 
 class JudgeTest(unittest.TestCase):
@@ -491,26 +446,3 @@ class ComparisonTest(unittest.TestCase):
         for side in (1, 2, 3, 4):
             self.assertEqual(len(ane_bench.chosen_pixels(Config(8, side, 1, 3), 0, 99)),
                              side * side)
-
-
-def main(seconds: float) -> int:
-    """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1
-    if any alarm."""
-    began, counted, alarms = time.monotonic(), collections.Counter[Any](), 0
-    with Margins() as margins:
-        for seed in itertools.count(1000):
-            for what, verdict in right_verdicts(LONG, (seed,), False):
-                counted[what[3], Config.parse(what[0]).kernel, what[4].sums] += 1
-                if verdict.problem or verdict.warnings:
-                    alarms += 1
-                    print("alarm:", *what, verdict.problem or verdict.warnings, flush=True)
-                if time.monotonic() - began > seconds:
-                    print(f"{sum(counted.values())} right outputs, {alarms} alarms; by pixels, "
-                          f"kernel, sums: {dict(counted)}")
-                    print(f"1 is at the limit: {margins}")
-                    return int(alarms > 0)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1])))

@@ -131,7 +131,7 @@ class PatternTest(unittest.TestCase):
             turned = weights._replace(patterns=[
                 tuple(pattern[place] for place in (0, 3, 6, 1, 4, 7, 2, 5, 8))
                 for pattern in weights.patterns])
-            right, wrong = (ane_bench.joined(ane_bench.chain_outputs(
+            right, wrong = (ane_bench.concatenated(ane_bench.chain_outputs(
                 each, image, ane_bench.ARITHMETICS[0], False)) for each in (weights, turned))
             self.assertGreater(math.dist(right, wrong) / math.hypot(*right), 0.1, (depth, seed))
 
@@ -142,7 +142,8 @@ class PatternTest(unittest.TestCase):
             data = ane_bench.random_input(config, seed)
             before = [ane_bench.pixel_of(data, config, place) for place in inside]
             after = ane_bench.Reference(config, seed).compute(inside)
-            growth = math.hypot(*ane_bench.joined(after)) / math.hypot(*ane_bench.joined(before))
+            sizes = [math.hypot(*ane_bench.concatenated(each)) for each in (after, before)]
+            growth = sizes[0] / sizes[1]
             self.assertTrue(0.75 < growth < 1.3, growth)
 
 

@@ -1,21 +1,16 @@
 """The worker: what it sends, and faults of engine, worker, temporary directory and machine."""
 
-import _ctypes
 import contextlib
-import itertools
-import json
 import os
-import re
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 import ane_bench
-from ane_bench import METHODS, Config, Job, Method, Settings, Worker
+from ane_bench import Config, Job, Settings, Worker
 from tests import faults, support
 from tests.faults import (
     BOTH,
@@ -45,7 +40,7 @@ def job(variants: Sequence[str] = BOTH, config: str = "64x8x2", forms: Sequence[
     defaults = ane_bench.ORIGINAL_SETTINGS if more.get("original") else Settings(seconds=0)
     return Job(**{"engine": "ane", "config": Config.parse(config), "variants": variants,
                   "settings": defaults._replace(**more), "forms": dict.fromkeys(variants, forms),
-                  **own})
+                  "apart": bool(more.get("original")), **own})
 
 
 class MessagesTest(support.StandinCase):
@@ -55,7 +50,7 @@ class MessagesTest(support.StandinCase):
              **settings: Any) -> list[dict[str, Any]]:
         """Return all messages of a worker with this job but ticks; `act` hears each."""
         found = []
-        with self.here(**settings), Worker(PATIENCE, "measure", *job) as worker:
+        with self.here(**settings), Worker(PATIENCE, job) as worker:
             for message in worker.messages():
                 if message["kind"] != "tick":
                     found.append(message)
@@ -66,17 +61,17 @@ class MessagesTest(support.StandinCase):
     def test_the_way_of_a_job(self) -> None:
         sent = self.sent(job())
         words = [message.get("stage") or message["kind"] for message in sent]
-        of_one = ["generate", "descriptor", "model", "identifier", "files", "directory", "compile",
-                  "load", "strides", "surface", "surface", "request", "surface"]
+        of_one = ["generate", "descriptor", "model", "files", "directory", "compile", "load",
+                  "strides", "surface", "surface", "request", "surface"]
         self.assertEqual(words[0], "machine")
-        self.assertEqual(words[1:27], of_one * 2)
-        self.assertEqual(words[27:30], ["warm-up"] * 3)
+        self.assertEqual(words[1:25], of_one * 2)
+        self.assertEqual(words[25:28], ["warm-up"] * 3)
         rounds = [message for message in sent if "number" in message]
         self.assertEqual((rounds[0]["number"], rounds[0]["variant"]), (1, "fp16,w8a8"))
         # Figures come before the check, and all cells before anything is unloaded.
-        rest = [word for word in words[30:] if word != "evaluate"]
+        rest = [word for word in words[28:] if word != "evaluate"]
         self.assertEqual(rest, ["cell", "cell", "verify", "verify", "cell", "cell",
-                                *["unload", "purge"] * 2])
+                                *["unload", "purge"] * 2, "end"])
         first, *_, last = (message["cell"] for message in sent
                            if message["kind"] == "cell" and message["variant"] == "w8a8")
         self.assertEqual((len(first["samples_ns"]), first.get("verified")), (ROUNDS, None))
@@ -140,7 +135,7 @@ class MessagesTest(support.StandinCase):
         cache = self.directory / "cache"
         cache.mkdir()
         with self.here(CACHE=cache, **REAL), \
-                Worker(PATIENCE, "measure", *job(seconds=15.0)) as worker:
+                Worker(PATIENCE, job(seconds=15.0)) as worker:
             for message in worker.messages():
                 if message.get("number"):
                     break
@@ -154,8 +149,9 @@ class MessagesTest(support.StandinCase):
 
     def test_the_rest_after_a_refused_compile(self) -> None:
         """The wait is a stage, whose limit is what is left of it."""
-        refusing = job(rest_s=0.4, refused_at=time.monotonic())
-        sent = self.sent(refusing, REFUSE="w8a8/standard")
+        refusing = job(rest_until=time.monotonic() + 0.4)
+        with support.environment(ANE_BENCH_STANDIN_REST="0.4"):
+            sent = self.sent(refusing, REFUSE="w8a8/standard")
         rests = [message for message in sent if message.get("stage") == "rest"]
         self.assertEqual([message["variant"] for message in rests], ["fp16"] + ["w8a8"] * 3)
         for message in rests:
@@ -168,14 +164,15 @@ class MessagesTest(support.StandinCase):
                           if message["kind"] == "cell"], ["ok"] * 4)
 
     def test_checks_are_sent_until_one_fails_that_all_need(self) -> None:
-        for settings, last in (({}, None), ({"SYSCTL": "sysctl.proc_translated=1"}, "processor")):
-            with self.here(**settings), Worker(PATIENCE, "examine") as worker:
+        for settings, last in (({}, None), ({"SYSCTL": "sysctl.proc_translated=1"}, "platform")):
+            with self.here(**settings), Worker(PATIENCE) as worker:
                 sent = list(worker.messages())
-            found = [message["name"] for message in sent if message["kind"] == "check"]
+            found = [message["finding"] for message in sent if message["kind"] == "check"]
+            self.assertEqual([finding["name"] for finding in found if finding["state"] == "FAIL"],
+                             [last] if last else [])
             names = [check.name for check in ane_bench.checks()]
-            self.assertEqual(found, names[:names.index(last) + 1] if last else names)
             begun = [message["stage"] for message in sent if message["kind"] == "stage"]
-            self.assertEqual(begun, found, "each is told when it begins")
+            self.assertEqual(begun, [*names[:names.index(last) + 1 if last else None], "end"])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -183,7 +180,8 @@ class MessagesTest(support.StandinCase):
 # --------------------------------------------------------------------------------------------------
 
 # The stages that have another name in the record.
-RECORDED = {"localModelPath": "identifier", "surfaceobject": "request", "lock": "surface"}
+RECORDED = {"identifier": "files", "localModelPath": "files", "surfaceobject": "request",
+            "lock": "surface"}
 # After the figures were taken.
 LATE = ("unload", "purge")
 # A load is tried again for two seconds in each form.
@@ -197,9 +195,8 @@ class Fault(NamedTuple):
     time; `prepare` comes before all. The variants that `failed` do so in a stage (of `A|B` the
     first in A, the other in B), for a reason (a pattern); the others are measured. A second
     configuration follows if nothing else shows that the run goes on; `later` is the reason for
-    which it fails, if it does. `warned` is a warning; `left` is what stays in the temporary
-    directory. With `ends_badly` the worker cannot release what it holds; with `waits` the time
-    limit is a short one.
+    which it fails, if it does. `warned` is a warning. With `ends_badly` the worker cannot release
+    what it holds; with `waits` the time limit is a short one.
     """
 
     name: str
@@ -214,7 +211,6 @@ class Fault(NamedTuple):
     later: str = ""
     warned: str = ""
     ends_badly: bool = False
-    left: str = ""
     waits: bool = False
     options: Sequence[str] = ()
 
@@ -242,7 +238,6 @@ class Fault(NamedTuple):
             said = [line for line in scene.workers_said().splitlines() if "NSData.m" not in line]
             test.assertEqual("rubbish" in self.name, "this is not JSON" in "".join(said))
             test.assertEqual(said if "rubbish" not in self.name else [], [])
-        check_precious(test, scene, self.left)
         test.check_clean(scene, finished)
 
     @property
@@ -297,7 +292,7 @@ NIL, UNICODE = f"^{faults.NIL}", faults.TOLD_IN_UNICODE
 REFUSALS = [
     refused("w8a8/descriptor:nil", "descriptor", in_every_form(faults.NIL)),
     refused("w8a8/model:nil", "model", in_every_form(faults.NIL)),
-    refused("w8a8/identifier:nil", "identifier", "hexStringIdentifier is ''"),
+    refused("w8a8/identifier:nil", "files", "hexStringIdentifier is ''"),
     refused("w8a8/compile:no", "compile",
             in_every_form(r"com\.apple\.\S+ 1: .*, caused by com\.apple\.\S+ 1: .* refuse at co")),
     refused("w8a8/compile:silent", "compile", in_every_form(NO_ERROR)),
@@ -346,7 +341,7 @@ def ending(stage: str, kind: str, told: str) -> Fault:
         return Fault("evaluate:hang", "warm-up", "no progress for 4 s", fault="evaluate:hang",
                      failed=("fp16",), ends_badly=True, waits=True)
     if stage in LATE:
-        warned = "" if kind == "exit" else f"^after the figures .*, in stage {stage}: .*{reason}"
+        warned = f"^after the figures .*, in stage {stage}: .*{reason.lstrip('^')}"
         return Fault(fault, fault=fault, failed=(), ends_badly=True, warned=warned, waits=waits)
     if waits and stage in ("compile", "load"):
         return Fault(fault, f"{stage}|start", HUNG, fault=fault, ends_badly=True, waits=True)
@@ -380,7 +375,7 @@ RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
            for stage in ("compile", "evaluate", "unload")]
 
 # --------------------------------------------------------------------------------------------------
-# The temporary directory, and the model's place in it
+# The temporary directory
 # --------------------------------------------------------------------------------------------------
 
 
@@ -423,277 +418,6 @@ DIRECTORIES = [
       for stage in ("load", "evaluate", "unload", "purge")),
 ]
 
-_identifiers: list[str] = []
-
-
-def identifier() -> str:
-    """Return the name of the model directory of the first configuration's W8A8."""
-    return _identifiers[-1]
-
-
-def find_identifier(scene: Scene) -> None:
-    """Learn it from a run: in the middle of one it is the only directory whose text quantizes."""
-    run = scene.start(*SMALL, settings={"FAULT": faults.slow("w8a8/load", 1)})
-    scene.await_call(run, "load w8a8")
-    name, = (path.name for path in scene.models()
-             if "quantize(input" in (path / "model.mil").read_text())
-    _identifiers.append(name)
-    scene.finish(run)
-
-
-def precious(scene: Scene, name: str = "precious") -> Path:
-    """Make a directory that is somebody's."""
-    path = scene.directory / name
-    (path / "weights").mkdir(parents=True)
-    for file in ("model.mil", "weights/weight.bin", "diary"):
-        (path / file).write_text("precious")
-    return path
-
-
-def check_precious(test: FaultCase, scene: Scene, left: str) -> None:
-    """Check that somebody's directory, and what is in a model directory's place, is as it was."""
-    if left:
-        path, = scene.models()
-        test.assertEqual((path.name, path.is_symlink()), (identifier(), left == "link"))
-        if left.startswith("directory"):
-            test.assertEqual((path / "diary").exists(), left == "directory of somebody")
-            shutil.rmtree(path)
-        else:
-            test.assertTrue(left == "link" or path.read_text() == "precious")
-            path.unlink()
-    files = [path for path in (scene.directory / "precious").rglob("*") if path.is_file()]
-    test.assertEqual({path.read_text() for path in files}, {"precious"} if files else set())
-    test.assertEqual(len(files), 3 if (scene.directory / "precious").exists() else 0)
-
-
-def make_link(scene: Scene) -> None:
-    (scene.temporary / identifier()).symlink_to(precious(scene), target_is_directory=True)
-
-
-def make_dangling_link(scene: Scene) -> None:
-    target = scene.directory / "nowhere"
-    (scene.temporary / identifier()).symlink_to(target, target_is_directory=True)
-
-
-def make_inner_link(name: str) -> Callable[[Scene], None]:
-    """Return what makes a part of the model's directory a link to somebody's."""
-    def make(scene: Scene) -> None:
-        (scene.temporary / identifier()).mkdir()
-        (scene.temporary / identifier() / name).symlink_to(precious(scene) / name)
-    return make
-
-
-def make_file_of_name(scene: Scene) -> None:
-    precious(scene)
-    (scene.temporary / identifier()).write_text("precious")
-
-
-def make_foreign(scene: Scene) -> None:
-    shutil.copytree(precious(scene), scene.temporary / identifier())
-
-
-def make_stale(scene: Scene) -> None:
-    """As a run leaves it that died."""
-    make_foreign(scene)
-    (scene.temporary / identifier() / "diary").unlink()
-
-
-LINK = r"/[0-9a-f_]+'?: expected a directory, not a link, in "
-HOLDS = "/[0-9a-f_]+ holds {}, which is not of a program: move it away"
-PLACES = [
-    Fault("model directory a symbolic link", "files", LINK, failed=("w8a8",), prepare=make_link,
-          left="link"),
-    Fault("model directory a dangling link", "files", LINK, failed=("w8a8",),
-          prepare=make_dangling_link, left="link"),
-    Fault("its weights a symbolic link", "files", HOLDS.format("weights"), failed=("w8a8",),
-          prepare=make_inner_link("weights"), left="directory"),
-    Fault("its text a symbolic link", "files", HOLDS.format("model.mil"), failed=("w8a8",),
-          prepare=make_inner_link("model.mil"), left="directory"),
-    Fault("model directory a file", "files", "/[0-9a-f_]+(/weights)?: (Not a directory|File ex)",
-          failed=("w8a8",), prepare=make_file_of_name, left="file"),
-    Fault("model directory of somebody", "files", HOLDS.format("diary"), failed=("w8a8",),
-          prepare=make_foreign, left="directory of somebody"),
-    Fault("model directory of a run that died", failed=(), prepare=make_stale),
-]
-
-# --------------------------------------------------------------------------------------------------
-# The machine lacks something
-# --------------------------------------------------------------------------------------------------
-
-NEEDED = [method for method in METHODS if method.needed]
-OPTIONAL = [method for method in METHODS if not method.needed]
-PRIVATE = [method for method in METHODS if method.class_name.startswith("_")]
-NEEDED_CLASSES = tuple(dict.fromkeys(method.class_name for method in NEEDED))
-# The runtime itself looks for the last two.
-OTHER_CLASSES = tuple(dict.fromkeys(
-    method.class_name for method in METHODS
-    if method.class_name not in (*NEEDED_CLASSES, "NSObject", "_ANEModel")))
-# GNUstep looks for these by the function that hides them here, and does not get as far as to say
-# so; and the stand-in sends their messages itself.
-GNUSTEPS_OWN = () if sys.platform == "darwin" else ("NSString", "NSData")
-APART = [method for method in NEEDED if method.class_name not in GNUSTEPS_OWN]
-
-# What of a run's calls and its record shows that a method was used.
-TRACES = {"localModelPath": "localModelPath", "compiledModelExists": "compiled_before",
-          "purgeCompiledModel": "purge", "aneSubType": "ane_subtype", "numANEs": "ane_count",
-          "numANECores": "ane_cores", "processInfo": "thermal_state",
-          "thermalState": "thermal_state",
-          "isLowPowerModeEnabled": "low_power_mode", "aneArchitectureType": "ane_architecture",
-          "beginActivityWithOptions:reason:": "beginActivity", "endActivity:": "endActivity",
-          "_ANEDeviceInfo": "ane_subtype", "NSProcessInfo": "low_power_mode"}
-# The two that are never recorded: the stand-in gives the answer with which there would be no run.
-UNASKED = {"hasANE": {"DEVICE": "hasANE=0"}, "isVirtualMachine": {"DEVICE": "isVirtualMachine=1"}}
-
-
-class Lack(NamedTuple):
-    """A machine that lacks something.
-
-    If `told` (a pattern) is given, the run exits with 3 and tells that; else it goes on, and
-    neither its calls nor its record have the words `lost`, which they have if nothing is missing.
-    `library` takes the stand-in's place.
-    """
-
-    name: str
-    settings: Mapping[str, str]
-    told: str = ""
-    lost: Sequence[str] = ()
-    library: str = ""
-
-    def check(self, test: FaultCase, scene: Scene) -> None:
-        """Run on that machine."""
-        scene.settings.update(self.settings)
-        if self.library:
-            scene.standin = self.library
-        finished = scene.run(*SMALL, "--save", str(scene.saved))
-        test.check_clean(scene, finished)
-        if self.told and self.settings.get("MISSING") in GNUSTEPS_OWN:
-            test.assertEqual(finished.code, 1)
-            told = f"{FAILED_IN}start: the worker {faults.KILLED_BY}SIGABRT"
-            test.assertRegex(finished.output, told)
-        elif self.told:
-            test.assertEqual((finished.code, finished.output), (3, ""), finished.errors)
-            first, *others = finished.errors.splitlines()  # and no progress before it
-            test.assertRegex(first, f"{faults.NO_ENGINE}.*{self.told}")
-            test.assertRegex(others[0], "^Without one, ")
-            test.assertFalse(scene.saved.exists())
-            test.assertFalse([call for call in scene.calls()
-                              if call.startswith(("descriptor", "compile"))])
-        else:
-            test.assertEqual(finished.code, 0, finished.errors)
-            cells = scene.record()["results"][0]["variants"].values()
-            test.assertEqual([cell["status"] for cell in cells], ["ok", "ok"])
-            test.check_balance(scene)
-            text = json.dumps(scene.record()) + "".join(scene.calls())
-            test.assertEqual([word for word in self.lost if word in text], [])
-
-
-def encoded(codes: str) -> str:
-    """Return an encoding with codes of the result and the arguments, with offsets."""
-    result, *arguments = [code + ("v" if code == "^" else "") for code in codes]
-    places = "".join(f"{code}{16 + 8 * index}" for index, code in enumerate(arguments))
-    return f"{result}{16 + 8 * len(arguments)}@0:8{places}"
-
-
-def other_encodings(method: Method) -> Iterator[tuple[str, str]]:
-    """Yield a method's encoding with another result, and with another or an additional argument."""
-    result, arguments = method.kinds[0], method.kinds[1:]
-    yield "another result", encoded(("@" if result != "@" else "Q") + arguments)
-    if arguments:
-        yield "another argument", encoded(result + arguments[:-1] + "i")
-    else:
-        yield "an argument", encoded(result + "@")
-
-
-def doubled(number: "re.Match[str]") -> str:
-    """Return another offset."""
-    return str(2 * int(number[0]) + 1)
-
-
-SPELLINGS: Mapping[str, Callable[[str], str]] = {
-    "BOOL as c": lambda codes: encoded(codes.replace("B", "c")),
-    "BOOL as C": lambda codes: encoded(codes.replace("B", "C")),
-    "no offsets": lambda codes: re.sub("[0-9]", "", encoded(codes)),
-    "other offsets": lambda codes: re.sub("[0-9]+", doubled, encoded(codes)),
-    "qualifiers": lambda codes: "V" + re.sub(r"\^v", "r^{Name={Inner=^i[4c]}@?}", encoded(codes)),
-    "class names": lambda codes: re.sub("@(?!0)", '@"NSDictionary"', encoded(codes)),
-}
-
-
-def listed(encodings: Mapping[str, str]) -> dict[str, str]:
-    """Return the stand-in's setting of these encodings."""
-    return {"ENCODING": " ".join(f"{selector}={encoding}"
-                                 for selector, encoding in encodings.items())}
-
-
-def otherwise(methods: Sequence[Method], number: int = 0) -> dict[str, str]:
-    """Return the setting with which methods have another result, or another argument (1)."""
-    return listed({method.selector: list(other_encodings(method))[number][1]
-                   for method in methods})
-
-
-def traces(*names: str) -> list[str]:
-    """Return what shows that these classes or methods are used."""
-    return [TRACES[name] for name in names if name in TRACES]
-
-
-def absent(method: Method) -> str:
-    """Return the pattern of what is told of a method that is missing."""
-    return re.escape(method.name) + " is absent; expected "
-
-
-NO_SYSCTL = ("machdep.cpu.brand_string=;hw.model=;kern.osproductversion=;kern.osversion=;"
-             "hw.memsize=;sysctl.proc_translated=;kern.hv_vmm_present=")
-SELECTORS = [method.selector for method in OPTIONAL]
-SPELLED = {method.selector: spell(method.kinds)
-           for method, spell in zip(PRIVATE, itertools.cycle(SPELLINGS.values()))}
-LACKS = [
-    Lack("library missing", {}, told="cannot be opened: .*nowhere", library="/nowhere/library.so"),
-    Lack("library a text file", {}, told=r"cannot be opened: .*\.py", library=__file__),
-    Lack("library without the functions", {}, library=_ctypes.__file__,
-         told="has no function (sysctlbyname|objc_getClass) here"),
-    Lack("a class missing", {"MISSING": "_ANERequest"}, told="no class _ANERequest "),
-    Lack("a class missing for Foundation, too", {"MISSING": "NSString"}, told="no class NSString "),
-    Lack("a method missing", {"MISSING": APART[-1].selector}, told=absent(APART[-1])),
-    Lack("a method with another result",
-         listed({"loadWithQoS:options:error:": "@36@0:8I16@20^v28"}),
-         told=re.escape("loadWithQoS:options:error:] has type @36@0:8I16@20^v28; expected ")),
-    Lack("all optional classes missing", {"MISSING": " ".join(OTHER_CLASSES)},
-         lost=traces(*OTHER_CLASSES)),
-    Lack("all optional methods missing", {"MISSING": " ".join(SELECTORS)}, lost=traces(*SELECTORS)),
-    Lack("all optional methods with another result", otherwise(OPTIONAL), lost=traces(*SELECTORS)),
-    Lack("encodings in all spellings", listed(SPELLED)),
-    Lack("no engine", {"DEVICE": "hasANE=0"}, told="this Mac has no Neural Engine"),
-    Lack("a virtual machine, says the framework", {"DEVICE": "isVirtualMachine=1"},
-         told="this is a virtual machine"),
-    Lack("a virtual machine, says the kernel", {"SYSCTL": "kern.hv_vmm_present=1"},
-         told="this is a virtual machine"),
-    Lack("Rosetta", {"SYSCTL": "sysctl.proc_translated=1"}, told="translated by Rosetta"),
-    Lack("no sysctl, and no power source", {"SYSCTL": NO_SYSCTL, "POWER": ""},
-         lost=('"chip"', "power_source")),
-]
-# One at a time.
-EACH_LACK = [
-    *(Lack(f"class {name} missing", {"MISSING": name}, told=f"no class {name} ")
-      for name in NEEDED_CLASSES),
-    *(Lack(f"class {name} missing", {"MISSING": name}, lost=traces(name))
-      for name in OTHER_CLASSES),
-    *(Lack(f"{method.name} missing", {"MISSING": method.selector}, told=absent(method))
-      for method in NEEDED),
-    *(Lack(f"{method.name} missing", {"MISSING": method.selector,
-                                      **UNASKED.get(method.selector, {})},
-           lost=traces(method.selector)) for method in OPTIONAL),
-    *(Lack(f"{method.name} with {what}", listed({method.selector: encoding}),
-           told=f"{re.escape(f'{method.name} has type {encoding}')}; expected ")
-      for method in PRIVATE if method.needed for what, encoding in other_encodings(method)),
-    *(Lack(f"{method.name} with another result", lost=traces(method.selector),
-           settings={**otherwise([method]), **UNASKED.get(method.selector, {})})
-      for method in OPTIONAL),
-    *(Lack(f"encodings with {name}",
-           listed({method.selector: spell(method.kinds) for method in PRIVATE}))
-      for name, spell in SPELLINGS.items()),
-]
-
-
 class WorkerFaultTest(FaultCase):
     """All of these tables."""
 
@@ -713,26 +437,6 @@ class WorkerFaultTest(FaultCase):
 
     def test_directories(self) -> None:
         self.check_table(DIRECTORIES)
-
-    def test_places(self) -> None:
-        find_identifier(self.scene)
-        self.check_table(PLACES)
-
-    def test_lacks(self) -> None:
-        self.check_table(LACKS)
-
-    @support.long_test
-    def test_each_lack(self) -> None:
-        self.check_table(EACH_LACK)
-
-    def test_what_lacks_take_away_is_there(self) -> None:
-        """Otherwise its absence would mean nothing."""
-        self.assertEqual(self.scene.run(*SMALL, "--save", str(self.scene.saved)).code, 0)
-        text = json.dumps(self.scene.record()) + "".join(self.scene.calls())
-        words = {word for lack in LACKS for word in lack.lost} | set(TRACES.values())
-        self.assertEqual([word for word in words if word not in text], [])
-        self.assertLessEqual({*TRACES, *UNASKED} - {*OTHER_CLASSES}, {*SELECTORS})
-
 
 @support.long_test
 class SecondPassTest(faults.SecondPass, WorkerFaultTest):
