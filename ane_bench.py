@@ -151,6 +151,7 @@ import argparse
 import array
 import base64
 import cmath
+import collections
 import contextlib
 import csv
 import datetime
@@ -165,6 +166,7 @@ import marshal
 import math
 import random
 import re
+import selectors
 import shlex
 import shutil
 import statistics
@@ -178,7 +180,7 @@ import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add, eq, mul, sub
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+from typing import IO, Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.2.0"
 __all__ = [
@@ -3675,22 +3677,18 @@ def as_moment(value: Any) -> str:
 
 def as_facts(value: Any) -> dict[str, Any]:
     """Make sure of an object of facts: numbers that can be computed with, or else texts."""
-    record_of({})(value)
     return {printable(name): fact if isinstance(fact, (int, float)) and abs(fact) < LARGEST_NUMBER
-            else printable(str(fact)) for name, fact in value.items()}
+            else printable(str(fact)) for name, fact in made(dict, value).items()}
 
 
 # What stands in a record as it does in a Run.
-PLAIN_FIELDS = {"schema": as_schema, "version": as_text, "started": as_moment, "engine": as_text,
-                "command": list_of(as_text), "system": as_facts}
-# Of a cell's facts only the names are made sure of: its types are by Cell.note.
-AS_CELL = record_of(dict.fromkeys(Cell.FACTS, lambda fact: fact))
-AS_RECORD = record_of({
-    **PLAIN_FIELDS, "protocol": as_facts, "complete": as_flag,
-    "asked": record_of({"configs": list_of(Config.parse), "variants": list_of(as_text)}),
-    "results": list_of(record_of({
-        "config": Config.parse, "variants": record_of(dict.fromkeys(VARIANTS, AS_CELL))})),
-    "warnings": list_of(record_of({"code": as_text, "message": as_text}))})
+PLAIN_FIELDS = {"schema": as_schema, "version": str, "started": as_moment, "engine": str,
+                "command": [str], "system": as_facts}
+RECORD_KIND = {
+    **PLAIN_FIELDS, "protocol": as_facts, "complete": bool,
+    "asked": {"configs": [Config.parse], "variants": [str]},
+    "results": [{"config": Config.parse, "variants": dict.fromkeys(VARIANTS, Cell.FACTS)}],
+    "warnings": [{"code": str, "message": str}]}
 
 
 def read_record(path: Any) -> Run:
@@ -3735,14 +3733,14 @@ def parse_records(data: bytes, origin: str) -> list[Run]:
 def run_of(record: Any) -> Run:
     """Return the run of a record. Raise KeyError if a field is missing, ValueError if one has the
     wrong type, or contradicts others."""
-    found = AS_RECORD(record)
+    found = made(RECORD_KIND, record)
     protocol, asked, results = found["protocol"], found["asked"], found["results"]
     settings = Settings(**{name: protocol.pop(name) for name in Settings._fields}).check()
     run = Run(found["engine"], settings, asked["configs"], variants_of(asked["variants"]))
     for name in PLAIN_FIELDS:
         setattr(run, name, found[name])
-    as_number(run.system.get("memory_bytes", 0))
-    run.data, run.other_settings = as_whole(protocol.pop("data")), protocol
+    made(int, run.system.get("memory_bytes", 0))
+    run.data, run.other_settings = made(int, protocol.pop("data")), protocol
     run.broken_off = not found["complete"]
     run.warnings = [{name: warning[name] for name in ("code", "message")}
                     for warning in found["warnings"]]
@@ -3995,7 +3993,7 @@ def measure_group(engine: Engine, job: Job, variants: Sequence[str], known: bool
                 trial.cell.note(apart=True)
             with trial.guarded(link):
                 load_program(engine, trial, job.forms[trial.cell.variant], link, owner)
-                if trial.executable and not settings.original:
+                if not settings.original:
                     trial.executable.write_input(random_input(config, settings.seed))
             if not trial.cell.ok:  # the parent will not try it again if another one crashes
                 send_cells(link, engine, [trial])
@@ -4012,7 +4010,7 @@ def verify_trials(trials: Sequence[Trial], pixels: Sequence[int], known: bool, l
     reference = Reference(first.config, first.settings.seed)
     limit = SECONDS_PER_WEIGHT * first.config.weights * len(pixels)
     for trial in trials:
-        if not trial.runs:
+        if not trial.cell.ok:
             continue
         variant = VARIANTS[trial.cell.variant]
         link.stage("verify", variant.name, limit)
@@ -5116,7 +5114,7 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
         try:
             unpacked = unpack("".join(block.split("`")[0].split()), room)
             room -= len(unpacked)
-            found.append(parse_record(unpacked, "the text in it"))
+            found += parse_records(unpacked, "the text in it")
         except (ValueError, zlib.error) as error:
             complain(printable(f"{path}: block {number} of {len(blocks)} is damaged and left out: "
                                f"{error}"))
@@ -5187,136 +5185,120 @@ def machine_table(names: Sequence[str], runs: Sequence[Run],
 # Compare.
 
 class Difference(NamedTuple):
-    """A cell in two records: how many times faster the new one is, the 95 % interval of that or
-    None, and the verdict: faster, slower, same or undecided."""
+    """A cell in two records: how many times faster the new one is, and the 95 % interval of that or
+    None. It is that within a run; two runs of one machine may differ by more."""
 
     base: Cell
     new: Cell
     speed: float
-    interval: Optional[list[float]]
-    verdict: str
+    ci95: Optional[list[float]]
+
+    @property
+    def widened(self) -> tuple[float, float]:
+        """Return the interval twice as wide on a logarithmic scale, for verdicts: if it excludes 1,
+        that is wrong for less than 5 % of equal runs, even if rounds correlate by 0.5."""
+        low, high = self.ci95 or (0, math.inf)
+        return low * low / self.speed, high * high / self.speed
+
+    @property
+    def verdict(self) -> str:
+        """Return faster, slower, same or undecided."""
+        low, high = self.widened
+        same = low > 1 - SAME and high < 1 + SAME
+        return "same" if same else "faster" if low > 1 else "slower" if high < 1 else "undecided"
 
 
 def compare(base: Run, new: Run) -> list[Difference]:
-    """Return the differences between two runs, one for each cell that is right in both. Intervals
-    are those within a run; two runs of one machine may differ by more. Raise UsageError if no cell
-    is right in both."""
-    found = differences(base, new)
-    if found:
-        return found
-    for name, run in (("BASE", base), ("NEW", new)):
+    """Return the differences between two runs, one for each cell that is right in both. Raise
+    UsageError if there is none."""
+    for side, run in (("BASE", base), ("NEW", new)):
         if not any(cell.ok for cell in run.cells):
-            failure = first_tried(run.cells)
-            raise UsageError(f"nothing to compare: every cell of {name} failed, such as "
-                             f"{failure.name}, which {failure.failure}; record {name} again")
-    raise UsageError("nothing to compare: no cell is right in both BASE and NEW; record both with "
-                     "the same --config and --variants")
+            raise UsageError(f"nothing to compare: every cell of {side} failed: "
+                             f"{failures(run)[0]}; record {side} again")
+    found = differences(base, new)
+    if not found:
+        raise UsageError("nothing to compare: no cell is right in both BASE and NEW; record both "
+                         "with the same --config and --variants")
+    return found
 
 
 def differences(base: Run, new: Run) -> list[Difference]:
     """Return the differences between all cells that are right in both of two runs."""
     others = {cell.name: cell for cell in new.cells if cell.ok}
-    return [difference(cell, others[cell.name]) for cell in base.cells
-            if cell.ok and cell.name in others]
+    found = []
+    for cell in base.cells:
+        other = others.get(cell.name)
+        if cell.ok and cell.estimate and other and other.estimate:
+            quotient = cell.estimate.over(other.estimate)
+            found.append(Difference(cell, other, quotient.value, quotient.interval))
+    return found
 
 
-def difference(base: Cell, new: Cell) -> Difference:
-    """Return the difference of two cells that are right. The original's means have no interval."""
-    one, other = base.estimate, new.estimate
-    assert one and other and base.milliseconds and new.milliseconds
-    quotient = one.over(other)
-    speed, interval, wide = quotient.value, quotient.interval, quotient.doubled().interval
-    if base.settings.original or new.settings.original:
-        speed, interval, wide = base.milliseconds / new.milliseconds, None, None
-    low, high = wide or (0, math.inf)
-    same = low > 1 - SAME and high < 1 + SAME
-    verdict = "same" if same else "faster" if low > 1 else "slower" if high < 1 else "undecided"
-    return Difference(base, new, speed, interval, verdict)
+def differing(base: Run, new: Run) -> dict[str, str]:
+    """Return in what program, machine and protocol of two runs differ, with both values; and all
+    settings that this version does not know."""
+    one, other = ({
+        "engine": run.engine, "version": run.version, "data": run.data,
+        "baseline": run.variants[0], **run.system, **run.settings._asdict(),
+        **{f"{name} (unknown setting)": value for name, value in run.other_settings.items()}}
+        for run in (base, new))
+    return {name: f"{one.get(name, 'unknown')!s:.40} / {other.get(name, 'unknown')!s:.40}"
+            for name in {**one, **other} if name.endswith("(unknown setting)")
+            or one.get(name) != other.get(name)
+            and name not in ("thermal_state_before", "thermal_state_after", "load_average")}
 
 
-def differing(base: Run, new: Run) -> list[str]:
-    """Return lines about how program, machine and protocol of two runs differ, and about settings
-    that this version does not know."""
-    ignored = ("thermal_state_before", "thermal_state_after", "load_average")
-    meaning = {"data": " (revisions of weights and input: other programs were timed)"}
-    one, other = ({"engine": run.engine, "version": run.version, "data": run.data,
-                   "baseline": run.variants[0], **run.system, **run.settings._asdict()}
-                  for run in (base, new))
-    lines = [f"differs in {name}: {one.get(name, 'unknown')} / {other.get(name, 'unknown')}"
-             f"{meaning.get(name, '')}" for name in dict.fromkeys([*one, *other])
-             if name not in ignored and one.get(name) != other.get(name)]
-    for side, run in (("BASE", base), ("NEW", new)):
-        lines += [f"{side} has a setting that this version does not know: {name} {str(value)[:40]}"
-                  for name, value in run.other_settings.items()]
-    return lines
-
-
-def comparison(base: Run, new: Run, form: str,
-               gated: Optional[tuple[list[str], list[str]]] = None,
+def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = ((), ()),
                room: int = sys.maxsize) -> str:
-    """Return the comparison of two runs as table (if possible of `room` columns), markdown or json.
-    `gated` is what the gate found, which json holds too. Raise UsageError as compare does, except
-    if there are such findings."""
-    found = differences(base, new) if gated and gated[0] else compare(base, new)
-    sides = (("BASE", base), ("NEW", new))
-    head = [f"{name:<5} {machine_name(run)}, {run.started}" for name, run in sides]
-    head += differing(base, new)
-    notes = comparison_notes(base, new)
-    if form == "json":
-        cells = [{"config": item.base.config.name, "variant": item.base.variant,
-                  "speed": item.speed, "ci95": item.interval, "verdict": item.verdict,
-                  "base_ms": item.base.milliseconds, "new_ms": item.new.milliseconds,
-                  "base_ratio": item.base.ratio, "new_ratio": item.new.ratio} for item in found]
-        named = dict(zip(("failed", "undecided"), gated or ()))
-        record = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": notes}
-        return json.dumps({**record, **named}, indent=1, allow_nan=False) + "\n"
-    headings = ["Cell", "BASE ms", "NEW ms", "Speed", "±95%", "Verdict", "BASE Ratio", "NEW Ratio"]
-    rows = []
-    for item in found:
-        speed = {"value": item.speed, **({"ci95": item.interval} if item.interval else {})}
-        times = [figure(cell.milliseconds, 3) for cell in (item.base, item.new)]
-        rows.append([item.base.name, *times, f"{figure(item.speed, 2, 4)}x", half_width(speed),
-                     item.verdict, ratio_text(item.base.ratio), ratio_text(item.new.ratio)])
-    return rendered([head, (headings, rows), notes], form, room)
-
-
-def comparison_notes(base: Run, new: Run) -> list[str]:
-    """Return lines about what is not in the rows: cells of one run alone, failures, warnings."""
-    lines = []
+    """Return the comparison of two runs as table (if possible of `room` columns), markdown or json,
+    which holds what the gate found, too. Raise UsageError as compare does, except if something
+    does not pass the gate."""
+    found = differences(base, new) if gated[0] else compare(base, new)
+    head, notes = [], []
     for side, own, other in (("BASE", base, new), ("NEW", new, base)):
+        head.append(f"{side:<5} {machine_name(own)}, {own.started}")
         others = {cell.name for cell in other.cells}
-        only = [cell.name for cell in own.cells if cell.name not in others]
-        lines += [f"only in {side}: {', '.join(only)}"] if only else []
-        lines += [f"{side}: {line}"
-                  for line in (*failures(own), *remarks(own), *grouped_warnings(own))]
-    return [*lines, "Intervals are those within a run; two runs of one machine may differ by more, "
-                    "so verdicts take them twice as wide."]
+        alone = [f"only here: {cell.name}" for cell in own.cells if cell.name not in others]
+        notes += [f"{side}: {line}"
+                  for line in (*alone, *failures(own), *remarks(own), *grouped_warnings(own))]
+    head += [f"{name}: {values}" for name, values in differing(base, new).items()]
+    notes.append("Intervals are those within a run; two runs of one machine may differ by more, so "
+                 "verdicts take them twice as wide.")
+    if form == "json":
+        cells = [{"config": item.base.config.name, "variant": item.base.variant, **item._asdict(),
+                  "verdict": item.verdict, "base": {"ms": item.base.ms, "ratio": item.base.ratio},
+                  "new": {"ms": item.new.ms, "ratio": item.new.ratio}} for item in found]
+        record = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": notes,
+                  "failed": gated[0], "undecided": gated[1]}
+        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+    headings = ["Cell", "BASE ms", "NEW ms", "Speed", "±95%", "Verdict", "BASE Ratio", "NEW Ratio"]
+    rows = [[item.base.name, figure(item.base.milliseconds, 3), figure(item.new.milliseconds, 3),
+             f"{figure(item.speed, 2, 4)}x",
+             half_width({"value": item.speed, "ci95": item.ci95} if item.ci95 else {}),
+             item.verdict, ratio_text(item.base.ratio), ratio_text(item.new.ratio)]
+            for item in found]
+    return rendered([head, (headings, rows), notes], form, room)
 
 
 # The gate.
 
 def check_gate(base: Run, new: Run) -> None:
     """Raise UsageError, saying what to record instead, if two records allow no verdict."""
-    if base.to_dict() == new.to_dict():
-        raise UsageError("BASE and NEW are the same record; record NEW after the change")
-    one, other = ({"engines": run.engine, "chips": chip_name(run),
-                   "models": run.system.get("model", "unknown"), "data revisions": run.data,
-                   "QoS": run.settings.qos, "baselines": run.variants[0]} for run in (base, new))
-    for name, value in one.items():
-        if value != other[name]:
-            raise UsageError(f"the records have different {name} ({value} and {other[name]}); "
-                             "record both on one machine, with the same options and version")
-    if new.started < base.started:
-        raise UsageError(f"NEW ({new.started}) is older than BASE ({base.started}): swapped?")
-    for side, run in (("BASE", base), ("NEW", new)):
-        if run.settings.original:
-            raise UsageError(f"{side} has no intervals; record it without --original")
-        if run.engine != "reference" and "chip" not in run.system:
-            raise UsageError(f"{side} does not name its chip; record both on one machine that does")
-    if base.settings.verifies and not new.settings.verifies:
-        raise UsageError("NEW was not verified, and BASE was; record NEW without --verify 0")
-    if not base.complete:
-        raise UsageError(f"BASE is not whole ({coverage(base)}); record it to its end")
+    found = differing(base, new)
+    refuse_any({
+        "BASE and NEW are the same record; record NEW after the change":
+            base.to_dict() == new.to_dict(),
+        **{f"the records differ in {name} ({found.get(name)}); record both on one machine, with "
+           "the same options and version": name in found
+           for name in ("engine", "chip", "model", "data", "qos", "baseline")},
+        f"NEW ({new.started}) is older than BASE ({base.started}): swapped?":
+            new.started < base.started,
+        "both records have no intervals; record them without --original": base.settings.original,
+        "the records do not name their chip; record both on one machine that does":
+            base.engine != "reference" and "chip" not in base.system,
+        "NEW was not verified, and BASE was; record NEW without --verify 0":
+            base.settings.verifies and not new.settings.verifies,
+        f"BASE is not whole ({coverage(base)}); record it to its end": not base.complete})
 
 
 def gate(base: Run, new: Run, slower: Optional[float],
@@ -5332,64 +5314,58 @@ def gate(base: Run, new: Run, slower: Optional[float],
     if not failed and not pairs:
         compare(base, new)  # says so if all of BASE failed
         raise UsageError(f"nothing is left to compare: {notes[0]}")
-    checks: list[tuple[str, Optional[float], list[Any], Callable[[float], float], str]] = [
-        ("slower", slower, [(item, item.speed, item.interval) for item in pairs],
-         lambda speed: 1 / speed - 1, "takes {}{:.1%} longer"),
-        ("ratio-drops", ratio_drops,
-         [(item, *ratio_change(item)) for item in pairs
-          if item.base.ratio and any(own.base is item.base.baseline for own in pairs)],
-         lambda change: 1 - change, "has a ratio that is {}{:.1%} lower")]
-    for option, percent, changes, loss_of, text in checks:
-        if percent is None:
+    if not all(item.ci95 for item in pairs):
+        raise UsageError("a cell has too few rounds for an interval; record both again")
+    for what, limit, changes in (
+            ("speed", slower and 1 / (1 + slower / 100), pairs),
+            ("ratio", ratio_drops and 1 - ratio_drops / 100, ratio_changes(pairs))):
+        if not limit:
             continue
-        if not failed and not any(interval for _, _, interval in changes):
-            raise UsageError(f"--fail-if-{option} has nothing to compare: no cell has that "
-                             "interval in both records; record both with a second variant")
-        for item, change, interval in changes:
-            name = item.base.name
-            if not interval:
-                notes.append(f"{name}: undecided: it has no interval in one of the records")
-                continue
-            # As for verdicts, the interval is made twice as wide, on a logarithmic scale.
-            least, most = sorted(loss_of(end * end / change) for end in interval)
-            if least > percent / 100:
-                failed.append(f"{name}: {text.format('', loss_of(change))}")
-            elif most > percent / 100:
-                notes.append(f"{name}: undecided: {text.format('at most ', most)}; more --seconds "
-                             "in both records tell more")
+        if not failed and not changes:
+            raise UsageError("--fail-if-ratio-drops has nothing to compare; record both with a "
+                             "second variant")
+        for item in changes:
+            least, most = item.widened
+            if most < limit:
+                failed.append(f"{item.base.name}: its {what} is {item.speed:.3f}x that of BASE; "
+                              f"the limit is {limit:.3f}x")
+            elif least < limit:
+                notes.append(f"{item.base.name}: undecided: its {what} may be {least:.3f}x that of "
+                             f"BASE; the limit is {limit:.3f}x, and more --seconds in both records "
+                             "tell more")
     return failed, notes
 
 
 def gated_pairs(base: Run, new: Run) -> tuple[list[str], list[str], list[Difference]]:
     """Return reasons why NEW does not pass whatever its times, lines about cells that are left out,
     and the differences between all others."""
-    failed, notes, pairs = [], [], []
-    others = {cell.name: cell for cell in new.cells}
-    for cell in base.cells:
-        other = others.get(cell.name)
-        if not cell.ok:
-            continue
-        if other is None or not other.ok:
-            failed.append(f"{cell.name}: {other.failure if other else 'missing from NEW'}")
-        elif new.settings.verifies and not other.verified:
-            failed.append(f"{cell.name}: was not verified in NEW, which says that it was")
+    notes, pairs, unverified = [], [], "was not verified in NEW, which says that it was"
+    reasons = {cell.name: cell.failure or unverified * (new.settings.verifies and not cell.verified)
+               for cell in new.cells}
+    failed = [f"{cell.name}: {reasons.get(cell.name, 'missing from NEW')}"
+              for cell in base.cells if cell.ok and reasons.get(cell.name, "missing")]
+    for item in differences(base, new):
+        faster = item.new if item.speed > 1 else item.base
+        code, text = implausible(faster, new.system) or ("", "")
+        if code == "rate":
+            notes.append(f"{faster.name}: left out: {text}")
         else:
-            found = [implausible(*own) for own in ((cell, base.system), (other, new.system))]
-            rates = [text for code, text in filter(None, found) if code == "rate"]
-            notes += [f"{cell.name}: left out: {text}" for text in rates[:1]]
-            pairs += [] if rates else [difference(cell, other)]
+            pairs.append(item)
     return failed, notes, pairs
 
 
-def ratio_change(item: Difference) -> tuple[float, Optional[list[float]]]:
-    """Return the factor by which a ratio changed, and its 95 % interval: the half-widths of both
-    ratios' logarithms are added as squares."""
-    base, new = item.base.ratio, item.new.ratio
-    change = new["value"] / base["value"] if new else 1.0
-    if "ci95" not in base or "ci95" not in new:
-        return change, None
-    half = math.hypot(*(math.log(ratio["ci95"][1] / ratio["ci95"][0]) / 2 for ratio in (base, new)))
-    return change, [change * math.exp(-half), change * math.exp(half)]
+def ratio_changes(pairs: Sequence[Difference]) -> list[Difference]:
+    """Return how ratios changed, as differences of speed: for cells whose baseline is among these
+    pairs, too. The half-widths of both ratios' logarithms are added as squares."""
+    found, bases = [], [item.base for item in pairs]
+    for item in pairs:
+        old, new = item.base.ratio, item.new.ratio
+        if old and item.base.baseline in bases:
+            change = new["value"] / old["value"]
+            width = math.exp(math.hypot(*(math.log(ratio["ci95"][1] / ratio["value"])
+                                          for ratio in (old, new))))
+            found.append(item._replace(speed=change, ci95=[change / width, change * width]))
+    return found
 
 
 # ==================================================================================================
@@ -5998,9 +5974,9 @@ def doctor_report(found: Sequence[Finding], form: str) -> str:
                    "checks": [finding._asdict() for finding in found]}
         return json.dumps(content, indent=1) + "\n"
     if form == "markdown":
-        headings = ["Check", "State", "Found", "What to do"]
-        return (f"**{PROGRAM_NAME} {__version__} doctor: {result}**\n\n"
-                + markdown_table(headings, found, figures=False))
+        rows = [list(finding) for finding in found]
+        return rendered([f"{PROGRAM_NAME} {__version__} doctor: {result}",
+                         (["Check", "State", "Found", "What to do"], rows)], form)
     ask = f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n"
     return (f"\n{result}\n" + "".join(map(doctor_line, failed))
             + (ask if sys.platform == "darwin" else ""))
@@ -6053,10 +6029,9 @@ def compare_verb(options: argparse.Namespace) -> int:
     if len(runs) != 2:
         raise UsageError(f"compare takes two records, BASE and NEW; {len(runs)} were given")
     base, new = runs
-    found = gate(base, new, *limits) if any(limits) else None
+    failed, undecided = found = gate(base, new, *limits) if any(limits) else ([], [])
     write_stdout(comparison(base, new, options.format, found, terminal_columns(sys.stdout)),
                  options.format)
-    failed, undecided = found or ([], [])
     for line in [*undecided, *failed]:
         print_error(line)
     return 1 if failed else 0
