@@ -7,18 +7,17 @@ in FP16 and in W8A8 (INT8 weights, INT8 activations between layers), checks what
 the engine computed, and prints the comparison:
 
     Config            W(MB)    GOP ms/eval  ±95%    TOPS Ratio  ±95% Check
-    512x64x128  FP16   64.0 274.88  14.782 ±0.3%   18.60                ok
-                W8A8   32.0 274.88   7.789 ±0.1%   35.29 1.90x ±0.2%    ok
+    512x64x128  FP16   64.0 274.88  14.870 ±0.2%   18.48                ok
+                W8A8   32.0 274.88   7.733 ±0.1%   35.55 1.92x ±0.2%    ok
 
-    INT8 (W8A8) is 1.90x as fast as FP16 on this M4.
+    INT8 (W8A8) is 1.92x as fast as FP16 on this M4.
 
 Config is channels, pixels along each side, layers. W(MB) is the size of the
 weights in MiB, GOP the nominal work of one evaluate (2 per multiply-add),
 ms/eval its time, TOPS the rate. Ratio is how many times faster than the first
 variant, each ±95% half the 95 % interval of the figure before it, Check the
-result of comparing outputs with what the weights must give. * marks a row that
-a warning below the table names. A ratio near 1 is a result: what INT8 gains
-depends on the chip and on the shape.
+result of comparing outputs with what the weights must give. A ratio near 1 is a
+result: what INT8 gains depends on the chip and on the shape.
 
 Commands
 
@@ -3739,7 +3738,7 @@ def run_of(record: Any) -> Run:
     run = Run(found["engine"], settings, asked["configs"], variants_of(asked["variants"]))
     for name in PLAIN_FIELDS:
         setattr(run, name, found[name])
-    made(int, run.system.get("memory_bytes", 0))
+    made(float, run.system.get("memory_bytes", 0))
     run.data, run.other_settings = made(int, protocol.pop("data")), protocol
     run.broken_off = not found["complete"]
     run.warnings = [{name: warning[name] for name in ("code", "message")}
@@ -3773,7 +3772,9 @@ def cell_of(config: Config, variant: str, settings: Settings, facts: Mapping[str
             cell.ok and (not rounds or cell.check == "WRONG"),
         f"{cell.name}: its rounds have different numbers of samples, or are condensed and have "
         "several": len(lengths) > 1 or bool(cell.condensed) and lengths != {1},
-        f"{cell.name}: `rounds_s` contradicts its rounds": len(cell.rounds_s) not in (0, rounds)})
+        f"{cell.name}: `rounds_s` contradicts its rounds":
+            len(cell.rounds_s) not in (0, rounds) or cell.rounds_s[:1] not in ([], [0])
+            or cell.rounds_s != sorted(cell.rounds_s)})
     return cell
 
 
@@ -4539,7 +4540,8 @@ def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
     0.00, it has three significant digits or fewer, as a power of ten if need be."""
     if value is None:
         return ""
-    kinds = [*(f".{digits}f" for digits in range(decimals, -1, -1)), ".3g", ".2g", ".1e", ".0e"]
+    kinds = [*(f".{digits}f" for digits in range(decimals, -1, -1)), ".3g", ".2g", ".3f", ".1e",
+             ".0e"]
     forms = [re.sub("e[+]?(-?)0*", r"e\1", format(value, kind)) for kind in kinds]
     return next((form for form in forms if len(form) <= room and (float(form) or not value)),
                 forms[-1])
@@ -5782,7 +5784,7 @@ class Progress:
             self._step = (f"round {event['number']}" if "number" in event
                           else f"{event['variant'].upper()} {stage}".strip())
             self._paces = event.get("paces", {})
-        if self._number and (self._live or now - self._printed >= PLAIN_S):
+        if self._run.system and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
             with contextlib.suppress(Exception):
                 line = self.line(now)

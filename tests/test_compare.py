@@ -180,10 +180,10 @@ class CompareTest(CompareCase):
             rows = text.split("\n\n")[1].splitlines()
             self.assertEqual(len(rows), 8)
             self.assertLessEqual(max(map(len, rows)), room)
-            self.assertEqual("NEW Ratio" in rows[0], room > 60)
+            self.assertEqual("NEW Ratio" in rows[0], room > 80)
             self.assertIn("Verdict", rows[0])
         usual = was(configs=ORIGINAL)
-        self.assertIn("  ±95%  Verdict\n", ane_bench.comparison(usual, usual, "table", room=60))
+        self.assertIn(" ±95% Verdict\n", ane_bench.comparison(usual, usual, "table", room=60))
 
 
 class Gated(NamedTuple):

@@ -83,7 +83,8 @@ class Signal(NamedTuple):
         if self.code == 130:
             place = f": {self.which} of 2 configurations are in {scene.saved}" if self.which else ""
             test.assertEqual(said.pop(), f"ane_bench: interrupted{place}")
-        test.assertEqual([line for line in said if "warning (" not in line], [])
+        known = ("warning (", "No output was checked")
+        test.assertEqual([line for line in said if not any(part in line for part in known)], [])
         test.assertEqual(len(scene.record()["results"]) if scene.saved.exists() else 0, self.which)
         if self.which:
             test.assertFalse(scene.record()["complete"])
@@ -328,26 +329,20 @@ def what_worked_is_tried_first(test: FaultCase, scene: Scene) -> None:
     test.assertEqual({cell["form"] for cell in cells}, {"original/1.3"})
 
 
-def rests(scene: Scene, code: Sequence[Optional[str]], rest: str, *variants: str,
-          **settings: Any) -> list[tuple[str, float]]:
-    """Run in this process, with cells that fail in some stages; return variant and limit of each
-    rest."""
-    seen: list[dict[str, Any]] = []
-    variables = {**scene.environment(settings), "ANE_BENCH_STANDIN_REST": rest}
-    with support.environment(**variables):
-        run = ane_bench.run(["64x8x2"], variants, seconds=0, on_event=seen.append)
-    assert [cell.stage for cell in run.cells] == list(code), [cell.failure for cell in run.cells]
-    return [(event["variant"], event["limit"]) for event in seen if event.get("stage") == "rest"]
-
-
 def rest_after_refusals(test: FaultCase, scene: Scene) -> None:
     """After a refused compile the next one waits, also in the worker that measures again; no form
     is tried again there. The service refuses whatever it is asked while it restarts."""
-    found = rests(scene, ["warm-up", None, "compile"], "0.5", "fp16", "w8a8", "w8a16",
-                  REFUSE="w8a16/standard,w8a16/original", FAULT="fp16/evaluate:crash",
-                  RESTART="0.3", DAEMON=scene.directory / "daemon")
-    test.assertEqual([variant for variant, _ in found], ["w8a16"] * 3 + ["w8a8"])
-    test.assertLess(found[-1][1], 0.5, "the time that passed counts")
+    seen: list[dict[str, Any]] = []
+    variables = scene.environment({
+        "REFUSE": "w8a16/standard,w8a16/original", "FAULT": "fp16/evaluate:crash",
+        "RESTART": "0.8", "DAEMON": scene.directory / "daemon"})
+    with support.environment(**variables, ANE_BENCH_STANDIN_REST="1"):
+        run = ane_bench.run(["64x8x2"], "fp16,w8a8,w8a16", seconds=0, on_event=seen.append)
+    test.assertEqual([cell.stage for cell in run.cells], ["warm-up", None, "compile"])
+    test.assertEqual(run.cells[1].refused, [])
+    rests = [event for event in seen if event.get("stage") == "rest"]
+    test.assertEqual([event["variant"] for event in rests], ["w8a16"] * 3 + ["w8a8"])
+    test.assertLess(rests[-1]["limit"], 0.99, "the time that passed counts")
 
 
 def apart(limits: str, reason: str) -> Check:
