@@ -178,6 +178,7 @@ import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from operator import add, eq, mul, sub
 from typing import IO, Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
@@ -191,9 +192,12 @@ __all__ = [
 # ==================================================================================================
 # 1. Constants and errors
 #
-# Used below: PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH, LARGEST_DIMENSION,
-# LARGEST_BYTES, UsageError, Unavailable, OutputError, StageError, printable, shown, few_of.
+# Used below: Facts, PROGRAM_NAME, STANDIN_VARIABLE, MIL_FILE, WEIGHT_FILE, WEIGHT_PATH,
+# LARGEST_DIMENSION, LARGEST_BYTES, UsageError, Unavailable, OutputError, StageError, printable,
+# shown, few_of.
 # ==================================================================================================
+
+Facts = dict[str, Any]  # an object of JSON: of a record, of a machine, an event
 
 PROGRAM_NAME = "ane_bench"
 STANDIN_VARIABLE = "ANE_BENCH_STANDIN"
@@ -1139,10 +1143,10 @@ class ReferenceEngine:
 
     def pool(self) -> typing.ContextManager[None]:
         """Return an empty context."""
-        return contextlib.nullcontext()
+        return nullcontext()
 
     def load(self, program: Program, qos: int, events: Events,
-             owner: contextlib.ExitStack) -> "ReferenceExecutable":
+             owner: ExitStack) -> "ReferenceExecutable":
         """Take the program; nothing is compiled."""
         events.stage("load", program.variant.name)
         return ReferenceExecutable(program)
@@ -1152,7 +1156,7 @@ class ReferenceExecutable:
     """A program that is computed in the first arithmetic, layer by layer with either kernel."""
 
     def __init__(self, program: Program) -> None:
-        self.facts: dict[str, Any] = {}
+        self.facts: Facts = {}
         self._program = program
         self._unwritten = [math.nan] * program.config.channels
         self._image: Sequence[Vector] = []
@@ -1186,7 +1190,7 @@ class ReferenceExecutable:
 # ==================================================================================================
 # 6. Verification
 #
-# Used below: Verdict, chosen_pixels, verify.
+# Used below: chosen_pixels, verify.
 # ==================================================================================================
 
 # Limits are 1.15 times what right engines of any arithmetic reach in the simulations of
@@ -1240,7 +1244,7 @@ class Verdict(NamedTuple):
     """The fields of a cell's `verified`, the reason why the output is wrong (or None), warnings as
     (code, text)."""
 
-    verified: dict[str, Any]
+    verified: Facts
     problem: Optional[str]
     warnings: list[tuple[str, str]]
 
@@ -1303,7 +1307,7 @@ def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: 
     nearest = distances[0][1]
     expected = reference.compute(pixels, nearest, quantizes)
     found, equal = compare_vectors(values, concatenated(expected)), equal_share(output, expected)
-    verified: dict[str, Any] = {}
+    verified: Facts = {}
     if config.kernel == 1:
         if equal > MOST or len(distances) > 1 and distances[0][0] <= distances[1][0] / 2:
             verified["arithmetic"] = nearest.name
@@ -1685,7 +1689,7 @@ class Runtime:
             self._senders[encoding] = len(codes) - 3, send
         return self._senders[encoding]
 
-    @contextlib.contextmanager
+    @contextmanager
     def pool(self) -> Iterator[None]:
         """Hold an autorelease pool."""
         pool = self._push_pool()
@@ -1694,7 +1698,7 @@ class Runtime:
         finally:
             self._pop_pool(pool)
 
-    def retain(self, borrowed: Pointer, owner: contextlib.ExitStack) -> Pointer:
+    def retain(self, borrowed: Pointer, owner: ExitStack) -> Pointer:
         """Retain an object until its owner closes; return it."""
         owner.callback(self._release, self._retain(borrowed))
         return borrowed
@@ -1737,7 +1741,7 @@ def _pointers(items: Sequence[Pointer]) -> Any:
 # ==================================================================================================
 # 8. Neural Engine
 #
-# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory, Strides,
+# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory,
 # NeuralEngine.
 # ==================================================================================================
 
@@ -1876,10 +1880,10 @@ def foundation_directory() -> str:
     TMPDIR.
     """
     if sys.platform == "darwin" and not os.environ.get(STANDIN_VARIABLE):
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             return os.confstr(USER_TEMPORARY_DIRECTORY) or "/tmp"
     # Even if it cannot be written: all users share /tmp, and no run should wait for others' runs.
-    with contextlib.suppress(OSError):  # a relative one, in a directory that is gone
+    with suppress(OSError):  # a relative one, in a directory that is gone
         return os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
     return "/tmp"
 
@@ -1897,7 +1901,7 @@ def is_model_directory(path: str, temporary: str) -> bool:
 def remove_model_directory(path: str, temporary: str) -> None:
     """Remove a model's directory with all that is in it. Errors are ignored: there is nowhere to
     report them."""
-    with contextlib.suppress(OSError, ValueError):  # ValueError: not a path at all
+    with suppress(OSError, ValueError):  # ValueError: not a path at all
         # The path comes from a library, or from a message that can be damaged.
         if is_model_directory(path, temporary):
             shutil.rmtree(path, ignore_errors=True)
@@ -2002,15 +2006,15 @@ class NeuralEngine:
         return self.runtime.pool()
 
     def load(self, program: Program, qos: int, events: Events,
-             owner: contextlib.ExitStack) -> "LoadedModel":
+             owner: ExitStack) -> "LoadedModel":
         """Return a program ready to evaluate at that QoS; its owner unloads it and removes its
         files. Raise StageError naming the stage that failed."""
         # A refused program too is cleaned up when the owner closes: that can crash, and comes last.
         with self.pool():
-            own = owner.enter_context(contextlib.ExitStack())
+            own = owner.enter_context(ExitStack())
             return LoadedModel(self, program, qos, events, own)
 
-    def keep_awake(self, owner: contextlib.ExitStack) -> None:
+    def keep_awake(self, owner: ExitStack) -> None:
         """Keep the Mac from sleeping until the owner closes, if this macOS can."""
         with self.pool():
             process = self.send_optional(self.runtime.find_class("NSProcessInfo"),
@@ -2091,7 +2095,7 @@ class NeuralEngine:
                 for name in ("Width", "Height", "BytesPerElement", "BytesPerRow", "AllocSize",
                              "PixelFormat")]
 
-    @contextlib.contextmanager
+    @contextmanager
     def mapped(self, surface: Pointer, size: int, stage: str,
                options: int = 0) -> Iterator[memoryview]:
         """Lock a surface and yield its first `size` bytes, valid until it is unlocked. Raise
@@ -2115,15 +2119,15 @@ class LoadedModel:
     """
 
     def __init__(self, engine: NeuralEngine, program: Program, qos: int, events: Events,
-                 owner: contextlib.ExitStack) -> None:
-        self.facts: dict[str, Any] = {}
+                 owner: ExitStack) -> None:
+        self.facts: Facts = {}
         self._engine, self._runtime, self._events = engine, engine.runtime, events
         self._config, self._variant, self._stage = program.config, program.variant, ""
         self._qos = qos if engine.original else COMPILE_QOS  # of compile, load and unload
         self._error = ctypes.c_void_p()
         # Objects are released last, after the model was unloaded and purged and its directory
         # removed.
-        self._objects = owner.enter_context(contextlib.ExitStack())
+        self._objects = owner.enter_context(ExitStack())
         self._options = self._runtime.retain(self._runtime.dictionary(), self._objects)
         self._model = self._create_model(bytearray(program.mil.encode()), program.blob)
         self._write_files(program, owner)
@@ -2174,7 +2178,7 @@ class LoadedModel:
         first = runtime.send(runtime.send(entry, "allKeys"), "objectAtIndex:", 0)
         return entry if runtime.text(first) == "data" else runtime.dictionary([data])
 
-    def _write_files(self, program: Program, owner: contextlib.ExitStack) -> None:
+    def _write_files(self, program: Program, owner: ExitStack) -> None:
         """Write the program where the framework looks for it, into a directory of its own: what
         was left in it would be taken for the program. Other things there fail the stage."""
         self._begin("files")
@@ -2199,7 +2203,7 @@ class LoadedModel:
             place = error.filename or path
             raise StageError("files", f"{place}: {error.strerror}") from None
 
-    def _compile(self, owner: contextlib.ExitStack) -> None:
+    def _compile(self, owner: ExitStack) -> None:
         exists = None if self._engine.original else self._ask("compiledModelExists")
         if exists is not None:
             self.facts["compiled_before"] = bool(exists)
@@ -2214,7 +2218,7 @@ class LoadedModel:
             if compiled:  # also if a signal ends this method as soon as the call has returned
                 owner.callback(self._purge)
 
-    def _load(self, owner: contextlib.ExitStack) -> None:
+    def _load(self, owner: ExitStack) -> None:
         """Load the model; if that fails, try again after some pauses."""
         pauses = iter(() if self._engine.original else RETRIES_S)
         while "load_ms" not in self.facts:
@@ -2389,7 +2393,7 @@ class LoadedModel:
 # ==================================================================================================
 # 9. Statistics
 #
-# Used below: FEWEST_ROUNDS, Estimate, estimate, paired_ratio, Amount, combined.
+# Used below: FEWEST_ROUNDS, Amount, Estimate, estimate, paired_ratio, combined.
 # ==================================================================================================
 
 # Evaluates of one round are alike, so a figure is made of the medians of rounds, and its interval
@@ -2498,8 +2502,8 @@ def combined(terms: Sequence[tuple[float, Estimate]]) -> Amount:
 # ==================================================================================================
 # 10. Measurement
 #
-# Used below: without_paths, made, Settings, ORIGINAL_SETTINGS, REFUSALS, SECONDS_PER_WEIGHT,
-# SUSTAINED_S, Executable, Engine, Cell, Trial, attempts, each_reason_once, load_program,
+# Used below: LARGEST_NUMBER, without_paths, made, Settings, ORIGINAL_SETTINGS, REFUSALS,
+# SECONDS_PER_WEIGHT, SUSTAINED_S, Engine, Cell, Trial, attempts, each_reason_once, load_program,
 # measure_rounds.
 # ==================================================================================================
 
@@ -2627,7 +2631,7 @@ class Executable(typing.Protocol):
     """A loaded program with its input and output, of either engine. `facts`: those that are known
     of the cell's compile_ms, load_ms, compiled_before and strides."""
 
-    facts: dict[str, Any]
+    facts: Facts
 
     def write_input(self, data: bytes) -> None:
         """Write the whole fp16 input, packed: [channels][pixels]."""
@@ -2659,7 +2663,7 @@ class Engine(typing.Protocol):
         ...
 
     def load(self, program: Program, qos: int, events: Events,
-             owner: contextlib.ExitStack) -> Executable:
+             owner: ExitStack) -> Executable:
         """Return the program, compiled and loaded, to be evaluated at that QoS; it is unloaded when
         its owner closes. Raise StageError if it is refused."""
         ...
@@ -2692,12 +2696,12 @@ class Cell:
     load_ms: Optional[float] = None
     first_ms: Optional[float] = None
     compiled_before: Optional[bool] = None
-    strides: dict[str, Any] = {}
+    strides: Facts = {}
     samples_ns: list[list[float]] = []
     rounds_s: list[float] = []
     condensed: Optional[bool] = None
     apart: Optional[bool] = None
-    verified: dict[str, Any] = {}
+    verified: Facts = {}
 
     def __init__(self, config: Config, variant: str, settings: Settings, **facts: Any) -> None:
         self.config, self.variant, self.settings = config, variant, settings
@@ -2713,7 +2717,7 @@ class Cell:
         """Make the cell a failed one. Samples that it has stay."""
         self.note(status="failed", stage=stage, error=without_paths(error))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return the known facts as JSON: what a worker sends of a cell, and a record holds."""
         found = {name: getattr(self, name) for name in self.FACTS}
         return {name: value for name, value in found.items() if value or value == 0}
@@ -2755,13 +2759,13 @@ class Cell:
         return estimate(self.medians_ns) if self.medians_ns else None
 
     @functools.cached_property
-    def ms(self) -> dict[str, Any]:
+    def ms(self) -> Facts:
         """Return the figures of the times in ms: value, ci95 if there is an interval, and mean, min
         and p95 unless only medians are known; {} without samples."""
         if not self.estimate:
             return {}
         interval = self.estimate.interval
-        figures: dict[str, Any] = {"value": self.estimate.value / 1e6}
+        figures: Facts = {"value": self.estimate.value / 1e6}
         if interval:
             figures["ci95"] = [end / 1e6 for end in interval]
         if not self.condensed:
@@ -2781,7 +2785,7 @@ class Cell:
         return self.config.gop / self.milliseconds if self.milliseconds else None
 
     @functools.cached_property
-    def ratio(self) -> dict[str, Any]:
+    def ratio(self) -> Facts:
         """Return how many times faster than the baseline the cell is: value, and ci95 if there is
         an interval; {} if either cell failed."""
         base = self.baseline
@@ -2793,7 +2797,7 @@ class Cell:
         return {"value": found.value, **({"ci95": found.interval} if found.interval else {})}
 
     @functools.cached_property
-    def sustained(self) -> dict[str, Any]:
+    def sustained(self) -> Facts:
         """Return what the machine sustained over rounds of 30 s or more, {} if they took less:
         `seconds`; `tops` of each tenth of the time; `change`, by which part the rate of the last
         tenth of the rounds, 5 or more, differs from that of the first; `half` the width of its 95 %
@@ -2826,7 +2830,7 @@ class Trial:
         self.turns: list[Sequence[float]] = []
         self.outputs: list[list[Vector]] = []
 
-    @contextlib.contextmanager
+    @contextmanager
     def guarded(self, events: Events) -> Iterator[None]:
         """Turn an error within into a failure of this variant alone."""
         try:
@@ -2876,7 +2880,7 @@ def each_reason_once(refused: Sequence[str]) -> str:
 
 
 def load_program(engine: Engine, trial: Trial, forms: Sequence[str], events: Events,
-                 owner: contextlib.ExitStack) -> None:
+                 owner: ExitStack) -> None:
     """Load a variant's program in the first form that is not refused. Raise StageError naming all
     that were tried."""
     cell, settings = trial.cell, trial.cell.settings
@@ -3029,7 +3033,7 @@ def ticks_between(stage: str, marks: Sequence[float]) -> list[float]:
 # 11. Machine
 #
 # Used below: chip_of, describe_machine, merged_facts, thermal_state, warnings_about_machine,
-# warnings_before, warnings_about_cell, implausible, Finding, Probe, Check, checks, require_engine.
+# warnings_before, warnings_about_cell, implausible, Finding, Probe, checks, require_engine.
 # ==================================================================================================
 
 # Names of sysctlbyname, and the type of those that are not text.
@@ -3073,17 +3077,17 @@ OUTLIER, MANY_OUTLIERS = 1.5, 0.05
 FREE_PER_WEIGHT = 5
 
 
-def chip_of(system: Mapping[str, Any]) -> Chip:
+def chip_of(system: Facts) -> Chip:
     """Return the facts of a machine's chip, such as those of M4 for an `Apple M4 Pro`."""
     words = str(system.get("chip", "")).split()
     return next((CHIPS[word] for word in words if word in CHIPS), UNKNOWN_CHIP)
 
 
-def describe_machine(engine: Engine) -> dict[str, Any]:
+def describe_machine(engine: Engine) -> Facts:
     """Return the record's facts of this machine, each absent if unknown."""
-    facts: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3])),
+    facts: Facts = {"python": ".".join(map(str, sys.version_info[:3])),
                              "cpus": os.cpu_count()}
-    with contextlib.suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError):
         facts["load_average"] = os.getloadavg()[0]
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
@@ -3099,7 +3103,7 @@ def describe_machine(engine: Engine) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
-def merged_facts(system: Mapping[str, Any], latest: Mapping[str, Any]) -> dict[str, Any]:
+def merged_facts(system: Facts, latest: Facts) -> Facts:
     """Return the facts of a run's machine: those that its first worker found, but the latest of
     those that change."""
     facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
@@ -3165,7 +3169,7 @@ LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULTS["
 
 # Warnings. Each is a code and a text: the observation, the likely cause, what to do.
 
-def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def warnings_about_machine(system: Facts) -> Iterator[tuple[str, str]]:
     """Yield warnings about facts of a machine that may change the figures."""
     if system.get("power_source") == "Battery Power":
         yield "battery", ("the Mac runs on battery, which may slow the engine; connect it to power")
@@ -3184,14 +3188,14 @@ def warnings_about_machine(system: Mapping[str, Any]) -> Iterator[tuple[str, str
 
 
 def warnings_before(config: Config, variants: Sequence[str],
-                    system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+                    system: Facts) -> Iterator[tuple[str, str]]:
     """Yield warnings about a configuration that is about to be compiled."""
     deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
     if config.depth > deepest:
         yield "depth", (
             f"{config.name}: over {deepest} layers have crashed the compiler of this chip, and may "
             f"stop the compile service; choose a depth of at most {deepest}")
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         free = shutil.disk_usage(foundation_directory()).free
         if free < needed:
             yield "room", (
@@ -3200,7 +3204,7 @@ def warnings_before(config: Config, variants: Sequence[str],
 
 
 def warnings_about_cell(cell: Cell, engine: str,
-                        system: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+                        system: Facts) -> Iterator[tuple[str, str]]:
     """Yield warnings about a cell that is done, without its name."""
     if cell.refused and cell.form:
         yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.form}; "
@@ -3242,7 +3246,7 @@ def noise_in(cell: Cell) -> Iterator[str]:
         yield f"the interval is ±{(high - low) / 2 / cell.ms['value']:.0%}"
 
 
-def implausible(cell: Cell, system: Mapping[str, Any]) -> Optional[tuple[str, str]]:
+def implausible(cell: Cell, system: Facts) -> Optional[tuple[str, str]]:
     """Return the warning that an engine of this chip cannot have a cell's figures; None if it can.
 
     The code is `floor` for a time below the chip's least, `rate` for one above its rating. Unknown
@@ -3288,7 +3292,7 @@ class Probe:
         return NeuralEngine(self.libraries)
 
     @functools.cached_property
-    def system(self) -> dict[str, Any]:
+    def system(self) -> Facts:
         """Return the facts of the machine; see describe_machine."""
         return merged_facts({}, describe_machine(self.engine))
 
@@ -3305,7 +3309,7 @@ class Check(NamedTuple):
     def findings(self, probe: Probe) -> list[Finding]:
         """Return the results; a part that is missing is a failure that names it."""
         try:
-            pool = probe.engine.pool() if "engine" in vars(probe) else contextlib.nullcontext()
+            pool = probe.engine.pool() if "engine" in vars(probe) else nullcontext()
             with pool:
                 return list(self.look(probe))
         except Unavailable as error:
@@ -3495,8 +3499,8 @@ def check_conditions(probe: Probe) -> Iterator[Finding]:
 # ==================================================================================================
 # 12. Record
 #
-# Used below: SCHEMA, LARGEST_RECORD, Run, Layer, record_text, unique, read_bounded, parse_records,
-# run_of, refuse_any, write_file.
+# Used below: LARGEST_RECORD, Layer, Run, record_text, unique, read_bounded, parse_records, run_of,
+# refuse_any, write_file.
 # ==================================================================================================
 
 SCHEMA = "ane-bench/2"
@@ -3515,8 +3519,8 @@ class Layer(NamedTuple):
 
     shape: str
     depths: tuple[int, int]
-    variants: dict[str, dict[str, Any]]
-    ratio: dict[str, dict[str, Any]]
+    variants: dict[str, Facts]
+    ratio: dict[str, Facts]
 
 
 def layer_of(one: Config, chains: Mapping[int, Mapping[str, Estimate]], baseline: str) -> Layer:
@@ -3558,8 +3562,8 @@ class Run:
         now = datetime.datetime.now(datetime.timezone.utc)
         self.started = now.isoformat(timespec="seconds")
         self.command: list[str] = []
-        self.system: dict[str, Any] = {}
-        self.other_settings: dict[str, Any] = {}
+        self.system: Facts = {}
+        self.other_settings: Facts = {}
         self.cells: list[Cell] = []
         self.warnings: list[dict[str, str]] = []
         self.broken_off = False
@@ -3616,7 +3620,7 @@ class Run:
         return [layer_of(one, chains, self.variants[0]) for one, chains in layers.items()
                 if len(chains) > 1]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Facts:
         """Return the record, schema ane-bench/2: samples, and the unrounded figures computed from
         them."""
         return {
@@ -3674,7 +3678,7 @@ def as_moment(value: Any) -> str:
         datetime.timezone.utc).isoformat()
 
 
-def as_facts(value: Any) -> dict[str, Any]:
+def as_facts(value: Any) -> Facts:
     """Make sure of an object of facts: numbers that can be computed with, or else texts."""
     return {printable(name): fact if isinstance(fact, (int, float)) and abs(fact) < LARGEST_NUMBER
             else printable(str(fact)) for name, fact in made(dict, value).items()}
@@ -3759,7 +3763,7 @@ def run_of(record: Any) -> Run:
     return run
 
 
-def cell_of(config: Config, variant: str, settings: Settings, facts: Mapping[str, Any]) -> Cell:
+def cell_of(config: Config, variant: str, settings: Settings, facts: Facts) -> Cell:
     """Return the cell of some facts. Raise ValueError if one has the wrong type, or contradicts
     others."""
     cell = Cell(config, variant, settings, **facts)
@@ -3798,7 +3802,7 @@ def write_file(path: Any, text: str) -> None:
                 file.write(text)
             os.replace(beside, target)
         finally:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(beside)
     except (OSError, ValueError) as error:
         raise OutputError(printable(
@@ -3821,7 +3825,7 @@ REST_S = 15.0
 REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"
 
 # An event: what a worker sends to its parent, which hands it on to `on_event` (see run).
-Message = dict[str, Any]
+Message = Facts
 
 
 class Job(NamedTuple):
@@ -3877,7 +3881,7 @@ class Link:
     def send(self, kind: str, **content: Any) -> None:
         """Send an event."""
         line = json.dumps({"kind": kind, **content}).encode() + b"\n"
-        with contextlib.suppress(BrokenPipeError):  # the parent is gone, as _listen notices
+        with suppress(BrokenPipeError):  # the parent is gone, as _listen notices
             while line:
                 line = line[os.write(self._sink, line):]
 
@@ -3897,7 +3901,7 @@ class Link:
 
     def turn(self, variant: str) -> None:
         """Write which variant is at work to a file that outlives a crash; it takes 2 µs."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.pwrite(self._turn_file, variant.encode().ljust(TURN_BYTES), 0)
 
     def directory(self, path: str) -> None:
@@ -3955,7 +3959,7 @@ def measure_job(link: Link, job: Job) -> None:
     job = job._replace(config=Config(*job.config), settings=Settings(*job.settings))
     link.rest_until = job.rest_until
     gc.disable()  # a collection would take longer than an evaluate
-    with contextlib.ExitStack() as owner:
+    with ExitStack() as owner:
         engine = opened_engine(job, owner)
         system = describe_machine(engine)
         link.send("machine", system=system)
@@ -3967,7 +3971,7 @@ def measure_job(link: Link, job: Job) -> None:
                 measure_group(engine, job, group, chip_of(system).known_arithmetic, link)
 
 
-def opened_engine(job: Job, owner: contextlib.ExitStack) -> Engine:
+def opened_engine(job: Job, owner: ExitStack) -> Engine:
     """Return the engine of a job, awake until the owner closes. Raise Unavailable."""
     if job.engine == "reference":
         return ReferenceEngine()
@@ -3988,7 +3992,7 @@ def measure_group(engine: Engine, job: Job, variants: Sequence[str], known: bool
     settings, config = job.settings, job.config
     trials = [Trial(Cell(config, variant, settings)) for variant in variants]
     pixels = chosen_pixels(config, settings.seed, settings.verify) if settings.verifies else ()
-    with contextlib.ExitStack() as owner:
+    with ExitStack() as owner:
         for trial in trials:
             if job.apart and not settings.original:
                 trial.cell.note(apart=True)
@@ -4045,8 +4049,7 @@ def examine_machine(link: Link) -> None:
 # ==================================================================================================
 # 14. Parent
 #
-# Used below: ENGINES, NOT_MEASURED, plan_run, measured, DOCTOR_S, REPORT_ADVICE, run_checks,
-# check_programs.
+# Used below: NOT_MEASURED, plan_run, measured, DOCTOR_S, REPORT_ADVICE, run_checks, check_programs.
 # ==================================================================================================
 
 ENGINES = ("ane", "reference")
@@ -4091,10 +4094,10 @@ def worker_command(shared: int) -> list[str]:
             "-c", RUN_CODE, WORKER_ARGUMENT, str(shared), os.path.abspath(__file__)]
 
 
-def shared_file(owner: contextlib.ExitStack) -> int:
+def shared_file(owner: ExitStack) -> int:
     """Return the descriptor of a nameless file with this module's code, for a worker to inherit; an
     empty one if there is no room for that."""
-    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+    with suppress(OSError), ExitStack() as opened:
         file = opened.enter_context(tempfile.TemporaryFile())
         file.write(bytes(TURN_BYTES) + marshal.dumps(MODULE_CODE))
         file.seek(TURN_BYTES)  # which writes all of it
@@ -4123,7 +4126,7 @@ class Worker:
         self._directories: list[str] = []
 
     def __enter__(self) -> "Worker":
-        with contextlib.ExitStack() as owner:
+        with ExitStack() as owner:
             self._start(owner)
             self._owner = owner.pop_all()
         return self
@@ -4132,7 +4135,7 @@ class Worker:
         self._ending = True
         self._owner.close()
 
-    def _start(self, owner: contextlib.ExitStack) -> None:
+    def _start(self, owner: ExitStack) -> None:
         """Start the process and give it its job."""
         if (threading.current_thread() is threading.main_thread()
                 and signal.getsignal(signal.SIGINT) == signal.default_int_handler):
@@ -4143,6 +4146,7 @@ class Worker:
         # macOS tells its true version to a Python built with an older SDK (XNU source;
         # python/cpython issue 135675).
         variables = {**os.environ, "SYSTEM_VERSION_COMPAT": "0"}
+        variables.pop("__PYVENV_LAUNCHER__", None)  # it would name another Python to the worker
         try:
             process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe,
                                        env=variables, pass_fds=[self._shared])
@@ -4169,7 +4173,7 @@ class Worker:
 
     def _write(self, data: bytes) -> None:
         """Write to the worker. If it is gone, its messages end, which is noticed there."""
-        with contextlib.suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):
             self._input.write(data)
 
     def _end(self) -> None:
@@ -4177,7 +4181,7 @@ class Worker:
         still can. Note what is known of it then, and remove its files."""
         for act, seconds in ((self._input.close, STOP_S), (self._process.kill, KILL_S)):
             act()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
                 break
         while self._receive(0):
@@ -4282,7 +4286,7 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     return result
 
 
-def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, Any]) -> Run:
+def plan_run(configs: Any, variants: Any, engine: str, settings: Facts) -> Run:
     """Return the run that is asked for, with nothing measured yet. Raise UsageError if the request
     is invalid."""
     if engine not in ENGINES:
@@ -4295,7 +4299,7 @@ def plan_run(configs: Any, variants: Any, engine: str, settings: Mapping[str, An
     return Run(name, chosen, configs_of(configs, engine, chosen.original), variants_of(variants))
 
 
-def settings_of(given: Mapping[str, Any]) -> Settings:
+def settings_of(given: Facts) -> Settings:
     """Return settings with defaults for those not given, the original's if `original` is. Raise
     UsageError if one is unknown, invalid, or fixed by the original."""
     original = given.get("original") is True
@@ -4317,7 +4321,7 @@ def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]
     every = attempts(run.settings)
     forms: dict[str, Sequence[str]] = dict.fromkeys(run.variants, every)
     hangs, rest_until = 0, 0.0
-    with contextlib.nullcontext() if run.engine == "reference" else machine_lock(notify):
+    with nullcontext() if run.engine == "reference" else machine_lock(notify):
         for number, config in enumerate(run.configs, 1):
             cells = {variant: Cell(config, variant, run.settings) for variant in run.variants}
             if hangs < MOST_HANGS:
@@ -4448,13 +4452,13 @@ def crowded_variants(run: Run, cells: dict[str, Cell]) -> list[str]:
     return []
 
 
-@contextlib.contextmanager
+@contextmanager
 def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
     """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none
     is possible. Report if another run holds it."""
     directory = foundation_directory()  # a lock on the directory itself leaves no file behind
-    with contextlib.ExitStack() as owner:
-        with contextlib.suppress(OSError, ImportError):
+    with ExitStack() as owner:
+        with suppress(OSError, ImportError):
             import fcntl  # missing on systems that can still read records and write programs
 
             descriptor = os.open(directory, os.O_RDONLY)
@@ -4547,7 +4551,7 @@ def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
                 forms[-1])
 
 
-def half_width(figures: Mapping[str, Any]) -> str:
+def half_width(figures: Facts) -> str:
     """Return half of the 95 % interval as a share of its value, such as ±0.4%; empty if there is
     none."""
     if "ci95" not in figures:
@@ -4556,7 +4560,7 @@ def half_width(figures: Mapping[str, Any]) -> str:
     return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 9.995 else "±>10x"
 
 
-def ratio_text(ratio: Mapping[str, Any]) -> str:
+def ratio_text(ratio: Facts) -> str:
     """Return a ratio as text; empty if it is unknown."""
     return f"{figure(ratio['value'], 2, 4)}x" if ratio else ""
 
@@ -4861,7 +4865,7 @@ def answer(run: Run) -> str:
         reason = unsaid(run, cell).partition(";")[0]
         return f"Nothing can be said of the speed {where}; {cell.name}: {reason}.{doctor}"
     layers = layers_said(run)
-    found: list[tuple[str, str, Any, Mapping[str, Any]]] = [
+    found: list[tuple[str, str, Any, Facts]] = [
         (layer.shape, name, figures["tops"], layer.ratio.get(name, {}))
         for layer in layers for name, figures in layer.variants.items()] or [
         (cell.config.name, cell.variant, cell.tops, cell.ratio if cell.baseline in said else {})
@@ -4912,7 +4916,7 @@ def layers_said(run: Run) -> list[Layer]:
     return run.layers
 
 
-def compared(run: Run, ratios: Mapping[str, Mapping[str, Any]], layers: bool, where: str) -> str:
+def compared(run: Run, ratios: Mapping[str, Facts], layers: bool, where: str) -> str:
     """Return what is said of a variant against the baseline, from the ratios of configurations or
     layers by name."""
     base = "in " * layers + VARIANTS[run.variants[0]].label
@@ -5041,7 +5045,7 @@ def markdown(run: Run) -> str:
     return with_records(rendered(parts, "markdown"), [run])
 
 
-def csv_fields(run: Run, cell: Cell) -> dict[str, Any]:
+def csv_fields(run: Run, cell: Cell) -> Facts:
     """Return a cell's values in csv by the names in its header; unknown ones are None. A text that
     a spreadsheet would compute gets an apostrophe before it."""
     fields = {"config": cell.config.name, "variant": cell.variant, **cell.config._asdict(),
@@ -5444,7 +5448,7 @@ def axis_of(title: str, left: float, right: float, figures: Sequence[Sequence[fl
     return Axis(title, left, right, ticks)
 
 
-def with_ends(found: Optional[Mapping[str, Any]], value: str = "value",
+def with_ends(found: Optional[Facts], value: str = "value",
               ends: str = "ci95") -> list[float]:
     """Return a figure and the ends of its interval if it has one; [] if there is no figure."""
     return [found[value], *(found.get(ends) or ())] if found else []
@@ -5731,7 +5735,7 @@ def write_stdout(text: str, form: str = "table") -> None:
 
 def print_error(text: str) -> None:
     """Print a line to standard error; errors are ignored: there is nowhere to report them."""
-    with contextlib.suppress(Exception):
+    with suppress(Exception):
         write_stream(sys.stderr, fit_terminal(f"{PROGRAM_NAME}: {text}\n", sys.stderr))
 
 
@@ -5745,7 +5749,7 @@ def write_stream(stream: Optional[TextIO], text: str) -> None:
 
 def terminal_columns(stream: Optional[TextIO]) -> int:
     """Return how many columns a terminal has; without end if the stream does not lead to one."""
-    with contextlib.suppress(Exception):  # of a host's own stream
+    with suppress(Exception):  # of a host's own stream
         if stream and stream.isatty():
             return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
     return sys.maxsize
@@ -5786,7 +5790,7 @@ class Progress:
             self._paces = event.get("paces", {})
         if self._run.system and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
-            with contextlib.suppress(Exception):
+            with suppress(Exception):
                 line = self.line(now)
                 write_stream(self._stream, f"\r\x1b[K{line}" if self._live else f"{line}\n")
 
@@ -5820,7 +5824,7 @@ class Progress:
 
     def clear(self) -> None:
         """Clear the live line."""
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             if self._live:
                 write_stream(self._stream, "\r\x1b[K")
 

@@ -30,6 +30,7 @@ class ProgressTest(unittest.TestCase):
         self.now, self.columns, self.stream = 1000.0, columns, io.StringIO()
         asked = ane_bench.configs_of(configs, "ane")
         run = ane_bench.Run("ane", ane_bench.Settings(**given), asked, ("fp16", "w8a8"))
+        self.run_shown = run
         self.progress = ane_bench.Progress(run, self.stream, lambda: self.now)
 
     def tell(self, seconds: float, kind: str, **content: Any) -> str:
@@ -40,8 +41,13 @@ class ProgressTest(unittest.TestCase):
         return self.stream.getvalue()[before:].replace("\r\x1b[K", "")
 
     def configuration(self, number: int) -> str:
-        """Tell that a configuration begins, since its worker has found the engine."""
-        return self.tell(0, "configuration", number=number)
+        """Tell that a configuration begins, and that its worker has found the engine."""
+        begun = self.tell(0, "configuration", number=number)
+        if number > 1:
+            return begun
+        self.run_shown.system = {"chip": "Apple M4"}
+        self.assertEqual(begun, "")
+        return self.tell(0, "machine", system={})
 
     def stage(self, seconds: float, name: str, variant: str = "fp16") -> str:
         """Tell that a stage begins."""
