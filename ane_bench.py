@@ -147,10 +147,8 @@ except ImportError as problem:
     sys.exit(3)
 
 import argparse
-import array
 import base64
 import cmath
-import collections
 import contextlib
 import csv
 import datetime
@@ -180,7 +178,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from operator import add, eq, mul, sub
-from typing import IO, Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, TextIO, Union
 
 __version__ = "0.2.0"
 __all__ = [
@@ -461,27 +459,32 @@ def variants_of(given: Any) -> list[str]:
 # ==================================================================================================
 # 3. Weights
 #
-# Used below: Vector, DATA_REVISION, LARGEST_SEED, ORIGINAL_EXPONENT, ACTIVATION_EXPONENT,
-# PATTERN_MIDDLE, Weights, chain_weights, original_weights, random_input, pixel_of.
+# Used below: Vector, DATA_REVISION, LARGEST_SEED, ORIGINAL_SCALE, ACTIVATION_SCALE, PATTERN_MIDDLE,
+# Weights, chain_weights, original_weights, random_input, pixel_of.
 # ==================================================================================================
 
 Vector = Sequence[float]
+Draw = Callable[[], float]  # of numbers from 0 to less than 1
 
 # The revision of weights and input: 1 had zeros among the weights, and an input of finer steps.
 DATA_REVISION = 2
 LARGEST_SEED = (1 << 53) - 1  # beyond it other readers of JSON lose digits
 
-# The original's scale of 2**-3, for weights and activations in int8.
-ORIGINAL_EXPONENT = 3
+# The original's scale, for weights and activations in int8.
+ORIGINAL_SCALE = 2.0 ** -3
 
-# Activations in int8 step by 2**-5 and so reach +-4. Layers keep the input's size, so few
+# By data type of the weights, the original's levels, the middle one of which is 0, and their scale;
+# that of fp16 is the float32 next to 0.001, as the original computes.
+ORIGINAL_LEVELS = {"fp16": (1000, float.fromhex("0x1.0624dep-10")), "int8": (256, ORIGINAL_SCALE)}
+
+# The step of activations in int8, which so reach +-4. Layers keep the input's size, so few
 # activations are clipped.
-ACTIVATION_EXPONENT = 5
+ACTIVATION_SCALE = 2.0 ** -5
 
-# The input's step. A multiple of 2**-7 times a weight of at least 2**-9 is a multiple of 2**-16, to
-# which an M4 rounds each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6): its
-# rounding changes nothing.
-INPUT_EXPONENT = 7
+# The input's step is 2**-7. A multiple of it times a weight of at least 2**-9 is a multiple of
+# 2**-16, to which an M4 rounds each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6):
+# its rounding changes nothing.
+INPUT_STEPS = 128
 LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations are clipped
 
 # The middle of a 3x3 pattern, and the largest channel weight that it leaves room for in int8: 112.
@@ -493,34 +496,35 @@ MOST_DRAWS = 100
 
 
 class Weights(NamedTuple):
-    """The weights of a chain: rotations of one row.
+    """The weights of a chain: rotations of one row of integers.
 
     Output `o` of a layer weighs input `i` by row[(turns[layer][o] + i) % len(row)] times
     signs[layer][o]. A kernel is that value times the layer's pattern ([row][column], flat), and all
-    weights are times 2**-exponent. The row is as long as there are channels, or longer.
+    weights are times the scale. The row is as long as there are channels, or longer.
     """
 
-    row: Vector
-    exponent: int
+    row: Sequence[int]
+    scale: float
     turns: Sequence[Sequence[int]]
     signs: Sequence[Sequence[int]]
     patterns: Sequence[tuple[int, ...]]
 
     def layers(self, channels: int, data_type: str) -> Iterator[bytes]:
         """Yield the bytes of each layer, [output][input][row][column], as `fp16`, or as `int8`
-        (then without the exponent)."""
-        size = DATA_TYPES[data_type].size * len(self.patterns[0])
-        kinds = itertools.product(set(self.patterns), set().union(*self.signs))
-        pools = {kind: self._encoded(*kind, data_type) for kind in kinds}
-        for turns, signs, pattern in zip(self.turns, self.signs, self.patterns):
-            yield b"".join([pools[pattern, sign][turn * size:(turn + channels) * size]
-                            for turn, sign in zip(turns, signs)])
+        (then without the scale)."""
+        _, size, letter = DATA_TYPES[data_type]
+        size *= len(self.patterns[0])
 
-    def _encoded(self, pattern: Sequence[int], sign: int, data_type: str) -> bytes:
-        """Return the kernels of the row, twice, so that each rotation is a slice."""
-        scale = sign * (1 if data_type == "int8" else 2.0 ** -self.exponent)
-        values = [value * scale * factor for value in self.row for factor in pattern]
-        return 2 * struct.pack(f"<{len(values)}{DATA_TYPES[data_type].letter}", *values)
+        @functools.cache
+        def kernels(pattern: Sequence[int], factor: float) -> bytes:
+            """Return the kernels of the row, twice, so that each rotation is a slice."""
+            values = [value * factor * part for value in self.row for part in pattern]
+            return 2 * struct.pack(f"<{len(values)}{letter}", *values)
+
+        scale = 1 if data_type == "int8" else self.scale
+        for turns, signs, pattern in zip(self.turns, self.signs, self.patterns):
+            yield b"".join([kernels(pattern, sign * scale)[turn * size:(turn + channels) * size]
+                            for turn, sign in zip(turns, signs)])
 
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share them
@@ -534,42 +538,45 @@ def chain_weights(config: Config, seed: int) -> Weights:
     """
     channels, depth = config.channels, config.depth
     draw = random.Random(seed).random
-    row, exponent = (integer_row if config.kernel == 1 else factor_row)(channels, draw)
+    row, scale = (integer_row if config.kernel == 1 else factor_row)(channels, draw)
     turns, signs = [], []
     for _ in range(depth):
         keys = [draw() for _ in range(channels)]
-        signs.append([1 if draw() < 0.5 else -1 for _ in range(channels)])
+        signs.append(drawn_signs(channels, draw))
         turns.append(sorted(range(channels), key=keys.__getitem__))
     patterns = [(1,)] * depth if config.kernel == 1 else draw_patterns(depth, draw)
-    return Weights(row, exponent, turns, signs, patterns)
+    return Weights(row, scale, turns, signs, patterns)
 
 
-def integer_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a flat-spectrum row times the largest 2**exponent that keeps it within +-127, and the
-    exponent."""
+def drawn_signs(count: int, draw: Draw) -> list[int]:
+    """Return so many numbers that are 1 or -1."""
+    return [1 if draw() < 0.5 else -1 for _ in range(count)]
+
+
+def integer_row(length: int, draw: Draw) -> tuple[list[int], float]:
+    """Return a flat-spectrum row divided by a scale, the least power of two that keeps it within
+    +-127, and the scale."""
     row = flat_spectrum_row(length, draw)
-    exponent = 0
-    while max(map(abs, row)) * 2 ** (exponent + 1) <= 127:
-        exponent += 1
-    return dense_integers(row, 2 ** exponent, draw), exponent
+    amplitude = 2 ** int(math.log2(127 / max(map(abs, row))))
+    return dense_integers(row, amplitude, draw), 1 / amplitude
 
 
-def dense_integers(row: Vector, amplitude: float, draw: Callable[[], float]) -> list[int]:
+def dense_integers(row: Vector, amplitude: float, draw: Draw) -> list[int]:
     """Return a row times an amplitude, rounded to integers; a zero becomes 1 or -1."""
     # Drawn, not taken from the value, whose last bits differ between systems.
-    signs = [1 if draw() < 0.5 else -1 for _ in row]
+    signs = drawn_signs(len(row), draw)
     return [round(value * amplitude) or sign for value, sign in zip(row, signs)]
 
 
-def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
-    """Return a dense flat-spectrum row within +-7, and the exponent with which a 3x3 layer keeps
-    the size of its input.
+def factor_row(length: int, draw: Draw) -> tuple[list[int], float]:
+    """Return a dense flat-spectrum row within +-7, and the scale with which a 3x3 layer keeps the
+    size of its input.
 
-    That scale is a power of two only if the row's sum of squares, times the pattern's, is a power
-    of four. Amplitudes and rows are tried until it is within 0.1 %; if none is, as with few
-    channels, the nearest is returned.
+    The scale is a power of two only if the row's sum of squares, times the pattern's, is a power of
+    four. Amplitudes and rows are tried until it is within 0.1 %; if none is, as with few channels,
+    the nearest is returned.
     """
-    best: tuple[float, list[int], int] = (math.inf, [], 0)
+    best: tuple[float, list[int], float] = (math.inf, [], 0)
     for _ in range(MOST_DRAWS):
         row = flat_spectrum_row(length, draw)
         largest = LARGEST_FACTOR / max(map(abs, row))
@@ -577,14 +584,14 @@ def factor_row(length: int, draw: Callable[[], float]) -> tuple[list[int], int]:
         for step in range(201, 100, -1):
             integers = dense_integers(row, largest * step / 201, draw)
             power = PATTERN_POWER * sum(map(mul, integers, integers))
-            exponent = round(math.log(power, 4))
-            best = min(best, (abs(power / 4 ** exponent - 1), integers, exponent))
+            scale = 2.0 ** -round(math.log(power, 4))
+            best = min(best, (abs(power * scale * scale - 1), integers, scale))
             if best[0] <= FACTOR_TOLERANCE:
                 return best[1:]
     return best[1:]
 
 
-def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]]:
+def draw_patterns(depth: int, draw: Draw) -> list[tuple[int, ...]]:
     """Return a 3x3 pattern for each layer, [row][column] flat: 16 in the middle, opposite
     neighbours 1 and -1.
 
@@ -595,20 +602,19 @@ def draw_patterns(depth: int, draw: Callable[[], float]) -> list[tuple[int, ...]
     drawn again.
     """
     while True:
-        signs = [[1 if draw() < 0.5 else -1 for _ in range(3)] for _ in range(depth)]
+        signs = [drawn_signs(3, draw) for _ in range(depth)]
         turned = abs(sum(x * y for x, y, _ in signs)) + abs(sum(x - y for x, y, _ in signs)) / 2
         if 4 * turned ** 2 >= depth:
             return [(d, y, x * y, x, PATTERN_MIDDLE, -x, -x * y, -y, -d) for x, y, d in signs]
 
 
-def flat_spectrum_row(length: int, draw: Callable[[], float]) -> Vector:
+def flat_spectrum_row(length: int, draw: Draw) -> Vector:
     """Return a real row of Euclidean length 1 whose Fourier coefficients all have magnitude 1 and
     random phases."""
     spectrum = [0j] * length
     for index in range(length // 2 + 1):
-        real = index == 0 or 2 * index == length
-        spectrum[index] = (complex(1 - 2 * round(draw())) if real
-                           else cmath.rect(1, 2 * math.pi * draw()))
+        half_turns = round(draw()) if 2 * index in (0, length) else 2 * draw()  # 1 or -1 is real
+        spectrum[index] = cmath.rect(1, math.pi * half_turns)
         spectrum[-index] = spectrum[index].conjugate()
     return [value.real / length for value in inverse_transform(spectrum)]
 
@@ -623,18 +629,18 @@ def inverse_transform(values: Sequence[complex]) -> list[complex]:
     turned = [value.conjugate() for value in chirp]
     padded = [*map(mul, values, chirp), *[0j] * (size - length)]
     kernel = [*turned, *[0j] * (size - 2 * length + 1), *turned[:0:-1]]
-    roots = [cmath.rect(1, -2 * math.pi * index / size) for index in range(size // 2)]
-    product = map(mul, transform(padded, roots), transform(kernel, roots))
-    convolution = transform([value.conjugate() for value in product], roots)
-    return [value.conjugate() * factor / size for value, factor in zip(convolution, chirp)]
+    # A second transform is the inverse, backwards and times the size.
+    sums = transform(list(map(mul, transform(padded), transform(kernel))))
+    return [sums[-index] * factor / size for index, factor in enumerate(chirp)]
 
 
-def transform(values: Sequence[complex], roots: Sequence[complex]) -> Sequence[complex]:
+def transform(values: Sequence[complex]) -> Sequence[complex]:
     """Return the Fourier transform of a length that is a power of two."""
-    if len(values) == 1:
+    size = len(values)
+    if size == 1:
         return values
-    even, odd = transform(values[::2], roots[::2]), transform(values[1::2], roots[::2])
-    turned = list(map(mul, odd, roots))
+    even, odd = transform(values[::2]), transform(values[1::2])
+    turned = [value * cmath.rect(1, -2 * math.pi * index / size) for index, value in enumerate(odd)]
     return [*map(add, even, turned), *map(sub, even, turned)]
 
 
@@ -643,15 +649,11 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
     0.499. The original draws each weight by itself; here rows begin at random places of a long
     one."""
     draw = random.Random(seed).random
-    size = 8192 + config.channels
-    if data_type == "int8":
-        row: list[float] = [int(draw() * 256) - 128 for _ in range(size)]
-    else:  # in float32, as the original computes them
-        thousandth, = struct.unpack("f", struct.pack("f", 0.001))
-        row = list(array.array("f", [(int(draw() * 1000) - 500) * thousandth for _ in range(size)]))
-    turns = [[int(draw() * 8192) for _ in range(config.channels)] for _ in range(config.depth)]
-    signs, patterns = [[1] * config.channels] * config.depth, [(1,)] * config.depth
-    return Weights(row, ORIGINAL_EXPONENT if data_type == "int8" else 0, turns, signs, patterns)
+    channels, depth = config.channels, config.depth
+    levels, scale = ORIGINAL_LEVELS[data_type]
+    row = [int(draw() * levels) - levels // 2 for _ in range(8192 + channels)]
+    turns = [[int(draw() * 8192) for _ in range(channels)] for _ in range(depth)]
+    return Weights(row, scale, turns, [[1] * channels] * depth, [(1,)] * depth)
 
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
@@ -662,11 +664,11 @@ def random_input(config: Config, seed: int) -> bytes:
     draw = random.Random(seed).random
     period, one = 8191, 1 << 16
     # 3x3 chains grow in places; int8 must not clip there
-    size = 1.0 if config.kernel == 1 else 0.625
-    sums = [sum([int(draw() * one) for _ in range(12)]) - 6 * one for _ in range(period)]
-    steps = [max(-LARGEST_INPUT, min(LARGEST_INPUT, round(value * size / (one >> INPUT_EXPONENT))))
-             for value in sums]
-    pool = struct.pack(f"<{period}e", *[step / (1 << INPUT_EXPONENT) for step in steps])
+    scale = INPUT_STEPS / one * (1.0 if config.kernel == 1 else 0.625)
+    steps = [round((sum([int(draw() * one) for _ in range(12)]) - 6 * one) * scale)
+             for _ in range(period)]
+    pool = struct.pack(f"<{period}e", *[
+        max(-LARGEST_INPUT, min(LARGEST_INPUT, step)) / INPUT_STEPS for step in steps])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
     return b"".join([pool[start:start + 2 * config.pixels] for start in starts])
@@ -706,6 +708,10 @@ ORIGINAL_SIZES = {"fp16": 0x100000, "int8": 0x080000}
 BUILD_INFO = ('{{"coremlc-component-MIL", "3510.2.1"}, {"coremlc-version", "3505.4.1"}, '
               '{"coremltools-component-milinternal", ""}, {"coremltools-version", "9.0"}}')
 
+# Scalar types in short form: not a tensor's elements, nor the name of a type in quotes. In long
+# form they are tensors without dimensions.
+SCALARS = re.compile(r'(?<!tensor<)(?<!")\b(string|uint64|int32|int8|fp16)\b')
+
 
 class Program(NamedTuple):
     """A configuration in a variant, as an engine takes it: the MIL text, the bytes of the weight
@@ -741,150 +747,117 @@ def build_program(config: Config, variant: str, *, seed: int = 0, original: bool
     scales and ranges, whatever the form. Raise UsageError if an argument is invalid.
     """
     check_arguments(config, variant, seed, original, form)
-    kind = VARIANTS[variant]
+    kind, activation_scale, alignment = VARIANTS[variant], ACTIVATION_SCALE, ALIGNMENT
     if original:
-        form, weights = "original/1.3", original_weights(config, seed, kind.weights)
+        form, activation_scale, alignment = "original/1.3", ORIGINAL_SCALE, 1
+        weights = original_weights(config, seed, kind.weights)
     else:
         weights = chain_weights(config, seed)
     layout, dialect = form.split("/")
-    size = config.weights // config.depth * DATA_TYPES[kind.weights].size
-    gap = 0 if original else -size % ALIGNMENT
-    layers = weights.layers(config.channels, kind.weights)
-    blob = write_weight_file(kind.weights, config.depth, size, gap, layers, layout)
-    exponents = weights.exponent, ORIGINAL_EXPONENT if original else ACTIVATION_EXPONENT
-    mil = write_mil(config, kind, dialect, RECORD.size + size + gap, *exponents)
+    blob, records = write_weight_file(config, kind.weights, weights, layout, alignment)
+    mil = "".join(write_mil(config, kind, dialect, records, weights.scale, activation_scale))
+    if dialect == "1.0":
+        mil = SCALARS.sub(r"tensor<\1, []>", mil)
     return Program(config, kind, mil, blob, form, weights)
 
 
 def check_arguments(config: Any, variant: Any, seed: Any, original: Any, form: Any) -> None:
     """Raise UsageError if build_program cannot take these arguments."""
-    if not isinstance(config, Config):
-        raise UsageError(f"{config!r}: expected a Config")
-    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**53 - 1")
-    for name, value, choices in (("variant", variant, tuple(VARIANTS)), ("form", form, FORMS),
-                                 ("original", original, (False, True))):
-        if type(value) is not type(choices[0]) or value not in choices:
-            expected = ", ".join(map(str, choices))
-            raise UsageError(f"{name} {value!r}: expected one of {expected}")
+    variants_of([variant])
+    for name, value, valid, expected in (
+            ("config", config, isinstance(config, Config), "a Config"),
+            ("seed", seed, type(seed) is int and 0 <= seed <= LARGEST_SEED,
+             "a whole number from 0 to 2**53 - 1"),
+            ("original", original, type(original) is bool, "True or False"),
+            ("form", form, form in FORMS, f"one of {', '.join(FORMS)}")):
+        if not valid:
+            raise UsageError(f"{name} {shown(value)}: expected {expected}")
     if original and config.kernel != 1:
         raise UsageError(f"{config.name}: the original has 1x1 convolutions only")
 
 
-def write_weight_file(data_type: str, count: int, size: int, gap: int, layers: Iterable[bytes],
-                      layout: str) -> bytearray:
-    """Return a weight file of `count` tensors of `size` bytes each, with `gap` zeros between one
-    and the next record. The first record lies at 64.
+def write_weight_file(config: Config, data_type: str, weights: Weights, layout: str,
+                      alignment: int) -> tuple[bytearray, Sequence[int]]:
+    """Return a weight file with a tensor for each layer, and the offsets of their records.
 
     The layout `standard` is that of Apple's writer. `original` has the same offsets but the
     original's records: count 1, type 1, its one size, data offset 0.
     """
-    standard, stride = layout == "standard", RECORD.size + size + gap
-    blob = bytearray(HEADER.size + stride * count - gap)
-    HEADER.pack_into(blob, 0, count if standard else 1, BLOB_VERSION, *[0] * 7)
+    size = config.weights // config.depth * DATA_TYPES[data_type].size
+    gap = -size % alignment
+    stride = RECORD.size + size + gap
+    blob = bytearray(HEADER.size + stride * config.depth - gap)
+    records = range(HEADER.size, len(blob), stride)
+    standard = layout == "standard"
+    HEADER.pack_into(blob, 0, config.depth if standard else 1, BLOB_VERSION, *[0] * 7)
     code = DATA_TYPES[data_type if standard else "fp16"].code
     view = memoryview(blob)  # a bytearray would copy what it is given once more
-    for record, layer in zip(range(HEADER.size, len(blob), stride), layers):
+    for record, layer in zip(records, weights.layers(config.channels, data_type)):
         data = record + RECORD.size
         stated = (size, data) if standard else (ORIGINAL_SIZES[data_type], 0)
         RECORD.pack_into(blob, record, SENTINEL, code, *stated, *[0] * 5)
         view[data:data + size] = layer
-    return blob
+    return blob, records
 
 
-def write_mil(config: Config, variant: Variant, dialect: str, stride: int, exponent: int,
-              activation_exponent: int) -> str:
-    """Return the text of a chain whose records lie `stride` bytes apart; the exponents are those of
-    int8 weights and activations, which are times 2**-exponent. All names are the original's."""
-    mil = MilWriter(config, dialect)
-    mil.begin("ios18" if dialect == "1.3" else variant.opset)
+def write_mil(config: Config, variant: Variant, dialect: str, records: Iterable[int], scale: float,
+              activation_scale: float) -> Iterator[str]:
+    """Yield the statements of a chain, in short form. `records` are the offsets of its weights'
+    records; the scales are those of int8 weights and activations. All names are the original's."""
+    image = [1, config.channels, config.spatial, config.spatial]
+    half, byte = f"tensor<fp16, {image}>", f"tensor<int8, {image}>"
+    yield (f"program({dialect[:3]})\n[buildInfo = dict<string, string>({BUILD_INFO})]\n{{\n"
+           f"    func main<{'ios18' if dialect == '1.3' else variant.opset}>({half} x) {{\n")
+    pad = config.kernel // 2
+    yield constant("string", "c_pad_type", '"custom"' if pad else '"valid"')
+    yield constant("tensor<int32, [2]>", "c_strides", "[1, 1]")
+    yield constant("tensor<int32, [4]>", "c_pad", f"{[pad] * 4}")
+    yield constant("tensor<int32, [2]>", "c_dilations", "[1, 1]")
+    yield constant("int32", "c_groups", "1")
     if variant.quantizes:
-        mil.scales(activation_exponent)
+        yield constant("fp16", "q_scale", hexadecimal(activation_scale))
+        yield constant("string", "q_dtype", '"int8"')
+        yield constant("fp16", "dq_scale", hexadecimal(activation_scale))
     x = "x"
-    for layer in range(config.depth):
-        mil.weight(f"W{layer}", variant.weights, HEADER.size + layer * stride, exponent)
-        x = mil.convolution(f"c{layer}", f"W{layer}", x)
-        if variant.quantizes and layer < config.depth - 1:
-            x = mil.dequantize(f"dq{layer}", mil.quantize(f"q{layer}", x))
-    return mil.end(x)
+    for layer, record in enumerate(records):
+        if variant.quantizes and layer:
+            yield operation(byte, f"q{layer - 1}",
+                            f"quantize(input = {x}, output_dtype = q_dtype, scale = q_scale)")
+            x = f"dq{layer - 1}"
+            yield operation(half, x, f"dequantize(input = q{layer - 1}, scale = dq_scale)")
+        yield weight(config, variant, f"W{layer}", record, scale)
+        call = ("conv(dilations = c_dilations, groups = c_groups, pad = c_pad, pad_type = "
+                f"c_pad_type, strides = c_strides, weight = W{layer}, x = {x})")
+        x = f"c{layer}"
+        yield operation(half, x, call)
+    yield f"    }} -> ({x});\n}}\n"
 
 
-class MilWriter:
-    """Writes the text of a program, a method for each operation."""
+def weight(config: Config, variant: Variant, name: str, record: int, scale: float) -> str:
+    """Return the statement that reads the weights of a layer from their record."""
+    kernel = [config.channels] * 2 + [config.kernel] * 2
+    data = f'BLOBFILE(path = string("{WEIGHT_PATH}"), offset = uint64({record}))'
+    if variant.weights == "fp16":
+        return constant(f"tensor<fp16, {kernel}>", name, data)
+    # Parameters are attributes: as arguments they give InvalidMILProgram.
+    return (f"        tensor<fp16, {kernel}> {name} = constexpr_affine_dequantize()[axis = "
+            f'int32(0), name = string("{name}"), quantized_data = tensor<int8, {kernel}>({data}), '
+            f"scale = fp16({hexadecimal(scale)}), zero_point = int8(0)];\n")
 
-    def __init__(self, config: Config, dialect: str) -> None:
-        self._stream, self._config, self._version = io.StringIO(), config, dialect[:3]
-        self._scalar = "tensor<{}, []>" if dialect == "1.0" else "{}"
-        self._image = [1, config.channels, config.spatial, config.spatial]
 
-    def begin(self, opset: str) -> None:
-        """Write the head, and the settings of all convolutions."""
-        string = self._scalar.format("string")
-        self._stream.write(f"program({self._version})\n"
-                           f"[buildInfo = dict<{string}, {string}>({BUILD_INFO})]\n{{\n"
-                           f"    func main<{opset}>(tensor<fp16, {self._image}> x) {{\n")
-        pad = self._config.kernel // 2
-        self._const("string", "c_pad_type", '"custom"' if pad else '"valid"')
-        self._const("tensor<int32, [2]>", "c_strides", [1, 1])
-        self._const("tensor<int32, [4]>", "c_pad", [pad] * 4)
-        self._const("tensor<int32, [2]>", "c_dilations", [1, 1])
-        self._const("int32", "c_groups", 1)
+def constant(kind: str, name: str, literal: str) -> str:
+    """Return the statement of a constant."""
+    return f'        {kind} {name} = const()[name = string("{name}"), val = {kind}({literal})];\n'
 
-    def scales(self, exponent: int) -> None:
-        """Write the settings of quantize and dequantize; the scale is 2**-exponent."""
-        self._const("fp16", "q_scale", f"0x1p{-exponent:+d}")
-        self._const("string", "q_dtype", '"int8"')
-        self._const("fp16", "dq_scale", f"0x1p{-exponent:+d}")
 
-    def weight(self, name: str, data_type: str, offset: int, exponent: int) -> None:
-        """Write the weights of a layer, whose record lies at an offset of the weight file."""
-        kernel = [self._config.channels] * 2 + [self._config.kernel] * 2
-        path, place = self._value("string", f'"{WEIGHT_PATH}"'), self._value("uint64", offset)
-        data = f"tensor<{data_type}, {kernel}>(BLOBFILE(path = {path}, offset = {place}))"
-        if data_type == "fp16":
-            self._statement(f"tensor<fp16, {kernel}>", name, "const()", val=data)
-        else:  # parameters are attributes: as arguments they give InvalidMILProgram
-            self._statement(f"tensor<fp16, {kernel}>", name, "constexpr_affine_dequantize()",
-                            axis=self._value("int32", 0), quantized_data=data,
-                            scale=self._value("fp16", f"0x1p{-exponent:+d}"),
-                            zero_point=self._value("int8", 0))
+def operation(kind: str, name: str, call: str) -> str:
+    """Return the statement of an operation that has no attribute but its name."""
+    return f'        {kind} {name} = {call}[name = string("{name}")];\n'
 
-    def convolution(self, name: str, weight: str, x: str) -> str:
-        """Write a convolution of x, and return its name."""
-        return self._statement(f"tensor<fp16, {self._image}>", name, (
-            "conv(dilations = c_dilations, groups = c_groups, pad = c_pad, pad_type = c_pad_type, "
-            f"strides = c_strides, weight = {weight}, x = {x})"))
 
-    def quantize(self, name: str, x: str) -> str:
-        """Write the quantization of x, and return its name."""
-        return self._statement(f"tensor<int8, {self._image}>", name,
-                               f"quantize(input = {x}, output_dtype = q_dtype, scale = q_scale)")
-
-    def dequantize(self, name: str, x: str) -> str:
-        """Write the dequantization of x, and return its name."""
-        return self._statement(f"tensor<fp16, {self._image}>", name,
-                               f"dequantize(input = {x}, scale = dq_scale)")
-
-    def end(self, output: str) -> str:
-        """Write the end, and return the whole text."""
-        self._stream.write(f"    }} -> ({output});\n}}\n")
-        return self._stream.getvalue()
-
-    def _const(self, kind: str, name: str, literal: object) -> None:
-        self._statement(self._type(kind), name, "const()", val=self._value(kind, literal))
-
-    def _statement(self, kind: str, name: str, operation: str, **attributes: str) -> str:
-        """Write a statement with its attributes in order, and return its name."""
-        attributes["name"] = self._value("string", f'"{name}"')
-        listed = ", ".join(f"{key} = {value}" for key, value in sorted(attributes.items()))
-        self._stream.write(f"        {kind} {name} = {operation}[{listed}];\n")
-        return name
-
-    def _value(self, kind: str, literal: object) -> str:
-        return f"{self._type(kind)}({literal})"
-
-    def _type(self, kind: str) -> str:
-        return kind if "<" in kind else self._scalar.format(kind)
+def hexadecimal(scale: float) -> str:
+    """Return a power of two as a literal, such as 0x1p-3."""
+    return f"0x1p{round(math.log2(scale)):+d}"
 
 
 # ==================================================================================================
@@ -926,13 +899,14 @@ class Events(typing.Protocol):
 class Arithmetic(NamedTuple):
     """The choices that a program leaves to an engine; sums are exact in all of them.
 
-    Between layers, convolutions store results in fp16 or fp32 (`store`), after the last in fp16.
+    Between layers, convolutions store results in fp16 or fp32 (`store`), after the `last` in fp16.
     `rounding` of halves, in these stores and in quantize, is `away` from zero (M4 and later) or to
     `even` (M1).
     """
 
     rounding: str
     store: str
+    last: str = "fp16"
 
     @property
     def name(self) -> str:
@@ -952,8 +926,18 @@ class Arithmetic(NamedTuple):
 ARITHMETICS = tuple(Arithmetic(rounding, store)
                     for rounding in ("away", "even") for store in ("fp16", "fp32"))
 
+# No engine's: in steps so fine that errors stay below 1e-10.
+UNROUNDED = Arithmetic("even", "fp64", "fp64")
+FINE_EXPONENT = 40
+
 # Of a store: the letter in `struct`, the bits of a significand, the largest value.
-STORES = {"fp16": ("e", 11, 65504.0), "fp32": ("f", 24, float.fromhex("0x1.fffffep+127"))}
+STORES = {"fp16": ("e", 11, 65504.0), "fp32": ("f", 24, float.fromhex("0x1.fffffep+127")),
+          "fp64": ("d", 53, sys.float_info.max)}
+
+
+def concatenated(vectors: Iterable[Vector]) -> Vector:
+    """Return the values of several vectors as one."""
+    return list(itertools.chain.from_iterable(vectors))
 
 
 def stored(values: Vector, store: str) -> Vector:
@@ -967,18 +951,17 @@ def stored(values: Vector, store: str) -> Vector:
         return stored([max(-largest, min(largest, value)) for value in values], store)
 
 
-def as_integers(image: Sequence[Vector], store: str) -> tuple[list[list[int]], int]:
-    """Return an image of stored values as integers and an exponent; values are integers times
-    2**-exponent."""
-    least = min([min(filter(None, map(abs, vector)), default=1.0) for vector in image])
-    exponent = STORES[store][1] - math.frexp(least)[1]
+def as_integers(image: Sequence[Vector], store: str) -> tuple[list[list[int]], float]:
+    """Return an image of stored values as integers, and the unit that they are times."""
+    least = min(filter(None, map(abs, concatenated(image))), default=1.0)
+    exponent = FINE_EXPONENT if store == "fp64" else STORES[store][1] - math.frexp(least)[1]
     scale = 2.0 ** exponent
-    return [[int(value * scale) for value in vector] for vector in image], exponent
+    return [[round(value * scale) for value in vector] for vector in image], 1 / scale
 
 
 def quantized(values: Vector, nudge: float) -> list[int]:
-    """Return the nearest int8 steps of 2**-ACTIVATION_EXPONENT, clipped to -128 to 127."""
-    factor = 2.0 ** ACTIVATION_EXPONENT * nudge
+    """Return the nearest int8 steps of ACTIVATION_SCALE, clipped to -128 to 127."""
+    factor = nudge / ACTIVATION_SCALE
     steps = [round(value * factor) for value in values]
     if min(steps) < -128 or max(steps) > 127:
         return [max(-128, min(127, step)) for step in steps]
@@ -989,47 +972,40 @@ class Circulant:
     """The matrix whose rows are the rotations of a row of integers.
 
     Its product with a vector is a circular correlation, and so the product of two long integers:
-    each holds a lane for each value, the row backwards. Lanes are signed, and as many bytes wide as
-    the largest sum needs.
+    each holds a lane for each value, the row backwards. The least value is subtracted first, so
+    that no lane is negative. Lanes are as many bytes wide as the largest sum needs.
     """
 
-    def __init__(self, row: Vector) -> None:
-        self._row = list(map(int, reversed(row)))
-        self._norm = sum(map(abs, self._row))
-        self._packed: dict[int, tuple[int, int]] = {}
+    def __init__(self, row: Sequence[int]) -> None:
+        self._least, self._sum = min(row), sum(row)
+        self._row = [value - self._least for value in reversed(row)]
+        self._norm = sum(self._row) or 1
 
     def product(self, vector: Sequence[int]) -> list[int]:
         """Return the exact sums of row[(turn + i) % n] * vector[i], for each turn."""
-        length = len(vector)
-        width = (self._norm * max(map(abs, vector))).bit_length() // 8 + 1
+        length, least = len(vector), min(vector)
+        values = [value - least for value in vector]
+        width = max(1, (self._norm * max(values)).bit_length() + 7 >> 3)
         if width > 8:
             high, low = (self.product([value >> 32 for value in vector]),
                          self.product([value & 0xFFFFFFFF for value in vector]))
             return [(upper << 32) + lower for upper, lower in zip(high, low)]
-        if width not in self._packed:
-            sign = (1 << 8 * width - 1).to_bytes(width, "little")
-            signs = int.from_bytes(sign * length, "little")
-            self._packed[width] = as_lanes(self._row, width, signs), signs
-        row, signs = self._packed[width]
-        bits = 8 * width * length
-        whole = row * as_lanes(vector, width, signs)
-        # The upper lanes are added to the lower ones, with no lane negative.
-        lanes = (whole >> bits) + (whole & (1 << bits) - 1) + signs
-        lanes -= (lanes >> bits) * ((1 << bits) - 1)
-        data, wide = lanes.to_bytes(width * length, "little"), bytearray(8 * length)
-        for byte in range(width):
-            wide[byte::8] = data[byte::width]
-        half = 1 << 8 * width - 1
-        return [lane - half for lane in struct.unpack(f"<{length}Q", wide)][::-1]
+        form, bits = f"<{length}Q", 8 * width * length
+        row, column = (int.from_bytes(spaced(struct.pack(form, *each), 8, width), "little")
+                       for each in (self._row, values))
+        whole = row * column
+        lanes = (whole >> bits) + (whole & (1 << bits) - 1)  # the matrix is circular
+        sums = struct.unpack(form, spaced(lanes.to_bytes(width * length, "little"), width, 8))
+        subtracted = least * self._sum + self._least * sum(values)
+        return [lane + subtracted for lane in reversed(sums)]
 
 
-def as_lanes(values: Sequence[int], width: int, signs: int) -> int:
-    """Return the integer with a lane of `width` bytes for each value; `signs`: the lanes' sign
-    bits."""
-    data, lanes = struct.pack(f"<{len(values)}q", *values), bytearray(width * len(values))
-    for byte in range(width):
-        lanes[byte::width] = data[byte::8]
-    return (int.from_bytes(lanes, "little") ^ signs) - signs
+def spaced(data: bytes, width: int, new_width: int) -> bytes:
+    """Return little-endian lanes of a width with another one."""
+    lanes = bytearray(len(data) // width * new_width)
+    for byte in range(min(width, new_width)):
+        lanes[byte::new_width] = data[byte::width]
+    return bytes(lanes)
 
 
 def chain_outputs(weights: Weights, image: Sequence[Vector], arithmetic: Arithmetic,
@@ -1037,21 +1013,21 @@ def chain_outputs(weights: Weights, image: Sequence[Vector], arithmetic: Arithme
     """Return the output of a chain, [pixel][channel], from fp16 inputs: of all pixels of a square
     image or, with 1x1 kernels, of any pixels. `quantizes`: whether activations are int8 between
     layers."""
-    matrix, store = Circulant(weights.row), "fp16"
+    matrix, store = Circulant(weights.row), arithmetic.last
     outputs, steps, depth = list(image), None, len(weights.turns)
     for layer, (turns, signs, pattern) in enumerate(zip(*weights[2:]), 1):
-        integers, exponent = steps or as_integers(outputs, store)
+        integers, unit = steps or as_integers(outputs, store)
         if len(pattern) > 1:
             integers = mixed(integers, pattern)
-        scale = 2.0 ** -(exponent + weights.exponent) * arithmetic.nudge
-        store = arithmetic.store if layer < depth else "fp16"
+        scale = unit * weights.scale * arithmetic.nudge
+        store = arithmetic.store if layer < depth else arithmetic.last
         outputs = []
         for vector in integers:
             sums = matrix.product(vector)
             outputs.append(stored([sums[turn] * sign * scale for turn, sign in zip(turns, signs)],
                                   store))
         if quantizes:
-            steps = [quantized(vector, arithmetic.nudge) for vector in outputs], ACTIVATION_EXPONENT
+            steps = [quantized(vector, arithmetic.nudge) for vector in outputs], ACTIVATION_SCALE
     return outputs
 
 
@@ -1059,31 +1035,20 @@ def mixed(image: Sequence[Vector], pattern: Vector) -> list[Any]:
     """Return a square image, [pixel][channel], with each pixel the sum of its 3x3 neighbours times
     a pattern. Outside of the image they are zero."""
     side, count = math.isqrt(len(image)), len(image[0])
-    width = side + 2
-    framed: list[Vector] = [[0] * count] * (width * width)
-    for row in range(side):
-        start = (row + 1) * width + 1
-        framed[start:start + side] = image[row * side:(row + 1) * side]
-    values = concatenated(framed)
+    width = side + 1  # a pixel of zeros ends each row, and so begins the next
+    zeros: list[Vector] = [[0] * count]
+    framed = zeros * (width + 1)
+    for start in range(0, len(image), side):
+        framed += [*image[start:start + side], *zeros]
+    values = concatenated(framed + zeros * width)
     products = {factor: [factor * value for value in values] for factor in set(pattern)}
-    length = count * (width * side - 2)  # from the first pixel to the last one
     total: Iterable[float] = itertools.repeat(0)
     for place in reversed(range(9)):
         start = count * (place // 3 * width + place % 3)
-        total = map(add, total, products[pattern[place]][start:start + length])
+        total = map(add, total, products[pattern[place]][start:])
     sums = list(total)
     return [sums[start:start + count] for row in range(0, side * width, width)
             for start in range(row * count, (row + side) * count, count)]
-
-
-def concatenated(vectors: Sequence[Vector]) -> Vector:
-    """Return the values of several vectors as one."""
-    return list(itertools.chain.from_iterable(vectors))
-
-
-# Steps of 1 in which values pass between the layers of a 3x3 chain that is not rounded: errors stay
-# below 1e-10.
-FINE_EXPONENT = 40
 
 
 class Reference:
@@ -1102,10 +1067,10 @@ class Reference:
         """Return the output of some pixels, [pixel][channel]. `quantizes`: whether activations are
         int8 between layers. Of a 3x3 chain it is the same whatever is chosen: without any
         rounding."""
-        known = self._outputs.setdefault(
-            (arithmetic, quantizes) if self.config.kernel == 1 else None, {})
+        chosen = (arithmetic, quantizes) if self.config.kernel == 1 else None
+        known = self._outputs.setdefault(chosen, {})
         missing = [pixel for pixel in pixels if pixel not in known]
-        if missing and self.config.kernel == 1:
+        if missing and chosen:
             image = [pixel_of(self._data, self.config, pixel) for pixel in missing]
             known.update(zip(missing, chain_outputs(self._weights, image, arithmetic, quantizes)))
         elif missing:
@@ -1122,15 +1087,10 @@ class Reference:
             shares = mixed(shares, [value / PATTERN_MIDDLE for value in reversed(pattern)])
         images = [struct.unpack_from(f"<{count}e", self._data, start)
                   for start in range(0, len(self._data), 2 * count)]
-        outputs: list[Vector] = [[math.fsum(map(mul, row, image)) for image in images]
-                                 for row in zip(*shares)]
-        matrix = Circulant(weights.row)
-        scale = PATTERN_MIDDLE * 2.0 ** -(FINE_EXPONENT + weights.exponent)
-        for turns, signs in zip(weights.turns, weights.signs):
-            for place, vector in enumerate(outputs):
-                sums = matrix.product([round(value * 2.0 ** FINE_EXPONENT) for value in vector])
-                outputs[place] = [sums[turn] * sign * scale for turn, sign in zip(turns, signs)]
-        return outputs
+        mean = [[math.fsum(map(mul, row, image)) for image in images] for row in zip(*shares)]
+        rotations = weights._replace(scale=PATTERN_MIDDLE * weights.scale,
+                                     patterns=[(1,)] * self.config.depth)
+        return chain_outputs(rotations, mean, UNROUNDED, False)
 
 
 class ReferenceEngine:
@@ -1138,12 +1098,8 @@ class ReferenceEngine:
     Neural Engine."""
 
     def __init__(self) -> None:
-        self.now: Callable[[], int] = time.perf_counter_ns
-        self.tick_ns = 1.0
-
-    def pool(self) -> typing.ContextManager[None]:
-        """Return an empty context."""
-        return nullcontext()
+        self.now, self.tick_ns = time.perf_counter_ns, 1.0
+        self.pool = nullcontext
 
     def load(self, program: Program, qos: int, events: Events,
              owner: ExitStack) -> "ReferenceExecutable":
@@ -1158,9 +1114,8 @@ class ReferenceExecutable:
     def __init__(self, program: Program) -> None:
         self.facts: Facts = {}
         self._program = program
-        self._unwritten = [math.nan] * program.config.channels
-        self._image: Sequence[Vector] = []
-        self._output: list[Vector] = [self._unwritten] * program.config.pixels
+        self._image: list[Vector] = []
+        self._output: list[Vector] = []
 
     def write_input(self, data: bytes) -> None:
         """Take the whole fp16 input, [channels][pixels]."""
@@ -1180,7 +1135,7 @@ class ReferenceExecutable:
     def poison(self, pixels: Sequence[int]) -> None:
         """Make the channels of these output pixels NaN."""
         for pixel in pixels:
-            self._output[pixel] = self._unwritten
+            self._output[pixel] = [math.nan] * self._program.config.channels
 
     def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
         """Return the channels of these output pixels."""
@@ -1215,7 +1170,7 @@ KNOWN_LIMITS = {False: 0.0007, True: 0.02}
 # average is. The distance from an output without quantization, if 1 is what quantization usually
 # causes, may be base + part / sqrt(n).
 NOISE_LIMITS = ((0.8, -4.0), (1.3, 4.0))
-QUANTIZATION_NOISE = 2.0 ** -ACTIVATION_EXPONENT / math.sqrt(12)  # the rms of one rounding
+QUANTIZATION_NOISE = ACTIVATION_SCALE / math.sqrt(12)  # the rms of one rounding
 
 # The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / n**0.7.
 ERROR_LIMITS = {False: ((1, 7.0), (3, 5.0)), True: ((1, 5.5), (3, 3.8))}
@@ -1223,9 +1178,11 @@ FEWEST_CHANNELS = 32  # with fewer, the usual error is uncertain
 
 
 class Comparison(NamedTuple):
-    """How an output differs from the expected values. `floor` is their rms, at most 1: a relative
-    error times it is relative to values as large as the input's."""
+    """How an output differs from the expected values. `equal`: the share that is equal to the last
+    bit. `floor`: their rms, at most 1: a relative error times it is relative to values as large as
+    the input's."""
 
+    equal: float
     cosine: float
     relative_l2: float
     slope: float
@@ -1250,11 +1207,12 @@ class Verdict(NamedTuple):
 
 
 def compare_vectors(values: Vector, expected: Vector) -> Comparison:
-    """Return how finite values differ from the expected ones."""
+    """Return how finite values, or the first of them, differ from the expected ones."""
+    values = values[:len(expected)]
     pairs = ((values, expected), (values, values), (expected, expected))
     dot, own, power = (sum(map(mul, *pair)) or 1e-12 for pair in pairs)
     errors = list(map(sub, values, expected))
-    return Comparison(dot / math.sqrt(own * power),
+    return Comparison(sum(map(eq, values, expected)) / len(expected), dot / math.sqrt(own * power),
                       math.sqrt(sum(map(mul, errors, errors)) / power), dot / power,
                       max(map(abs, errors)), min(1.0, math.sqrt(power / len(expected))))
 
@@ -1288,41 +1246,40 @@ def verify(reference: Reference, variant: Variant, pixels: Sequence[int],
     problem = worst.problem
     if problem and len(wrong) < len(outputs):
         problem = f"in {len(wrong)} of {len(outputs)} rounds verified, {problem}"
-    warnings = {code: (code, text) for verdict in verdicts for code, text in verdict.warnings}
+    warnings = {code: text for verdict in verdicts for code, text in verdict.warnings}
     verified = {"pixels": len(pixels) * len(outputs), **worst.verified, "ok": problem is None}
-    return Verdict(verified, problem, list(warnings.values()))
+    return Verdict(verified, problem, list(warnings.items()))
 
 
 def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: Sequence[Vector],
           known: bool) -> Verdict:
     """Return the verdict on the output of one round, [pixel][channel]."""
     config, values = reference.config, concatenated(output)
-    problem = output_defect(values, concatenated(reference.compute(pixels, ARITHMETICS[0],
-                                                                   quantizes)))
+    first = concatenated(reference.compute(pixels, ARITHMETICS[0], quantizes))
+    problem = output_defect(values, first)
     if problem:
         return Verdict({}, problem, [])
-    references = computed_references(reference, quantizes, pixels, output)
-    distances = sorted((relative_distance(output, vectors), arithmetic)
-                       for arithmetic, vectors in references.items())
-    nearest = distances[0][1]
-    expected = reference.compute(pixels, nearest, quantizes)
-    found, equal = compare_vectors(values, concatenated(expected)), equal_share(output, expected)
-    verified: Facts = {}
-    if config.kernel == 1:
-        if equal > MOST or len(distances) > 1 and distances[0][0] <= distances[1][0] / 2:
-            verified["arithmetic"] = nearest.name
-        verified["equal"] = equal
-    verified.update(cosine=found.cosine, relative_l2=found.relative_l2, slope=found.slope,
-                    max_error=found.max_error)
-    problems = [mismatch(found, len(values), config, quantizes),
-                *[mismatch(compare_vectors(*pixel), config.channels, config, quantizes)
-                  for pixel in zip(output, expected)],
-                *large_errors(output, expected, config, quantizes, equal > MOST)]
+    references = {ARITHMETICS[0]: first}
+    if config.kernel == 1 and values != first:  # 3x3 has one; an M4's that is met needs no other
+        references = all_references(reference, pixels, quantizes)
+    (nearest, arithmetic), *others = sorted(
+        (compare_vectors(values, vector).relative_l2, arithmetic)
+        for arithmetic, vector in references.items())
+    expected = reference.compute(pixels, arithmetic, quantizes)
+    found = compare_vectors(values, concatenated(expected))
+    verified = found._asdict()
+    del verified["floor"]
+    if config.kernel == 3:
+        del verified["equal"]
+    elif found.equal > MOST or nearest <= others[0][0] / 2:
+        verified = {"arithmetic": arithmetic.name, **verified}
+    problems = [mismatch(compare_vectors(*pair), len(pair[0]), config, quantizes)
+                for pair in [(values, concatenated(expected)), *zip(output, expected)]]
+    problems += large_errors(output, expected, config, quantizes, found.equal > MOST)
     doubts = {}
     if quantizes and config.channels >= FEWEST_CHANNELS:
-        unquantized = concatenated(reference.compute(pixels))
-        little, much = quantization_noise(values, list(map(concatenated, references.values())),
-                                          unquantized, config)
+        little, much = quantization_noise(values, list(references.values()),
+                                          concatenated(reference.compute(pixels)), config)
         problems += [little, *[much] * known]
         doubts["quantization"] = much
     if known and config.kernel == 1:
@@ -1332,27 +1289,13 @@ def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: 
     return Verdict(verified, problem, [] if problem else warnings)
 
 
-def computed_references(reference: Reference, quantizes: bool, pixels: Sequence[int],
-                        output: Sequence[Vector]) -> dict[Arithmetic, Sequence[Vector]]:
-    """Return the references with which an output is compared to find the nearest: of all pixels if
-    activations are quantized, since that is exact, else of the first. Of 3x3 chains there is one;
-    and if an M4's is met exactly, no other is needed."""
-    first = reference.compute(pixels, ARITHMETICS[0], quantizes)
-    if reference.config.kernel == 3 or equal_share(output, first) == 1:
-        return {ARITHMETICS[0]: first}
-    sample = pixels if quantizes else pixels[:1]
-    return {arithmetic: reference.compute(sample, arithmetic, quantizes)
+def all_references(reference: Reference, pixels: Sequence[int],
+                   quantizes: bool) -> dict[Arithmetic, Vector]:
+    """Return the references in all arithmetics, of which the nearest counts: of all pixels if
+    activations are quantized, since that is exact, else of the first."""
+    some = pixels if quantizes else pixels[:1]
+    return {arithmetic: concatenated(reference.compute(some, arithmetic, quantizes))
             for arithmetic in ARITHMETICS}
-
-
-def equal_share(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
-    """Return the share of values of [pixel][channel] that are equal to the last bit."""
-    return statistics.fmean(map(eq, concatenated(output), concatenated(expected)))
-
-
-def relative_distance(output: Sequence[Vector], expected: Sequence[Vector]) -> float:
-    """Return the relative L2 of an output from the expected pixels, which may be fewer."""
-    return compare_vectors(concatenated(output[:len(expected)]), concatenated(expected)).relative_l2
 
 
 def output_defect(values: Vector, expected: Vector) -> Optional[str]:
@@ -1431,32 +1374,32 @@ def large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: C
     limit, _ = verification_limits(len(output) * channels, config, quantizes)
     if quantizes and equal:
         limit = KNOWN_LIMITS[True]
-    powers = [0.0] * channels
+    relative = []
     for values, should in zip(output, expected):
         size = math.sqrt(sum(map(mul, should, should)) / channels) or 1.0
         errors = list(map(abs, map(sub, values, should)))
         usual = (statistics.median(errors) / 0.6745
                  + limit / 8 * (max(1.0, size) if quantizes else size))
-        powers = [power + (error / usual / max(1.0, abs(value) / size)) ** 2
-                  for power, error, value in zip(powers, errors, should)]
-    largest = sorted((math.sqrt(power / len(output)) for power in powers), reverse=True)
+        relative.append([error / usual / max(1.0, abs(value) / size)
+                         for error, value in zip(errors, should)])
+    largest = sorted([math.hypot(*errors) / math.sqrt(len(output)) for errors in zip(*relative)])
     found = []
     for rank, excess in ERROR_LIMITS[quantizes]:
         most = 1 + excess / len(output) ** 0.7
-        found.append(Excess(largest[rank - 1] / most, (
-            f"{rank} of {channels} channels differ {largest[rank - 1]:.1f} times as much as usual "
+        found.append(Excess(largest[-rank] / most, (
+            f"{rank} of {channels} channels differ {largest[-rank]:.1f} times as much as usual "
             f"or more, at most {most:.1f} is right: channels are left out or exchanged; try "
             "another --form, and send the output of doctor")))
     return found
 
 
 def quantization_noise(values: Vector, references: Sequence[Vector], unquantized: Vector,
-          config: Config) -> tuple[Excess, Excess]:
+                       config: Config) -> tuple[Excess, Excess]:
     """Return by how much quantizing activations changed the output too little, and too much."""
     usual = QUANTIZATION_NOISE * math.sqrt((config.depth - 1) * len(values))
     if config.kernel == 1:
-        usual = math.sqrt(sum(math.dist(vector, unquantized) ** 2 for vector in references)
-                          / len(references))
+        usual = math.sqrt(statistics.fmean([math.dist(vector, unquantized) ** 2
+                                            for vector in references]))
     change = math.dist(values, unquantized) / usual
     least, most = (base + part / math.sqrt(len(values)) for base, part in NOISE_LIMITS)
     most *= cut_off(config)

@@ -127,8 +127,10 @@ def compare_runs(baseline: Path, pairs: int, what: str, target: Target) -> bool:
             costs[which].append(measure(commands[which]))
     figures = (("time", "s", target), ("processor time", "s", FREE_TIME),
                ("peak memory", "MiB", MEMORY))
-    met = [tell(f"{name} of {what}", unit, *([cost[place] for cost in each] for each in costs), aim)
-           for place, (name, unit, aim) in enumerate(figures)]
+    met = []
+    for place, (name, unit, aim) in enumerate(figures):
+        own, compiled = ([cost[place] for cost in each] for each in costs)
+        met.append(tell(f"{name} of {what}", unit, own, compiled, aim))
     return all(met)
 
 
@@ -158,9 +160,11 @@ def evaluate_microseconds(library: Path, count: int) -> float:
     engine = ane_bench.NeuralEngine(ane_bench.Libraries(str(library)), original=True)
     program = ane_bench.build_program(ane_bench.Config(512, 32, 2), "fp16", original=True)
     with contextlib.ExitStack() as owner:
-        executable = engine.load(program, 0, unittest.mock.MagicMock(), owner)
-        ticks = ane_bench.timed_evaluates(engine, executable, "evaluate", count)
-        return sum(ticks) * engine.tick_ns / count / 1e3
+        cell = ane_bench.Cell(program.config, "fp16", ane_bench.ORIGINAL_SETTINGS)
+        trial = ane_bench.Trial(cell)
+        trial.executable = engine.load(program, 0, unittest.mock.MagicMock(), owner)
+        marks = ane_bench.timed_evaluates(engine, trial, "evaluate", count)
+        return (marks[-1] - marks[0]) * engine.tick_ns / count / 1e3
 
 
 def tell(what: str, unit: str, own: Sequence[float], compiled: Sequence[float],

@@ -1,7 +1,8 @@
 """Read MIL texts and weight files without ane_bench: an oracle for what its writer writes.
 
-The grammar is the general one: it reads every program of Apple's compiler in the shared folder,
-with all of their types, literals and attributes. `steps` then tells what a chain of convolutions
+The grammar is the general one: with all of their types, literals and attributes it read eight
+programs of Apple's compiler, of both dialects, from the repositories of coremltools, FluidAudio,
+ironmill and mlmodelc-export. `steps` then tells what a chain of convolutions
 computes, and refuses what Apple's compiler would refuse or read otherwise.
 """
 

@@ -19,7 +19,7 @@ from tests.standin import build as standin_build
 from tests.support import SMALL, Finished, Scene
 
 CONFIG, TINY, ONE = Config(512, 64, 128), Config(64, 32, 2), Config(64, 32, 1)
-ORIGINAL = ane_bench.ORIGINAL_SETTINGS
+ORIGINAL, USUAL = ane_bench.ORIGINAL_SETTINGS, Settings()
 Texts = dict[str, str]
 
 
@@ -40,7 +40,7 @@ def before(config: Config = CONFIG, chip: str = "Apple M4", free: int = 1 << 40)
 
 def cell(rounds: Sequence[Sequence[float]] = ((15.0,) * 5,) * 12, *, engine: str = "ane",
          chip: str = "Apple M4", config: Config = CONFIG, variant: str = "fp16",
-         settings: Settings = Settings(), **facts: Any) -> Texts:
+         settings: Settings = USUAL, **facts: Any) -> Texts:
     """Return the warnings about a cell whose rounds took these times in ms."""
     samples = [[time * 1e6 for time in times] for times in rounds]
     made = Cell(config, variant, settings, samples_ns=samples, **facts)
@@ -171,7 +171,7 @@ class RunTest(support.StandinCase):
     """The stand-in does what a machine may do, and a run says so."""
 
     def test_what_machines_do(self) -> None:
-        runs: dict[str, dict[str, str]] = {
+        runs: dict[str, dict[str, Any]] = {
             "battery": {"POWER": "Battery Power"}, "low-power": {"LOW_POWER": "1"},
             "heat-before": {"THERMAL": "1,0"}, "heat-after": {"THERMAL": "0,2"},
             "fallback": {"REFUSE": "short"}}

@@ -20,7 +20,15 @@ from typing import Any, Callable, Optional
 
 import ane_bench
 from ane_bench import (
-    Config, Libraries, LoadedModel, NeuralEngine, Pointer, StageError, Strides, Unavailable)
+    Config,
+    Libraries,
+    LoadedModel,
+    NeuralEngine,
+    Pointer,
+    StageError,
+    Strides,
+    Unavailable,
+)
 from tests import support
 from tests.support import SMALL
 
@@ -652,13 +660,14 @@ class DirectoryTest(EngineCase):
         home.mkdir()
         for name in ("weight.bin", "model.mil"):
             (home / name).write_text("the user's own")
-        for name, make in (
-                ("notes", lambda path: path.write_text("mine")),
-                ("weights/others", lambda path: path.write_text("mine")),
-                ("data", lambda path: path.symlink_to(home)),
-                ("weights", lambda path: path.rmdir() or path.symlink_to(home))):
+        for name in ("notes", "weights/others", "data", "weights"):
             (directory / "weights").mkdir(parents=True)
-            make(directory / name)
+            if name == "weights":
+                (directory / name).rmdir()
+            if name in ("data", "weights"):
+                (directory / name).symlink_to(home)
+            else:
+                (directory / name).write_text("mine")
             with self.subTest(name):
                 self.refused(str(directory), f"holds {name}, which is not of a program")
             before = self.files()

@@ -4,7 +4,7 @@ elsewhere."""
 
 import errno
 import hashlib
-import json
+import math
 import os
 import re
 import tempfile
@@ -18,8 +18,8 @@ from ane_bench import FORMS, Config, UsageError, build_program
 from tests import mil_grammar, support
 from tests.mil_grammar import BlobError, MilError
 
-# SHA-256 of the original's text for its five configurations (taken by running it), and their
-# lengths.
+# SHA-256 of the original's text for its five configurations and a small one (taken by running it),
+# and their lengths.
 ORIGINAL_TEXTS = {
     ("512x64x128", "fp16"): (51668,
                              "ad6e4ddffb47a3a68c07895a4a01eca6a29fb400ec1869d74f7844dc34a6a32f"),
@@ -41,6 +41,25 @@ ORIGINAL_TEXTS = {
                              "300fd51977606029c6da57a6039e3caaa417d2a0d2daad63b32af5db61312e12"),
     ("384x64x128", "w8a8"): (94977,
                              "4afdea010924398d2fa4d6e189e284f959497c8ed985bca23567fc8a22e44513"),
+    ("64x4x2", "fp16"): (1525,
+                         "b31ff6ae1e7bcee0b2a2868a497ac25c1c8b63bec49730a50a4b7f21eb2d55b4"),
+    ("64x4x2", "w8a8"): (2185,
+                         "21836760ef91df014701fcee921220e7bbda0bf143f15497bf1996e93197673c"),
+}
+
+# What the original writes of weights: the size of the file, and the first record.
+HALF, BYTE = "efbeadde01000000000010", "efbeadde01000000000008"
+ORIGINAL_FILES = {
+    ("512x64x128", "fp16"): (67_117_120, HALF),
+    ("512x64x128", "w8a8"): (33_562_688, BYTE),
+    ("512x64x64", "fp16"): (33_558_592, HALF),
+    ("512x64x64", "w8a8"): (16_781_376, BYTE),
+    ("256x64x256", "fp16"): (33_570_880, HALF),
+    ("256x64x256", "w8a8"): (16_793_664, BYTE),
+    ("256x64x128", "fp16"): (16_785_472, HALF),
+    ("256x64x128", "w8a8"): (8_396_864, BYTE),
+    ("384x64x128", "fp16"): (37_756_992, HALF),
+    ("384x64x128", "w8a8"): (18_882_624, BYTE),
 }
 
 LONG_FORM = """program(1.0)
@@ -83,12 +102,25 @@ GENERAL = """program(1.3)
 }
 """
 
+FLEXIBLE = """program(1.3)
+[]
+{
+    func first<ios18>(tensor<fp32, [?]> x) [f = \
+tuple<tuple<string, dict<string, list<tensor<int32, [2]>, ?>>>>((("r", {{"x", [[0, 4]]}})))] {
+            tensor<fp32, [?]> y = relu(x = x);
+        } -> (y);
+    func second<ios18>(tensor<fp32, [1]> x) {
+            tensor<fp32, [1]> z = mul(x = x, y = tensor<fp32, [1]>([-0x1p+0]));
+        } -> (z);
+}
+"""
+
 NAMES = ("8x4x3", "8x4x1", "1x1x2", "60x4x3", "4x4x2k3", "7x3x3k3")
 
 
 def scale_of(config: Config) -> str:
     """Return the scale of a configuration's int8 weights, as a text has it."""
-    return f"0x1p-{ane_bench.chain_weights(config, 0).exponent}"
+    return f"0x1p{round(math.log2(ane_bench.chain_weights(config, 0).scale))}"
 
 
 class OriginalTest(unittest.TestCase):
@@ -100,19 +132,13 @@ class OriginalTest(unittest.TestCase):
                 text = build_program(Config.parse(name), variant, original=True).mil.encode()
                 self.assertEqual((len(text), hashlib.sha256(text).hexdigest()), (length, digest))
 
-    def test_samples_and_pinned_hashes(self) -> None:
-        for variant in ("fp16", "w8a8"):
-            expected = support.shared("original", f"64x4x2-{variant}.mil").read_text()
-            self.assertEqual(build_program(Config(64, 4, 2), variant, original=True).mil, expected)
-        pinned = json.loads(support.shared("original", "programs.json").read_text())
-        self.assertEqual({(one["config"], one["variant"]): (one["mil_bytes"], one["mil_sha256"])
-                          for one in pinned}, ORIGINAL_TEXTS)
-        for one in pinned:
-            blob = build_program(Config.parse(one["config"]), one["variant"], original=True).blob
-            self.assertEqual(len(blob), one["blob_bytes"])
-            start = [bytes.fromhex(one[key]).ljust(64, b"\0")
-                     for key in ("blob_header_hex", "record_hex")]
-            self.assertEqual(blob[:128], b"".join(start))
+    def test_weight_files(self) -> None:
+        """Sizes, header and first record are what the original's own run left."""
+        for (name, variant), (size, record) in ORIGINAL_FILES.items():
+            blob = build_program(Config.parse(name), variant, original=True).blob
+            self.assertEqual((len(blob), bytes(blob[:128])), (
+                size, b"".join(bytes.fromhex(start).ljust(64, b"\0")
+                               for start in ("0100000002", record))))
 
     def test_records(self) -> None:
         for variant, size, bits in (("fp16", "0010", 2), ("w8a8", "0008", 1)):
@@ -160,7 +186,7 @@ class TextTest(unittest.TestCase):
                         steps = mil_grammar.steps(program.mil, program.blob)
                         between = [("quantize", 2.0 ** -5), ("dequantize",
                                                              2.0 ** -5)] * variant.quantizes
-                        scale = 2.0 ** -weights.exponent if variant.weights == "int8" else 1.0
+                        scale = weights.scale if variant.weights == "int8" else 1.0
                         expected = [("conv", scale), *between] * config.depth
                         found = [(step.operation, step.scale) for step in steps]
                         self.assertEqual(found, expected[:len(expected) - len(between)])
@@ -204,42 +230,39 @@ class TextTest(unittest.TestCase):
 # Mistakes of the writer, as a change of its source, and what finds each: a reader refuses the
 # program, or the check fails what an engine computes of it.
 MISTAKES = {
-    "all layers at the first offset": ("HEADER.size + layer * stride, exponent",
-                                       "HEADER.size, exponent", "check"),
-    "a weight of the layer before": ('f"W{layer}", x)', 'f"W{max(0, layer - 1)}", x)', "check"),
-    "layers backwards in the file": ("RECORD.size + size + gap\n    blob =",
-                                     "RECORD.size + size + gap\n"
-                                     "    layers = [*layers][::-1]\n    blob =", "check"),
-    "a scale of weights": ('scale=self._value("fp16", f"0x1p{-exponent:+d}")',
-                           'scale=self._value("fp16", f"0x1p{1 - exponent:+d}")', "check"),
-    "a scale of activations": ('"dq_scale", f"0x1p{-exponent:+d}"',
-                               '"dq_scale", f"0x1p{1 - exponent:+d}"', "check"),
+    "all layers at the first offset": ("offset = uint64({record})", "offset = uint64(64)", "check"),
+    "a weight of the layer before": ("weight = W{layer}, x", "weight = W{max(0, layer - 1)}, x",
+                                     "check"),
+    "layers backwards in the file": ("zip(records, weights.layers(config.channels, data_type))",
+                                     "zip(records[::-1], weights.layers(config.channels, "
+                                     "data_type))", "check"),
+    "a scale of weights": ("fp16({hexadecimal(scale)})", "fp16({hexadecimal(scale / 2)})", "check"),
+    "a scale of activations": ('"dq_scale", hexadecimal(activation_scale)',
+                               '"dq_scale", hexadecimal(2 * activation_scale)', "check"),
     "no quantization": ("if variant.quantizes and layer", "if False and layer", "check"),
-    "no signs": ("scale = sign * (1 if", "scale = (1 if", "check"),
+    "no signs": ("kernels(pattern, sign * scale)", "kernels(pattern, scale)", "check"),
     "rotations by one more": ("[turn * size:(turn + channels) * size]",
                               "[(turn + 1) * size:(turn + 1 + channels) * size]", "check"),
-    "patterns turned around": ("for factor in pattern]\n        return 2",
-                               "for factor in pattern[::-1]]\n"
-                               "        return 2", "check"),
-    "no padding": ("pad = self._config.kernel // 2", "pad = 0", "reader"),
+    "patterns turned around": ("for part in pattern]", "for part in pattern[::-1]]", "check"),
+    "no padding": ("pad = config.kernel // 2", "pad = 0", "reader"),
     "padding that is not used": ("""'"custom"' if pad else""", """'"valid"' if pad else""",
                                  "reader"),
-    "an opset without the operations": ('"ios18" if dialect == "1.3" else variant.opset', '"ios16"',
+    "an opset without the operations": ("{'ios18' if dialect == '1.3' else variant.opset}", "ios16",
                                         "reader"),
     "a size in the record": ("stated = (size, data)", "stated = (size - 2, data)", "reader"),
     "an offset in the record": ("stated = (size, data)", "stated = (size, 0)", "reader"),
     "a data type in the record": ('DATA_TYPES[data_type if standard else "fp16"]',
                                   'DATA_TYPES["fp16"]', "reader"),
-    "records that are not aligned": ("else -size % ALIGNMENT", "else 0", "reader"),
-    "a name that is not defined": ("input = {x}, scale = dq_scale",
-                                   "input = d{x}, scale = dq_scale", "reader"),
-    "a name that is another's": ("""f'"{name}"')\n        listed""", """'"c0"')\n        listed""",
-                                 "reader"),
-    "spellings mixed": ('zero_point=self._value("int8", 0)', 'zero_point="int8(0)"', "reader"),
-    "a path": ("path, place = self._value(\"string\", f'\"{WEIGHT_PATH}\"')",
-               "path, place = self._value(\"string\", '\"weight.bin\"')", "reader"),
-    "quantize of the layer's input": ('mil.quantize(f"q{layer}", x)',
-                                      'mil.quantize(f"q{layer}", "x")', "check"),
+    "records that are not aligned": ("gap = -size % alignment", "gap = 0", "reader"),
+    "a name that is not defined": ("dequantize(input = q{layer - 1}", "dequantize(input = q",
+                                   "reader"),
+    "a name that is another's": ("""= {call}[name = string("{name}")]""",
+                                 """= {call}[name = string("c0")]""", "reader"),
+    "spellings mixed": (r"""'(?<!tensor<)(?<!")\b(string|""", r"""'(?<!tensor<)(?<!")\b(""",
+                        "reader"),
+    "a path": ('path = string("{WEIGHT_PATH}")', 'path = string("weight.bin")', "reader"),
+    "quantize of the layer's input": ("quantize(input = {x}, output", "quantize(input = x, output",
+                                      "check"),
 }
 
 
@@ -286,12 +309,12 @@ class MistakesTest(unittest.TestCase):
 class GrammarTest(unittest.TestCase):
     """The oracle itself."""
 
-    def test_programs_of_apples_compiler(self) -> None:
-        files = sorted(support.shared("mil").glob("*.mil"))
-        self.assertGreaterEqual(len(files), 8)
-        for file in files:
-            with self.subTest(file.name):
-                self.assertTrue(mil_grammar.parse(file.read_text()).functions[0].statements)
+    def test_what_apples_compiler_writes_besides(self) -> None:
+        """Several functions, lists in attributes, and constants in calls."""
+        first, second = mil_grammar.parse(FLEXIBLE).functions
+        self.assertEqual([first.name, second.name], ["first", "second"])
+        self.assertEqual(first.attributes["f"].literal, (("r", (("x", [[0, 4]]),)),))
+        self.assertEqual(second.statements[0].arguments["y"].literal, [-1.0])
 
     def test_values(self) -> None:
         program = mil_grammar.parse(GENERAL)

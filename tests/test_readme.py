@@ -10,7 +10,6 @@ import io
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import unittest

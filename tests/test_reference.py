@@ -227,7 +227,8 @@ class RoundingTest(unittest.TestCase):
                 nearly = whole * 256 + draw.choice((0, 0, 1, -1))
                 value = draw.choice((1, -1)) * nearly * 2.0 ** draw.randrange(-30, -20)
                 found, = ane_bench.stored([value * arithmetic.nudge], arithmetic.store)
-                self.assertEqual(Fraction(found), stored(Fraction(value), *arithmetic[::-1]), value)
+                self.assertEqual(Fraction(found), stored(Fraction(value), arithmetic.store,
+                                                         arithmetic.rounding), value)
 
     def test_no_value_but_a_half_is_moved_past_one(self) -> None:
         nearly = 1 + 2.0 ** -11 - 2.0 ** -49
@@ -283,7 +284,6 @@ class EngineTest(unittest.TestCase):
     def test_poisoned_pixels_are_written_again(self) -> None:
         config = Config(4, 2, 2)
         executable = self.load(build_program(config, "w8a8"))
-        self.assertTrue(all(map(math.isnan, executable.read_pixels([0])[0])))
         executable.write_input(ane_bench.random_input(config, 0))
         executable.evaluate()
         before = executable.read_pixels(range(4))

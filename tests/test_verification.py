@@ -409,7 +409,7 @@ class TextsTest(unittest.TestCase):
         self.assertIsNone(ane_bench.output_defect([2.5, 2.5], [2.5, 2.75]))
 
     def test_mismatches(self) -> None:
-        config, good = Config(64, 64, 8), Comparison(1.0, 0.0, 1.0, 0.0, 1.0)
+        config, good = Config(64, 64, 8), Comparison(1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
         for found, words in (
                 (good._replace(cosine=0.1, relative_l2=1.4), ("a wrong layer", "strides")),
                              (good._replace(slope=1.1, relative_l2=0.1), ("the wrong scale",)),
@@ -424,9 +424,9 @@ class ComparisonTest(unittest.TestCase):
     """Figures and pixels by hand."""
 
     def test_figures(self) -> None:
-        found = ane_bench.compare_vectors([3.0, 4.0, 0.0], [3.0, 0.0, 4.0])
-        self.assertEqual([round(value, 6) for value in found], [0.36, round(math.sqrt(32) / 5, 6),
-                                                                0.36, 4.0, 1.0])
+        found = ane_bench.compare_vectors([3.0, 4.0, 0.0, 9.0], [3.0, 0.0, 4.0])
+        self.assertEqual([round(value, 6) for value in found],
+                         [round(1 / 3, 6), 0.36, round(math.sqrt(32) / 5, 6), 0.36, 4.0, 1.0])
 
     def test_chosen_pixels(self) -> None:
         for count in (1, 3, 16, 99):

@@ -58,7 +58,7 @@ class ChainWeightsTest(unittest.TestCase):
             self.assertEqual(len({str(written(name, seed=seed)) for seed in range(5)}), 5)
 
     def test_the_file_holds_what_the_structure_says(self) -> None:
-        """Row, turns, signs, patterns and exponent, one weight after the other."""
+        """Row, turns, signs and patterns, one weight after the other."""
         for name in SMALL:
             config = Config.parse(name)
             weights, channels = chain_weights(config, 0), range(config.channels)
@@ -70,7 +70,7 @@ class ChainWeightsTest(unittest.TestCase):
 
     def test_all_variants_have_the_same_numbers_and_none_is_zero(self) -> None:
         for name in SMALL:
-            scale = 2.0 ** -chain_weights(Config.parse(name), 0).exponent
+            scale = chain_weights(Config.parse(name), 0).scale
             half, byte, mixed = (written(name, variant) for variant in ("fp16", "w8a8", "w8a16"))
             self.assertTrue(all(map(all, byte)))
             self.assertEqual(byte, mixed)
@@ -79,7 +79,7 @@ class ChainWeightsTest(unittest.TestCase):
     def test_rows_are_orthonormal_up_to_rounding(self) -> None:
         for channels in (1, 2, 3, 5, 12, 64, 97, 128):
             weights = chain_weights(Config(channels, 4, 1), 0)
-            row = [value * 2.0 ** -weights.exponent for value in weights.row]
+            row = [value * weights.scale for value in weights.row]
             self.assertTrue(63 < max(map(abs, weights.row)) <= 127, channels)
             for turn in range(channels):
                 turned = [*row[turn:], *row[:turn]]
@@ -110,7 +110,7 @@ class PatternTest(unittest.TestCase):
             for seed in range(2):
                 weights = chain_weights(Config.parse(name), seed)
                 self.assertLessEqual(max(map(abs, weights.row)), 7)
-                power = 264 * sum(map(mul, weights.row, weights.row)) / 4 ** weights.exponent
+                power = 264 * sum(map(mul, weights.row, weights.row)) * weights.scale ** 2
                 self.assertAlmostEqual(power, 1, delta=0.001)
 
     def test_patterns(self) -> None:
