@@ -150,6 +150,7 @@ class LoadedTest(EngineCase):
             reference = ane_bench.ReferenceEngine().load(self.program, 21, Recorder(), owner)
             for loaded in (executable, reference):
                 loaded.write_input(ane_bench.random_input(CONFIG, 0))
+                self.assertTrue(loaded.evaluate())
                 loaded.poison(range(CONFIG.pixels))
                 self.assertTrue(loaded.evaluate())
             pixels = [63, 0, 5]

