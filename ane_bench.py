@@ -2174,6 +2174,7 @@ class LoadedModel:
                 pause = next(pauses, None)
                 if pause is None:
                     raise
+                self._events.stage("pause", self._variant.name, pause)
                 time.sleep(pause)
         owner.callback(self._unload)
 
@@ -2841,7 +2842,8 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[str], events: Eve
             refused.append(without_paths(f"{form}: {error}"))
             if error.stage == "compile":
                 events.refused()
-            if error.stage in REFUSALS and len(refused) < len(forms):
+            full = "0x50004" in refused[-1]  # too many residents: no form helps
+            if error.stage in REFUSALS and len(refused) < len(forms) and not full:
                 continue
             cell.note(refused=refused[:-1])
             text = each_reason_once(refused) if cell.refused else str(error)
@@ -3757,7 +3759,7 @@ def write_file(path: Any, text: str) -> None:
 # ==================================================================================================
 # 13. Worker
 #
-# Used below: WORKER_ARGUMENT, STOP_S, TURN_BYTES, Message, Job, work, standin_library.
+# Used below: WORKER_ARGUMENT, STOP_S, TURN_BYTES, Message, Notify, Job, work, standin_library.
 # ==================================================================================================
 
 WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
@@ -3771,6 +3773,7 @@ REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"
 
 # An event: what a worker sends to its parent, which hands it on to `on_event` (see run).
 Message = Facts
+Notify = Callable[[Message], None]
 
 
 class Job(NamedTuple):
@@ -4205,7 +4208,7 @@ class Worker:
 
 
 def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = "ane",
-        on_event: Optional[Callable[[Message], None]] = None, **settings: Any) -> Run:
+        on_event: Optional[Notify] = None, **settings: Any) -> Run:
     """Measure configurations in variants, one worker process for each configuration.
 
     `configs` are Configs, or texts such as "512x64x128", lists ("128,256x64x32") and layers
@@ -4259,7 +4262,7 @@ def settings_of(given: Facts) -> Settings:
     return defaults._replace(**given).check()
 
 
-def measured(run: Run, notify: Callable[[Message], None]) -> Iterator[list[Cell]]:
+def measured(run: Run, notify: Notify) -> Iterator[list[Cell]]:
     """Measure a planned run: yield the cells of each configuration when they and their warnings are
     in the run. Raise Unavailable if the first worker finds no usable engine; KeyboardInterrupt, if
     Ctrl-C ended a configuration early, when its cells were yielded."""
@@ -4312,7 +4315,7 @@ def next_forms(cell: Cell, every: Sequence[str], tried: Sequence[str]) -> Sequen
 
 
 def measure_in_workers(run: Run, job: Job, cells: dict[str, Cell],
-                       notify: Callable[[Message], None]) -> Worker:
+                       notify: Notify) -> Worker:
     """Measure the cells of a configuration, one worker after the other; return the last.
 
     If a worker dies, the variant at work has failed; the others are measured again without it,
@@ -4331,7 +4334,7 @@ def measure_in_workers(run: Run, job: Job, cells: dict[str, Cell],
 
 
 def run_worker(run: Run, job: Job, cells: dict[str, Cell],
-               notify: Callable[[Message], None]) -> Worker:
+               notify: Notify) -> Worker:
     """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if the
     run's first worker finds no usable engine."""
     worker = Worker(job.settings.timeout, job)
@@ -4398,7 +4401,7 @@ def crowded_variants(run: Run, cells: dict[str, Cell]) -> list[str]:
 
 
 @contextmanager
-def machine_lock(notify: Callable[[Message], None]) -> Iterator[None]:
+def machine_lock(notify: Notify) -> Iterator[None]:
     """Hold the lock that keeps runs from disturbing each other's figures, or go on without if none
     is possible. Report if another run holds it."""
     directory = foundation_directory()  # a lock on the directory itself leaves no file behind
