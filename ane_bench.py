@@ -4176,7 +4176,11 @@ class Worker:
         """Yield the messages that came; note what the worker does, and what it may leave behind."""
         while b"\n" in self._sent:
             end = self._sent.index(b"\n") + 1
-            message: Message = json.loads(self._sent[:end])
+            try:
+                message: Message = json.loads(self._sent[:end])
+            except ValueError:
+                self.problem = f"the worker sent an invalid message: {bytes(self._sent[:60])!r}"
+                return
             del self._sent[:end]
             if message["kind"] == "stage":
                 self.stage = message["stage"]

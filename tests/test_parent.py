@@ -437,6 +437,7 @@ def said(cell: Any, variant: str = "fp16") -> dict[str, Any]:
 
 WORDS = [
     Words("half a message", "start", WITHOUT_RESULT, [b'{"kind": "stage", "stage": "co']),
+    Words("rubbish", "start", "^the worker sent an invalid message: b'rubbish", [b"rubbish\n"]),
     Words("nothing", "start", f"{WITHOUT_RESULT}it wrote nothing to standard error$"),
     Words("a stage that does not end", "compile", WITHOUT_RESULT,
           [{"kind": "stage", "stage": "compile", "variant": "fp16,w8a8", "limit": 1e299}]),
