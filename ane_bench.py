@@ -1169,7 +1169,7 @@ KNOWN_LIMITS = {False: 0.0007, True: 0.02}
 # Below, n is the number of values or pixels compared: the more there are, the nearer to 1 an
 # average is. The distance from an output without quantization, if 1 is what quantization usually
 # causes, may be base + part / sqrt(n).
-NOISE_LIMITS = {1: ((0.7, -4.0), (1.22, 5.0)), 3: ((0.7, -4.0), (1.4, 7.0))}  # by kernel
+NOISE_LIMITS = {1: ((0.7, -4.0), (1.22, 5.0)), 3: ((0.45, -2.0), (1.4, 7.0))}  # by kernel
 QUANTIZATION_NOISE = ACTIVATION_SCALE / math.sqrt(12)  # the rms of one rounding
 
 # The largest and the third largest error of a channel, if 1 is usual, may be 1 + so much / n**0.7.
