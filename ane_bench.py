@@ -5095,9 +5095,8 @@ def unpack(packed: str, room: int) -> bytes:
 # Several records.
 
 def show(runs: Sequence[Run], form: str, room: int = sys.maxsize) -> str:
-    """Return saved runs in a format of `run`, each record once: one as it was printed, several
-    side by side. A table is of at most `room` columns from 60 on."""
-    runs = unique(runs)
+    """Return saved runs in a format of `run`: one as it was printed, several side by side. A table
+    is of at most `room` columns from 60 on."""
     if form == "csv":
         return comma_separated(runs)
     if len(runs) == 1:
@@ -5964,7 +5963,7 @@ def records_of(paths: Sequence[str], complain: Callable[[str], None] = print_err
 
 def show_verb(options: argparse.Namespace) -> int:
     """Print saved records again; if there is only one, also its warnings, as `run` does."""
-    runs = records_of(options.records)
+    runs = unique(records_of(options.records))
     write_stdout(show(runs, options.format, terminal_columns(sys.stdout)), options.format)
     if len(runs) == 1:
         print_warnings(runs[0])
@@ -5997,7 +5996,7 @@ def compare_verb(options: argparse.Namespace) -> int:
 
 def chart_verb(options: argparse.Namespace) -> int:
     """Draw records as one SVG."""
-    runs, path = records_of(options.records), options.output
+    runs, path = unique(records_of(options.records)), options.output
     if path is None:
         if len(runs) > 1:
             raise UsageError(f"a chart of {len(runs)} records needs -o FILE.svg")

@@ -744,18 +744,27 @@ class ShowTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             path = written(Path(directory) / "thread.md", f"> Hello\n\n{report}\n\n{report}")
             back = ane_bench.read_records(path, self.fail)
-        self.assertEqual(ane_bench.show(back, "table"), ane_bench.show(runs, "table"))
+        self.assertEqual(len(back), 20)
+        self.assertEqual(ane_bench.show(ane_bench.unique(back), "table"),
+                         ane_bench.show(runs, "table"))
         self.assertEqual(report.count("<details>"), 10)
         for line in without_records(report).splitlines():
             if not line.startswith(("<", "```", "|")):
                 unescaped(re.sub(r"^\*\*|\*\*$", "", line))
 
-    def test_a_record_that_stands_twice_is_shown_once(self) -> None:
+    def test_a_record_that_stands_twice_is_shown_and_drawn_once(self) -> None:
         run, other = made_run(), made_run(ORIGINAL[1:2])
-        self.assertEqual(ane_bench.show([run, run], "table"), run.table())
-        for form in ("table", "csv", "markdown", "json"):
-            self.assertEqual(ane_bench.show([run, other, run], form),
-                             ane_bench.show([run, other], form))
+        run.warn("busy", "other programs")
+        with tempfile.TemporaryDirectory() as directory:
+            one, two = (written(Path(directory) / f"{number}.json", record)
+                        for number, record in enumerate((run, other)))
+            self.assertEqual(command("show", one, one), command("show", one))
+            for form in ("table", "csv", "markdown", "json"):
+                self.assertEqual(command("show", one, two, one, "--format", form).output,
+                                 ane_bench.show([run, other], form))
+            drawing = Path(directory) / "both.svg"
+            command("chart", one, two, one, "-o", str(drawing))
+            self.assertEqual(drawing.read_text(), ane_bench.chart([run, other]))
 
     def test_what_is_measured_in_other_ways_stands_apart(self) -> None:
         self.assertEqual(len(self.titles(made_run(), made_run(
