@@ -1950,8 +1950,7 @@ class NeuralEngine:
         """Hold an autorelease pool."""
         return self.runtime.pool()
 
-    def load(self, program: Program, qos: int, events: Events,
-             owner: ExitStack) -> "LoadedModel":
+    def load(self, program: Program, qos: int, events: Events, owner: ExitStack) -> "LoadedModel":
         """Return a program ready to evaluate at that QoS; its owner unloads it and removes its
         files. Raise StageError naming the stage that failed."""
         # A refused program too is cleaned up when the owner closes: that can crash, and comes last.
@@ -1962,8 +1961,7 @@ class NeuralEngine:
     def keep_awake(self, owner: ExitStack) -> None:
         """Keep the Mac from sleeping until the owner closes, if this macOS can."""
         with self.pool():
-            process = self.send_optional(self.runtime.find_class("NSProcessInfo"),
-                                         "processInfo")
+            process = self.send_optional(self.runtime.find_class("NSProcessInfo"), "processInfo")
             activity = self.send_optional(
                 process, "beginActivityWithOptions:reason:", KEEP_AWAKE,
                 self.runtime.string("measuring the Neural Engine"))
@@ -1995,8 +1993,7 @@ class NeuralEngine:
         """Return a dictionary's value, borrowed; nil if it is absent or of another class, and if
         the dictionary is none."""
         if self.is_kind(dictionary, "NSDictionary"):
-            value = self.send_optional(dictionary, "objectForKey:",
-                                       self.runtime.string(key))
+            value = self.send_optional(dictionary, "objectForKey:", self.runtime.string(key))
             return value if self.is_kind(value, class_name) else Pointer()
         return Pointer()
 
@@ -2608,8 +2605,7 @@ class Engine(typing.Protocol):
         """Return the context in which evaluates run."""
         ...
 
-    def load(self, program: Program, qos: int, events: Events,
-             owner: ExitStack) -> Executable:
+    def load(self, program: Program, qos: int, events: Events, owner: ExitStack) -> Executable:
         """Return the program, compiled and loaded, to be evaluated at that QoS; it is unloaded when
         its owner closes. Raise StageError if it is refused."""
         ...
@@ -2939,8 +2935,7 @@ def warmed_up(engine: Engine, trials: Sequence[Trial], events: Events) -> list[T
     return running
 
 
-def warm_up_slice(engine: Engine, trial: Trial, count: int, seconds: float,
-                  events: Events) -> None:
+def warm_up_slice(engine: Engine, trial: Trial, count: int, seconds: float, events: Events) -> None:
     """Evaluate `count` times, and again until some seconds are over; the median is the pace, and
     the first time of all the cell's `first_ms`."""
     ticks: list[float] = []
@@ -3032,8 +3027,7 @@ def chip_of(system: Facts) -> Chip:
 
 def describe_machine(engine: Engine) -> Facts:
     """Return the record's facts of this machine, each absent if unknown."""
-    facts: Facts = {"python": ".".join(map(str, sys.version_info[:3])),
-                             "cpus": os.cpu_count()}
+    facts: Facts = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
     with suppress(OSError, AttributeError):
         facts["load_average"] = os.getloadavg()[0]
     if isinstance(engine, NeuralEngine):
@@ -3150,8 +3144,7 @@ def warnings_before(config: Config, variants: Sequence[str],
                 f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
-def warnings_about_cell(cell: Cell, engine: str,
-                        system: Facts) -> Iterator[tuple[str, str]]:
+def warnings_about_cell(cell: Cell, engine: str, system: Facts) -> Iterator[tuple[str, str]]:
     """Yield warnings about a cell that is done, without its name."""
     if cell.refused and cell.form:
         yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.form}; "
@@ -4318,8 +4311,7 @@ def next_forms(cell: Cell, every: Sequence[str], tried: Sequence[str]) -> Sequen
     return tried[:1] if all_refused else tried
 
 
-def measure_in_workers(run: Run, job: Job, cells: dict[str, Cell],
-                       notify: Notify) -> Worker:
+def measure_in_workers(run: Run, job: Job, cells: dict[str, Cell], notify: Notify) -> Worker:
     """Measure the cells of a configuration, one worker after the other; return the last.
 
     If a worker dies, the variant at work has failed; the others are measured again without it,
@@ -4337,8 +4329,7 @@ def measure_in_workers(run: Run, job: Job, cells: dict[str, Cell],
         job = job._replace(variants=left, rest_until=worker.rest_until)
 
 
-def run_worker(run: Run, job: Job, cells: dict[str, Cell],
-               notify: Notify) -> Worker:
+def run_worker(run: Run, job: Job, cells: dict[str, Cell], notify: Notify) -> Worker:
     """Run one worker, put what it sends into run and cells, and return it. Raise Unavailable if the
     run's first worker finds no usable engine."""
     worker = Worker(job.settings.timeout, job)
@@ -5399,8 +5390,7 @@ def axis_of(title: str, left: float, right: float, figures: Sequence[Sequence[fl
     return Axis(title, left, right, ticks)
 
 
-def with_ends(found: Optional[Facts], value: str = "value",
-              ends: str = "ci95") -> list[float]:
+def with_ends(found: Optional[Facts], value: str = "value", ends: str = "ci95") -> list[float]:
     """Return a figure and the ends of its interval if it has one; [] if there is no figure."""
     return [found[value], *(found.get(ends) or ())] if found else []
 

@@ -13,7 +13,7 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import ane_bench
 from ane_bench import Config, UsageError
