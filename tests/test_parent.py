@@ -193,11 +193,11 @@ def after_evaluates(test: FaultCase, scene: Scene, count: int) -> None:
 WHOLE = 3 * 125 + 12 * 26
 MOMENTS = [3 * WHOLE, *(random.Random(seed).randrange(1, 2 * WHOLE) for seed in range(10))]
 TYPED = [
+    *(Step(f"Ctrl-C after {count} evaluates", functools.partial(after_evaluates, count=count))
+      for count in MOMENTS[:11 if support.ALL else 1]),
     Step("Ctrl-C within a compile", within_compile),
     Step("Ctrl-C again and again", again_and_again),
     Step("Ctrl-C for another", in_the_background),
-    *(Step(f"Ctrl-C after {count} evaluates", functools.partial(after_evaluates, count=count))
-      for count in MOMENTS[:11 if support.ALL else 1]),
 ]
 
 
