@@ -118,7 +118,7 @@ The file reads from top to bottom, which is also the way of the data:
 1 constants and errors, 2 configurations, 3 weights, 4 programs, 5 reference,
 6 verification, 7 Objective-C runtime, 8 Neural Engine, 9 statistics,
 10 measurement, 11 machine, 12 record, 13 worker, 14 parent, 15 reports,
-16 chart, 17 command line. Each uses only those above it.
+16 chart, 17 command line. Each uses only those above it, but for Run.table.
 """
 
 import os
@@ -138,7 +138,7 @@ try:
     if sys.version_info < (3, 9):  # noqa: UP036
         raise ImportError(f"this is {sys.version_info[0]}.{sys.version_info[1]}")
     import ctypes
-except ImportError as problem:
+except (ImportError, MemoryError) as problem:  # ctypes may lack memory that can be executed
     unfit = (f"ane_bench needs Python 3.9 or later, with ctypes ({problem}); use another Python, "
              "such as /usr/bin/python3 of Xcode's command line tools, or python.org's")
     if __name__ != "__main__":
@@ -234,8 +234,8 @@ class StageError(AneBenchError):
 
 
 def printable(text: str) -> str:
-    """Return text as one line for any terminal and file: control characters and lone surrogates
-    become `?`."""
+    """Return text as one line for any terminal and file: what cannot be printed, such as control
+    characters and lone surrogates, becomes `?`."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -863,7 +863,8 @@ def hexadecimal(scale: float) -> str:
 # ==================================================================================================
 # 5. Reference
 #
-# Used below: Events, Arithmetic, ARITHMETICS, concatenated, Reference, ReferenceEngine.
+# Used below: Events, Arithmetic, ARITHMETICS, concatenated, Reference, ReferenceEngine,
+# ReferenceExecutable.
 # ==================================================================================================
 
 class Events(typing.Protocol):
@@ -985,7 +986,7 @@ class Circulant:
         """Return the exact sums of row[(turn + i) % n] * vector[i], for each turn."""
         length, least = len(vector), min(vector)
         values = [value - least for value in vector]
-        width = max(1, (self._norm * max(values)).bit_length() + 7 >> 3)
+        width = max(1, ((self._norm * max(values)).bit_length() + 7) // 8)
         if width > 8:
             high, low = (self.product([value >> 32 for value in vector]),
                          self.product([value & 0xFFFFFFFF for value in vector]))
@@ -994,7 +995,7 @@ class Circulant:
         row, column = (int.from_bytes(spaced(struct.pack(form, *each), 8, width), "little")
                        for each in (self._row, values))
         whole = row * column
-        lanes = (whole >> bits) + (whole & (1 << bits) - 1)  # the matrix is circular
+        lanes = (whole >> bits) + (whole & ((1 << bits) - 1))  # the matrix is circular
         sums = struct.unpack(form, spaced(lanes.to_bytes(width * length, "little"), width, 8))
         subtracted = least * self._sum + self._least * sum(values)
         return [lane + subtracted for lane in reversed(sums)]
@@ -1080,22 +1081,32 @@ class Reference:
     def _unrounded(self, pixels: Sequence[int]) -> list[Vector]:
         """Return the outputs of a 3x3 chain: the patterns mix the pixels of each channel, then the
         rotations mix the channels."""
-        count, weights = self.config.pixels, self._weights
-        # How much each pixel of the input adds to these, from the output backwards.
-        shares = [[float(pixel == chosen) for chosen in pixels] for pixel in range(count)]
+        config, weights, side = self.config, self._weights, self.config.spatial
+        # A pixel depends on a square around it, as wide as two layers for each; near an edge it is
+        # moved into the image. Shares: how much each place there adds, from the output backwards.
+        width = min(side, 2 * config.depth + 1)
+        corners = [[min(max(place - config.depth, 0), side - width)
+                    for place in divmod(pixel, side)] for pixel in pixels]
+        own = [(pixel // side - top) * width + pixel % side - left
+               for pixel, (top, left) in zip(pixels, corners)]
+        shares = [[float(place == chosen) for chosen in own] for place in range(width * width)]
         for pattern in reversed(weights.patterns):
             shares = mixed(shares, [value / PATTERN_MIDDLE for value in reversed(pattern)])
-        images = [struct.unpack_from(f"<{count}e", self._data, start)
-                  for start in range(0, len(self._data), 2 * count)]
-        mean = [[math.fsum(map(mul, row, image)) for image in images] for row in zip(*shares)]
+        images = [struct.unpack_from(f"<{config.pixels}e", self._data, start)
+                  for start in range(0, len(self._data), 2 * config.pixels)]
+        mean = []
+        for (top, left), share in zip(corners, zip(*shares)):
+            starts = [(top + row) * side + left for row in range(width)]
+            mean.append([math.fsum(map(mul, share, concatenated(
+                [image[start:start + width] for start in starts]))) for image in images])
         rotations = weights._replace(scale=PATTERN_MIDDLE * weights.scale,
-                                     patterns=[(1,)] * self.config.depth)
+                                     patterns=[(1,)] * config.depth)
         return chain_outputs(rotations, mean, UNROUNDED, False)
 
 
 class ReferenceEngine:
-    """The reference as an engine: small programs on any machine. Its times say nothing about a
-    Neural Engine."""
+    """The reference as an engine, used like NeuralEngine: small programs on any machine. Its times
+    say nothing about a Neural Engine."""
 
     def __init__(self) -> None:
         self.now, self.tick_ns = time.perf_counter_ns, 1.0
@@ -1109,7 +1120,8 @@ class ReferenceEngine:
 
 
 class ReferenceExecutable:
-    """A program that is computed in the first arithmetic, layer by layer with either kernel."""
+    """A program that is computed in the first arithmetic, layer by layer with either kernel; it is
+    used like LoadedModel."""
 
     def __init__(self, program: Program) -> None:
         self.facts: Facts = {}
@@ -1219,8 +1231,8 @@ def compare_vectors(values: Vector, expected: Vector) -> Comparison:
 
 def chosen_pixels(config: Config, seed: int, count: int) -> list[int]:
     """Return the indices of the pixels to verify, drawn by the seed. With a kernel of 3 every other
-    one, the first too, lies on an edge, where the padding shows, and the others inside; small
-    images have any when these run out."""
+    one, the first too, lies on an edge but in no corner, where the padding shows, and the others
+    inside; small images have any when these run out."""
     draw = random.Random(seed).random
     last = config.spatial - 1
     chosen: dict[int, None] = {}
@@ -1280,7 +1292,7 @@ def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: 
     if quantizes and config.channels >= FEWEST_CHANNELS:
         little, much = quantization_noise(values, list(references.values()),
                                           concatenated(reference.compute(pixels)), config)
-        problems += [little, *[much] * known]
+        problems += [little, much] if known else [little]
         doubts["quantization"] = much
     if known and config.kernel == 1:
         doubts["unknown-rounding"] = unknown_rounding(found, config, quantizes)
@@ -1304,7 +1316,7 @@ def output_defect(values: Vector, expected: Vector) -> Optional[str]:
     unwritten = sum(map(math.isnan, values))
     if unwritten == len(values):
         return ("evaluate returned YES and did not write the output: NaN was put there before; the "
-                "engine did no work, or writes elsewhere than the strides say: try another --qos, "
+                "engine did no work, or writes elsewhere than the strides say; try another --qos, "
                 "and send the output of doctor, which shows strides")
     if unwritten:
         return (f"evaluate returned YES and did not write {unwritten} of {len(values)} values of "
@@ -1419,8 +1431,8 @@ def unknown_rounding(found: Comparison, config: Config, quantizes: bool) -> Exce
     return Excess(found.relative_l2 * found.floor / limit, (
         f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's "
         f"known arithmetic stays within {limit:.4f}. It is accepted only as an unknown rounding, "
-        "in which small mistakes may hide: compare more pixels with --verify 16, and send the "
-        "output of doctor"))
+        "in which small mistakes may hide: compare more pixels with a larger --verify, and send "
+        "the output of doctor"))
 
 
 # ==================================================================================================
@@ -1687,7 +1699,7 @@ def _pointers(items: Sequence[Pointer]) -> Any:
 # 8. Neural Engine
 #
 # Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory,
-# NeuralEngine.
+# NeuralEngine, LoadedModel.
 # ==================================================================================================
 
 # A row of a tensor takes a multiple of 64 bytes: Apple's compiler library (decompiled), and every
@@ -1721,7 +1733,7 @@ ADVICE = {
     "InvalidMILProgram": "try another --form",
     "CompilationFailure": "try a smaller program or another --seed",
     "0x20004": "try fewer channels or layers",
-    "0x50004": "close other programs that use the Neural Engine",
+    "(0x50004|no ANE resources)": "close other programs that use the Neural Engine",
     "status=0x1d": "a surface is smaller than the engine's layout: send the output of doctor",
 }
 
@@ -1885,7 +1897,7 @@ class Strides(NamedTuple):
         side, channels = self.config.spatial, self.config.channels
         return (2 * side <= self.row and self.row * side <= self.plane
                 and self.plane * channels <= self.batch <= LARGEST_BYTES
-                and not (self.row % 2 or self.plane % 2))
+                and not (self.row | self.plane | self.batch) % 2)
 
     @property
     def facts(self) -> dict[str, int]:
@@ -1911,7 +1923,8 @@ class Strides(NamedTuple):
 
 
 class NeuralEngine:
-    """Apple's engine, an Engine: the private in-memory model API and IOSurface."""
+    """Apple's engine: the private in-memory model API and IOSurface. Its clock is `now`, in ticks
+    of `tick_ns`; evaluates run within its `pool`."""
 
     def __init__(self, libraries: Libraries, original: bool = False) -> None:
         """Raise Unavailable if a library, or a function of it, is missing. `original`: make the
@@ -2055,10 +2068,9 @@ class NeuralEngine:
 
 
 class LoadedModel:
-    """An _ANEInMemoryModel as an Executable, from descriptor to bound evaluate.
-
-    Its owner undoes all, in reverse. `facts`: compile_ms, load_ms, compiled_before and strides.
-    """
+    """A program, compiled and loaded: an _ANEInMemoryModel from descriptor to bound evaluate, with
+    its input and output. Its owner undoes all, in reverse. `facts`: those that are known of the
+    cell's compile_ms, load_ms, compiled_before and strides."""
 
     def __init__(self, engine: NeuralEngine, program: Program, qos: int, events: Events,
                  owner: ExitStack) -> None:
@@ -2240,8 +2252,8 @@ class LoadedModel:
         if wrong:
             self._warn("strides", (
                 f"the model describes {' and '.join(wrong)}, which is not this program's; rows of "
-                f"a multiple of {ROW_GRANULE} bytes are assumed, and the check tells if that is "
-                "right; send the output of doctor"))
+                f"a multiple of {ROW_GRANULE} bytes are assumed, which is right if the check is "
+                "ok; send the output of doctor"))
         return lies[0], lies[1]
 
     def _attributes(self) -> Any:
@@ -2398,11 +2410,6 @@ class Estimate(NamedTuple):
         return Estimate(self.centre - other.centre, math.hypot(self.error, other.error),
                         min(self.freedom, other.freedom))
 
-    def doubled(self) -> "Estimate":
-        """Return the estimate with an interval twice as wide, for a verdict: if it excludes 1, that
-        is wrong for less than 5 % of equal runs, even if neighbouring rounds correlate by 0.5."""
-        return self._replace(error=2 * self.error)
-
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Return what the medians of rounds, in their order, tell: the mean of the logarithms.
@@ -2461,7 +2468,7 @@ def without_paths(text: str) -> str:
                  os.path.dirname(globals().get("__file__") or ""),
                  os.path.dirname(sys.executable or ""), os.path.expanduser("~")):
         if len(path) > 1:
-            for name in (os.path.realpath(path), path):
+            for name in (os.path.realpath(path), path.rstrip(os.sep)):
                 # Whole names: /tmp is not in /tmpfs.
                 text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", "…", text)
     return text
@@ -2559,7 +2566,8 @@ MOST_SAMPLES = 100_000  # of a cell with more, the medians of rounds are kept
 # it counts as hung.
 DEFAULT_PACE_S, HANG_FACTOR = 0.1, 10
 
-# The most that generating a weight, or computing with it for one pixel, may take in plain Python.
+# The most that generating a weight may take in plain Python; or, for one pixel that is checked,
+# computing with a weight, or with a pixel of a layer.
 SECONDS_PER_WEIGHT = 1e-6
 
 # Rounds of 30 s tell what the machine sustains; if it becomes slower by over 5 %, and surely so, it
@@ -2570,45 +2578,9 @@ SECONDS_PER_WEIGHT = 1e-6
 SUSTAINED_S, THROTTLED, STEPS = 30.0, 0.05, 4
 
 
-class Executable(typing.Protocol):
-    """A loaded program with its input and output, of either engine. `facts`: those that are known
-    of the cell's compile_ms, load_ms, compiled_before and strides."""
-
-    facts: Facts
-
-    def write_input(self, data: bytes) -> None:
-        """Write the whole fp16 input, packed: [channels][pixels]."""
-
-    def evaluate(self) -> bool:
-        """Compute the output; return whether that worked."""
-        ...
-
-    def failure(self) -> str:
-        """Return why the last evaluate failed. Call it within the same pool."""
-        ...
-
-    def poison(self, pixels: Sequence[int]) -> None:
-        """Make all channels of these output pixels NaN."""
-
-    def read_pixels(self, pixels: Sequence[int]) -> list[Vector]:
-        """Return the channels of each of these output pixels."""
-        ...
-
-
-class Engine(typing.Protocol):
-    """A way to run programs. Its clock is `now`, in ticks of `tick_ns`."""
-
-    now: Callable[[], int]
-    tick_ns: float
-
-    def pool(self) -> typing.ContextManager[None]:
-        """Return the context in which evaluates run."""
-        ...
-
-    def load(self, program: Program, qos: int, events: Events, owner: ExitStack) -> Executable:
-        """Return the program, compiled and loaded, to be evaluated at that QoS; it is unloaded when
-        its owner closes. Raise StageError if it is refused."""
-        ...
+# A way to run programs, and a program that it has compiled and loaded: of either there are two.
+Engine = Union[NeuralEngine, ReferenceEngine]
+Executable = Union[LoadedModel, ReferenceExecutable]
 
 
 class Cell:
@@ -2838,12 +2810,12 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[str], events: Eve
             refused.append(without_paths(f"{form}: {error}"))
             if error.stage == "compile":
                 events.refused()
-            full = "0x50004" in refused[-1]  # too many residents: no form helps
+            full = re.search("0x50004|no ANE resources", refused[-1])  # no form makes room
             if error.stage in REFUSALS and len(refused) < len(forms) and not full:
                 continue
             cell.note(refused=refused[:-1])
             text = each_reason_once(refused) if cell.refused else str(error)
-            advice = advice_for(text)
+            advice = advice_for(text if len(refused) == len(forms) else str(error))
             if settings.original:
                 advice = advice.replace("another --form", "it without --original")
             elif settings.form == "auto":  # all were tried, now or before
@@ -3156,11 +3128,11 @@ def warnings_about_cell(cell: Cell, engine: str, system: Facts) -> Iterator[tupl
             "of w8a16; choose a depth of 2 or more")
     seen = list(noise_in(cell))
     if seen:
-        user = "other programs" if engine == "reference" else "other programs, heat or the clock"
-        longer = "" if cell.settings.original else (
-            f", or measure longer, such as --seconds {max(4, 4 * cell.settings.seconds):g}")
-        yield "noise", (f"times are uncertain: {', '.join(seen)}; {user}, most likely: close what "
-                        f"else runs{longer}")
+        seconds = min(3600, max(4, 4 * cell.settings.seconds))
+        longer = f", or measure longer, such as --seconds {seconds:g}"
+        yield "noise", (f"times are uncertain: {', '.join(seen)}; other programs, heat or the "
+                        "clock, most likely: close what else runs"
+                        f"{'' if cell.settings.original else longer}")
     strange = implausible(cell, system) if engine != "reference" else None
     if strange:
         yield strange
@@ -3197,7 +3169,7 @@ def implausible(cell: Cell, system: Facts) -> Optional[tuple[str, str]]:
         return None
     look = "measure without --original, so that outputs are compared"
     if not settings.original:
-        look = f"compare more pixels with --verify {max(16, 4 * settings.verify)}"
+        look = f"compare more pixels with --verify {min(4096, max(16, 4 * settings.verify))}"
     rated = chip.rated_tops * (2 if "Ultra" in str(system.get("chip")) else 1)
     # An engine may compute 3x3 convolutions in fewer operations than are counted.
     if cell.config.kernel == 1 and tops > OVER_RATED * rated:
@@ -3395,13 +3367,12 @@ def check_engine(probe: Probe) -> Iterator[Finding]:
     present = reported(probe.engine, "_ANEDeviceInfo", "hasANE")
     values = {name: reported(probe.engine, "_ANEDeviceInfo", selector)
               for name, selector in DEVICE_VALUES.items()}
-    facts = ", ".join(f"{name.replace('ane_', '')} {value}" for name, value in values.items()
-                      if value)
+    facts = [f"{name.replace('ane_', '')} {value}" for name, value in values.items() if value]
     if present is None:
-        yield Finding("Neural Engine", "note", f"the framework does not say whether there is one: "
-                                               f"{facts}", "a run will show it")
+        yield Finding("Neural Engine", "note", ", ".join([
+            "the framework does not say whether there is one", *facts]), "a run will show it")
     elif present:
-        yield Finding("Neural Engine", "ok", f"present, {facts}")
+        yield Finding("Neural Engine", "ok", ", ".join(["present", *facts]))
     else:
         yield Finding("Neural Engine", "FAIL", "the framework says that this Mac has no Neural "
                                                "Engine", APPLE_SILICON)
@@ -3439,14 +3410,15 @@ def check_conditions(probe: Probe) -> Iterator[Finding]:
 # ==================================================================================================
 # 12. Record
 #
-# Used below: LARGEST_RECORD, Layer, Run, record_text, unique, read_bounded, parse_records, run_of,
-# refuse_any, write_file.
+# Used below: LARGEST_RECORD, Layer, Run, record_text, condensed, unique, read_bounded,
+# parse_records, refuse_any, write_file.
 # ==================================================================================================
 
 SCHEMA = "ane-bench/2"
 
-# Limits of a record that is read: an hour of one configuration has a tenth of these values.
-LARGEST_RECORD, MOST_VALUES = 1 << 26, 4_000_000
+# Limits of a record that is read: a day of rounds has fewer values. One with more samples than are
+# kept holds the medians of rounds alone.
+LARGEST_RECORD, MOST_VALUES, KEPT_SAMPLES = 1 << 27, 8_000_000, 2_000_000
 
 
 class Layer(NamedTuple):
@@ -3593,8 +3565,22 @@ class Run:
 
 def record_text(run: Run) -> str:
     """Return the record as JSON, a round on a line: samples of an hour would take millions."""
-    text = json.dumps(run.to_dict(), indent=1, allow_nan=False)
+    count = sum(len(samples) for cell in run.cells for samples in cell.samples_ns)
+    kept = condensed(run) if count > KEPT_SAMPLES else run
+    text = json.dumps(kept.to_dict(), indent=1, allow_nan=False)
     return re.sub(r"(?<=[\[,])\n *(?=[-0-9])|(?<=[0-9])\n *(?=])", "", text) + "\n"
+
+
+def condensed(run: Run) -> Run:
+    """Return a copy of a run whose samples are the medians of its rounds. The original's stay: it
+    shows their mean."""
+    record = run.to_dict()
+    for result in record["results"] if not run.settings.original else ():
+        for cell in result["variants"].values():
+            if "samples_ns" in cell:
+                medians = [[statistics.median(samples)] for samples in cell["samples_ns"]]
+                cell.update(samples_ns=medians, condensed=True)
+    return run_of(record)
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:
@@ -3952,9 +3938,9 @@ def measure_group(engine: Engine, job: Job, variants: Sequence[str], known: bool
 
 def verify_trials(trials: Sequence[Trial], pixels: Sequence[int], known: bool, link: Link) -> None:
     """Compare pixels of each output with the reference; fail the cells whose outputs differ."""
-    first = trials[0].cell
-    reference = Reference(first.config, first.settings.seed)
-    limit = SECONDS_PER_WEIGHT * first.config.weights * len(pixels)
+    config, settings = trials[0].cell.config, trials[0].cell.settings
+    reference = Reference(config, settings.seed)
+    limit = SECONDS_PER_WEIGHT * (config.weights + config.pixels * config.depth) * len(pixels)
     for trial in trials:
         if not trial.cell.ok:
             continue
@@ -4466,7 +4452,9 @@ def program_finding(cells: Sequence[Cell]) -> Finding:
         return Finding(name, "FAIL", "; ".join(failures), REPORT_ADVICE)
     times = [f"{VARIANTS[cell.variant].label} {cell.milliseconds:.2f} ms" for cell in cells]
     facts = dict.fromkeys(f"{cell.form}, rows of {cell.strides['row']}, planes of "
-                          f"{cell.strides['plane']} bytes" for cell in cells)
+                          f"{cell.strides['plane']} bytes" + (
+                              f", in the output {cell.strides['output']}"
+                              if "output" in cell.strides else "") for cell in cells)
     return Finding(name, "ok", ", ".join([*times, "verified", *facts]))
 
 
@@ -5036,18 +5024,6 @@ def with_records(text: str, runs: Sequence[Run]) -> str:
     if len(whole) <= LONGEST_COMMENT:
         return whole
     return "\n".join([text, *(record_block(condensed(run)) for run in runs)])
-
-
-def condensed(run: Run) -> Run:
-    """Return a copy of a run whose samples are the medians of its rounds. The original's stay: it
-    shows their mean."""
-    record = run.to_dict()
-    for result in record["results"] if not run.settings.original else ():
-        for cell in result["variants"].values():
-            if "samples_ns" in cell:
-                medians = [[statistics.median(samples)] for samples in cell["samples_ns"]]
-                cell.update(samples_ns=medians, condensed=True)
-    return run_of(record)
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
