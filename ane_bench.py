@@ -152,7 +152,6 @@ import cmath
 import contextlib
 import csv
 import datetime
-import errno
 import functools
 import gc
 import html
@@ -726,15 +725,10 @@ class Program(NamedTuple):
 
     def write(self, directory: str) -> None:
         """Write `model.mil` and `weights/weight.bin` below a directory, which is made if it is
-        missing. Raise OSError, also for a symbolic link in the place of a directory or file: macOS
-        27 refuses models that hold links."""
+        missing. Raise OSError."""
         os.makedirs(os.path.join(directory, os.path.dirname(WEIGHT_FILE)), exist_ok=True)
         for name, content in ((MIL_FILE, self.mil.encode()), (WEIGHT_FILE, self.blob)):
-            path = os.path.join(directory, name)
-            for place in (os.path.dirname(path), path):
-                if os.path.islink(place):
-                    raise OSError(errno.ELOOP, "is a symbolic link", place)
-            with open(path, "wb") as file:
+            with open(os.path.join(directory, name), "wb") as file:
                 file.write(content)
 
 
@@ -2844,7 +2838,7 @@ def measure_rounds(engine: Engine, trials: Sequence[Trial], pixels: Sequence[int
             for trial in running:
                 trial.cell.fail("evaluate", f"interrupted after {done} of {least} rounds")
             return
-        rounds_s.append((engine.now() - started) * engine.tick_ns / 1e9)
+        rounds_s.append((engine.now() - started) * engine.tick_ns / 1e9 if done else 0.0)
         ends_s = 2 * rounds_s[-1] - rounds_s[done - 1]  # if it takes as long as the one before
         last = (done + 1 >= least and (done + 1) % len(running) == 0
                 and (events.stopping or ends_s >= settings.seconds))
@@ -3019,7 +3013,7 @@ def describe_machine(engine: Engine) -> Facts:
 def merged_facts(system: Facts, latest: Facts) -> Facts:
     """Return the facts of a run's machine: those that its first worker found, but the latest of
     those that change."""
-    facts = {name: value for name, value in latest.items() if isinstance(value, (str, int, float))}
+    facts = dict(latest)
     if "thermal_state" in facts:
         facts["thermal_state_before"] = facts.pop("thermal_state")
     changing = ("power_source", "low_power_mode", "load_average")
@@ -3152,7 +3146,7 @@ def noise_in(cell: Cell) -> Iterator[str]:
         yield f"they scatter by {spread:.0%}"
     outliers = sum(sample > OUTLIER * middle for sample in samples)
     if outliers > MANY_OUTLIERS * len(samples):
-        yield f"{outliers} of {len(samples)} evaluates took over {OUTLIER} times the median"
+        yield f"{outliers} of {len(samples)} samples are over {OUTLIER} times the median"
     low, high = cell.ms.get("ci95", (1, 1))
     if (high - low) / 2 > WIDE * cell.ms["value"]:
         yield f"the interval is ±{(high - low) / 2 / cell.ms['value']:.0%}"
@@ -3297,14 +3291,9 @@ def check_platform(probe: Probe) -> Iterator[Finding]:
 def check_machine(probe: Probe) -> Iterator[Finding]:
     """Look up what the record says of the machine. It is there before any framework is."""
     facts = {name: probe.libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()}
-    unknown = [name for name, value in facts.items() if value is None]
-    texts: dict[str, Callable[[Any], str]] = {"macos": "macOS {}".format, "memory_bytes": amount}
-    known = [texts.get(name, str)(value) for name, value in facts.items() if value is not None]
-    known.append(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
-    if unknown:
-        known.append(f"unknown: {', '.join(unknown)}")
-    yield Finding("machine", "note" if unknown else "ok", ", ".join(known),
-                  "the record goes without" if unknown else "")
+    values = [f"{name} {'unknown' if value is None else value}" for name, value in facts.items()]
+    state, advice = ("note", "the record goes without") if None in facts.values() else ("ok", "")
+    yield Finding("machine", state, ", ".join(values), advice)
 
 
 def check_libraries(probe: Probe) -> Iterator[Finding]:
@@ -3584,8 +3573,9 @@ def condensed(run: Run) -> Run:
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:
-    """Return runs, of those whose records are the same in everything only one."""
-    return list({json.dumps(run.to_dict()): run for run in runs}.values())
+    """Return runs, of those whose records are the same but for what condensing leaves out only
+    one."""
+    return list({json.dumps(condensed(run).to_dict()): run for run in runs}.values())
 
 
 # Reading. What is unknown is ignored, and figures are worked out again from the samples.
@@ -3668,7 +3658,6 @@ def run_of(record: Any) -> Run:
     run = Run(found["engine"], settings, asked["configs"], variants_of(asked["variants"]))
     for name in PLAIN_FIELDS:
         setattr(run, name, found[name])
-    made(float, run.system.get("memory_bytes", 0))
     run.data, run.other_settings = made(int, protocol.pop("data")), protocol
     run.broken_off = not found["complete"]
     run.warnings = [{name: warning[name] for name in ("code", "message")}
@@ -3701,7 +3690,7 @@ def cell_of(config: Config, variant: str, settings: Settings, facts: Facts) -> C
         f"{cell.name}: its status contradicts its samples or its check":
             cell.ok and (not rounds or cell.check == "WRONG"),
         f"{cell.name}: its rounds have different numbers of samples, or are condensed and have "
-        "several": len(lengths) > 1 or bool(cell.condensed) and lengths != {1},
+        "several": len(lengths) > 1 or bool(cell.condensed and lengths - {1}),
         f"{cell.name}: `rounds_s` contradicts its rounds":
             len(cell.rounds_s) not in (0, rounds) or cell.rounds_s[:1] not in ([], [0])
             or cell.rounds_s != sorted(cell.rounds_s)})
@@ -4747,19 +4736,15 @@ def layer_notes(run: Run) -> list[str]:
         if untold:
             notes.append(f"{layer.shape}: the time of a layer in {' and '.join(untold)} cannot be "
                          f"told from {' and '.join(map(str, layer.depths))} layers; "
-                         f"{cure_of_layer(run, cells[0].config)}")
+                         f"{cure_of_layer(run, layer)}")
     return notes
 
 
-def cure_of_layer(run: Run, chain: Config) -> str:
-    """Return what helps if the time of a layer is not told: to ask for it, or larger depths than
-    those of its chains."""
-    depths = sorted(own.depth for own in run.configs if own.shape == chain.shape)
-    if len(depths) == 1:
-        return f"ask for layers, such as --config {chain.shape}"
-    more, kernel = sum(depths[-2:]), "k3" * (chain.kernel == 3)
-    return (f"name larger depths, as in --config {chain.channels}x{chain.spatial}x{more},{4 * more}"
-            f"{kernel}, or measure longer")
+def cure_of_layer(run: Run, layer: Layer) -> str:
+    """Return what helps if the time of a layer is not told: larger depths, if there can be any."""
+    (shape, _, kernel), more = layer.shape.partition("k3"), sum(layer.depths)
+    deeper = f"name larger depths, as in --config {shape}x{more},{4 * more}{kernel}, or "
+    return deeper * (4 * more <= chip_of(run.system).deepest) + "measure longer"
 
 
 def sustained_lines(run: Run) -> list[str]:
@@ -4791,7 +4776,7 @@ def answer(run: Run) -> str:
     where = f"on this {engine_name(run)}"
     said = [cell for cell in run.cells if not unsaid(run, cell)]
     if not said:
-        cell = first_tried(run.cells)
+        cell = next((cell for cell in run.cells if cell.error != NOT_MEASURED), run.cells[0])
         doctor = "" if cell.ok else f" See what this Mac has: python3 {PROGRAM_NAME}.py doctor"
         reason = unsaid(run, cell).partition(";")[0]
         return f"Nothing can be said of the speed {where}; {cell.name}: {reason}.{doctor}"
@@ -4812,11 +4797,6 @@ def answer(run: Run) -> str:
         text = f"{VARIANTS[fastest].label} reaches {most} {where}"
     used = [cell for cell in said if not ratios or cell.config.name in ratios]
     return f"A layer in {text}." if layers else f"{text}{fixed_cost_hint(run, used)}."
-
-
-def first_tried(cells: Sequence[Cell]) -> Cell:
-    """Return the first cell that was not left out because of others, if there is one."""
-    return next((cell for cell in cells if cell.error != NOT_MEASURED), cells[0])
 
 
 def unsaid(run: Run, cell: Cell) -> str:
@@ -4868,11 +4848,12 @@ def compared(run: Run, ratios: Mapping[str, Facts], layers: bool, where: str) ->
 def fixed_cost_hint(run: Run, cells: Sequence[Cell]) -> str:
     """Return what is to be said if the fixed cost of an evaluate is over a fifth of a baseline's
     time that the answer rests on."""
-    least = chip_of(run.system).dispatch_ms
-    short = [cell.config for cell in cells
+    least, shapes = chip_of(run.system).dispatch_ms, [config.shape for config in run.configs]
+    short = [cell.config.shape for cell in cells
              if cell.baseline is cell and cell.ms["value"] < 5 * least]
-    return (f", partly the fixed cost of an evaluate: {cure_of_layer(run, short[0])}"
-            if short else "")
+    cures = (f": ask for layers, such as --config {shape}" for shape in short
+             if shapes.count(shape) == 1)
+    return f", partly the fixed cost of an evaluate{next(cures, '')}" if short else ""
 
 
 # Notes below a table.
@@ -4925,7 +4906,7 @@ def report(run: Run, form: str, room: int = DEFAULT_COLUMNS) -> str:
 LONGEST_COMMENT = 65536  # letters; GitHub's limit
 # What GitHub would take for a user, an issue or an address, as methods' types such as
 # `B36@0:8I16@20^@28` are. Escaping such signs does not help, a code span does.
-CODE = re.compile(r"([-+]\[[^\]`]{1,200}\]|"
+CODE = re.compile(r"([-+]\[[^\]`]{1,200}\][^\s`]*|"
                   r"(?<![^\s`])[^\s`]*(?:@|#[0-9]|://|www\.|GH-[0-9])[^\s`]*)")
 # A part of a report: a title, a list, or a table's headings and rows.
 Part = Union[str, list[str], tuple[list[str], list[list[str]]]]
@@ -5023,7 +5004,9 @@ def with_records(text: str, runs: Sequence[Run]) -> str:
     whole = "\n".join([text, *map(record_block, runs)])
     if len(whole) <= LONGEST_COMMENT:
         return whole
-    return "\n".join([text, *(record_block(condensed(run)) for run in runs)])
+    whole = "\n".join([text, *(record_block(condensed(run)) for run in runs)])
+    return whole + "\n**Too long for a comment: attach this as a file.**\n" * (
+        len(whole) > LONGEST_COMMENT)
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
@@ -5211,7 +5194,7 @@ def check_gate(base: Run, new: Run) -> None:
     found = differing(base, new)
     refuse_any({
         "BASE and NEW are the same record; record NEW after the change":
-            base.to_dict() == new.to_dict(),
+            len(unique([base, new])) == 1,
         **{f"the records differ in {name} ({found.get(name)}); record both on one machine, with "
            "the same options and version": name in found
            for name in ("engine", "chip", "model", "data", "qos", "baseline")},
@@ -5246,8 +5229,8 @@ def gate(base: Run, new: Run, slower: Optional[float],
         if not limit:
             continue
         if not failed and not changes:
-            raise UsageError("--fail-if-ratio-drops has nothing to compare; record both with a "
-                             "second variant")
+            reasons = "; ".join([*notes, *failures(base)]) or "record both with a second variant"
+            raise UsageError(f"--fail-if-ratio-drops has nothing to compare; {reasons}")
         for item in changes:
             least, most = item.widened
             if most < limit:
@@ -5705,6 +5688,8 @@ class Progress:
             self._step = (f"round {event['number']}" if "number" in event
                           else f"{event['variant'].upper()} {stage}".strip())
             self._paces = event.get("paces", {})
+        elif event.get("stopping"):
+            self._step = "ends after this round; Ctrl-C again loses it"
         if self._run.system and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
             with suppress(Exception):
@@ -5758,12 +5743,13 @@ class Output:
     def __init__(self, run: Run, options: argparse.Namespace) -> None:
         self._run, self._form, self.path = run, options.format, options.save
         self._table = Table(run, terminal_columns(sys.stdout))
-        self._printed, self.unsaved, self.closed = 0, False, False
+        self.unsaved: Optional[bool] = None  # until it was tried
+        self._printed, self.closed = 0, False
 
     def update(self) -> None:
         """Save the run, and print the rows that have not been printed."""
         if self.path is not None:
-            if not self._printed and os.path.lexists(self.path):  # since it was checked
+            if self.unsaved is None and os.path.lexists(self.path):  # since it was checked
                 self.path = free_name(self.path)
                 print_error(f"the record is in {printable(self.path)}: the other name was taken")
             self._save()
@@ -5792,7 +5778,8 @@ class Output:
             if self.path is None:
                 raise
             self.closed = True
-            print_error(f"{str(error) or 'nobody reads the output any more'}; the run goes on")
+            print_error(f"{str(error) or 'nobody reads the output any more'}; the record is still "
+                        "written")
 
 
 def run_verb(options: argparse.Namespace) -> int:
@@ -5922,9 +5909,9 @@ def emit_verb(options: argparse.Namespace) -> int:
     return 0
 
 
-def records_of(paths: Sequence[str], complain: Callable[[str], None] = print_error) -> list[Run]:
-    """Return the runs of all records in some files; name damaged ones to `complain`."""
-    return [run for path in paths for run in read_records(path, complain)]
+def records_of(paths: Sequence[str]) -> list[Run]:
+    """Return the runs of all records in some files; name damaged ones on standard error."""
+    return [run for path in paths for run in read_records(path, print_error)]
 
 
 def show_verb(options: argparse.Namespace) -> int:
@@ -5936,11 +5923,6 @@ def show_verb(options: argparse.Namespace) -> int:
     return 0
 
 
-def refuse(text: str) -> NoReturn:
-    """Raise UsageError."""
-    raise UsageError(text)
-
-
 def compare_verb(options: argparse.Namespace) -> int:
     """Compare two records cell by cell; with a limit, exit with 1 if NEW does not pass."""
     limits = (options.fail_if_slower, options.fail_if_ratio_drops)
@@ -5948,7 +5930,7 @@ def compare_verb(options: argparse.Namespace) -> int:
         if limit is not None and not 0 < limit < 100:
             raise UsageError(f"{limit:g} percent: expected a number above 0 and below 100, such as "
                              "5")
-    runs = records_of(options.records, refuse)
+    runs = records_of(options.records)
     if len(runs) != 2:
         raise UsageError(f"compare takes two records, BASE and NEW; {len(runs)} were given")
     base, new = runs
@@ -5990,7 +5972,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     file = globals().get("__file__", f"{PROGRAM_NAME}.py")
     # Without directories, which may name the user.
-    words = [re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word)) for word in (file, *arguments)]
+    words = [word if word.rpartition("=")[2] in FORMS
+             else re.sub(r"^(--[a-z-]+=)?.*/", r"\1", printable(word))
+             for word in (file, *arguments)]
     first = (arguments or ["-"])[0]
     if first.startswith("-") and first not in ("-h", "--help", "--version"):
         arguments.insert(0, "run")
@@ -6017,6 +6001,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def script() -> int:
     """Run as a program of its own, or as a worker, and return the exit code."""
+    while os.open(os.devnull, os.O_RDWR) < 3:  # no file may get the number of a closed stream
+        pass
     code = work() if sys.argv[1:] == [WORKER_ARGUMENT] else main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code is fixed
     try:
