@@ -253,8 +253,7 @@ def few_of(names: Sequence[str]) -> str:
 # ==================================================================================================
 # 2. Configurations
 #
-# Used below: Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, DEFAULTS, configs_of,
-# variants_of.
+# Used below: Config, DATA_TYPES, Variant, VARIANTS, DEFAULT_VARIANTS, configs_of, variants_of.
 # ==================================================================================================
 
 NUMBERS = "([0-9]{1,9}(?:,[0-9]{1,9})*)"
@@ -480,11 +479,11 @@ ORIGINAL_LEVELS = {"fp16": (1000, float.fromhex("0x1.0624dep-10")), "int8": (256
 # activations are clipped.
 ACTIVATION_SCALE = 2.0 ** -5
 
-# The input's step is 2**-7. A multiple of it times a weight of at least 2**-9 is a multiple of
-# 2**-16, to which an M4 rounds each product (751K/Apple-Neural-Engine-Microarchitecture-Study-M6):
-# its rounding changes nothing.
-INPUT_STEPS = 128
-LARGEST_INPUT = 499  # steps; 3.9 is less than the 4 at which int8 activations are clipped
+# The input's step is 2**-7 or, with 1x1 weights of a finer step than 2**-9, so large that products
+# are multiples of 2**-16, to which an M4 rounds each (751K/Apple-Neural-Engine-Microarchitecture-
+# Study-M6): its rounding changes nothing.
+INPUT_STEPS, PRODUCT_STEPS = 1 << 7, 1 << 16
+LARGEST_INPUT = 3.9  # less than the 4 at which int8 activations are clipped
 
 # The middle of a 3x3 pattern, and the largest channel weight that it leaves room for in int8: 112.
 PATTERN_MIDDLE = 16
@@ -657,17 +656,18 @@ def original_weights(config: Config, seed: int, data_type: str) -> Weights:
 
 @functools.lru_cache(maxsize=1)  # the variants of a configuration share it
 def random_input(config: Config, seed: int) -> bytes:
-    """Return the fp16 input [channels][pixels]: normal of variance 1, in multiples of 2**-7,
-    clipped to +-3.9. Each channel begins at its own place of one pool of values, each the sum of
-    twelve uniform integers: normal, and the same on every system."""
+    """Return the fp16 input [channels][pixels]: normal of variance 1 (3x3: 0.4), in steps of 2**-7
+    or more, clipped to +-3.9. Each channel begins at its own place of one pool of values, each the
+    sum of twelve uniform integers: normal, and the same on every system."""
     draw = random.Random(seed).random
     period, one = 8191, 1 << 16
-    # 3x3 chains grow in places; int8 must not clip there
-    scale = INPUT_STEPS / one * (1.0 if config.kernel == 1 else 0.625)
-    steps = [round((sum([int(draw() * one) for _ in range(12)]) - 6 * one) * scale)
-             for _ in range(period)]
-    pool = struct.pack(f"<{period}e", *[
-        max(-LARGEST_INPUT, min(LARGEST_INPUT, step)) / INPUT_STEPS for step in steps])
+    size, steps = 0.625, INPUT_STEPS  # 3x3 chains grow in places; int8 must not clip there
+    if config.kernel == 1:
+        size, steps = 1.0, min(steps, int(PRODUCT_STEPS * chain_weights(config, seed).scale))
+    most, scale = int(LARGEST_INPUT * steps), steps / one * size
+    levels = [round((sum([int(draw() * one) for _ in range(12)]) - 6 * one) * scale)
+              for _ in range(period)]
+    pool = struct.pack(f"<{period}e", *[max(-most, min(most, level)) / steps for level in levels])
     pool *= 2 + config.pixels // period
     starts = [2 * int(draw() * period) for _ in range(config.channels)]
     return b"".join([pool[start:start + 2 * config.pixels] for start in starts])
@@ -2706,17 +2706,18 @@ class Cell:
 
     @functools.cached_property
     def sustained(self) -> Facts:
-        """Return what the machine sustained over rounds of 30 s or more, {} if they took less:
-        `seconds`; `tops` of each tenth of the time; `change`, by which part the rate of the last
-        tenth of the rounds, 5 or more, differs from that of the first; `half` the width of its 95 %
-        interval, from the usual step between tenths; whether it is `throttled`."""
+        """Return what the machine sustained over rounds of 30 s or more, {} if they took less or
+        paused for a tenth of that: `seconds`; `tops` of each tenth of the time; `change`, by which
+        part the rate of the last tenth of the rounds, 5 or more, differs from that of the first;
+        `half` the width of its 95 % interval, from the usual step between tenths; whether it is
+        `throttled`."""
         medians, starts, count = self.medians_ns, self.rounds_s, len(self.rounds_s)
         seconds = starts[-1] * count / (count - 1) if count > 1 else 0
-        if seconds < SUSTAINED_S:
-            return {}
         ends = [sum(start < seconds * tenth / 10 for start in starts) for tenth in range(11)]
-        tops = [self.config.gop * 1e6 / estimate(medians[min(start, end - 1):end]).value
-                for start, end in zip(ends, ends[1:])]  # of the round that goes on if none begins
+        if seconds < SUSTAINED_S or len(set(ends)) < len(ends):
+            return {}
+        tops = [self.config.gop * 1e6 / estimate(medians[start:end]).value
+                for start, end in zip(ends, ends[1:])]
         few = max(FEWEST_ROUNDS, count // 10)
         change = estimate(medians[:few]).value / estimate(medians[-few:]).value - 1
         half = STEPS * statistics.median(abs(new / old - 1) for old, new in zip(tops, tops[1:]))
@@ -3064,16 +3065,6 @@ def amount(size: int) -> str:
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
-def room_bytes(config: Config, variants: Iterable[str]) -> int:
-    """Return the bytes on the startup disk that the programs of a configuration take, loaded
-    together."""
-    weights = sum(VARIANTS[variant].weights_mib(config) for variant in variants)
-    return int(FREE_PER_WEIGHT * weights * (1 << 20))
-
-
-LARGEST_ROOM = max(room_bytes(config, DEFAULT_VARIANTS) for config in DEFAULTS["ane"])
-
-
 # Warnings. Each is a code and a text: the observation, the likely cause, what to do.
 
 def warnings_about_machine(system: Facts) -> Iterator[tuple[str, str]]:
@@ -3097,7 +3088,9 @@ def warnings_about_machine(system: Facts) -> Iterator[tuple[str, str]]:
 def warnings_before(config: Config, variants: Sequence[str],
                     system: Facts) -> Iterator[tuple[str, str]]:
     """Yield warnings about a configuration that is about to be compiled."""
-    deepest, needed = chip_of(system).deepest, room_bytes(config, variants)
+    deepest = chip_of(system).deepest
+    weights_mib = sum(VARIANTS[variant].weights_mib(config) for variant in variants)
+    needed = int(FREE_PER_WEIGHT * weights_mib) << 20
     if config.depth > deepest:
         yield "depth", (
             f"{config.name}: over {deepest} layers have crashed the compiler of this chip, and may "
@@ -3110,7 +3103,7 @@ def warnings_before(config: Config, variants: Sequence[str],
                 f"{amount(free)} are free; free some space, or choose a smaller configuration")
 
 
-def warnings_about_cell(cell: Cell, engine: str, system: Facts) -> Iterator[tuple[str, str]]:
+def warnings_about_cell(cell: Cell, system: Facts) -> Iterator[tuple[str, str]]:
     """Yield warnings about a cell that is done, without its name."""
     if cell.refused and cell.form:
         yield "fallback", (f"refused as {each_reason_once(cell.refused)}; accepted as {cell.form}; "
@@ -3127,7 +3120,7 @@ def warnings_about_cell(cell: Cell, engine: str, system: Facts) -> Iterator[tupl
         yield "noise", (f"times are uncertain: {', '.join(seen)}; other programs, heat or the "
                         "clock, most likely: close what else runs"
                         f"{'' if cell.settings.original else longer}")
-    strange = implausible(cell, system) if engine != "reference" else None
+    strange = implausible(cell, system)
     if strange:
         yield strange
 
@@ -3152,14 +3145,16 @@ def noise_in(cell: Cell) -> Iterator[str]:
         yield f"the interval is ±{(high - low) / 2 / cell.ms['value']:.0%}"
 
 
-def implausible(cell: Cell, system: Facts) -> Optional[tuple[str, str]]:
-    """Return the warning that an engine of this chip cannot have a cell's figures; None if it can.
+def implausible(cell: Cell, system: Facts,
+                layer_tops: Optional[float] = None) -> Optional[tuple[str, str]]:
+    """Return the warning that an engine of this chip cannot have a cell's figures, or the rate of
+    its layer; None if it can.
 
     The code is `floor` for a time below the chip's least, `rate` for one above its rating. Unknown
     chips have the least floor.
     """
-    chip, settings, tops = chip_of(system), cell.settings, cell.tops
-    if not cell.samples_ns or not tops or not cell.milliseconds:
+    chip, settings, tops = chip_of(system), cell.settings, layer_tops or cell.tops
+    if not (tops and cell.milliseconds and "chip" in system):  # the reference has no chip
         return None
     look = "measure without --original, so that outputs are compared"
     if not settings.original:
@@ -3187,7 +3182,7 @@ class Finding(NamedTuple):
 
 
 class Probe:
-    """What checks look at: libraries, engine and facts, each made when a check first needs it."""
+    """What checks look at: libraries and engine, each made when a check first needs it."""
 
     def __init__(self, standin: Optional[str]) -> None:
         self.libraries = Libraries(standin)
@@ -3196,11 +3191,6 @@ class Probe:
     def engine(self) -> NeuralEngine:
         """Return the engine. Raise Unavailable if a library, or a function of one, is missing."""
         return NeuralEngine(self.libraries)
-
-    @functools.cached_property
-    def system(self) -> Facts:
-        """Return the facts of the machine; see describe_machine."""
-        return merged_facts({}, describe_machine(self.engine))
 
 
 class Check(NamedTuple):
@@ -3376,19 +3366,14 @@ def check_temporary_directory(probe: Probe) -> Iterator[Finding]:
         os.rmdir(aside)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        # A Mac ignores TMPDIR.
-        other = "" if sys.platform == "darwin" else ", or set TMPDIR to another directory"
-        yield Finding(name, "FAIL", f"{path}: {error.strerror}", f"check its permissions{other}")
+        yield Finding(name, "FAIL", f"{path}: {error.strerror}", "check its permissions")
         return
-    short = free < LARGEST_ROOM
-    yield Finding(name, "FAIL" if short else "ok",
-                  f"{path}, {amount(free)} free, of which a run takes up to {amount(LARGEST_ROOM)}",
-                  "free some space on that disk" if short else "")
+    yield Finding(name, "ok", f"{path}, {amount(free)} free")
 
 
 def check_conditions(probe: Probe) -> Iterator[Finding]:
     """Look up power, heat and load, with the warnings that a run would give."""
-    system = probe.system
+    system = merged_facts({}, describe_machine(probe.engine))
     value = (f"{system.get('power_source', 'power unknown')}, "
              f"thermal state {system.get('thermal_state_before', 'unknown')}, "
              f"load {system.get('load_average', math.nan):.1f}")
@@ -3727,7 +3712,7 @@ def write_file(path: Any, text: str) -> None:
 # ==================================================================================================
 # 13. Worker
 #
-# Used below: WORKER_ARGUMENT, STOP_S, TURN_BYTES, Message, Notify, Job, work, standin_library.
+# Used below: WORKER_ARGUMENT, STOP_S, TURN_BYTES, Notify, Job, work, standin_library.
 # ==================================================================================================
 
 WORKER_ARGUMENT = "--measure-one-configuration"  # private: makes a run of this file a worker
@@ -3739,9 +3724,8 @@ TURN_BYTES = 16  # of the names of the variants at work, in the file that outliv
 REST_S = 15.0
 REST_VARIABLE = f"{STANDIN_VARIABLE}_REST"
 
-# An event: what a worker sends to its parent, which hands it on to `on_event` (see run).
-Message = Facts
-Notify = Callable[[Message], None]
+# Takes an event: what a worker sends to its parent, which hands it on to `on_event` (see run).
+Notify = Callable[[Facts], None]
 
 
 class Job(NamedTuple):
@@ -3839,7 +3823,7 @@ class Link:
         """Rest before a compile until the compile service has restarted."""
         seconds = self.rest_until - time.monotonic()
         if seconds > 0:
-            self.stage("rest", variant, seconds)
+            self.stage("wait for the compile service", variant, seconds)
             time.sleep(seconds)
 
 
@@ -4109,7 +4093,7 @@ class Worker:
         for path in self._directories:
             remove_model_directory(path, foundation_directory())
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Iterator[Facts]:
         """Yield its messages, and a tick if none comes for half a second. They end when the worker
         does, or makes no progress within the time limit, which is then its problem."""
         limit, spent = self._timeout, 0.0
@@ -4140,12 +4124,12 @@ class Worker:
         del self._said[:-KEPT_BYTES]
         return bool(ready)
 
-    def _read(self) -> Iterator[Message]:
+    def _read(self) -> Iterator[Facts]:
         """Yield the messages that came; note what the worker does, and what it may leave behind."""
         while b"\n" in self._sent:
             end = self._sent.index(b"\n") + 1
             try:
-                message: Message = json.loads(self._sent[:end])
+                message: Facts = json.loads(self._sent[:end])
             except ValueError:
                 self.problem = f"the worker sent an invalid message: {bytes(self._sent[:60])!r}"
                 return
@@ -4176,7 +4160,7 @@ class Worker:
         said = self._said.decode(errors="replace").splitlines()
         lines = ["it wrote nothing to standard error", *filter(str.strip, said)]
         reasons = [line for line in lines if "reason:" in line]
-        return printable(f"the worker {how}: {(reasons or lines)[-1].strip()}")
+        return printable(f"the worker {how}: {(reasons or lines)[-1].strip()}; try another --form")
 
 
 def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = "ane",
@@ -4273,7 +4257,7 @@ def add_warnings(run: Run, cells: Sequence[Cell]) -> None:
         if code not in given:
             run.warn(code, text)
     for cell in cells:
-        for code, text in warnings_about_cell(cell, run.engine, run.system):
+        for code, text in warnings_about_cell(cell, run.system):
             run.warn(code, f"{cell.name}: {text}")
 
 
@@ -4408,7 +4392,7 @@ def run_checks(tell: Callable[[Finding], None], seconds: float) -> bool:
                 ready = ready and not (message["needed"] and finding.state == "FAIL")
                 tell(finding)
     if worker.problem:
-        tell(Finding(worker.stage, "FAIL", worker.problem, REPORT_ADVICE))
+        tell(Finding(worker.stage, "FAIL", without_options(worker.problem), REPORT_ADVICE))
     if worker.problem or not ready:
         tell(Finding("not reached", "skip",
                      "programs, and what is not named above: a check above must pass first"))
@@ -4419,7 +4403,7 @@ def check_programs(tell: Callable[[Finding], None], seconds: float) -> None:
     """Measure and verify small programs in each default variant; call `tell` with the results."""
     run = plan_run(TEST_CONFIGS, DEFAULT_VARIANTS, "ane", {"seconds": 0, "timeout": seconds})
 
-    def listen(message: Message) -> None:
+    def listen(message: Facts) -> None:
         if message["kind"] == "wait":
             tell(Finding("lock", "note", f"another run holds {message['path']}",
                          "waiting for it to end"))
@@ -4431,11 +4415,15 @@ def check_programs(tell: Callable[[Finding], None], seconds: float) -> None:
             tell(Finding(warning["code"], "note", warning["message"]))
 
 
+def without_options(text: str) -> str:
+    """Return a text without advice on options, which doctor does not have."""
+    return re.sub("; try [^;]*", "", text)
+
+
 def program_finding(cells: Sequence[Cell]) -> Finding:
     """Return what doctor says of a program: its times, form and strides, or why it failed."""
     name = f"program {cells[0].config.name}"
-    # Without advice on options that doctor does not have.
-    failures = [f"{VARIANTS[cell.variant].label} {re.sub('; try [^;]*', '', cell.failure)}"
+    failures = [f"{VARIANTS[cell.variant].label} {without_options(cell.failure)}"
                 for cell in cells if not cell.ok]
     if failures:
         return Finding(name, "FAIL", "; ".join(failures), REPORT_ADVICE)
@@ -4451,7 +4439,8 @@ def program_finding(cells: Sequence[Cell]) -> Finding:
 # 15. Reports
 #
 # Used below: DEFAULT_COLUMNS, figure, machine_name, machine_names, groups_of, coverage,
-# grouped_warnings, Table, footnotes, report, rendered, read_records, show, comparison, gate.
+# grouped_warnings, Table, clock_time, footnotes, report, rendered, read_records, show, comparison,
+# gate.
 # ==================================================================================================
 
 DEFAULT_COLUMNS = 80
@@ -4742,9 +4731,14 @@ def layer_notes(run: Run) -> list[str]:
 
 def cure_of_layer(run: Run, layer: Layer) -> str:
     """Return what helps if the time of a layer is not told: larger depths, if there can be any."""
-    (shape, _, kernel), more = layer.shape.partition("k3"), sum(layer.depths)
+    (shape, kernel, _), more = layer.shape.partition("k3"), sum(layer.depths)
     deeper = f"name larger depths, as in --config {shape}x{more},{4 * more}{kernel}, or "
     return deeper * (4 * more <= chip_of(run.system).deepest) + "measure longer"
+
+
+def clock_time(seconds: float) -> str:
+    """Return minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def sustained_lines(run: Run) -> list[str]:
@@ -4753,9 +4747,8 @@ def sustained_lines(run: Run) -> list[str]:
     for cell in run.cells:
         found = cell.sustained
         if found:
-            minutes, seconds = divmod(round(found["seconds"]), 60)
             lines.append(
-                f"{cell.name} over {minutes}:{seconds:02d}, TOPS by tenths of the time: "
+                f"{cell.name} over {clock_time(found['seconds'])}, TOPS by tenths of the time: "
                 f"{' '.join(figure(tops, 1) for tops in found['tops'])}; the last is "
                 f"{100 * abs(found['change']):.1f} % ±{100 * found['half']:.1f} % "
                 f"{'below' if found['change'] < 0 else 'above'} the first"
@@ -4796,7 +4789,9 @@ def answer(run: Run) -> str:
     else:
         text = f"{VARIANTS[fastest].label} reaches {most} {where}"
     used = [cell for cell in said if not ratios or cell.config.name in ratios]
-    return f"A layer in {text}." if layers else f"{text}{fixed_cost_hint(run, used)}."
+    left = [cell.name for cell in run.cells if cell not in said]
+    return (f"A layer in {text}." if layers else f"{text}{fixed_cost_hint(run, used)}.") + (
+        f" Left out, as rows or warnings tell: {few_of(left)}." if left else "")
 
 
 def unsaid(run: Run, cell: Cell) -> str:
@@ -4805,7 +4800,7 @@ def unsaid(run: Run, cell: Cell) -> str:
         return cell.failure
     if cell.config.depth == 1 and VARIANTS[cell.variant].quantizes:
         return "a chain of one layer quantizes nothing, so choose a depth of 2 or more"
-    found = implausible(cell, run.system) if run.engine != "reference" else None
+    found = implausible(cell, run.system)
     return found[1].partition(":")[0] if found else ""
 
 
@@ -4813,17 +4808,12 @@ def layers_said(run: Run) -> list[Layer]:
     """Return the layers if the answer may speak of them: if each cell that is right may enter it
     and has a partner of another depth, from which its layer could be told, at a rate that can
     be."""
-    told = {(layer.shape, name): figures["us"] for layer in run.layers
+    told = {(layer.shape, name): figures["tops"] for layer in run.layers
             for name, figures in layer.variants.items()}
     for cell in run.cells:
-        us = told.get((cell.config.shape, cell.variant))
-        if cell.ok and (us is None or unsaid(run, cell)):
+        tops = told.get((cell.config.shape, cell.variant))
+        if cell.ok and (not tops or unsaid(run, cell) or implausible(cell, run.system, tops)):
             return []
-        if us:
-            alone = Cell(cell.config, cell.variant, run.settings,
-                         samples_ns=[[1e3 * us * cell.config.depth]])
-            if "rate" in (implausible(alone, run.system) or ()):
-                return []
     return run.layers
 
 
@@ -5065,6 +5055,11 @@ def side_by_side(runs: Sequence[Run]) -> Iterator[Part]:
         for config in dict.fromkeys(cell.config for run in group for cell in run.cells):
             yield f"{config.name}, {how}"
             yield machine_table(names, group, config)
+        for shape in dict.fromkeys(layer.shape for run in group for layer in run.layers):
+            yield f"One layer of {shape}, {how}"
+            yield (["Machine", *headings_of(layer_columns(group[0]))[1:]],
+                   [[name, *texts] for name, run in zip(names, group)
+                    for own, *texts in layer_rows(run) if own == shape])
         said: dict[str, list[str]] = {}
         for told in (answers, failures, grouped_warnings):
             for name, run in zip(names, group):
@@ -5169,6 +5164,9 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
         notes += [f"{side}: {line}"
                   for line in (*alone, *failures(own), *remarks(own), *grouped_warnings(own))]
     head += [f"{name}: {values}" for name, values in differing(base, new).items()]
+    verdicts = [item.verdict for item in found]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
+    head.append(f"Speed of NEW, in {len(found)} cells: {', '.join(counts)}.")
     notes.append("Intervals are those within a run; two runs of one machine may differ by more, so "
                  "verdicts take them twice as wide.")
     if form == "json":
@@ -5675,7 +5673,7 @@ class Progress:
         self._number, self._step = 0, "start"
         self._paces: Mapping[str, Sequence[float]] = {}
 
-    def __call__(self, event: Message) -> None:
+    def __call__(self, event: Facts) -> None:
         now = self._clock()
         if event["kind"] == "wait":
             print_error("waiting for another run on this machine to end (it holds the lock on "
@@ -5684,9 +5682,8 @@ class Progress:
             self._began = self._began if self._number else now
             self._number, self._step, self._config_began = event["number"], "start", now
         elif event["kind"] == "stage":
-            stage = "waits for the compile service" if event["stage"] == "rest" else event["stage"]
             self._step = (f"round {event['number']}" if "number" in event
-                          else f"{event['variant'].upper()} {stage}".strip())
+                          else f"{event['variant'].upper()} {event['stage']}".strip())
             self._paces = event.get("paces", {})
         elif event.get("stopping"):
             self._step = "ends after this round; Ctrl-C again loses it"
@@ -5729,11 +5726,6 @@ class Progress:
         with suppress(Exception):
             if self._live:
                 write_stream(self._stream, "\r\x1b[K")
-
-
-def clock_time(seconds: float) -> str:
-    """Return minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class Output:
