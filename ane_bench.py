@@ -301,10 +301,10 @@ class Config(_Shape):
     def parse(cls, text: str) -> "Config":
         """Return the configuration that a text such as `512x64x128` or `256x56x16k3` names. Raise
         UsageError if it names none or, as a list or a layer, several."""
-        found = [] if "," in str(text) else configs_named(text)  # lists may be long
-        if len(found) != 1:
+        configs = [] if "," in str(text) else configs_named(text)  # lists may be long
+        if len(configs) != 1:
             raise UsageError(f"{shown(text)}: expected one configuration, such as 512x64x128")
-        return found[0]
+        return configs[0]
 
     @property
     def shape(self) -> str:
@@ -399,18 +399,18 @@ def configs_named(item: Any, engine: str = "ane", original: bool = False) -> lis
     each at two depths) or `256x64x32,64k1,3` (four). Raise UsageError if it names none, or what the
     original does not measure."""
     text = item.name if isinstance(item, Config) else item
-    found = NOTATION.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
+    match = NOTATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
         raise UsageError(f"{shown(text)}: expected CHANNELSxSPATIALxDEPTH, such as 512x64x128 or "
                          "256x56x16k3, or a layer, such as 256x56k3")
-    if original and (not found[3] or "3" in (found[4] or "")):
+    if original and (not match[3] or "3" in (match[4] or "")):
         raise UsageError(f"{text} cannot be combined with --original, which measures 1x1 "
-                         f"convolutions at a depth, such as {found[1]}x{found[2]}x16")
+                         f"convolutions at a depth, such as {match[1]}x{match[2]}x16")
     channels, sides, depths, kernels = ([int(number) for number in (part or "1").split(",")]
-                                        for part in found.groups())
+                                        for part in match.groups())
     layers = itertools.starmap(Config, itertools.product(channels, sides, [1], kernels))
     return [layer._replace(depth=depth) for layer in layers
-            for depth in (depths if found[3] else layer_depths(layer, engine))]
+            for depth in (depths if match[3] else layer_depths(layer, engine))]
 
 
 def layer_depths(layer: Config, engine: str) -> tuple[int, int]:
@@ -436,11 +436,11 @@ def configs_of(given: Any, engine: str, original: bool = False) -> list[Config]:
     if given is None:
         return list(DEFAULTS[engine])
     several = isinstance(given, Iterable) and not isinstance(given, (str, Config))
-    found = dict.fromkeys(config for item in (given if several else [given])
-                          for config in configs_named(item, engine, original))
-    if not found:
+    configs = dict.fromkeys(config for item in (given if several else [given])
+                            for config in configs_named(item, engine, original))
+    if not configs:
         raise UsageError("no configurations: expected at least one, such as 512x64x128")
-    return list(found)
+    return list(configs)
 
 
 def variants_of(given: Any) -> list[str]:
@@ -1063,14 +1063,15 @@ class Reference:
         int8 between layers. Of a 3x3 chain it is the same whatever is chosen: without any
         rounding."""
         chosen = (arithmetic, quantizes) if self.config.kernel == 1 else None
-        known = self._outputs.setdefault(chosen, {})
-        missing = [pixel for pixel in pixels if pixel not in known]
+        computed = self._outputs.setdefault(chosen, {})
+        missing = [pixel for pixel in pixels if pixel not in computed]
         if missing and chosen:
             image = [pixel_of(self._data, self.config, pixel) for pixel in missing]
-            known.update(zip(missing, chain_outputs(self._weights, image, arithmetic, quantizes)))
+            outputs = chain_outputs(self._weights, image, arithmetic, quantizes)
+            computed.update(zip(missing, outputs))
         elif missing:
-            known.update(zip(missing, self._unrounded(missing)))
-        return [known[pixel] for pixel in pixels]
+            computed.update(zip(missing, self._unrounded(missing)))
+        return [computed[pixel] for pixel in pixels]
 
     def _unrounded(self, pixels: Sequence[int]) -> list[Vector]:
         """Return the outputs of a 3x3 chain: the patterns mix the pixels of each channel, then the
@@ -1272,16 +1273,16 @@ def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: 
         (compare_vectors(values, vector).relative_l2, arithmetic)
         for arithmetic, vector in references.items())
     expected = reference.compute(pixels, arithmetic, quantizes)
-    found = compare_vectors(values, concatenated(expected))
-    verified = found._asdict()
+    difference = compare_vectors(values, concatenated(expected))
+    verified = difference._asdict()
     del verified["floor"]
     if config.kernel == 3:
         del verified["equal"]
-    elif found.equal > MOST or nearest <= others[0][0] / 2:
+    elif difference.equal > MOST or nearest <= others[0][0] / 2:
         verified = {"arithmetic": arithmetic.name, **verified}
     problems = [mismatch(compare_vectors(*pair), len(pair[0]), config, quantizes)
                 for pair in [(values, concatenated(expected)), *zip(output, expected)]]
-    problems += large_errors(output, expected, config, quantizes, found.equal > MOST)
+    problems += large_errors(output, expected, config, quantizes, difference.equal > MOST)
     doubts = {}
     if quantizes and config.channels >= FEWEST_CHANNELS:
         little, much = quantization_noise(values, list(references.values()),
@@ -1289,7 +1290,7 @@ def judge(reference: Reference, quantizes: bool, pixels: Sequence[int], output: 
         problems += [little, much] if known else [little]
         doubts["quantization"] = much
     if known and config.kernel == 1:
-        doubts["unknown-rounding"] = unknown_rounding(found, config, quantizes)
+        doubts["unknown-rounding"] = unknown_rounding(difference, config, quantizes)
     problem = next((excess.text for excess in problems if excess.times > 1), None)
     warnings = [(code, excess.text) for code, excess in doubts.items() if excess.times > 1]
     return Verdict(verified, problem, [] if problem else warnings)
@@ -1345,26 +1346,26 @@ def cut_off(config: Config) -> float:
     return 1.0 if config.kernel == 1 else 1 + (config.depth / CUT_OFF_DEPTH) ** 8
 
 
-def mismatch(found: Comparison, count: int, config: Config, quantizes: bool) -> Excess:
+def mismatch(difference: Comparison, count: int, config: Config, quantizes: bool) -> Excess:
     """Return how much more an output differs over `count` values than rounding explains."""
     limit, slope_limit = verification_limits(count, config, quantizes)
-    floor = found.floor if quantizes else 1.0  # the error of fp16 is relative, whatever the size
+    floor = difference.floor if quantizes else 1.0  # the error of fp16 is relative
     # A pixel alone may be small by chance; several together resemble what they should be.
     many = count > max(config.channels, FEWEST_CHANNELS)
-    unrelated = many * (1 - found.cosine) / (1 - UNRELATED)
-    turned = math.sqrt(max(0.0, 1 - found.cosine ** 2)) * floor  # what is not a scale
-    misscaled = abs(found.slope - 1) * floor ** 2 / slope_limit
-    if found.cosine < UNRELATED:
+    unrelated = many * (1 - difference.cosine) / (1 - UNRELATED)
+    turned = math.sqrt(max(0.0, 1 - difference.cosine ** 2)) * floor  # what is not a scale
+    misscaled = abs(difference.slope - 1) * floor ** 2 / slope_limit
+    if difference.cosine < UNRELATED:
         meaning = ("a wrong layer, or pixels elsewhere than the strides say; try another --form, "
                    "and send the output of doctor, which shows strides")
     elif misscaled > 1 and turned <= limit:
         meaning = "it has the wrong scale; try another --form"
     else:
         meaning = "more than rounding explains, so work is left out; try more --verify"
-    return Excess(max(found.relative_l2 * floor / limit, misscaled, unrelated), (
-        f"the output is not what the program should compute (cosine {found.cosine:.4f}, relative "
-        f"L2 {found.relative_l2:.3f}, at most {limit:.3f}, slope {found.slope:.3f}, within "
-        f"{slope_limit:.3f} of 1): {meaning}"))
+    return Excess(max(difference.relative_l2 * floor / limit, misscaled, unrelated), (
+        f"the output is not what the program should compute (cosine {difference.cosine:.4f}, "
+        f"relative L2 {difference.relative_l2:.3f}, at most {limit:.3f}, slope "
+        f"{difference.slope:.3f}, within {slope_limit:.3f} of 1): {meaning}"))
 
 
 def large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: Config,
@@ -1390,14 +1391,14 @@ def large_errors(output: Sequence[Vector], expected: Sequence[Vector], config: C
         relative.append([error / usual / max(1.0, abs(value) / size)
                          for error, value in zip(errors, should)])
     largest = sorted([math.hypot(*errors) / math.sqrt(len(output)) for errors in zip(*relative)])
-    found = []
+    excesses = []
     for rank, excess in ERROR_LIMITS[quantizes]:
         most = 1 + excess / len(output) ** 0.7
-        found.append(Excess(largest[-rank] / most, (
+        excesses.append(Excess(largest[-rank] / most, (
             f"{rank} of {channels} channels differ {largest[-rank]:.1f} times as much as usual "
             f"or more, at most {most:.1f} is right: channels are left out or exchanged; try "
             "another --form, and send the output of doctor")))
-    return found
+    return excesses
 
 
 def quantization_noise(values: Vector, references: Sequence[Vector], unquantized: Vector,
@@ -1419,11 +1420,11 @@ def quantization_noise(values: Vector, references: Sequence[Vector], unquantized
     return Excess(least / (change or 1e-9), little), Excess(change / most, much)
 
 
-def unknown_rounding(found: Comparison, config: Config, quantizes: bool) -> Excess:
+def unknown_rounding(difference: Comparison, config: Config, quantizes: bool) -> Excess:
     """Return how much farther an output is from the reference than a chip's known arithmetic."""
     limit = KNOWN_LIMITS[quantizes] * (1 if quantizes else math.sqrt(config.depth))
-    return Excess(found.relative_l2 * found.floor / limit, (
-        f"the output is {found.relative_l2:.4f} (relative L2) from the reference; this chip's "
+    return Excess(difference.relative_l2 * difference.floor / limit, (
+        f"the output is {difference.relative_l2:.4f} (relative L2) from the reference; this chip's "
         f"known arithmetic stays within {limit:.4f}. It is accepted only as an unknown rounding, "
         "in which small mistakes may hide: compare more pixels with a larger --verify, and send "
         "the output of doctor"))
@@ -1580,8 +1581,8 @@ class Runtime:
 
     def find_class(self, name: str) -> Pointer:
         """Return the class, or a nil Pointer."""
-        found: Pointer = self._get_class(name.encode())
-        return found
+        kind: Pointer = self._get_class(name.encode())
+        return kind
 
     def encoding_of(self, kind: Pointer, selector: str) -> Optional[str]:
         """Return the type encoding of the method that a class's instances have for a selector;
@@ -1749,9 +1750,9 @@ class Method(NamedTuple):
     @classmethod
     def parse(cls, line: str) -> "Method":
         """Return the method of a line such as `+[NSNumber numberWithUnsignedLongLong:] @Q`."""
-        found = re.fullmatch(r"(.\[(\w+) (\S+)\]) (\S+)( optional)?", line)
-        assert found
-        return cls(found[1], found[2], found[3], found[4], not found[5])
+        match = re.fullmatch(r"(.\[(\w+) (\S+)\]) (\S+)( optional)?", line)
+        assert match
+        return cls(match[1], match[2], match[3], match[4], not match[5])
 
     @property
     def of_class(self) -> bool:
@@ -2267,8 +2268,8 @@ class LoadedModel:
         told, side = Strides(self._config, row, plane, batch), self._config.spatial
         expected = {"Type": "Float16", "Channels": self._config.channels, "Height": side,
                     "Width": side, "Interleave": 1}
-        found = {name: self._engine.attribute(tensor, name) for name in expected}
-        wrong = [f"{name} {value}" for name, value in found.items()
+        attributes = {name: self._engine.attribute(tensor, name) for name in expected}
+        wrong = [f"{name} {value}" for name, value in attributes.items()
                  if type(value) is type(expected[name]) and value != expected[name]]
         if not told.possible:
             wrong += [f"{name} {value}" for name, value in zip(STRIDES, told[1:])]
@@ -2419,10 +2420,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     centre = statistics.fmean(clipped)
     if count < FEWEST_ROUNDS:
         return Estimate(centre, 0.0, 0)
-    rest = [value - centre for value in clipped]
-    squares = sum(map(mul, rest, rest))
+    deviations = [value - centre for value in clipped]
+    squares = sum(map(mul, deviations, deviations))
     # A mean that is taken from the values themselves makes neighbours look less alike by 1 / count.
-    correlation = sum(map(mul, rest, rest[1:])) / (squares or 1) + 1 / count
+    correlation = sum(map(mul, deviations, deviations[1:])) / (squares or 1) + 1 / count
     correlation = min(max(correlation, 0.0), MOST_CORRELATION)
     variance = squares * (count - 1) / count * (1 + correlation) / (1 - correlation)
     freedom = count - 2 * cut - 1
@@ -2438,9 +2439,9 @@ def paired_ratio(base: Sequence[float], own: Sequence[float]) -> Estimate:
 
 def combined(terms: Sequence[tuple[float, Estimate]]) -> Amount:
     """Return the sum of independent estimates, each times a factor (delta method)."""
-    values = [factor * found.value for factor, found in terms]
-    errors = [value * found.error for value, (_, found) in zip(values, terms)]
-    return Amount(sum(values), math.hypot(*errors), min(found.freedom for _, found in terms))
+    values = [factor * term.value for factor, term in terms]
+    errors = [value * term.error for value, (_, term) in zip(values, terms)]
+    return Amount(sum(values), math.hypot(*errors), min(term.freedom for _, term in terms))
 
 
 # ==================================================================================================
@@ -2627,8 +2628,8 @@ class Cell:
 
     def facts(self) -> Facts:
         """Return the known facts as JSON: what a worker sends of a cell, and a record holds."""
-        found = {name: getattr(self, name) for name in self.FACTS}
-        return {name: value for name, value in found.items() if value or value == 0}
+        facts = {name: getattr(self, name) for name in self.FACTS}
+        return {name: value for name, value in facts.items() if value or value == 0}
 
     @property
     def name(self) -> str:
@@ -2700,9 +2701,10 @@ class Cell:
         if (base is None or base is self or not (base.ok and self.ok)
                 or not (base.estimate and self.estimate)):
             return {}
-        found = (base.estimate.over(self.estimate) if self.apart
-                 else paired_ratio(base.medians_ns, self.medians_ns))
-        return {"value": found.value, **({"ci95": found.interval} if found.interval else {})}
+        quotient = (base.estimate.over(self.estimate) if self.apart
+                    else paired_ratio(base.medians_ns, self.medians_ns))
+        interval = quotient.interval
+        return {"value": quotient.value, **({"ci95": interval} if interval else {})}
 
     @functools.cached_property
     def sustained(self) -> Facts:
@@ -2751,23 +2753,23 @@ class Trial:
         except Exception as error:
             self.cell.fail(events.current, f"{type(error).__name__}: {error}")
 
-    def keep(self, marks: Sequence[float]) -> None:
+    def keep(self, readings: Sequence[float]) -> None:
         """Keep what the clock read in a turn. The next turn waits, and the engine's clock falls
         after 100 µs: all that can be is done in the end."""
-        self.turns.append(marks)
+        self.turns.append(readings)
         if self.evaluates * len(self.turns) > MOST_SAMPLES:
             self.cell.condensed = True
-            self.turns[-1] = (0, statistics.median(ticks_between("evaluate", marks)))
+            self.turns[-1] = (0, statistics.median(ticks_between("evaluate", readings)))
 
     def paces(self, tick_ns: float) -> list[float]:
         """Return the ns of an evaluate in the first round and in the latest."""
-        return [(marks[-1] - marks[0]) / (len(marks) - 1) * tick_ns
-                for marks in (self.turns[0], self.turns[-1])]
+        return [(readings[-1] - readings[0]) / (len(readings) - 1) * tick_ns
+                for readings in (self.turns[0], self.turns[-1])]
 
     def note_samples(self, tick_ns: float, rounds_s: Sequence[float]) -> None:
         """Note the times of all rounds, or the median of each if there are too many. Raise
         StageError if they mean nothing."""
-        turns = [ticks_between("evaluate", marks) for marks in self.turns]
+        turns = [ticks_between("evaluate", readings) for readings in self.turns]
         if self.cell.condensed:
             turns = [[statistics.median(turn)] for turn in turns]
         self.cell.note(samples_ns=[[round(ticks * tick_ns, 1) for ticks in turn] for turn in turns],
@@ -2866,8 +2868,8 @@ def measure_turn(engine: Engine, trial: Trial, pixels: Sequence[int]) -> None:
             timed_evaluates(engine, trial, "evaluate", 1)
         if pixels:
             trial.executable.poison(pixels)
-        marks = timed_evaluates(engine, trial, "evaluate", trial.evaluates)
-    trial.keep(marks)
+        readings = timed_evaluates(engine, trial, "evaluate", trial.evaluates)
+    trial.keep(readings)
     if pixels:
         trial.outputs.append(trial.executable.read_pixels(pixels))
 
@@ -2919,18 +2921,18 @@ def timed_evaluates(engine: Engine, trial: Trial, stage: str, count: int) -> lis
     """Evaluate `count` times back to back; return what the clock read before, between and after.
     Raise StageError if an evaluate fails."""
     run_once, now = trial.executable.evaluate, engine.now
-    marks = [now()]
+    readings = [now()]
     for _ in range(count):
         if not run_once():
             raise StageError(stage, f"evaluate returned NO: {trial.executable.failure()}")
-        marks.append(now())
-    return marks
+        readings.append(now())
+    return readings
 
 
-def ticks_between(stage: str, marks: Sequence[float]) -> list[float]:
+def ticks_between(stage: str, readings: Sequence[float]) -> list[float]:
     """Return the ticks between readings of the clock. Raise StageError if it did not move on over
     one of the evaluates."""
-    ticks = list(map(sub, marks[1:], marks))
+    ticks = list(map(sub, readings[1:], readings))
     if min(ticks) <= 0:
         raise StageError(stage, f"the clock moved on by {min(ticks)} ticks over an evaluate, so "
                                 "its times mean nothing: try again, or more layers, and if it "
@@ -3413,13 +3415,13 @@ def layer_of(one: Config, chains: Mapping[int, Mapping[str, Estimate]], baseline
     """Return what the deepest two of its chains tell of a layer, itself given as a chain of one.
     `chains` holds by depth and variant, the baseline first, the time of an evaluate in ns, which is
     taken to be a fixed cost and a time for each layer."""
-    less, more = sorted(chains)[-2:]
-    step, gop = more - less, 1e3 * one.gop
-    layer, times = Layer(one.shape, (less, more), {}, {}), dict[str, Amount]()
-    for name, short in chains[less].items():
-        long = chains[more].get(name, short)  # without a deeper chain it is not slower
+    shallow, deep = sorted(chains)[-2:]
+    step, gop = deep - shallow, 1e3 * one.gop
+    layer, times = Layer(one.shape, (shallow, deep), {}, {}), dict[str, Amount]()
+    for name, short in chains[shallow].items():
+        long = chains[deep].get(name, short)  # without a deeper chain it is not slower
         time = combined([(1e-3 / step, long), (-1e-3 / step, short)])
-        fixed = combined([(1e-6 * more / step, short), (-1e-6 * less / step, long)])
+        fixed = combined([(1e-6 * deep / step, short), (-1e-6 * shallow / step, long)])
         if time.interval and time.interval[0] > 0:
             layer.variants[name] = {
                 "us": time.value, "ci95": time.interval, "tops": gop / time.value,
@@ -3625,8 +3627,8 @@ def parse_records(data: bytes, origin: str) -> list[Run]:
         if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
             raise ValueError("more values than any run has")
         # Python 3.9.6 takes hours for millions of digits; 400 are too many for any number here.
-        found = json.loads(data, parse_int=lambda digits: int(digits[:400]))
-        return list(map(run_of, found if found and isinstance(found, list) else [found]))
+        content = json.loads(data, parse_int=lambda digits: int(digits[:400]))
+        return list(map(run_of, content if content and isinstance(content, list) else [content]))
     except Exception as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(printable(
@@ -3637,16 +3639,16 @@ def parse_records(data: bytes, origin: str) -> list[Run]:
 def run_of(record: Any) -> Run:
     """Return the run of a record. Raise KeyError if a field is missing, ValueError if one has the
     wrong type, or contradicts others."""
-    found = made(RECORD_KIND, record)
-    protocol, asked, results = found["protocol"], found["asked"], found["results"]
+    fields = made(RECORD_KIND, record)
+    protocol, asked, results = fields["protocol"], fields["asked"], fields["results"]
     settings = Settings(**{name: protocol.pop(name) for name in Settings._fields}).check()
-    run = Run(found["engine"], settings, asked["configs"], variants_of(asked["variants"]))
+    run = Run(fields["engine"], settings, asked["configs"], variants_of(asked["variants"]))
     for name in PLAIN_FIELDS:
-        setattr(run, name, found[name])
+        setattr(run, name, fields[name])
     run.data, run.other_settings = made(int, protocol.pop("data")), protocol
-    run.broken_off = not found["complete"]
+    run.broken_off = not fields["complete"]
     run.warnings = [{name: warning[name] for name in ("code", "message")}
-                    for warning in found["warnings"]]
+                    for warning in fields["warnings"]]
     measured = [result["config"] for result in results]
     refuse_any({
         f"its engine {run.engine!r} is unknown": run.engine not in ("ane", "reference", "stand-in"),
@@ -3654,7 +3656,7 @@ def run_of(record: Any) -> Run:
             not measured or measured != run.configs[:len(measured)]
             or len(set(run.configs)) < len(run.configs),
         "`complete` contradicts its results":
-            found["complete"] and len(measured) < len(run.configs),
+            fields["complete"] and len(measured) < len(run.configs),
         "its variants are not those that were asked for":
             any(result["variants"].keys() != set(run.variants) for result in results)})
     for result in results:
@@ -3949,7 +3951,8 @@ def examine_machine(link: Link) -> None:
 # ==================================================================================================
 # 14. Parent
 #
-# Used below: NOT_MEASURED, plan_run, measured, DOCTOR_S, REPORT_ADVICE, run_checks, check_programs.
+# Used below: NOT_MEASURED, plan_run, perform_run, DOCTOR_S, REPORT_ADVICE, run_checks,
+# check_programs.
 # ==================================================================================================
 
 ENGINES = ("ane", "reference")
@@ -4185,7 +4188,7 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     Unavailable if there is no usable Neural Engine.
     """
     result = plan_run(configs, variants, engine, settings)
-    for _ in measured(result, on_event or (lambda message: None)):
+    for _ in perform_run(result, on_event or (lambda message: None)):
         pass
     return result
 
@@ -4210,15 +4213,15 @@ def settings_of(given: Facts) -> Settings:
     defaults = ORIGINAL_SETTINGS if original else Settings()
     for name in given:
         if name not in Settings._fields:
-            known = ", ".join(Settings._fields)
-            raise UsageError(f"unknown setting {name}: expected one of {known}")
+            names = ", ".join(Settings._fields)
+            raise UsageError(f"unknown setting {name}: expected one of {names}")
         if original and name not in ("original", "seed", "timeout"):
             raise UsageError(f"--{name} cannot be combined with --original (always "
                              f"{getattr(defaults, name)})")
     return defaults._replace(**given).check()
 
 
-def measured(run: Run, notify: Notify) -> Iterator[list[Cell]]:
+def perform_run(run: Run, notify: Notify) -> Iterator[list[Cell]]:
     """Measure a planned run: yield the cells of each configuration when they and their warnings are
     in the run. Raise Unavailable if the first worker finds no usable engine; KeyboardInterrupt, if
     Ctrl-C ended a configuration early, when its cells were yielded."""
@@ -4241,11 +4244,11 @@ def measured(run: Run, notify: Notify) -> Iterator[list[Cell]]:
                     cell.fail("start", NOT_MEASURED)
             for variant, cell in cells.items():
                 forms[variant] = next_forms(cell, every, forms[variant])
-            found = list(cells.values())
-            if not run.broken_off or any(cell.samples_ns for cell in found):
-                run.add(found)
-                add_warnings(run, found)
-                yield found
+            results = list(cells.values())
+            if not run.broken_off or any(cell.samples_ns for cell in results):
+                run.add(results)
+                add_warnings(run, results)
+                yield results
             if run.broken_off:
                 raise KeyboardInterrupt
 
@@ -4343,9 +4346,9 @@ def crowded_variants(run: Run, cells: dict[str, Cell]) -> list[str]:
     """Return the variants to measure one at a time, with new cells, if some of them cannot be
     resident together."""
     for cell in cells.values():
-        found = CROWDED.search(cell.error or "")
-        if found and len(cells) > 1:
-            run.warn("apart", f"{cell.name}: failed in stage {cell.stage} ({found[0]}) with all "
+        match = CROWDED.search(cell.error or "")
+        if match and len(cells) > 1:
+            run.warn("apart", f"{cell.name}: failed in stage {cell.stage} ({match[0]}) with all "
                      "variants loaded, for which the engine may lack room: each was measured "
                      "again, alone, and Ratio compares independent runs; close other programs that "
                      "use the Neural Engine, or choose fewer channels or layers")
@@ -4408,7 +4411,7 @@ def check_programs(tell: Callable[[Finding], None], seconds: float) -> None:
             tell(Finding("lock", "note", f"another run holds {message['path']}",
                          "waiting for it to end"))
 
-    for cells in measured(run, listen):
+    for cells in perform_run(run, listen):
         tell(program_finding(cells))
     for warning in run.warnings:
         if warning["code"] in ("apart", "cache", "strides"):
@@ -4711,10 +4714,10 @@ def layer_notes(run: Run) -> list[str]:
     layers whose time cannot be told though nothing failed."""
     costs, notes = [], []
     for name in run.variants:
-        found = [figures["fixed_ms"] for layer in run.layers
+        fixed = [figures["fixed_ms"] for layer in run.layers
                  for variant, figures in layer.variants.items()
                  if variant == name and figures["fixed_ci95"][0] > 0]
-        costs += [f"{span(found, '')} ms ({VARIANTS[name].label})"] if found else []
+        costs += [f"{span(fixed, '')} ms ({VARIANTS[name].label})"] if fixed else []
     if costs:
         notes.append(f"beside a fixed cost of {' and '.join(costs)} for each evaluate")
     for layer in run.layers:
@@ -4745,14 +4748,14 @@ def sustained_lines(run: Run) -> list[str]:
     """Return what became of the rate of each cell over a long time."""
     lines = []
     for cell in run.cells:
-        found = cell.sustained
-        if found:
+        sustained = cell.sustained
+        if sustained:
             lines.append(
-                f"{cell.name} over {clock_time(found['seconds'])}, TOPS by tenths of the time: "
-                f"{' '.join(figure(tops, 1) for tops in found['tops'])}; the last is "
-                f"{100 * abs(found['change']):.1f} % ±{100 * found['half']:.1f} % "
-                f"{'below' if found['change'] < 0 else 'above'} the first"
-                f"{': throttled' * found['throttled']}")
+                f"{cell.name} over {clock_time(sustained['seconds'])}, TOPS by tenths of the time: "
+                f"{' '.join(figure(tops, 1) for tops in sustained['tops'])}; the last is "
+                f"{100 * abs(sustained['change']):.1f} % ±{100 * sustained['half']:.1f} % "
+                f"{'below' if sustained['change'] < 0 else 'above'} the first"
+                f"{': throttled' * sustained['throttled']}")
     return lines
 
 
@@ -4774,16 +4777,16 @@ def answer(run: Run) -> str:
         reason = unsaid(run, cell).partition(";")[0]
         return f"Nothing can be said of the speed {where}; {cell.name}: {reason}.{doctor}"
     layers = layers_said(run)
-    found: list[tuple[str, str, Any, Facts]] = [
+    rows: list[tuple[str, str, Any, Facts]] = [
         (layer.shape, name, figures["tops"], layer.ratio.get(name, {}))
         for layer in layers for name, figures in layer.variants.items()] or [
         (cell.config.name, cell.variant, cell.tops, cell.ratio if cell.baseline in said else {})
         for cell in said]
-    best, fastest = max((rate, variant) for _, variant, rate, _ in found)
+    best, fastest = max((rate, variant) for _, variant, rate, _ in rows)
     most = f"at most {figure(best, 2, 4)} TOPS"
     # Names sort as VARIANTS do.
-    variant = max((variant for _, variant, _, ratio in found if ratio), default="")
-    ratios = {name: ratio for name, own, _, ratio in found if ratio and own == variant}
+    variant = max((variant for _, variant, _, ratio in rows if ratio), default="")
+    ratios = {name: ratio for name, own, _, ratio in rows if ratio and own == variant}
     if ratios:
         text = f"{VARIANTS[variant].spoken} {compared(run, ratios, bool(layers), where)}; {most}"
     else:
@@ -4800,8 +4803,8 @@ def unsaid(run: Run, cell: Cell) -> str:
         return cell.failure
     if cell.config.depth == 1 and VARIANTS[cell.variant].quantizes:
         return "a chain of one layer quantizes nothing, so choose a depth of 2 or more"
-    found = implausible(cell, run.system)
-    return found[1].partition(":")[0] if found else ""
+    warning = implausible(cell, run.system)
+    return warning[1].partition(":")[0] if warning else ""
 
 
 def layers_said(run: Run) -> list[Layer]:
@@ -4876,10 +4879,10 @@ def published_note(run: Run) -> list[str]:
     """Return the published result for the first configuration that has one; none for other chips,
     and for a stand-in."""
     chip = chip_name(run) if run.engine == "ane" else ""
-    source, known = PUBLISHED.get(chip, ("", {}))
-    return [f"Published for {chip} at {config.name}: FP16 {known[config.name][0]} and W8A8 "
-            f"{known[config.name][1]} TOPS, measured as --original measures ({source})."
-            for config, _ in run.results if config.name in known][:1]
+    source, results = PUBLISHED.get(chip, ("", {}))
+    return [f"Published for {chip} at {config.name}: FP16 {results[config.name][0]} and W8A8 "
+            f"{results[config.name][1]} TOPS, measured as --original measures ({source})."
+            for config, _ in run.results if config.name in results][:1]
 
 
 def report(run: Run, form: str, room: int = DEFAULT_COLUMNS) -> str:
@@ -5007,18 +5010,18 @@ def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
     blocks = re.sub(r"(?m)^[ \t>]+", "", data.decode("utf-8", "replace")).split(BLOCK)[1:]
     if not blocks:
         return parse_records(data, path)
-    found: list[Run] = []
+    runs: list[Run] = []
     for number, block in enumerate(blocks, 1):
         try:
             unpacked = unpack("".join(block.split("`")[0].split()), room)
             room -= len(unpacked)
-            found += parse_records(unpacked, "the text in it")
+            runs += parse_records(unpacked, "the text in it")
         except (ValueError, zlib.error) as error:
             complain(printable(f"{path}: block {number} of {len(blocks)} is damaged and left out: "
                                f"{error}"))
-    if not found:
+    if not runs:
         raise UsageError(printable(f"{path}: every record in it is damaged"))
-    return found
+    return runs
 
 
 def unpack(packed: str, room: int) -> bytes:
@@ -5117,23 +5120,23 @@ def compare(base: Run, new: Run) -> list[Difference]:
         if not any(cell.ok for cell in run.cells):
             raise UsageError(f"nothing to compare: every cell of {side} failed: "
                              f"{failures(run)[0]}; record {side} again")
-    found = differences(base, new)
-    if not found:
+    changes = differences(base, new)
+    if not changes:
         raise UsageError("nothing to compare: no cell is right in both BASE and NEW; record both "
                          "with the same --config and --variants")
-    return found
+    return changes
 
 
 def differences(base: Run, new: Run) -> list[Difference]:
     """Return the differences between all cells that are right in both of two runs."""
     others = {cell.name: cell for cell in new.cells if cell.ok}
-    found = []
+    changes = []
     for cell in base.cells:
         other = others.get(cell.name)
         if cell.ok and cell.estimate and other and other.estimate:
             quotient = cell.estimate.over(other.estimate)
-            found.append(Difference(cell, other, quotient.value, quotient.interval))
-    return found
+            changes.append(Difference(cell, other, quotient.value, quotient.interval))
+    return changes
 
 
 def differing(base: Run, new: Run) -> dict[str, str]:
@@ -5155,7 +5158,7 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
     """Return the comparison of two runs as table (if possible of `room` columns), markdown or json,
     which holds what the gate found, too. Raise UsageError as compare does, except if something
     does not pass the gate."""
-    found = differences(base, new) if gated[0] else compare(base, new)
+    changes = differences(base, new) if gated[0] else compare(base, new)
     head, notes = [], []
     for side, own, other in (("BASE", base, new), ("NEW", new, base)):
         head.append(f"{side:<5} {machine_name(own)}, {own.started}")
@@ -5164,15 +5167,15 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
         notes += [f"{side}: {line}"
                   for line in (*alone, *failures(own), *remarks(own), *grouped_warnings(own))]
     head += [f"{name}: {values}" for name, values in differing(base, new).items()]
-    verdicts = [item.verdict for item in found]
+    verdicts = [item.verdict for item in changes]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
-    head.append(f"Speed of NEW, in {len(found)} cells: {', '.join(counts)}.")
+    head.append(f"Speed of NEW, in {len(changes)} cells: {', '.join(counts)}.")
     notes.append("Intervals are those within a run; two runs of one machine may differ by more, so "
                  "verdicts take them twice as wide.")
     if form == "json":
         cells = [{"config": item.base.config.name, "variant": item.base.variant, **item._asdict(),
                   "verdict": item.verdict, "base": {"ms": item.base.ms, "ratio": item.base.ratio},
-                  "new": {"ms": item.new.ms, "ratio": item.new.ratio}} for item in found]
+                  "new": {"ms": item.new.ms, "ratio": item.new.ratio}} for item in changes]
         record = {"schema": "ane-bench-compare/1", "head": head, "cells": cells, "notes": notes,
                   "failed": gated[0], "undecided": gated[1]}
         return json.dumps(record, indent=1, allow_nan=False) + "\n"
@@ -5181,7 +5184,7 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
              f"{figure(item.speed, 2, 4)}x",
              half_width({"value": item.speed, "ci95": item.ci95} if item.ci95 else {}),
              item.verdict, ratio_text(item.base.ratio), ratio_text(item.new.ratio)]
-            for item in found]
+            for item in changes]
     return rendered([head, (headings, rows), notes], form, room)
 
 
@@ -5189,12 +5192,12 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
 
 def check_gate(base: Run, new: Run) -> None:
     """Raise UsageError, saying what to record instead, if two records allow no verdict."""
-    found = differing(base, new)
+    unlike = differing(base, new)
     refuse_any({
         "BASE and NEW are the same record; record NEW after the change":
             len(unique([base, new])) == 1,
-        **{f"the records differ in {name} ({found.get(name)}); record both on one machine, with "
-           "the same options and version": name in found
+        **{f"the records differ in {name} ({unlike.get(name)}); record both on one machine, with "
+           "the same options and version": name in unlike
            for name in ("engine", "chip", "model", "data", "qos", "baseline")},
         f"NEW ({new.started}) is older than BASE ({base.started}): swapped?":
             new.started < base.started,
@@ -5262,15 +5265,15 @@ def gated_pairs(base: Run, new: Run) -> tuple[list[str], list[str], list[Differe
 def ratio_changes(pairs: Sequence[Difference]) -> list[Difference]:
     """Return how ratios changed, as differences of speed: for cells whose baseline is among these
     pairs, too. The half-widths of both ratios' logarithms are added as squares."""
-    found, bases = [], [item.base for item in pairs]
+    changes, bases = [], [item.base for item in pairs]
     for item in pairs:
         old, new = item.base.ratio, item.new.ratio
         if old and item.base.baseline in bases:
             change = new["value"] / old["value"]
             width = math.exp(math.hypot(*(math.log(ratio["ci95"][1] / ratio["value"])
                                           for ratio in (old, new))))
-            found.append(item._replace(speed=change, ci95=[change / width, change * width]))
-    return found
+            changes.append(item._replace(speed=change, ci95=[change / width, change * width]))
+    return changes
 
 
 # ==================================================================================================
@@ -5347,9 +5350,9 @@ def axis_of(title: str, left: float, right: float, figures: Sequence[Sequence[fl
     return Axis(title, left, right, ticks)
 
 
-def with_ends(found: Optional[Facts], value: str = "value", ends: str = "ci95") -> list[float]:
+def with_ends(figures: Optional[Facts], value: str = "value", ends: str = "ci95") -> list[float]:
     """Return a figure and the ends of its interval if it has one; [] if there is no figure."""
-    return [found[value], *(found.get(ends) or ())] if found else []
+    return [figures[value], *(figures.get(ends) or ())] if figures else []
 
 
 def cell_lane(cell: Cell) -> Lane:
@@ -5370,12 +5373,13 @@ def sections_of(runs: Sequence[Run], alone: bool) -> dict[str, list[Row]]:
     """Return rows by their headings: of a run that is alone its configurations, then its layers; of
     others a heading for each of these, and a row for each machine."""
     named = list(zip(machine_names(runs), runs))
-    found = [("", config.name, machine, list(map(cell_lane, cells)))
-             for machine, run in named for config, cells in run.results]
-    found += [(ONE_LAYER, layer.shape, machine, [layer_lane(layer, name) for name in run.variants])
-              for machine, run in named for layer in run.layers]
+    entries = [("", config.name, machine, list(map(cell_lane, cells)))
+               for machine, run in named for config, cells in run.results]
+    entries += [(ONE_LAYER, layer.shape, machine,
+                 [layer_lane(layer, name) for name in run.variants])
+                for machine, run in named for layer in run.layers]
     sections: dict[str, list[Row]] = {}
-    for kind, name, machine, lanes in found:
+    for kind, name, machine, lanes in entries:
         heading = kind if alone else f"{name}: {kind}".rstrip(": ")
         sections.setdefault(heading, []).append((name if alone else machine, lanes))
     return sections
@@ -5783,7 +5787,7 @@ def run_verb(options: argparse.Namespace) -> int:
     progress = Progress(run, None if options.quiet else sys.stderr)
     output = Output(run, options)
     try:
-        for _ in measured(run, progress):
+        for _ in perform_run(run, progress):
             progress.clear()
             output.update()
     except KeyboardInterrupt:
@@ -5843,7 +5847,7 @@ def free_name(path: str) -> str:
 
 def doctor_verb(options: argparse.Namespace) -> int:
     """Run all checks, and print each result with what to do if it is a failure."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     seconds = Settings(timeout=options.timeout).check().timeout
 
     def tell(finding: Finding) -> None:
@@ -5851,14 +5855,14 @@ def doctor_verb(options: argparse.Namespace) -> int:
             write_stdout(doctor_line(finding))
         else:  # made to be sent
             finding = finding._replace(value=without_paths(finding.value))
-        found.append(finding)
+        findings.append(finding)
 
     if run_checks(tell, seconds):
         print_error(f"measuring two small programs, up to {seconds:.0f} s for each stage, as soon "
                     "as no other run measures")
         check_programs(tell, seconds)
-    write_stdout(doctor_report(found, options.format), options.format)
-    return 3 if any(finding.state == "FAIL" for finding in found) else 0
+    write_stdout(doctor_report(findings, options.format), options.format)
+    return 3 if any(finding.state == "FAIL" for finding in findings) else 0
 
 
 def doctor_line(finding: Finding) -> str:
@@ -5867,16 +5871,16 @@ def doctor_line(finding: Finding) -> str:
     return f"{finding.state:<5} {finding.name}: {finding.value}{advice}\n"
 
 
-def doctor_report(found: Sequence[Finding], form: str) -> str:
+def doctor_report(findings: Sequence[Finding], form: str) -> str:
     """Return the whole of what `doctor` found; as a table, what stands below its lines."""
-    failed = [finding for finding in found if finding.state == "FAIL"]
-    result = f"{len(failed)} of {len(found)} checks failed" if failed else "all checks passed"
+    failed = [finding for finding in findings if finding.state == "FAIL"]
+    result = f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed"
     if form == "json":
         content = {"schema": "ane-bench-doctor/1", "version": __version__, "ok": not failed,
-                   "checks": [finding._asdict() for finding in found]}
+                   "checks": [finding._asdict() for finding in findings]}
         return json.dumps(content, indent=1) + "\n"
     if form == "markdown":
-        rows = [list(finding) for finding in found]
+        rows = [list(finding) for finding in findings]
         return rendered([f"{PROGRAM_NAME} {__version__} doctor: {result}",
                          (["Check", "State", "Found", "What to do"], rows)], form)
     ask = f"If this Mac has a Neural Engine, please {REPORT_ADVICE}.\n"
@@ -5926,8 +5930,8 @@ def compare_verb(options: argparse.Namespace) -> int:
     if len(runs) != 2:
         raise UsageError(f"compare takes two records, BASE and NEW; {len(runs)} were given")
     base, new = runs
-    failed, undecided = found = gate(base, new, *limits) if any(limits) else ([], [])
-    write_stdout(comparison(base, new, options.format, found, terminal_columns(sys.stdout)),
+    failed, undecided = gated = gate(base, new, *limits) if any(limits) else ([], [])
+    write_stdout(comparison(base, new, options.format, gated, terminal_columns(sys.stdout)),
                  options.format)
     for line in [*undecided, *failed]:
         print_error(line)
