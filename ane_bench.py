@@ -3394,7 +3394,7 @@ SCHEMA = "ane-bench/2"
 
 # Limits of a record that is read: a day of rounds has fewer values. One with more samples than are
 # kept holds the medians of rounds alone.
-LARGEST_RECORD, MOST_VALUES, KEPT_SAMPLES = 1 << 27, 8_000_000, 2_000_000
+LARGEST_RECORD, MOST_VALUES, KEPT_SAMPLES = 1 << 27, 12_000_000, 2_000_000
 
 
 class Layer(NamedTuple):
