@@ -25,8 +25,7 @@ GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1",
                  "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString",
                  "-I/usr/include/GNUstep"]
 GNUSTEP_LIBRARIES = ["-lgnustep-base", "-lobjc", "-lm"]
-# Flags of gnustep-config that are left out: they write dependency files beside the object, or are
-# for debugging.
+# Of gnustep-config: these write dependency files beside the object, or are for debugging.
 UNWANTED = {"-MMD", "-MP", "-g", "-O2", "-DGSWARN", "-DGSDIAGNOSE", "-Wall", "-I."}
 
 
@@ -60,25 +59,29 @@ def cached_build() -> Path:
 
 def build(directory: Path, *, source: str = "standin.m", shared: bool = True,
           defines: Sequence[str] = (), libraries: Sequence[Path] = ()) -> Path:
-    """Compile a source (beside this file, or a whole path) to a library or program in a directory.
-
-    Return its path. `defines` are NAME or NAME=VALUE; `libraries` are linked to by their paths.
+    """Compile a source (beside this file, or a whole path) to a library or program in a directory,
+    and return its path. `defines` are NAME or NAME=VALUE; `libraries` are linked to by their paths.
     Raise Unavailable if compiler or headers are missing, RuntimeError with the compiler's messages
     if it refuses the source.
     """
     path = HERE / source
     target = directory / (_library_name(path.stem) if shared else path.stem)
     front, back = _mac_command(shared) if sys.platform == "darwin" else _gnustep_command(shared)
-    linked = [word for library in libraries
-              for word in (str(library), f"-Wl,-rpath,{library.parent}")]
     # Without fused multiply-adds results are the same on every processor.
     command = [*front, "-std=gnu11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra",
                "-Wno-expansion-to-defined", *(f"-D{define}" for define in defines), str(path),
-               "-o", str(target), *back, *linked]
+               "-o", str(target), *back]
+    for library in libraries:
+        command += [str(library), f"-Wl,-rpath,{library.parent}"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
                           errors="replace", check=False)
+    missing = re.search(r"cc1obj|\S+\.h(?=: No such file)|(?<=cannot find )-l\S+|"
+                        r"(?<=file not found: )\S+", done.stderr)
+    if done.returncode and missing:
+        raise Unavailable(f"Objective-C cannot be compiled here ({missing[0]} is missing): "
+                          f"install {PACKAGES}")
     if done.returncode:
-        _explain(done.stderr)
+        raise RuntimeError(f"the compiler refuses the source:\n{done.stderr}")
     return target
 
 
@@ -91,7 +94,7 @@ def _mac_command(shared: bool) -> tuple[list[str], list[str]]:
     if not shutil.which("clang"):
         raise Unavailable("there is no clang: install the command line tools "
                           "(xcode-select --install)")
-    return ["clang", "-fno-objc-arc", "-fobjc-exceptions", *(["-dynamiclib"] if shared else [])], \
+    return ["clang", "-fno-objc-arc", "-fobjc-exceptions", *["-dynamiclib"] * shared], \
         ["-framework", "Foundation", "-framework", "CoreFoundation", "-lobjc"]
 
 
@@ -101,8 +104,8 @@ def _gnustep_command(shared: bool) -> tuple[list[str], list[str]]:
         raise Unavailable(f"there is no C compiler: install gcc, {PACKAGES}")
     flags = [flag for flag in _gnustep_config("--objc-flags", GNUSTEP_FLAGS)
              if flag not in UNWANTED]
-    front = [compiler, "-x", "objective-c", *flags, "-fPIC", *(["-shared"] if shared else [])]
-    return front, ["-x", "none", *_gnustep_config("--base-libs", GNUSTEP_LIBRARIES), "-ldl"]
+    return [compiler, "-x", "objective-c", *flags, "-fPIC", *["-shared"] * shared], \
+        ["-x", "none", *_gnustep_config("--base-libs", GNUSTEP_LIBRARIES), "-ldl"]
 
 
 def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
@@ -112,16 +115,6 @@ def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
     done = subprocess.run(["gnustep-config", option], capture_output=True, encoding="utf-8",
                           check=False)
     return shlex.split(done.stdout) or otherwise
-
-
-def _explain(messages: str) -> None:
-    """Raise the error that a failed compilation calls for."""
-    missing = re.search(r"cc1obj|\S+\.h(?=: No such file)|(?<=cannot find )-l\S+|"
-                        r"(?<=file not found: )\S+", messages)
-    if missing:
-        raise Unavailable(f"Objective-C cannot be compiled here ({missing[0]} is missing): "
-                          f"install {PACKAGES}")
-    raise RuntimeError(f"the compiler refuses the source:\n{messages}")
 
 
 if __name__ == "__main__":

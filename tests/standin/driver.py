@@ -107,8 +107,7 @@ class Driver:
 
     def chain(self, slot: c_void_p) -> list[Any]:
         """Return domain, code, text of each NSError from the outermost on, then what ends it."""
-        error, seen = slot.value, []
-        found: list[Any] = []
+        error, found, seen = slot.value, list[Any](), list[int]()
         while error and len(found) < DEEPEST:
             if error in seen:
                 return [*found, f"again {seen.index(error)}"]
