@@ -1,11 +1,10 @@
 """Build the stand-in library: `python3 tests/standin/build.py [DIRECTORY]` prints its path.
 
-Without DIRECTORY it is built once for each state of the source, in the user's directory for caches;
-an older build of the same checkout goes. On Linux it needs gobjc and libgnustep-base-dev, on a Mac
-the command line tools.
+Without DIRECTORY it is kept in the user's directory for caches, one build for each checkout, which
+is made anew if its source is newer. On Linux it needs gobjc and libgnustep-base-dev, on a Mac the
+command line tools.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -34,26 +33,16 @@ class Unavailable(Exception):
 
 
 def cached_build() -> Path:
-    """Return the stand-in, built if the cache does not hold one of this source and this build.py.
-
-    The directory is named by the checkout's path, so that several checkouts do not take turns in
-    removing each other's build. Raise as `build`, and OSError if the cache cannot be written.
-    """
+    """Return the stand-in, built if the cache holds none, or one that is older than its source or
+    this file. Raise as `build`, and OSError if the cache cannot be written."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = root / "ane_bench" / f"standin-{hashlib.sha256(str(HERE).encode()).hexdigest()[:12]}"
-    content = hashlib.sha256((HERE / "standin.m").read_bytes() + Path(__file__).read_bytes())
-    target = place / content.hexdigest()[:16] / _library_name("standin")
-    if target.exists():
-        return target
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="new_", dir=place) as name:
-        built = build(Path(name))
-        target.parent.mkdir(exist_ok=True)
-        os.replace(built, target)
-    for path in place.iterdir():
-        if path != target.parent and not path.name.startswith("new_"):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(path)
+    target = place / _library_name("standin")
+    changed = max(path.stat().st_mtime_ns for path in (HERE / "standin.m", Path(__file__)))
+    if not target.exists() or target.stat().st_mtime_ns < changed:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="new_", dir=place) as name:
+            os.replace(build(Path(name)), target)
     return target
 
 

@@ -2,8 +2,9 @@
 
 Bare ctypes, without ane_bench, so that the stand-in can be tested by itself. JOB is JSON:
 `programs` maps a name to a program ({"mil": text, "blob": base64, "input": base64, "channels": N,
-"input_bytes" and "output_bytes": sizes of the surfaces}), `acts` is a list of acts, each a list
-whose first item names a method of `Driver`. It prints one line of JSON per act: its result.
+"input_bytes" and "output_bytes": sizes of the surfaces}), `acts` is a list of acts, such as
+`evaluate a 30`: a method of `Driver` and its arguments. It prints one line of JSON per act: its
+result.
 """
 
 import base64
@@ -11,10 +12,9 @@ import contextlib
 import ctypes
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -280,23 +280,16 @@ class Driver:
         return buffer.value.decode()
 
 
-def start(library: Path, programs: dict[str, dict[str, Any]], acts: Sequence[Sequence[Any]],
-          variables: dict[str, str]) -> "subprocess.Popen[str]":
-    """Start a driver on a job, in an environment of these variables and PATH alone."""
-    pipe = subprocess.PIPE
-    started = subprocess.Popen(
-        [sys.executable, "-IS", __file__, str(library)], stdin=pipe, stdout=pipe, stderr=pipe,
-        encoding="utf-8", env={"PATH": "/usr/bin:/bin", **variables})
-    assert started.stdin
-    started.stdin.write(json.dumps({"programs": programs, "acts": acts}))
-    started.stdin.close()
-    started.stdin = None
-    return started
+def operand(word: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(word)
+    return word
 
 
 if __name__ == "__main__":
     os.umask(0o077)
     job = json.load(sys.stdin)
     driver = Driver(sys.argv[1], job["programs"])
-    for act, *operands in job["acts"]:  # each result at once, so that a crash loses none
-        print(json.dumps(getattr(driver, act)(*operands)), flush=True)
+    for act in job["acts"]:  # each result at once, so that a crash loses none
+        method, *words = act.split()
+        print(json.dumps(getattr(driver, method)(*map(operand, words))), flush=True)

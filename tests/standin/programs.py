@@ -189,8 +189,9 @@ def reference(net: Net, how: How = M4) -> Tensor:
         # An M4 multiplies the integers, if both sides are quantized.
         integers = how.m4 and net.variant == "w8a8" and index > 0 and how.quantizes
         factor = SCALE * net.scale if integers else 1
-        scale = 1 if net.variant == "fp16" or integers else net.scale
-        weights = [[as_half(tap * scale) for taps in row for tap in taps] for row in layer]
+        weights = [[tap for taps in row for tap in taps] for row in layer]
+        if net.variant != "fp16" and not integers:
+            weights = [[as_half(tap * net.scale) for tap in taps] for taps in weights]
         results: Tensor = [[0.0] * len(values[0]) for _ in layer]
         for pixel in range(len(values[0])):
             patch = [value for channel in values
