@@ -8,7 +8,7 @@ import sys
 import unittest
 import unittest.mock
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import ane_bench
 from ane_bench import Cell, Config, Finding, Settings
@@ -44,19 +44,19 @@ def cell(rounds: Sequence[Sequence[float]] = ((15.0,) * 5,) * 12, *, engine: str
     return dict(ane_bench.warnings_about_cell(made, engine, {"chip": chip}))
 
 
-def of_rounds(*factors: float, each: int = 5, base: float = 15.0) -> list[list[float]]:
-    """Return rounds whose times are the base times a factor each."""
-    return [[base * factor] * each for factor in factors]
+def of_rounds(*factors: float) -> list[list[float]]:
+    """Return rounds whose times are 15 ms times a factor each."""
+    return [[15 * factor] * 5 for factor in factors]
 
 
-def rate(tops: float, **options: Any) -> Texts:
+def rate(tops: float, config: Config = CONFIG, **options: Any) -> Texts:
     """Return the warnings about a cell of a rate."""
-    return cell(of_rounds(*[1.0] * 12, base=options.get("config", CONFIG).gop / tops), **options)
+    return cell([[config.gop / tops] * 5] * 12, config=config, **options)
 
 
 def took(ms: float, **options: Any) -> Texts:
     """Return the warnings about a small program's cell."""
-    return cell(of_rounds(*[1.0] * 12, base=ms), config=TINY, **options)
+    return cell([[ms] * 5] * 12, config=TINY, **options)
 
 
 RISING = [1 + 0.1 * place / 11 for place in range(12)]
@@ -66,77 +66,69 @@ CLOSE = "other programs, heat or the clock, most likely: close what else runs"
 LONGER = ", or measure longer, such as --seconds 4"
 
 
-class Case(NamedTuple):
-    """A warning: its code, its whole text, the case that brings it out, cases that must not."""
-
-    code: str
-    text: str
-    fires: Callable[[], Texts]
-    quiet: Sequence[Callable[[], Texts]]
-
-
-CASES = (
-    Case("battery", "the Mac runs on battery, which may slow the engine; connect it to power",
+# A warning's code, its whole text, the case that brings it out, cases that must not.
+CASES: tuple[tuple[str, str, Callable[[], Texts], Sequence[Callable[[], Texts]]], ...] = (
+    ("battery", "the Mac runs on battery, which may slow the engine; connect it to power",
          lambda: machine(power_source="Battery Power"),
          [machine, lambda: machine(power_source="AC Power")]),
-    Case("low-power", "low-power mode is on, which slows the engine; switch it off in System "
+    ("low-power", "low-power mode is on, which slows the engine; switch it off in System "
          "Settings, Battery", lambda: machine(low_power_mode=True),
          [machine, lambda: machine(low_power_mode=False)]),
-    Case("heat-before", "the machine's thermal state was serious before measuring, and a hot "
+    ("heat-before", "the machine's thermal state was serious before measuring, and a hot "
          "machine is slow; let it cool, and measure fewer configurations at a time",
          lambda: machine(thermal_state_before="serious", thermal_state_after="nominal"),
          [machine, lambda: machine(thermal_state_before="nominal")]),
-    Case("heat-after", "the machine's thermal state was fair after measuring, and a hot machine "
+    ("heat-after", "the machine's thermal state was fair after measuring, and a hot machine "
          "is slow; let it cool, and measure fewer configurations at a time",
          lambda: machine(thermal_state_before="nominal", thermal_state_after="fair"),
          [machine, lambda: machine(thermal_state_after="unknown")]),
-    Case("busy", "other programs keep this machine busy (load 4.1), which makes times longer; "
+    ("busy", "other programs keep this machine busy (load 4.1), which makes times longer; "
          "close them", lambda: machine(load_average=4.1, cpus=8),
          [machine, lambda: machine(load_average=4.0, cpus=8), lambda: machine(cpus=8)]),
-    Case("depth", "512x64x387: over 384 layers have crashed the compiler of this chip, and may "
+    ("depth", "512x64x387: over 384 layers have crashed the compiler of this chip, and may "
          "stop the compile service; choose a depth of at most 384",
          lambda: before(CONFIG._replace(depth=387), "Apple M6"),
          [lambda: before(CONFIG._replace(depth=384), "Apple M6"),
           lambda: before(CONFIG._replace(depth=387))]),
-    Case("room", "512x64x128: compiling may take 480 MiB of temporary files, and 479 MiB are "
+    ("room", "512x64x128: compiling may take 480 MiB of temporary files, and 479 MiB are "
          "free; free some space, or choose a smaller configuration",
          lambda: before(free=(480 << 20) - 1), [lambda: before(free=480 << 20)]),
-    Case("fallback", "refused as standard/1.3: no; accepted as standard/1.0; ask for that at once "
+    ("fallback", "refused as standard/1.3: no; accepted as standard/1.0; ask for that at once "
          "with --form standard/1.0",
          lambda: cell(refused=["standard/1.3: no"], form="standard/1.0"),
          [lambda: cell(form="standard/1.0"), lambda: cell([], refused=["standard/1.3: no"])]),
-    Case("one-layer", "a chain of one layer has nothing to quantize between layers, so these are "
+    ("one-layer", "a chain of one layer has nothing to quantize between layers, so these are "
          "the figures of w8a16; choose a depth of 2 or more",
          lambda: cell(variant="w8a8", config=ONE),
          [lambda: cell(variant="w8a8", config=TINY), lambda: cell(config=ONE),
           lambda: cell(variant="w8a8", config=ONE, settings=ORIGINAL)]),
-    Case("noise", "times are uncertain: they changed by +7% from the first third to the last, they "
+    ("noise", "times are uncertain: they changed by +7% from the first third to the last, they "
          f"scatter by 4%, the interval is ±9%; {CLOSE}{LONGER}", lambda: cell(of_rounds(*RISING)),
          [cell, lambda: cell(of_rounds(*[1 + (f - 1) / 3 for f in RISING]))]),
-    Case("noise", f"times are uncertain: they changed by +7% from the first third to the last, "
+    ("noise", f"times are uncertain: they changed by +7% from the first third to the last, "
          f"they scatter by 4%; {CLOSE}",
          lambda: cell([[15 * factor for factor in RISING]], settings=ORIGINAL),
          [lambda: cell(settings=ORIGINAL)]),
-    Case("noise", "times are uncertain: they scatter by 5%; other programs, most likely: close "
+    ("noise", "times are uncertain: they scatter by 5%; other programs, most likely: close "
          "what else runs, or measure longer, such as --seconds 8",
          lambda: cell(SCATTERED, engine="reference", settings=Settings(seconds=2)),
          [lambda: cell(engine="reference")]),
-    Case("noise", "times are uncertain: 4 of 60 evaluates took over 1.5 times the median; "
+    ("noise", "times are uncertain: 4 of 60 evaluates took over 1.5 times the median; "
          f"{CLOSE}{LONGER}", lambda: cell(LATE), [lambda: cell(LATE[2:])]),
-    Case("noise", "times are uncertain: they scatter by 15%, the interval is ±8%; "
+    ("noise", "times are uncertain: they scatter by 15%, the interval is ±8%; "
          f"{CLOSE}{LONGER}", lambda: cell(of_rounds(*[0.9, 1.1] * 6)),
          [lambda: cell(of_rounds(*[0.99, 1.01] * 6))]),
-    Case("floor", "0.089 ms is below the dispatch overhead (0.09 ms): evaluate may do nothing; "
+    ("floor", "0.089 ms is below the dispatch overhead (0.09 ms): evaluate may do nothing; "
          "compare more pixels with --verify 32", lambda: took(0.089),
          [lambda: took(0.091), lambda: took(0.071, chip="Apple A18 Pro"),
           lambda: took(0.051, chip="Apple M9"), lambda: took(0.01, engine="reference"),
           lambda: cell([], config=TINY, status="failed", stage="load", error="no")]),
-    Case("floor", "0.010 ms is below the dispatch overhead (0.19 ms): evaluate may do nothing; "
+    ("floor", "0.010 ms is below the dispatch overhead (0.19 ms): evaluate may do nothing; "
          "measure without --original, so that outputs are compared",
          lambda: took(0.01, chip="Apple M1", settings=ORIGINAL), []),
-    Case("floor", "0.069 ms is below the dispatch overhead (0.07 ms): evaluate may do nothing; "
+    ("floor", "0.069 ms is below the dispatch overhead (0.07 ms): evaluate may do nothing; "
          "compare more pixels with --verify 32", lambda: took(0.069, chip="Apple A18 Pro"), []),
-    Case("rate", "43.8 TOPS is more than Apple M4 is rated for (38): evaluate may do less than it "
+    ("rate", "43.8 TOPS is more than Apple M4 is rated for (38): evaluate may do less than it "
          "should; compare more pixels with --verify 32", lambda: rate(43.8),
          [lambda: rate(43.6), lambda: rate(41.3, chip="Apple M3 Ultra"),
           lambda: rate(1000, chip="Apple M5"), lambda: rate(99, engine="reference"),
@@ -148,11 +140,11 @@ class WarningTest(unittest.TestCase):
     """Each warning fires where it should, with its whole text, and nowhere else."""
 
     def test_each(self) -> None:
-        for case in CASES:
-            with self.subTest(case.text):
-                self.assertEqual(case.fires().get(case.code), case.text)
-                for number, quiet in enumerate(case.quiet):
-                    self.assertNotIn(case.code, quiet(), f"quiet case {number}")
+        for code, text, fires, others in CASES:
+            with self.subTest(text):
+                self.assertEqual(fires().get(code), text)
+                for number, quiet in enumerate(others):
+                    self.assertNotIn(code, quiet(), f"quiet case {number}")
 
     def test_a_good_cell_has_none(self) -> None:
         for found in (cell(), cell(engine="reference"), cell(settings=ORIGINAL), before()):
@@ -160,8 +152,8 @@ class WarningTest(unittest.TestCase):
 
     def test_hints_name_options_that_the_command_has(self) -> None:
         options = set(re.findall(r"--[a-z]+", ane_bench.__doc__ or ""))
-        for case in CASES:
-            self.assertLessEqual(set(re.findall(r"--[a-z]+", case.text)), options, case.text)
+        for _, text, *_ in CASES:
+            self.assertLessEqual(set(re.findall(r"--[a-z]+", text)), options, text)
 
 
 class RunTest(support.StandinCase):

@@ -14,12 +14,12 @@ import string
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests import support
+from tests.standin import programs as standin_programs
 from tests.standin.programs import EXACT, M4, Net, Tensor, make_net, reference, write_program
 
 STANDIN = Path(__file__).resolve().parent / "standin"
@@ -27,7 +27,6 @@ COMPILER = "com.apple.appleneuralengine.compiler"
 ENGINE = "com.apple.appleneuralengine"
 REFUSED = [COMPILER, 1, "_ANECompiler : ANECCompile() FAILED"]
 INVALID = [COMPILER, 1, "err=(InvalidMILProgram)"]
-PATIENCE = 60  # seconds within which everything that ends must have ended
 
 Program = dict[str, Any]
 COMPILED = "make a, compile a"
@@ -44,7 +43,7 @@ class Case(support.DirectoryCase):
         self.log = self.directory / "log"
         self.library = support.standin_library()
 
-    def start(self, acts: str, *programs: Program, **settings: Any) -> "subprocess.Popen[str]":
+    def start(self, acts: str, *programs: Program, **settings: Any) -> support.Started:
         """Start a driver on acts with programs named a, b, …, a small one if none is given. The
         settings are the stand-in's variables without their prefix; None is not set."""
         settings = {"SPEED": 0, "LOG": self.log, **settings}
@@ -52,25 +51,20 @@ class Case(support.DirectoryCase):
                "SYSTEM_VERSION_COMPAT": str(settings.pop("COMPAT", 1))}
         own.update({f"STANDIN_{name}": str(value) for name, value in settings.items()
                     if value is not None})
-        pipe = subprocess.PIPE
-        started = subprocess.Popen(
-            [sys.executable, "-IS", str(STANDIN / "driver.py"), str(self.library)], stdin=pipe,
-            stdout=pipe, stderr=pipe, encoding="utf-8", env=own)
-        self.addCleanup(started.__exit__, None, None, None)
-        self.addCleanup(started.kill)
         named = dict(zip(string.ascii_lowercase, programs or [write_program(make_net("fp16"))]))
-        assert started.stdin
-        started.stdin.write(json.dumps({"programs": named, "acts": acts.split(", ")}))
-        started.stdin.close()
-        started.stdin = None
+        with tempfile.TemporaryFile("w+") as job:
+            json.dump({"programs": named, "acts": acts.split(", ")}, job)
+            job.seek(0)
+            command = [sys.executable, "-IS", str(STANDIN / "driver.py"), str(self.library)]
+            started = support.Started(command, own, stdin=job)
+        self.addCleanup(started.end)
         return started
 
     def results(self, acts: str, *programs: Program, **settings: Any) -> list[Any]:
         """Do acts that must all be done; return the result of each."""
-        started = self.start(acts, *programs, **settings)
-        output, errors = started.communicate(timeout=PATIENCE)
-        self.assertEqual(started.returncode, 0, errors)
-        return [json.loads(line) for line in output.splitlines()]
+        finished = self.start(acts, *programs, **settings).finish()
+        self.assertEqual(finished.code, 0, finished.errors)
+        return [json.loads(line) for line in finished.output.splitlines()]
 
     def compiled(self, *programs: Program, **settings: Any) -> list[Any]:
         """Return True for each program that is compiled, or its chain of errors."""
@@ -100,13 +94,6 @@ class Case(support.DirectoryCase):
         """Return lines of the log."""
         text = self.log.read_text() if self.log.exists() else ""
         return [line for line in text.splitlines() if line.startswith(beginnings)]
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so."""
-        until = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), until, "nothing happens")
-            time.sleep(0.01)
 
 
 class ErrorTest(Case):
@@ -154,7 +141,7 @@ class ErrorTest(Case):
         for fault, expected in (("load:busy@1-2", [busy, busy, None, True]),
                                 ("load:busy=0.4", [busy, busy, None, True]),
                                 ("w8a8/load:busy", [True, True, None, True])):
-            results = self.results(f"{LOADED}, load a, sleep 0.5, load a", FAULT=fault)
+            results = self.results(f"{LOADED}, load a, sleep 500, load a", FAULT=fault)
             self.assertEqual(results[2:], expected, fault)
 
 
@@ -164,25 +151,24 @@ class ServiceTest(Case):
     def test_after_a_hang_all_later_processes_hang(self) -> None:
         state = self.directory / "daemon"
         first = self.start(LOADED, DAEMON=state, FAULT="load:hang")
-        self.wait_for(state.exists)
-        first.kill()
+        first.wait_until(state.exists, "state")
+        first.end()
         second = self.start(LOADED, DAEMON=state)
-        self.assertEqual(self.start("make a", DAEMON=state).wait(PATIENCE), 0)
-        self.wait_for(lambda: self.calls("compile waits") == ["compile waits for ever"])
-        with self.assertRaises(subprocess.TimeoutExpired):
-            second.wait(0.5)
+        self.results("make a", DAEMON=state)
+        second.wait_until(lambda: self.calls("compile waits") == ["compile waits for ever"], "wait")
+        self.assertRaises(subprocess.TimeoutExpired, second.process.wait, 0.5)
         state.unlink()
-        self.assertEqual(second.wait(PATIENCE), 0)
+        self.assertEqual(second.finish().code, 0)
         for stage, remains in (("evaluate", False), ("compile", True)):
             crashing = self.start(ONCE, DAEMON=state, FAULT=f"{stage}:crash")
-            self.assertLess(crashing.wait(PATIENCE), 0)
+            self.assertLess(crashing.finish().code, 0)
             self.assertEqual(state.exists(), remains)
 
     def test_compiles_fail_for_the_wrong_reason_while_it_restarts(self) -> None:
         wrong, right = [REFUSED, [COMPILER, 1, "err=(CompilationFailure)"]], [REFUSED, INVALID]
         program = write_program(make_net("fp16"))
         for settings in ({}, {"DAEMON": self.directory / "daemon"}):
-            results = self.results("make a, make b, compile a, compile b, sleep 0.4, compile b",
+            results = self.results("make a, make b, compile a, compile b, sleep 400, compile b",
                                    {**program, "mil": "no program"}, program, RESTART=0.3,
                                    **settings)
             self.assertEqual(results[2:], [right, wrong, None, True])
@@ -233,7 +219,7 @@ class ClockTest(Case):
 
     def test_jump_takes_exactly_the_latency_and_sees_idling(self) -> None:
         gaps = self.directory / "gaps"
-        found = self.durations("evaluate a 1200, sleep 0.15, evaluate a", CLOCK="jump",
+        found = self.durations("evaluate a 1200, sleep 150, evaluate a", CLOCK="jump",
                                COMPUTE="all", RISE="2:0.5", GAPS=gaps, LATENCY="fp16:50000")["a"]
         self.assertAlmostEqual(min(found), 50000, delta=200)
         self.assertGreater(found[-1], 90000)
@@ -321,18 +307,14 @@ class StridesTest(Case):
                 chain, = self.results(ONCE, {**program, **change})[2]
                 self.assertIn("Failed with status=0x1d : statusType=0x9", chain[1][2])
 
-    def test_packed_data_are_wrong_and_the_padding_is_read(self) -> None:
+    def test_the_padding_behind_a_row_is_read(self) -> None:
         net = make_net("fp16")
         program = write_program(net)
-        packed = b"".join(struct.pack(f"<{len(channel)}e", *channel) for channel in net.input)
-        found = self.output(net, {**program, "input": base64.b64encode(packed).decode()})
-        self.assertNotEqual(found, reference(net))
         content = bytearray(base64.b64decode(program["input"]))
         content[64 * 3 - 2:64 * 3] = struct.pack("<e", 0.5)  # behind the first channel's last row
-        added = struct.unpack("<12e", struct.pack("<12e", *(
-            value + 0.5 * (index >= 8) for index, value in enumerate(net.input[0]))))
+        first = [standin_programs.as_half(value + 0.5 * (index >= 8)) for index, value in enumerate(net.input[0])]
         self.assertEqual(self.output(net, {**program, "input": base64.b64encode(content).decode()}),
-                         reference(net._replace(input=[list(added), *net.input[1:]])))
+                         reference(net._replace(input=[first, *net.input[1:]])))
 
     def attributes(self, inner: bool = True, **settings: Any) -> Any:
         """Return modelAttributes after load, of a chain of two layers of 6 channels, 3 by 40."""
@@ -353,9 +335,8 @@ class StridesTest(Case):
         results = self.results("make a, attributes a, compile a, attributes a 0, load a, unload a, "
                                "attributes a")
         self.assertEqual(results[1:], [{}, True, {}, True, True, {}])
-        raising = self.start("start a, attributes a 0", ATTRIBUTES="inner")
-        self.assertIn("-externConstants: unrecognized selector",
-                      raising.communicate(timeout=PATIENCE)[1])
+        raising = self.start("start a, attributes a 0", ATTRIBUTES="inner").finish()
+        self.assertIn("-externConstants: unrecognized selector", raising.errors)
 
     def test_wider_rows(self) -> None:
         found, = self.attributes(ROW=192, PLANE=1024)["NetworkStatusList"][0]["LiveOutputList"]
@@ -476,17 +457,10 @@ class FormTest(Case):
 class SurroundingsTest(Case):
     """What is around the engine."""
 
-    def test_machine(self) -> None:
-        acts = ("device aneArchitectureType, device aneSubType, device numANEs, "
-                "system machdep.cpu.brand_string, system hw.model, system kern.osproductversion")
-        for settings, values in (
-                ({}, ["h16g", "h16g", 1, "Apple M4", "Mac16,1", "26.0"]),
-                ({"DEVICE": "aneArchitectureType=h18g,aneSubType=h18,numANEs=2",
-                  "SYSCTL": "hw.model=Mac17,5;kern.osproductversion=26.1", "COMPATIBLE": "16.1",
-                  "COMPAT": 0}, ["h18g", "h18", 2, "Apple M4", "Mac17,5", "26.1"]),
-                ({"DEVICE": "aneArchitectureType=", "MISSING": "numANEs", "COMPATIBLE": "16.1"},
-                 [None, "h16g", None, "Apple M4", "Mac16,1", "16.1"])):
-            self.assertEqual(self.results(acts, **settings), values)
+    def test_the_version_of_macos_that_a_process_is_told(self) -> None:
+        for settings, version in (({}, "26.0"), ({"COMPATIBLE": "16.1"}, "16.1"),
+                                  ({"COMPATIBLE": "16.1", "COMPAT": 0}, "26.0")):
+            self.assertEqual(self.results("system kern.osproductversion", **settings), [version])
 
     def test_directories(self) -> None:
         elsewhere = self.directory / "elsewhere"
@@ -518,7 +492,7 @@ class SurroundingsTest(Case):
         for limits, reason in (("bytes:600", "(0x20004)"), ("resident:0", "(0x50004)")):
             self.assertEqual(self.results(LOADED, LIMITS=limits)[-1][1][2], reason)
         self.assertEqual(self.results(LOADED, LIMITS="layers:3,resident:1")[2], True)
-        self.assertLess(self.start(LOADED, LIMITS="layers:2").wait(PATIENCE), 0)
+        self.assertLess(self.start(LOADED, LIMITS="layers:2").finish().code, 0)
 
 
 # Values of each setting that end the process.
@@ -540,7 +514,7 @@ class SettingsTest(Case):
         for line in re.split(r"[|\n]", UNREADABLE.strip()):
             name, *values = line.split()
             for value in values:
-                done = subprocess.run(command, env={f"STANDIN_{name}": value}, timeout=PATIENCE,
+                done = subprocess.run(command, env={f"STANDIN_{name}": value}, timeout=60,
                                       capture_output=True, encoding="utf-8", check=False)
                 self.assertEqual(done.returncode, 70, (name, value))
                 self.assertRegex(done.stderr, rf"^standin: STANDIN_{name}: cannot read ")

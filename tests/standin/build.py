@@ -18,12 +18,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = "gobjc and libgnustep-base-dev (apt-get install gobjc libgnustep-base-dev)"
-# The answer of gnustep-config on Debian, used if it is not installed.
-GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1",
-                 "-D_NATIVE_OBJC_EXCEPTIONS", "-fno-strict-aliasing", "-fexceptions",
-                 "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString",
-                 "-I/usr/include/GNUstep"]
-GNUSTEP_LIBRARIES = ["-lgnustep-base", "-lobjc", "-lm"]
 # Of gnustep-config: these write dependency files beside the object, or are for debugging.
 UNWANTED = {"-MMD", "-MP", "-g", "-O2", "-DGSWARN", "-DGSDIAGNOSE", "-Wall", "-I."}
 
@@ -91,19 +85,13 @@ def _gnustep_command(shared: bool) -> tuple[list[str], list[str]]:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         raise Unavailable(f"there is no C compiler: install gcc, {PACKAGES}")
-    flags = [flag for flag in _gnustep_config("--objc-flags", GNUSTEP_FLAGS)
-             if flag not in UNWANTED]
-    return [compiler, "-x", "objective-c", *flags, "-fPIC", *["-shared"] * shared], \
-        ["-x", "none", *_gnustep_config("--base-libs", GNUSTEP_LIBRARIES), "-ldl"]
-
-
-def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
-    """Return the answer of gnustep-config, or another if it is not installed."""
     if not shutil.which("gnustep-config"):
-        return otherwise
-    done = subprocess.run(["gnustep-config", option], capture_output=True, encoding="utf-8",
-                          check=False)
-    return shlex.split(done.stdout) or otherwise
+        raise Unavailable(f"there is no gnustep-config: install {PACKAGES}")
+    flags, libraries = (shlex.split(subprocess.check_output(["gnustep-config", option], text=True))
+                        for option in ("--objc-flags", "--base-libs"))
+    kept = [flag for flag in flags if flag not in UNWANTED]
+    return [compiler, "-x", "objective-c", *kept, "-fPIC", *["-shared"] * shared], \
+        ["-x", "none", *libraries, "-ldl"]
 
 
 if __name__ == "__main__":

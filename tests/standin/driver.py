@@ -36,7 +36,6 @@ class Driver:
         for name, result, *arguments in (
                 ("objc_getClass", c_void_p, c_char_p), ("sel_registerName", c_void_p, c_char_p),
                 ("objc_autoreleasePoolPush", c_void_p), ("NSTemporaryDirectory", c_void_p),
-                ("class_getClassMethod", c_void_p, c_void_p, c_void_p),
                 ("class_getInstanceMethod", c_void_p, c_void_p, c_void_p),
                 ("mach_absolute_time", c_uint64), ("IOSurfaceCreate", c_void_p, c_void_p),
                 ("IOSurfaceGetBaseAddress", c_void_p, c_void_p),
@@ -258,20 +257,11 @@ class Driver:
         """Return successive readings of mach_absolute_time."""
         return [self.c.mach_absolute_time() for _ in range(times)]
 
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def sleep(self, milliseconds: int) -> None:
+        time.sleep(milliseconds / 1000)
 
     def temporary(self) -> Optional[str]:
         return self.text(self.c.NSTemporaryDirectory())
-
-    def device(self, name: str) -> Any:
-        """Return a value of _ANEDeviceInfo: text if its name ends like one, else a number."""
-        information = self.c.objc_getClass(b"_ANEDeviceInfo")
-        if not self.c.class_getClassMethod(information, self.c.sel_registerName(name.encode())):
-            return None
-        if name.endswith("Type"):
-            return self.text(self.send(information, name))
-        return self.send(information, name, result=c_uint32)
 
     def system(self, name: str) -> str:
         """Return a text of sysctlbyname."""
@@ -280,16 +270,11 @@ class Driver:
         return buffer.value.decode()
 
 
-def operand(word: str) -> Any:
-    with contextlib.suppress(ValueError):
-        return json.loads(word)
-    return word
-
-
 if __name__ == "__main__":
     os.umask(0o077)
     job = json.load(sys.stdin)
     driver = Driver(sys.argv[1], job["programs"])
     for act in job["acts"]:  # each result at once, so that a crash loses none
         method, *words = act.split()
-        print(json.dumps(getattr(driver, method)(*map(operand, words))), flush=True)
+        operands = [int(word) if word.isdigit() else word for word in words]
+        print(json.dumps(getattr(driver, method)(*operands)), flush=True)
