@@ -10,7 +10,7 @@ import subprocess
 import sys
 import unittest
 import unittest.mock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -23,20 +23,19 @@ CONFIG = Config(64, 8, 2)  # that of SMALL
 
 
 class Recorder:
-    """Events that are remembered; one stage may raise, as if the engine refused the program."""
+    """Events that are remembered. With `look`, which is given the directory, compile is refused."""
 
     current, stopping = "", False
 
-    def __init__(self, refused: str = "",
-                 act: Callable[[str], None] = lambda path: None) -> None:
+    def __init__(self, look: Optional[Callable[[str], None]] = None) -> None:
         self.stages: list[str] = []
         self.directories: list[str] = []
-        self.refused_stage, self.act = refused, act
+        self.look = look
 
     def stage(self, name: str, variant: str, limit: float = 0) -> None:
         self.stages.append(name)
-        if name == self.refused_stage:
-            self.act(self.directories[-1])
+        if name == "compile" and self.look:
+            self.look(self.directories[-1])
             raise StageError(name, "refused by the test")
 
     def directory(self, path: str) -> None:
@@ -67,18 +66,17 @@ class EngineCase(support.StandinCase):
         holder.enter_context(self.engine.pool())
         self.addCleanup(holder.close)
 
-    def load(self, events: Recorder) -> LoadedModel:
-        """Return the program, loaded until the test ends."""
-        owner = contextlib.ExitStack()
-        self.addCleanup(owner.close)
-        return self.engine.load(self.program, 21, events, owner)
+    @contextlib.contextmanager
+    def loaded(self, events: Optional[Recorder] = None) -> Iterator[LoadedModel]:
+        """Load the program for a while."""
+        with contextlib.ExitStack() as owner:
+            yield self.engine.load(self.program, 21, events or Recorder(), owner)
 
     def identifier(self) -> str:
         """Return the name of the program's directory."""
         events = Recorder()
-        with contextlib.ExitStack() as owner:
-            self.engine.load(self.program, 21, events, owner)
-        return os.path.basename(events.directories[0])
+        with self.loaded(events):
+            return os.path.basename(events.directories[0])
 
     def files(self) -> dict[str, Optional[bytes]]:
         """Return all below the test's own directory: content of files, target of links, None of
@@ -93,8 +91,7 @@ class LoadedTest(EngineCase):
 
     def test_stages_in_order_and_undone_in_reverse(self) -> None:
         events = Recorder()
-        with contextlib.ExitStack() as owner:
-            executable = self.engine.load(self.program, 21, events, owner)
+        with self.loaded(events) as executable:
             self.assertEqual(events.stages, [
                 "descriptor", "model", "files", "announced", "compile", "load", "strides",
                 "surface", "surface", "request"])
@@ -108,18 +105,20 @@ class LoadedTest(EngineCase):
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_only_the_pixels_that_were_named_are_poisoned(self) -> None:
-        events = Recorder()
-        executable = self.load(events)
-        before = list(events.stages)
-        executable.poison([3, 60])
-        pixels = range(CONFIG.pixels)[::-1]
-        for pixel, channels in zip(pixels, executable.read_pixels(pixels)):
+        events, pixels = Recorder(), range(CONFIG.pixels)[::-1]
+        with self.loaded(events) as executable:
+            before = list(events.stages)
+            executable.poison([3, 60])
+            found = executable.read_pixels(pixels)
+            self.assertEqual(events.stages, before, "poisoning and reading are no stages")
+        for pixel, channels in zip(pixels, found):
             self.assertEqual(len(channels), CONFIG.channels)
             self.assertEqual({math.isnan(value) for value in channels}, {pixel in (3, 60)}, pixel)
-        self.assertEqual(events.stages, before, "poisoning and reading are no stages")
 
     def test_what_a_surface_cannot_take(self) -> None:
-        executable = self.load(Recorder())
+        owner = contextlib.ExitStack()
+        executable = owner.enter_context(self.loaded())
+        self.addCleanup(owner.close)
         for size in (0, CONFIG.tensor_bytes - 2, CONFIG.tensor_bytes + 2):
             with self.subTest(size), self.assertRaises(ValueError):
                 executable.write_input(bytes(size))
@@ -433,12 +432,9 @@ class ErrorTest(EngineCase):
 
 
 class DirectoryTest(EngineCase):
-    """Where a program is written, and what is removed.
-
-    Broken code must not be able to harm the machine: programs are written below the test's own
-    directory only, which is the working directory too, and whatever else is refused is only asked
-    about.
-    """
+    """Where a program is written, and what is removed. Broken code must not be able to harm the
+    machine: what is refused lies below the test's own directory, which is the working directory
+    too, or is only asked about."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -509,9 +505,8 @@ class DirectoryTest(EngineCase):
 
         before, events = self.files(), Recorder()
         with unittest.mock.patch.object(self.engine, "send_optional", send_optional), \
-                contextlib.ExitStack() as owner, \
-                self.assertRaisesRegex(StageError, words) as caught:
-            self.engine.load(self.program, 21, events, owner)
+                self.assertRaisesRegex(StageError, words) as caught, self.loaded(events):
+            pass
         self.assertEqual(caught.exception.stage, "files")
         self.assertEqual(events.directories, [])
         self.assertEqual(self.files(), before)
@@ -528,8 +523,8 @@ class DirectoryTest(EngineCase):
             self.assertEqual((directory / "model.mil").read_text(), self.program.mil)
             (directory / "net.plist").write_text("the framework's")
 
-        with contextlib.ExitStack() as owner, self.assertRaises(StageError):
-            self.engine.load(self.program, 21, Recorder("compile", look), owner)
+        with self.assertRaises(StageError), self.loaded(Recorder(look)):
+            pass
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_anything_else_there_fails_the_stage_and_is_named(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import support
-from tests.standin import programs as standin_programs
+from tests.standin import programs
 from tests.standin.programs import EXACT, M4, Net, Tensor, make_net, reference, write_program
 
 STANDIN = Path(__file__).resolve().parent / "standin"
@@ -43,7 +43,7 @@ class Case(support.DirectoryCase):
         self.log = self.directory / "log"
         self.library = support.standin_library()
 
-    def start(self, acts: str, *programs: Program, **settings: Any) -> support.Started:
+    def start(self, acts: str, *given: Program, **settings: Any) -> support.Started:
         """Start a driver on acts with programs named a, b, …, a small one if none is given. The
         settings are the stand-in's variables without their prefix; None is not set."""
         settings = {"SPEED": 0, "LOG": self.log, **settings}
@@ -51,7 +51,7 @@ class Case(support.DirectoryCase):
                "SYSTEM_VERSION_COMPAT": str(settings.pop("COMPAT", 1))}
         own.update({f"STANDIN_{name}": str(value) for name, value in settings.items()
                     if value is not None})
-        named = dict(zip(string.ascii_lowercase, programs or [write_program(make_net("fp16"))]))
+        named = dict(zip(string.ascii_lowercase, given or [write_program(make_net("fp16"))]))
         with tempfile.TemporaryFile("w+") as job:
             json.dump({"programs": named, "acts": acts.split(", ")}, job)
             job.seek(0)
@@ -60,17 +60,17 @@ class Case(support.DirectoryCase):
         self.addCleanup(started.end)
         return started
 
-    def results(self, acts: str, *programs: Program, **settings: Any) -> list[Any]:
+    def results(self, acts: str, *given: Program, **settings: Any) -> list[Any]:
         """Do acts that must all be done; return the result of each."""
-        finished = self.start(acts, *programs, **settings).finish()
+        finished = self.start(acts, *given, **settings).finish()
         self.assertEqual(finished.code, 0, finished.errors)
         return [json.loads(line) for line in finished.output.splitlines()]
 
-    def compiled(self, *programs: Program, **settings: Any) -> list[Any]:
+    def compiled(self, *given: Program, **settings: Any) -> list[Any]:
         """Return True for each program that is compiled, or its chain of errors."""
-        names = string.ascii_lowercase[:len(programs)]
+        names = string.ascii_lowercase[:len(given)]
         acts = ", ".join(f"make {name}, compile {name}" for name in names)
-        return self.results(acts, *programs, **settings)[1::2]
+        return self.results(acts, *given, **settings)[1::2]
 
     def output(self, net: Net, *program: Program, **settings: Any) -> Tensor:
         """Return the output of one evaluate on a poisoned surface."""
@@ -81,11 +81,11 @@ class Case(support.DirectoryCase):
     def durations(self, acts: str, **settings: Any) -> dict[str, list[float]]:
         """Return the µs of each evaluate of a program in FP16 (a), and of one in W8A8 (b)."""
         acts = f"start a, start b, {acts}"
-        programs = [write_program(make_net(variant, depth=2)) for variant in ("fp16", "w8a8")]
+        both = [write_program(make_net(variant, depth=2)) for variant in ("fp16", "w8a8")]
         found: dict[str, list[float]] = {"a": [], "b": []}
         settings = {"CLOCK": "virtual", "COMPUTE": "none", "LATENCY": "fp16:1000,w8a8:500",
                     **settings}
-        for act, result in zip(acts.split(", "), self.results(acts, *programs, **settings)):
+        for act, result in zip(acts.split(", "), self.results(acts, *both, **settings)):
             if act.startswith("evaluate"):
                 found[act.split()[1]] += [nanoseconds / 1000 for nanoseconds in result]
         return found
@@ -299,9 +299,8 @@ class StridesTest(Case):
 
     def test_a_surface_holds_the_batch(self) -> None:
         for net in (make_net("fp16"), make_net("w8a8", 3, height=4, width=33, depth=2)):
-            program, channels = write_program(net), len(net.input)
-            size = (64 if net.width < 32 else 128) * net.height * channels
-            self.assertEqual(program["output_bytes"], size)
+            program = write_program(net)
+            size = program["output_bytes"]
             self.assertEqual(self.output(net), reference(net))
             for change in ({"input_bytes": size - 1, "input": ""}, {"output_bytes": size - 64}):
                 chain, = self.results(ONCE, {**program, **change})[2]
@@ -312,7 +311,7 @@ class StridesTest(Case):
         program = write_program(net)
         content = bytearray(base64.b64decode(program["input"]))
         content[64 * 3 - 2:64 * 3] = struct.pack("<e", 0.5)  # behind the first channel's last row
-        first = [standin_programs.as_half(value + 0.5 * (index >= 8)) for index, value in enumerate(net.input[0])]
+        first = [*net.input[0][:8], *(programs.as_half(value + 0.5) for value in net.input[0][8:])]
         self.assertEqual(self.output(net, {**program, "input": base64.b64encode(content).decode()}),
                          reference(net._replace(input=[first, *net.input[1:]])))
 
@@ -423,14 +422,14 @@ class FormTest(Case):
         forms = ("short", "early", "long", "original")
         kinds = [(variant, kernel, form) for variant, kernel in (
             ("fp16", 1), ("w8a16", 1), ("w8a8", 1), ("w8a8", 3)) for form in forms]
-        programs = [write_program(make_net(variant, kernel, depth=2), form)
-                    for variant, kernel, form in kinds]
+        all_kinds = [write_program(make_net(variant, kernel, depth=2), form)
+                     for variant, kernel, form in kinds]
         for refused, taken in (
                 ("", forms), ("short", ("early", "long")), ("early,long", ("short", "original")),
                 ("standard", ("original",)), ("original", ("short", "early", "long"))):
-            self.assertEqual([done is True for done in self.compiled(*programs, REFUSE=refused)],
+            self.assertEqual([done is True for done in self.compiled(*all_kinds, REFUSE=refused)],
                              [form in taken for *_, form in kinds], refused)
-        done = self.compiled(*programs, REFUSE="w8a8/short,6x3x2k3/long,8x3x2/early")
+        done = self.compiled(*all_kinds, REFUSE="w8a8/short,6x3x2k3/long,8x3x2/early")
         self.assertEqual({kind for kind, right in zip(kinds, done) if right is not True},
                          {("w8a8", 1, "short"), ("w8a8", 1, "original"), ("w8a8", 3, "short"),
                           ("w8a8", 3, "original"), ("w8a8", 3, "long")})
