@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-import sys
 import unittest
 import unittest.mock
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,7 @@ ORIGINAL, USUAL = ane_bench.ORIGINAL_SETTINGS, Settings()
 Texts = dict[str, str]
 
 
-# --------------------------------------------------------------------------------------------------
-# Warnings: each with the case that brings it out, its whole text, and cases that must not
-# --------------------------------------------------------------------------------------------------
-
 def machine(**facts: Any) -> Texts:
-    """Return the warnings about a machine."""
     return dict(ane_bench.warnings_about_machine(facts))
 
 
@@ -50,12 +44,10 @@ def of_rounds(*factors: float) -> list[list[float]]:
 
 
 def rate(tops: float, config: Config = CONFIG, **options: Any) -> Texts:
-    """Return the warnings about a cell of a rate."""
     return cell([[config.gop / tops] * 5] * 12, config=config, **options)
 
 
 def took(ms: float, **options: Any) -> Texts:
-    """Return the warnings about a small program's cell."""
     return cell([[ms] * 5] * 12, config=TINY, **options)
 
 
@@ -157,8 +149,6 @@ class WarningTest(unittest.TestCase):
 
 
 class RunTest(support.StandinCase):
-    """The stand-in does what a machine may do, and a run says so."""
-
     def test_a_machine_of_which_much_can_be_said(self) -> None:
         record = self.run_record(
             *SMALL, DEVICE="aneSubType=h99,numANEs=2", POWER="Battery Power", THERMAL="1,2",
@@ -175,10 +165,6 @@ class RunTest(support.StandinCase):
         for code in codes:
             self.assertIn(f"warning ({code})", self.scene.finished[-1].errors)
 
-
-# --------------------------------------------------------------------------------------------------
-# doctor
-# --------------------------------------------------------------------------------------------------
 
 # What a machine lacks, the check that must fail, and words of the advice.
 LACKS: tuple[tuple[Mapping[str, str], str, str], ...] = (
@@ -201,7 +187,6 @@ class DoctorTest(support.StandinCase):
         return {check["name"]: Finding(**check) for check in report["checks"]}
 
     def failed(self, found: Mapping[str, Finding]) -> list[str]:
-        """Return the names of checks that fail."""
         return [name for name, finding in found.items() if finding.state == "FAIL"]
 
     def test_all_is_well(self) -> None:
@@ -321,15 +306,3 @@ class DoctorTest(support.StandinCase):
         fcntl.flock(other, fcntl.LOCK_UN)
         self.assertIn(f"another run holds {self.temporary} -> waiting for it to end", told)
         self.assertEqual(self.scene.finish(started).code, WELL)
-
-
-class ElsewhereTest(unittest.TestCase):
-    """Without macOS, doctor says so, and tries nothing else."""
-
-    def test_linux(self) -> None:
-        if sys.platform == "darwin":
-            raise unittest.SkipTest("this is a Mac")
-        done = support.run_command("doctor")
-        self.assertEqual(done.code, NOT_WELL)
-        self.assertRegex(done.output, r"\AFAIL  platform: this is linux, and the engine is reached "
-                                      r"from macOS only -> use a Mac with Apple silicon\n")

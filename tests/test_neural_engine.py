@@ -1,5 +1,4 @@
-"""Section 8 over the stand-in, in this process and through the command line: calls, strides,
-errors, files, failures."""
+"""Section 8 over the stand-in, in this process and through the command line."""
 
 import contextlib
 import itertools
@@ -49,7 +48,6 @@ class Recorder:
 
 
 def cells(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the cells of a record's first configuration."""
     return list(record["results"][0]["variants"].values())
 
 
@@ -68,12 +66,10 @@ class EngineCase(support.StandinCase):
 
     @contextlib.contextmanager
     def loaded(self, events: Optional[Recorder] = None) -> Iterator[LoadedModel]:
-        """Load the program for a while."""
         with contextlib.ExitStack() as owner:
             yield self.engine.load(self.program, 21, events or Recorder(), owner)
 
     def identifier(self) -> str:
-        """Return the name of the program's directory."""
         events = Recorder()
         with self.loaded(events):
             return os.path.basename(events.directories[0])
@@ -87,8 +83,6 @@ class EngineCase(support.StandinCase):
 
 
 class LoadedTest(EngineCase):
-    """A loaded program: its stages, its input and output, its end."""
-
     def test_stages_in_order_and_undone_in_reverse(self) -> None:
         events = Recorder()
         with self.loaded(events) as executable:
@@ -116,43 +110,43 @@ class LoadedTest(EngineCase):
             self.assertEqual({math.isnan(value) for value in channels}, {pixel in (3, 60)}, pixel)
 
     def test_what_a_surface_cannot_take(self) -> None:
-        owner = contextlib.ExitStack()
-        executable = owner.enter_context(self.loaded())
-        self.addCleanup(owner.close)
-        for size in (0, CONFIG.tensor_bytes - 2, CONFIG.tensor_bytes + 2):
-            with self.subTest(size), self.assertRaises(ValueError):
-                executable.write_input(bytes(size))
-        acts: tuple[tuple[str, Callable[[Any], Any], Any], ...] = (
-            ("surface", executable.write_input, bytes(CONFIG.tensor_bytes)),
-            ("surface", executable.poison, [0]), ("read", executable.read_pixels, [0]))
-        for (name, answer, words), (stage, act, given) in itertools.product(
-                (("_lock", -0x1ffffd3b, "IOSurfaceLock returned 0xe00002c5"),
-                 ("_base_address", None, "IOSurfaceGetBaseAddress returned NULL")), acts):
-            with self.subTest(stage, name=name), \
-                    unittest.mock.patch.object(self.engine, name, return_value=answer), \
-                    self.assertRaisesRegex(StageError, words) as caught:
-                act(given)
-            self.assertEqual(caught.exception.stage, stage)
+        with self.loaded() as executable:
+            for size in (0, CONFIG.tensor_bytes - 2, CONFIG.tensor_bytes + 2):
+                self.assertRaises(ValueError, executable.write_input, bytes(size))
+            acts: tuple[tuple[str, Callable[[Any], Any], Any], ...] = (
+                ("surface", executable.write_input, bytes(CONFIG.tensor_bytes)),
+                ("surface", executable.poison, [0]), ("read", executable.read_pixels, [0]))
+            for (name, answer, words), (stage, act, given) in itertools.product(
+                    (("_lock", -0x1ffffd3b, "IOSurfaceLock returned 0xe00002c5"),
+                     ("_base_address", None, "IOSurfaceGetBaseAddress returned NULL")), acts):
+                with self.subTest(stage, name=name), \
+                        unittest.mock.patch.object(self.engine, name, return_value=answer), \
+                        self.assertRaisesRegex(StageError, words) as caught:
+                    act(given)
+                self.assertEqual(caught.exception.stage, stage)
 
     def test_a_failed_load_is_tried_again_after_pauses_but_for_the_original(self) -> None:
+        send = self.engine.runtime.send
+        answers: list[bool] = []
+
+        def refuse(receiver: Pointer, selector: str, *arguments: Any) -> Any:
+            refused = answers and selector.startswith("load")
+            return answers.pop() if refused else send(receiver, selector, *arguments)
+
         for original, failures, pauses in (
                 (False, 0, []), (False, 1, [0.1]), (False, 4, [0.1, 0.4, 1.6]), (True, 1, [])):
-            engine, events = NeuralEngine(self.libraries, original), Recorder()
-            send, answers = engine.runtime.send, [False] * failures
-
-            def refuse(receiver: Pointer, selector: str, *arguments: Any,
-                       send: Any = send, answers: list[bool] = answers) -> Any:
-                refused = answers and selector.startswith("load")
-                return answers.pop() if refused else send(receiver, selector, *arguments)
-
-            with self.subTest(failures, original=original), contextlib.ExitStack() as owner, \
-                    unittest.mock.patch.object(engine.runtime, "send", refuse), \
+            self.engine.original, answers[:] = original, [False] * failures
+            events = Recorder()
+            with self.subTest(failures, original=original), \
+                    unittest.mock.patch.object(self.engine.runtime, "send", refuse), \
                     unittest.mock.patch("time.sleep") as slept:
-                if failures == len(pauses):
-                    engine.load(self.program, 21, events, owner)
+                if failures <= len(pauses):
+                    with self.loaded(events):
+                        pass
                 else:
-                    with self.assertRaisesRegex(StageError, "no NSError was given") as caught:
-                        engine.load(self.program, 21, events, owner)
+                    with self.assertRaisesRegex(StageError, "no NSError was given") as caught, \
+                            self.loaded(events):
+                        pass
                     self.assertEqual(caught.exception.stage, "load")
                 self.assertEqual(events.stages.count("load"), len(pauses) + 1)
                 self.assertEqual([call.args[0] for call in slept.call_args_list], pauses)
@@ -188,11 +182,6 @@ class StridesTest(unittest.TestCase):
             found = Strides.of_rows(config, 64)
             self.assertEqual((found[1:], found.possible), (strides, True))
 
-    def test_rows_without_padding_are_not_copied(self) -> None:
-        config = Config(3, 32, 2)
-        data = ane_bench.random_input(config, 0)
-        self.assertIs(Strides.of_rows(config, 64).laid_out(data), data)
-
     def test_every_value_stands_at_its_place_and_nothing_else_but_zeros(self) -> None:
         for (channels, side), row, more in itertools.product(
                 ((1, 1), (3, 7), (5, 33), (2, 64)), (0, 64), (0, 128)):
@@ -201,8 +190,10 @@ class StridesTest(unittest.TestCase):
             plane = row * side + more
             strides = Strides(config, row, plane, plane * channels)
             data = struct.pack(f"<{channels * pixels}H", *range(1, channels * pixels + 1))
-            laid = memoryview(strides.laid_out(data)).cast("H")
+            laid_out = strides.laid_out(data)
+            laid = memoryview(laid_out).cast("H")
             with self.subTest(strides):
+                self.assertEqual(laid_out is data, strides.batch == len(data), "nothing to copy")
                 self.assertEqual(2 * len(laid), strides.batch)
                 for pixel in range(pixels):
                     self.assertEqual(list(laid[strides.channels_at(pixel)]),
@@ -277,8 +268,8 @@ class ShapesTest(support.StandinCase):
     def test_rows_that_only_the_model_knows(self) -> None:
         for attributes in ("inner", "outer"):
             self.verified(self.scene, ["64x7x2", "3x33x2k3"], ROW=128, ATTRIBUTES=attributes)
-        record = self.record_in(self.scene, "--config", "64x7x2", *SMALL[2:], code=1, ROW=128,
-                                ATTRIBUTES="none")
+        record = self.run_record("--config", "64x7x2", *SMALL[2:], code=1, ROW=128,
+                                 ATTRIBUTES="none")
         for cell in cells(record):  # the rule is wrong there
             self.assertEqual((cell["status"], cell["stage"]), ("failed", "verify"))
 
@@ -295,8 +286,6 @@ class ShapesTest(support.StandinCase):
 
 
 class OptionalTest(EngineCase):
-    """Methods that a run can do without."""
-
     def test_sent_only_if_they_are_there_with_the_expected_types(self) -> None:
         runtime, send = self.engine.runtime, self.engine.send_optional
         device = runtime.find_class("_ANEDeviceInfo")
@@ -354,10 +343,7 @@ class OptionalTest(EngineCase):
 
 
 class ErrorTest(EngineCase):
-    """What NSErrors say, and what helps."""
-
     def error(self, code: int, text: str, under: Optional[Pointer] = None) -> Pointer:
-        """Return an NSError."""
         runtime = self.engine.runtime
         key = runtime.libraries.constant("Foundation", "NSLocalizedDescriptionKey")
         info = [(key, runtime.string(text))]
@@ -440,11 +426,14 @@ class DirectoryTest(EngineCase):
         super().setUp()
         os.chdir(self.directory)
         self.addCleanup(os.chdir, support.ROOT)
+        self.home = self.directory / "home"
+        (self.home / "weights").mkdir(parents=True)
+        for name in ("model.mil", "weight.bin", "weights/weight.bin", "letter"):
+            (self.home / name).write_text("the user's own")
 
     def test_paths_of_model_directories(self) -> None:
         temporary, name = str(self.temporary), "0f_1-A"
-        (self.directory / "home").mkdir()
-        (self.temporary / "link").symlink_to(self.directory / "home")
+        (self.temporary / "link").symlink_to(self.home)
         (self.directory / "other").symlink_to(self.temporary)
         for path, below in (
                 (f"{temporary}/{name}", temporary), (f"{temporary}/{name}", f"{temporary}/"),
@@ -453,7 +442,7 @@ class DirectoryTest(EngineCase):
             with self.subTest(path):
                 self.assertTrue(ane_bench.is_model_directory(path, below))
         outside = ["/", "", ".", name, f"./{name}", f"tmp/{name}", temporary, f"/{name}",
-                   str(self.directory / "home"), str(self.directory / "home" / name)]
+                   str(self.home), str(self.home / name)]
         wrong = [f"{name}/", "link", "..", f"home/../{name}", "not a name", "model.mil", "a" * 256,
                  f"link/{name}", "ü", f"{name}\n", "", f"other/{name}", f"other/../{name}",
                  f"{name}/..", f"{name}/{name}", f"missing/{name}", f"../tmp/{name}"]
@@ -479,10 +468,8 @@ class DirectoryTest(EngineCase):
             self.assertIn(asked.mock_calls, ([], [unittest.mock.call(65537)]))
 
     def test_a_wrong_place_is_refused_before_a_byte_is_written(self) -> None:
-        name, home = self.identifier(), self.directory / "home"
-        (home / name).mkdir(parents=True)
-        (home / "weights").mkdir()
-        (home / "model.mil").write_text("the user's own")
+        name, home = self.identifier(), self.home
+        (home / name).mkdir()
         (self.temporary / "other").mkdir()
         (self.temporary / "other" / "model.mil").write_text("another's")
         (self.temporary / "link").symlink_to(home)
@@ -528,15 +515,12 @@ class DirectoryTest(EngineCase):
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_anything_else_there_fails_the_stage_and_is_named(self) -> None:
-        directory, home = self.temporary / self.identifier(), self.directory / "home"
-        home.mkdir()
-        for name in ("weight.bin", "model.mil"):
-            (home / name).write_text("the user's own")
+        directory = self.temporary / self.identifier()
         for name in ("notes", "weights/others", "data", "weights"):
             place = directory / name
             place.parent.mkdir(parents=True)
             if name in ("data", "weights"):
-                place.symlink_to(home)
+                place.symlink_to(self.home)
             else:
                 place.write_text("mine")
             with self.subTest(name):
@@ -556,12 +540,8 @@ class DirectoryTest(EngineCase):
         self.assertEqual([path.name for path in directory.iterdir()], ["notes"])
 
     def test_of_a_run(self) -> None:
-        home = self.directory / "home"
-        (home / "weights").mkdir(parents=True)
-        for name in ("model.mil", "weights/weight.bin", "letter"):
-            (home / name).write_text("the user's own")
         before = self.files()
-        for path in (home, f"{home}/%", "."):
+        for path in (self.home, f"{self.home}/%", "."):
             for cell in cells(self.run_record(*SMALL, code=1, MODEL_PATH=path)):
                 self.assertEqual(cell["stage"], "files")
             self.log.unlink()
@@ -569,13 +549,10 @@ class DirectoryTest(EngineCase):
         self.run_record(*SMALL, MODEL_PATH=f"{self.temporary}/%")  # nothing is left
 
     def test_other_paths_are_left_alone(self) -> None:
-        home = self.directory / "home"
-        home.mkdir()
-        (home / "model.mil").write_text("the user's own")
         (self.temporary / "model.mil").mkdir()
-        (self.temporary / "link").symlink_to(home)
+        (self.temporary / "link").symlink_to(self.home)
         before, temporary = self.files(), str(self.temporary)
-        for path in (str(home), "home", ".", temporary, f"{temporary}/link",
+        for path in (str(self.home), "home", ".", temporary, f"{temporary}/link",
                      f"{temporary}/model.mil", f"{temporary}/x/../../home",
                      f"{temporary}\0/home", f"{temporary}\ud800/home", f"{temporary}/\0"):
             with self.subTest(path):
@@ -595,8 +572,6 @@ class DirectoryTest(EngineCase):
 
 
 class RunTest(support.StandinCase):
-    """Runs over the stand-in: QoS, the original's calls, what is computed, what figures say."""
-
     def test_compile_and_load_are_at_21(self) -> None:
         record = self.run_record(*SMALL, "--qos", "9")
         self.assertEqual(record["command"],

@@ -36,8 +36,6 @@ class EncodingTest(unittest.TestCase):
 
 
 class RuntimeTest(unittest.TestCase):
-    """Messages to real objects."""
-
     def setUp(self) -> None:
         self.runtime = Runtime(Libraries(str(support.standin_library())))
         pool = contextlib.ExitStack()
@@ -110,8 +108,6 @@ class RuntimeTest(unittest.TestCase):
 
 
 class LibrariesTest(unittest.TestCase):
-    """Libraries, functions and constants that are missing."""
-
     def test_each_is_named(self) -> None:
         libraries = Libraries(str(support.standin_library()))
         for words, get in (

@@ -1,7 +1,5 @@
-"""The stand-in itself: its settings do as the comment at the head of standin/standin.m says.
-
-It is driven by hand (standin/driver.py), with programs from the definitions (standin/programs.py).
-"""
+"""The stand-in itself: its settings do as the head of standin/standin.m says. It is driven by hand
+(standin/driver.py), with programs from the definitions (standin/programs.py)."""
 
 import base64
 import itertools
@@ -36,8 +34,6 @@ ONCE = "start a, poison a, evaluate a, read a"
 
 @support.long_test
 class Case(support.DirectoryCase):
-    """Drivers with a temporary directory for each test."""
-
     def setUp(self) -> None:
         super().setUp()
         self.log = self.directory / "log"
@@ -73,7 +69,6 @@ class Case(support.DirectoryCase):
         return self.results(acts, *given, **settings)[1::2]
 
     def output(self, net: Net, *program: Program, **settings: Any) -> Tensor:
-        """Return the output of one evaluate on a poisoned surface."""
         results = self.results(ONCE, *(program or [write_program(net)]), **settings)
         self.assertEqual(results[0], True)
         return net.decoded(results[3])
@@ -91,7 +86,6 @@ class Case(support.DirectoryCase):
         return found
 
     def calls(self, *beginnings: str) -> list[str]:
-        """Return lines of the log."""
         text = self.log.read_text() if self.log.exists() else ""
         return [line for line in text.splitlines() if line.startswith(beginnings)]
 
@@ -146,8 +140,6 @@ class ErrorTest(Case):
 
 
 class ServiceTest(Case):
-    """The compile service's state outlives processes."""
-
     def test_after_a_hang_all_later_processes_hang(self) -> None:
         state = self.directory / "daemon"
         first = self.start(LOADED, DAEMON=state, FAULT="load:hang")
@@ -175,8 +167,6 @@ class ServiceTest(Case):
 
 
 class ClockTest(Case):
-    """Times are what the settings say."""
-
     def test_without_settings_an_m4_in_real_time(self) -> None:
         mega = 2 * 64 ** 2 * 64 ** 2 * 96 / 1e6
         for variant, least, latency in (("fp16", 100 + mega / 18.6, None),
@@ -247,8 +237,6 @@ class ClockTest(Case):
 
 
 class ArithmeticTest(Case):
-    """Outputs are equal to the definition's, bit by bit."""
-
     def test_each_arithmetic(self) -> None:
         for kernel, variant in itertools.product((1, 3), ("fp16", "w8a16", "w8a8")):
             net = make_net(variant, kernel)
@@ -362,10 +350,7 @@ class StridesTest(Case):
 
 
 class OutputTest(Case):
-    """Wrong outputs are wrong as they were asked to be."""
-
     def assert_output(self, net: Net, kind: str, expected: Tensor) -> None:
-        """Raise unless a wrong output is as expected, and differs from the right one."""
         self.assertEqual(self.output(net, OUTPUT=kind), expected, (kind, net.kernel))
         self.assertNotEqual(expected, reference(net), f"{kind} is right")
 
@@ -416,8 +401,6 @@ class OutputTest(Case):
 
 
 class FormTest(Case):
-    """Each form of a program can be refused, and be the only one that is not."""
-
     def test_forms(self) -> None:
         forms = ("short", "early", "long", "original")
         kinds = [(variant, kernel, form) for variant, kernel in (
@@ -454,8 +437,6 @@ class FormTest(Case):
 
 
 class SurroundingsTest(Case):
-    """What is around the engine."""
-
     def test_the_version_of_macos_that_a_process_is_told(self) -> None:
         for settings, version in (({}, "26.0"), ({"COMPATIBLE": "16.1"}, "16.1"),
                                   ({"COMPATIBLE": "16.1", "COMPAT": 0}, "26.0")):
@@ -486,8 +467,7 @@ class SurroundingsTest(Case):
         self.results("make a, purge a", CACHE=cache)
         self.assertEqual(list(cache.iterdir()), [])
 
-    def test_limits(self) -> None:
-        """Those of evaluates show in runs: test_parent.py."""
+    def test_limits_of_compile_and_load(self) -> None:
         for limits, reason in (("bytes:600", "(0x20004)"), ("resident:0", "(0x50004)")):
             self.assertEqual(self.results(LOADED, LIMITS=limits)[-1][1][2], reason)
         self.assertEqual(self.results(LOADED, LIMITS="layers:3,resident:1")[2], True)
@@ -506,8 +486,6 @@ THROTTLE 0.1 1@5|LIMITS rows:1 layers|GAPS /no/file|LOG /no/file|PLANE 1.5|ATTRI
 
 
 class SettingsTest(Case):
-    """Settings are documented, and refused if they cannot be read."""
-
     def test_values_that_cannot_be_read(self) -> None:
         command = [sys.executable, "-ISc", f"import ctypes; ctypes.CDLL({str(self.library)!r})"]
         for line in re.split(r"[|\n]", UNREADABLE.strip()):

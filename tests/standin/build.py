@@ -45,8 +45,7 @@ def build(directory: Path, *, source: str = "standin.m", shared: bool = True,
     """Compile a source (beside this file, or a whole path) to a library or program in a directory,
     and return its path. `defines` are NAME or NAME=VALUE; `libraries` are linked to by their paths.
     Raise Unavailable if compiler or headers are missing, RuntimeError with the compiler's messages
-    if it refuses the source.
-    """
+    if it refuses the source."""
     path = HERE / source
     target = directory / (_library_name(path.stem) if shared else path.stem)
     front, back = _mac_command(shared) if sys.platform == "darwin" else _gnustep_command(shared)

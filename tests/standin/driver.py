@@ -3,8 +3,7 @@
 Bare ctypes, without ane_bench, so that the stand-in can be tested by itself. JOB is JSON:
 `programs` maps a name to a program ({"mil": text, "blob": base64, "input": base64, "channels": N,
 "input_bytes" and "output_bytes": sizes of the surfaces}), `acts` is a list of acts, such as
-`evaluate a 30`: a method of `Driver` and its arguments. It prints one line of JSON per act: its
-result.
+`evaluate a 30`: a method of `Driver`, its arguments. Each act's result is a line of JSON.
 """
 
 import base64
@@ -48,8 +47,6 @@ class Driver:
         self.models: dict[str, int] = {}
         self.surfaces: dict[str, list[int]] = {}
         self.requests: dict[str, int] = {}
-
-    # Objects.
 
     def send(self, receiver: Union[int, str, None], selector: str, *arguments: Any,
              result: Any = c_void_p) -> Any:
@@ -125,7 +122,6 @@ class Driver:
     # From a program to its evaluates. A stage returns True or the chain of errors.
 
     def make(self, name: str) -> None:
-        """Make the model and write its files."""
         program = self.programs[name]
         blob = base64.b64decode(program["blob"])
         entry = self.dictionary({"data": self.data(blob)})
@@ -215,8 +211,6 @@ class Driver:
     def compiled(self, name: str) -> bool:
         return bool(self.send(self.models[name], "compiledModelExists", result=c_bool))
 
-    # Surfaces.
-
     def _surface(self, size: int) -> int:
         values = {"Width": size, "Height": 1, "BytesPerElement": 1, "BytesPerRow": size,
                   "AllocSize": size, "PixelFormat": 0}
@@ -234,7 +228,6 @@ class Driver:
         self.c.IOSurfaceUnlock(surface, options, None)
 
     def poison(self, name: str) -> None:
-        """Write NaN over the whole output."""
         with self._mapped(name, 1) as address:
             size = self.programs[name]["output_bytes"]
             ctypes.memmove(address, NAN * (size // 2), size)
@@ -246,15 +239,11 @@ class Driver:
             ctypes.memmove(address + channel * plane + 2 * pixel, NAN, 2)
 
     def read(self, name: str) -> str:
-        """Return the output in base64."""
         with self._mapped(name, 1, LOCK_READ_ONLY) as address:
             content = ctypes.string_at(address, self.programs[name]["output_bytes"])
         return base64.b64encode(content).decode()
 
-    # Around the engine.
-
     def clock(self, times: int) -> list[int]:
-        """Return successive readings of mach_absolute_time."""
         return [self.c.mach_absolute_time() for _ in range(times)]
 
     def sleep(self, milliseconds: int) -> None:
@@ -264,7 +253,6 @@ class Driver:
         return self.text(self.c.NSTemporaryDirectory())
 
     def system(self, name: str) -> str:
-        """Return a text of sysctlbyname."""
         buffer, size = ctypes.create_string_buffer(256), c_size_t(256)
         self.c.sysctlbyname(name.encode(), buffer, ctypes.addressof(size), None, 0)
         return buffer.value.decode()

@@ -30,7 +30,6 @@ class Net(NamedTuple):
     scale: float = WEIGHT_SCALE
 
     def decoded(self, content: str) -> Tensor:
-        """Return an output surface as numbers."""
         surface, pixels = base64.b64decode(content), self.height * self.width
         row = len(surface) // (len(self.input) * self.height)
         values = [value for first in range(0, len(surface), row)
@@ -116,10 +115,8 @@ def write_blob(net: Net, form: str) -> tuple[bytes, int]:
 
 
 def write_program(net: Net, form: str = "short") -> dict[str, Any]:
-    """Return a program as the driver takes it; its input is padded to rows of 64 bytes.
-
-    The forms are short, early, long, and original: short, with the original's weight records.
-    """
+    """Return a program as the driver takes it, its input padded to rows of 64 bytes. The forms are
+    short, early, long, and original: short, with the original's weight records."""
     blob, step = write_blob(net, form)
     row = 64 * math.ceil(net.width * 2 / 64)
     content = b"".join(
@@ -182,7 +179,6 @@ def around(net: Net, channel: Sequence[float], pixel: int, replicates: bool) -> 
 
 
 def reference(net: Net, how: How = M4) -> Tensor:
-    """Return the output."""
     values = net.input
     for index, layer in enumerate(net.layers):
         last = index == len(net.layers) - 1
