@@ -61,70 +61,70 @@ LONGER = ", or measure longer, such as --seconds 4"
 # A warning's code, its whole text, the case that brings it out, cases that must not.
 CASES: tuple[tuple[str, str, Callable[[], Texts], Sequence[Callable[[], Texts]]], ...] = (
     ("battery", "the Mac runs on battery, which may slow the engine; connect it to power",
-         lambda: machine(power_source="Battery Power"),
-         [machine, lambda: machine(power_source="AC Power")]),
+     lambda: machine(power_source="Battery Power"),
+     [machine, lambda: machine(power_source="AC Power")]),
     ("low-power", "low-power mode is on, which slows the engine; switch it off in System "
-         "Settings, Battery", lambda: machine(low_power_mode=True),
-         [machine, lambda: machine(low_power_mode=False)]),
+     "Settings, Battery", lambda: machine(low_power_mode=True),
+     [machine, lambda: machine(low_power_mode=False)]),
     ("heat-before", "the machine's thermal state was serious before measuring, and a hot "
-         "machine is slow; let it cool, and measure fewer configurations at a time",
-         lambda: machine(thermal_state_before="serious", thermal_state_after="nominal"),
-         [machine, lambda: machine(thermal_state_before="nominal")]),
+     "machine is slow; let it cool, and measure fewer configurations at a time",
+     lambda: machine(thermal_state_before="serious", thermal_state_after="nominal"),
+     [machine, lambda: machine(thermal_state_before="nominal")]),
     ("heat-after", "the machine's thermal state was fair after measuring, and a hot machine "
-         "is slow; let it cool, and measure fewer configurations at a time",
-         lambda: machine(thermal_state_before="nominal", thermal_state_after="fair"),
-         [machine, lambda: machine(thermal_state_after="unknown")]),
+     "is slow; let it cool, and measure fewer configurations at a time",
+     lambda: machine(thermal_state_before="nominal", thermal_state_after="fair"),
+     [machine, lambda: machine(thermal_state_after="unknown")]),
     ("busy", "other programs keep this machine busy (load 4.1), which makes times longer; "
-         "close them", lambda: machine(load_average=4.1, cpus=8),
-         [machine, lambda: machine(load_average=4.0, cpus=8), lambda: machine(cpus=8)]),
+     "close them", lambda: machine(load_average=4.1, cpus=8),
+     [machine, lambda: machine(load_average=4.0, cpus=8), lambda: machine(cpus=8)]),
     ("depth", "512x64x387: over 384 layers have crashed the compiler of this chip, and may "
-         "stop the compile service; choose a depth of at most 384",
-         lambda: before(CONFIG._replace(depth=387), "Apple M6"),
-         [lambda: before(CONFIG._replace(depth=384), "Apple M6"),
-          lambda: before(CONFIG._replace(depth=387))]),
+     "stop the compile service; choose a depth of at most 384",
+     lambda: before(CONFIG._replace(depth=387), "Apple M6"),
+     [lambda: before(CONFIG._replace(depth=384), "Apple M6"),
+      lambda: before(CONFIG._replace(depth=387))]),
     ("room", "512x64x128: compiling may take 480 MiB of temporary files, and 479 MiB are "
-         "free; free some space, or choose a smaller configuration",
-         lambda: before(free=(480 << 20) - 1), [lambda: before(free=480 << 20)]),
+     "free; free some space, or choose a smaller configuration",
+     lambda: before(free=(480 << 20) - 1), [lambda: before(free=480 << 20)]),
     ("fallback", "refused as standard/1.3: no; accepted as standard/1.0; ask for that at once "
-         "with --form standard/1.0",
-         lambda: cell(refused=["standard/1.3: no"], form="standard/1.0"),
-         [lambda: cell(form="standard/1.0"), lambda: cell([], refused=["standard/1.3: no"])]),
+     "with --form standard/1.0",
+     lambda: cell(refused=["standard/1.3: no"], form="standard/1.0"),
+     [lambda: cell(form="standard/1.0"), lambda: cell([], refused=["standard/1.3: no"])]),
     ("one-layer", "a chain of one layer has nothing to quantize between layers, so these are "
-         "the figures of w8a16; choose a depth of 2 or more",
-         lambda: cell(variant="w8a8", config=ONE),
-         [lambda: cell(variant="w8a8", config=TINY), lambda: cell(config=ONE),
-          lambda: cell(variant="w8a8", config=ONE, settings=ORIGINAL)]),
+     "the figures of w8a16; choose a depth of 2 or more",
+     lambda: cell(variant="w8a8", config=ONE),
+     [lambda: cell(variant="w8a8", config=TINY), lambda: cell(config=ONE),
+      lambda: cell(variant="w8a8", config=ONE, settings=ORIGINAL)]),
     ("noise", "times are uncertain: they changed by +7% from the first third to the last, they "
-         f"scatter by 4%, the interval is ±9%; {CLOSE}{LONGER}", lambda: cell(of_rounds(*RISING)),
-         [cell, lambda: cell(of_rounds(*[1 + (f - 1) / 3 for f in RISING]))]),
+     f"scatter by 4%, the interval is ±9%; {CLOSE}{LONGER}", lambda: cell(of_rounds(*RISING)),
+     [cell, lambda: cell(of_rounds(*[1 + (f - 1) / 3 for f in RISING]))]),
     ("noise", f"times are uncertain: they changed by +7% from the first third to the last, "
-         f"they scatter by 4%; {CLOSE}",
-         lambda: cell([[15 * factor for factor in RISING]], settings=ORIGINAL),
-         [lambda: cell(settings=ORIGINAL)]),
+     f"they scatter by 4%; {CLOSE}",
+     lambda: cell([[15 * factor for factor in RISING]], settings=ORIGINAL),
+     [lambda: cell(settings=ORIGINAL)]),
     ("noise", "times are uncertain: they scatter by 5%; other programs, most likely: close "
-         "what else runs, or measure longer, such as --seconds 8",
-         lambda: cell(SCATTERED, engine="reference", settings=Settings(seconds=2)),
-         [lambda: cell(engine="reference")]),
+     "what else runs, or measure longer, such as --seconds 8",
+     lambda: cell(SCATTERED, engine="reference", settings=Settings(seconds=2)),
+     [lambda: cell(engine="reference")]),
     ("noise", "times are uncertain: 4 of 60 evaluates took over 1.5 times the median; "
-         f"{CLOSE}{LONGER}", lambda: cell(LATE), [lambda: cell(LATE[2:])]),
+     f"{CLOSE}{LONGER}", lambda: cell(LATE), [lambda: cell(LATE[2:])]),
     ("noise", "times are uncertain: they scatter by 15%, the interval is ±8%; "
-         f"{CLOSE}{LONGER}", lambda: cell(of_rounds(*[0.9, 1.1] * 6)),
-         [lambda: cell(of_rounds(*[0.99, 1.01] * 6))]),
+     f"{CLOSE}{LONGER}", lambda: cell(of_rounds(*[0.9, 1.1] * 6)),
+     [lambda: cell(of_rounds(*[0.99, 1.01] * 6))]),
     ("floor", "0.089 ms is below the dispatch overhead (0.09 ms): evaluate may do nothing; "
-         "compare more pixels with --verify 32", lambda: took(0.089),
-         [lambda: took(0.091), lambda: took(0.071, chip="Apple A18 Pro"),
-          lambda: took(0.051, chip="Apple M9"), lambda: took(0.01, engine="reference"),
-          lambda: cell([], config=TINY, status="failed", stage="load", error="no")]),
+     "compare more pixels with --verify 32", lambda: took(0.089),
+     [lambda: took(0.091), lambda: took(0.071, chip="Apple A18 Pro"),
+      lambda: took(0.051, chip="Apple M9"), lambda: took(0.01, engine="reference"),
+      lambda: cell([], config=TINY, status="failed", stage="load", error="no")]),
     ("floor", "0.010 ms is below the dispatch overhead (0.19 ms): evaluate may do nothing; "
-         "measure without --original, so that outputs are compared",
-         lambda: took(0.01, chip="Apple M1", settings=ORIGINAL), []),
+     "measure without --original, so that outputs are compared",
+     lambda: took(0.01, chip="Apple M1", settings=ORIGINAL), []),
     ("floor", "0.069 ms is below the dispatch overhead (0.07 ms): evaluate may do nothing; "
-         "compare more pixels with --verify 32", lambda: took(0.069, chip="Apple A18 Pro"), []),
+     "compare more pixels with --verify 32", lambda: took(0.069, chip="Apple A18 Pro"), []),
     ("rate", "43.8 TOPS is more than Apple M4 is rated for (38): evaluate may do less than it "
-         "should; compare more pixels with --verify 32", lambda: rate(43.8),
-         [lambda: rate(43.6), lambda: rate(41.3, chip="Apple M3 Ultra"),
-          lambda: rate(1000, chip="Apple M5"), lambda: rate(99, engine="reference"),
-          lambda: rate(43.8, config=CONFIG._replace(kernel=3))]),
+     "should; compare more pixels with --verify 32", lambda: rate(43.8),
+     [lambda: rate(43.6), lambda: rate(41.3, chip="Apple M3 Ultra"),
+      lambda: rate(1000, chip="Apple M5"), lambda: rate(99, engine="reference"),
+      lambda: rate(43.8, config=CONFIG._replace(kernel=3))]),
 )
 
 
