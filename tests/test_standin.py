@@ -437,7 +437,7 @@ class FormTest(Case):
 
 
 class SurroundingsTest(Case):
-    def test_the_version_of_macos_that_a_process_is_told(self) -> None:
+    def test_macos_tells_a_process_its_own_version(self) -> None:
         for settings, version in (({}, "26.0"), ({"COMPATIBLE": "16.1"}, "16.1"),
                                   ({"COMPATIBLE": "16.1", "COMPAT": 0}, "26.0")):
             self.assertEqual(self.results("system kern.osproductversion", **settings), [version])
