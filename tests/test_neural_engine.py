@@ -274,11 +274,9 @@ class ShapesTest(support.StandinCase):
             self.assertEqual((cell["status"], cell["stage"]), ("failed", "verify"))
 
     def test_the_original_is_packed_and_says_where_that_is_not_enough(self) -> None:
-        record = self.run_record("--original", "--config", "64x32x2", COMPUTE="none")
-        for cell in cells(record):
+        for cell in cells(self.run_record("--original", "--config", "64x32x2", COMPUTE="none")):
             self.assertEqual(cell["strides"], {"row": 64, "plane": 2048, "batch": 131072})
-        record = self.run_record("--original", "--config", "64x7x2", code=1)
-        for cell in cells(record):
+        for cell in cells(self.run_record("--original", "--config", "64x7x2", code=1)):
             self.assertEqual((cell["stage"], cell["error"]), ("surface", (
                 "the original's surface holds 6272 bytes, and the engine reads 28672, since rows "
                 "take a multiple of 64 bytes; choose a side that is a multiple of 32, or measure "
@@ -572,7 +570,7 @@ class DirectoryTest(EngineCase):
 
 
 class RunTest(support.StandinCase):
-    def test_compile_and_load_are_at_21(self) -> None:
+    def test_compile_and_load_are_at_21_and_what_is_locked_is_unlocked(self) -> None:
         record = self.run_record(*SMALL, "--qos", "9")
         self.assertEqual(record["command"],
                          [self.module.name, *SMALL, "--qos", "9", "--format", "json"])
@@ -580,6 +578,9 @@ class RunTest(support.StandinCase):
         self.assertEqual(calls, {
             f"{stage} {variant} qos={qos}" for variant in ("fp16", "w8a8")
             for stage, qos in (("compile", 21), ("load", 21), ("evaluate", 9))})
+        locks = [line for line in self.calls() if line.startswith(("lock ", "unlock "))]
+        self.assertEqual([f"un{line}" for line in locks[::2]], locks[1::2])
+        self.assertEqual(set(locks[::2]), {"lock 0", "lock 1"})
 
     def test_every_call_of_the_original_and_every_object_released(self) -> None:
         finished = self.run_standin("--original", "--quiet", COMPUTE="none")

@@ -20,8 +20,6 @@ from typing import Any, Optional, Union
 
 QOS = 21
 NAN = b"\0\x7e"
-LOCK_READ_ONLY = 1
-DEEPEST = 12  # levels of NSErrors that are read
 REQUEST = ("requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:"
            "procedureIndex:")
 
@@ -104,7 +102,7 @@ class Driver:
     def chain(self, slot: c_void_p) -> list[Any]:
         """Return domain, code, text of each NSError from the outermost on, then what ends it."""
         error, found, seen = slot.value, list[Any](), list[int]()
-        while error and len(found) < DEEPEST:
+        while error and len(found) < 12:
             if error in seen:
                 return [*found, f"again {seen.index(error)}"]
             seen.append(error)
@@ -239,7 +237,7 @@ class Driver:
             ctypes.memmove(address + channel * plane + 2 * pixel, NAN, 2)
 
     def read(self, name: str) -> str:
-        with self._mapped(name, 1, LOCK_READ_ONLY) as address:
+        with self._mapped(name, 1, 1) as address:  # read-only
             content = ctypes.string_at(address, self.programs[name]["output_bytes"])
         return base64.b64encode(content).decode()
 
