@@ -1,24 +1,23 @@
-"""The stand-in itself: its settings do as the comment at the head of standin/standin.m says.
-
-It is driven by hand (standin/driver.py), with programs from the definitions (standin/programs.py).
-"""
+"""The stand-in itself: its settings do as the head of standin/standin.m says. It is driven by hand
+(standin/driver.py), with programs from the definitions (standin/programs.py)."""
 
 import base64
+import itertools
 import json
 import math
 import os
 import re
 import shutil
+import string
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests import support
-from tests.standin.driver import start
+from tests.standin import programs
 from tests.standin.programs import EXACT, M4, Net, Tensor, make_net, reference, write_program
 
 STANDIN = Path(__file__).resolve().parent / "standin"
@@ -26,77 +25,70 @@ COMPILER = "com.apple.appleneuralengine.compiler"
 ENGINE = "com.apple.appleneuralengine"
 REFUSED = [COMPILER, 1, "_ANECompiler : ANECCompile() FAILED"]
 INVALID = [COMPILER, 1, "err=(InvalidMILProgram)"]
-PATIENCE = 60  # seconds within which everything that ends must have ended
 
-Acts = Sequence[Sequence[Any]]
-Nets = dict[str, dict[str, Any]]
-ONCE: Acts = [["start", "a"], ["poison", "a"], ["evaluate", "a"], ["read", "a"]]
-LOADED: Acts = [["make", "a"], ["compile", "a"], ["load", "a"]]
+Program = dict[str, Any]
+COMPILED = "make a, compile a"
+LOADED = f"{COMPILED}, load a"
+ONCE = "start a, poison a, evaluate a, read a"
 
 
 @support.long_test
 class Case(support.DirectoryCase):
-    """A temporary directory for each test."""
-
     def setUp(self) -> None:
         super().setUp()
         self.log = self.directory / "log"
         self.library = support.standin_library()
-        self.small = {"a": write_program(make_net("fp16"))}
 
-    def start(self, nets: Nets, acts: Acts, settings: dict[str, Any]) -> subprocess.Popen[str]:
-        """Start a driver; settings are the stand-in's variables without their prefix."""
-        own = {"STANDIN_SPEED": "0", "STANDIN_LOG": str(self.log), "TMPDIR": str(self.directory)}
-        own.update({f"STANDIN_{name}": str(value) for name, value in settings.items()})
-        own["SYSTEM_VERSION_COMPAT"] = own.pop("STANDIN_COMPAT", "1")
-        return start(self.library, nets, acts, own)
+    def start(self, acts: str, *given: Program, **settings: Any) -> support.Started:
+        """Start a driver on acts with programs named a, b, …, a small one if none is given. The
+        settings are the stand-in's variables without their prefix; None is not set."""
+        settings = {"SPEED": 0, "LOG": self.log, **settings}
+        own = {"PATH": "/usr/bin:/bin", "TMPDIR": str(self.directory),
+               "SYSTEM_VERSION_COMPAT": str(settings.pop("COMPAT", 1))}
+        own.update({f"STANDIN_{name}": str(value) for name, value in settings.items()
+                    if value is not None})
+        named = dict(zip(string.ascii_lowercase, given or [write_program(make_net("fp16"))]))
+        with tempfile.TemporaryFile("w+") as job:
+            json.dump({"programs": named, "acts": acts.split(", ")}, job)
+            job.seek(0)
+            command = [sys.executable, "-IS", str(STANDIN / "driver.py"), str(self.library)]
+            started = support.Started(command, own, stdin=job)
+        self.addCleanup(started.end)
+        return started
 
-    def drive(self, nets: Nets, acts: Acts, **settings: Any) -> tuple[int, list[Any], str]:
-        """Do acts in a process of their own; return its exit code, the results, standard error."""
-        with self.start(nets, acts, settings) as started:
-            output, errors = started.communicate(timeout=PATIENCE)
-        return started.returncode, [json.loads(line) for line in output.splitlines()], errors
-
-    def results(self, nets: Nets, acts: Acts, **settings: Any) -> list[Any]:
-        """Do acts that must all be done."""
-        code, found, errors = self.drive(nets, acts, **settings)
-        self.assertEqual((code, len(found)), (0, len(acts)), errors)
+    def results(self, acts: str, *given: Program, **settings: Any) -> list[Any]:
+        """Do acts that must all be done; return the result of each."""
+        finished = self.start(acts, *given, **settings).finish()
+        found = [json.loads(line) for line in finished.output.splitlines()]
+        self.assertEqual((finished.code, len(found)), (0, len(acts.split(", "))), finished.errors)
         return found
 
-    def chain(self, stage: str = "compile", **settings: Any) -> Any:
-        """Return the chain of errors of one stage."""
-        acts = {"compile": LOADED[:2], "load": LOADED}[stage]
-        return self.results(self.small, acts, **settings)[-1]
+    def compiled(self, *given: Program, **settings: Any) -> list[Any]:
+        """Return True for each program that is compiled, or its chain of errors."""
+        names = string.ascii_lowercase[:len(given)]
+        acts = ", ".join(f"make {name}, compile {name}" for name in names)
+        return self.results(acts, *given, **settings)[1::2]
 
-    def output(self, net: Net, program: Any = None, **settings: Any) -> Tensor:
-        """Return the output of one evaluate on a poisoned surface."""
-        results = self.results({"a": program or write_program(net)}, ONCE, **settings)
+    def output(self, net: Net, *program: Program, **settings: Any) -> Tensor:
+        results = self.results(ONCE, *(program or [write_program(net)]), **settings)
         self.assertEqual(results[0], True)
         return net.decoded(results[3])
 
-    def durations(self, acts: Acts, **settings: Any) -> dict[str, list[float]]:
-        """Return the µs of each evaluate of acts by programs named by their variants."""
-        nets = {variant: write_program(make_net(variant, depth=2)) for variant in ("fp16", "w8a8")}
-        whole = [["start", "fp16"], ["start", "w8a8"], *acts]
-        found: dict[str, list[float]] = {"fp16": [], "w8a8": []}
+    def durations(self, acts: str, **settings: Any) -> dict[str, list[float]]:
+        """Return the µs of each evaluate of a program in FP16 (a), and of one in W8A8 (b)."""
+        acts = f"start a, start b, {acts}"
+        both = [write_program(make_net(variant, depth=2)) for variant in ("fp16", "w8a8")]
+        found: dict[str, list[float]] = {"a": [], "b": []}
         settings = {"CLOCK": "virtual", "COMPUTE": "none", "LATENCY": "fp16:1000,w8a8:500",
                     **settings}
-        for act, result in zip(whole, self.results(nets, whole, **settings)):
-            if act[0] == "evaluate":
-                found[act[1]] += [nanoseconds / 1000 for nanoseconds in result]
+        for act, result in zip(acts.split(", "), self.results(acts, *both, **settings)):
+            if act.startswith("evaluate"):
+                found[act.split()[1]] += [nanoseconds / 1000 for nanoseconds in result]
         return found
 
     def calls(self, *beginnings: str) -> list[str]:
-        """Return lines of the log."""
         text = self.log.read_text() if self.log.exists() else ""
         return [line for line in text.splitlines() if line.startswith(beginnings)]
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so."""
-        until = time.monotonic() + PATIENCE
-        while not condition():
-            self.assertLess(time.monotonic(), until, "nothing happens")
-            time.sleep(0.01)
 
 
 class ErrorTest(Case):
@@ -110,11 +102,12 @@ class ErrorTest(Case):
                 ({"REFUSE": "short", "REASON": "compile:0x20004"}, "(0x20004)"),
                 ({"REFUSE": "short", "REASON": "load:0x20004"}, INVALID[2]),
                 ({"REFUSE": "short", "REASON": "w8a8/compile:X;Y"}, "err=(Y)")):
-            self.assertEqual(self.chain(**settings), [REFUSED, [COMPILER, 1, reason]], settings)
-        self.assertEqual(self.chain("load", FAULT="load:no", REASON="load:0x50004"),
+            self.assertEqual(self.results(COMPILED, **settings)[-1],
+                             [REFUSED, [COMPILER, 1, reason]], settings)
+        self.assertEqual(self.results(LOADED, FAULT="load:no", REASON="load:0x50004")[-1],
                          [[ENGINE, 6, "Program load failure"],
                           [ENGINE, 6, "the stand-in was told to refuse at load (0x50004)"]])
-        self.assertEqual(self.chain(FAULT="compile:unicode"),
+        self.assertEqual(self.results(COMPILED, FAULT="compile:unicode")[-1],
                          [[ENGINE, 8, "le modèle « x » a été refusé — 失敗 ✗ 𝛑"]])
 
     def test_shapes(self) -> None:
@@ -124,105 +117,90 @@ class ErrorTest(Case):
                 ("3", [REFUSED, *levels, INVALID]), ("loop", [REFUSED, INVALID, "again 1"]),
                 ("pair", [REFUSED, INVALID, "again 0"]), ("nil", [REFUSED, "nil"]),
                 ("text", [REFUSED, "text err=(InvalidMILProgram)"])):
-            self.assertEqual(self.chain(REFUSE="short", CHAIN=shape), expected, shape)
+            found = self.results(COMPILED, REFUSE="short", CHAIN=shape)
+            self.assertEqual(found[-1], expected, shape)
 
     def test_calls_that_a_fault_meets(self) -> None:
-        nets = {"a": write_program(make_net("fp16", 3))}
-        acts: Acts = [["make", "a"], *[["compile", "a"]] * 6]
+        program, acts = write_program(make_net("fp16", 3)), "make a" + 6 * ", compile a"
         for when, refused in (
                 ("compile:once", [1]), ("compile:once@3", [3]), ("compile:no@5", [5, 6]),
                 ("compile:no@2-3", [2, 3]), ("compile:no@3+1", [1, 4]),
                 ("6x3x3k3/fp16/compile:no@6", [6]), ("6x3x3k3/w8a8/compile:no", []),
                 ("6x3x2k3/compile:no", []), ("6x3x3/compile:no", [])):
-            results = self.results(nets, acts, FAULT=when)[1:]
-            self.assertEqual([number for number, done in enumerate(results, 1)
-                              if done is not True], refused, when)
+            results = self.results(acts, program, FAULT=when)
+            self.assertEqual([call for call in range(1, 7) if results[call] is not True], refused,
+                             when)
 
     def test_the_engine_is_busy_for_a_moment(self) -> None:
         busy = [[ENGINE, 54, "Program load failure (0x5)"], [ENGINE, 54, "no ANE resources"]]
-        acts: Acts = [*LOADED, ["load", "a"], ["sleep", 0.5], ["load", "a"]]
         for fault, expected in (("load:busy@1-2", [busy, busy, None, True]),
                                 ("load:busy=0.4", [busy, busy, None, True]),
                                 ("w8a8/load:busy", [True, True, None, True])):
-            self.assertEqual(self.results(self.small, acts, FAULT=fault)[2:], expected, fault)
+            results = self.results(f"{LOADED}, load a, sleep 500, load a", FAULT=fault)
+            self.assertEqual(results[2:], expected, fault)
 
 
 class ServiceTest(Case):
-    """The compile service's state outlives processes."""
-
-    def serve(self, acts: Acts = LOADED, **settings: Any) -> subprocess.Popen[str]:
-        """Start a driver; it is killed after the test."""
-        started = self.start(self.small, acts, {"DAEMON": self.directory / "daemon", **settings})
-        self.addCleanup(started.communicate)
-        self.addCleanup(started.kill)
-        return started
-
     def test_after_a_hang_all_later_processes_hang(self) -> None:
         state = self.directory / "daemon"
-        first = self.serve(FAULT="load:hang")
-        self.wait_for(state.exists)
-        first.kill()
-        second = self.serve()
-        self.assertEqual(self.serve(LOADED[:1]).wait(PATIENCE), 0)
-        self.wait_for(lambda: self.calls("compile waits") == ["compile waits for ever"])
-        with self.assertRaises(subprocess.TimeoutExpired):
-            second.wait(0.5)
+        first = self.start(LOADED, DAEMON=state, FAULT="load:hang")
+        first.wait_until(state.exists, "state")
+        first.end()
+        second = self.start(LOADED, DAEMON=state)
+        self.results("make a", DAEMON=state)
+        second.wait_until(lambda: self.calls("compile waits") == ["compile waits for ever"], "wait")
+        self.assertRaises(subprocess.TimeoutExpired, second.process.wait, 0.5)
         state.unlink()
-        self.assertEqual(second.wait(PATIENCE), 0)
+        self.assertEqual(second.finish().code, 0)
         for stage, remains in (("evaluate", False), ("compile", True)):
-            self.assertLess(self.serve(ONCE, FAULT=f"{stage}:crash").wait(PATIENCE), 0)
+            crashing = self.start(ONCE, DAEMON=state, FAULT=f"{stage}:crash")
+            self.assertLess(crashing.finish().code, 0)
             self.assertEqual(state.exists(), remains)
 
     def test_compiles_fail_for_the_wrong_reason_while_it_restarts(self) -> None:
         wrong, right = [REFUSED, [COMPILER, 1, "err=(CompilationFailure)"]], [REFUSED, INVALID]
-        nets = {"a": {**self.small["a"], "mil": "no program"}, "b": self.small["a"]}
-        acts: list[list[Any]] = [["make", "a"], ["make", "b"], ["compile", "a"], ["compile", "b"],
-                                 ["sleep", 0.4], ["compile", "b"]]
+        program = write_program(make_net("fp16"))
         for settings in ({}, {"DAEMON": self.directory / "daemon"}):
-            self.assertEqual(self.results(nets, acts, RESTART=0.3, **settings)[2:],
-                             [right, wrong, None, True])
+            results = self.results("make a, make b, compile a, compile b, sleep 400, compile b",
+                                   {**program, "mil": "no program"}, program, RESTART=0.3,
+                                   **settings)
+            self.assertEqual(results[2:], [right, wrong, None, True])
 
 
 class ClockTest(Case):
-    """Times are what the settings say."""
-
     def test_without_settings_an_m4_in_real_time(self) -> None:
         mega = 2 * 64 ** 2 * 64 ** 2 * 96 / 1e6
-        for variant, least, settings in (
-                ("fp16", 100 + mega / 18.6, {}), ("w8a8", 100 + mega / 36, {}),
-                ("w8a8", 400, {"STANDIN_LATENCY": "w8a8:400"})):
+        for variant, least, latency in (("fp16", 100 + mega / 18.6, None),
+                                        ("w8a8", 100 + mega / 36, None), ("w8a8", 400, "w8a8:400")):
             net = make_net(variant, channels=64, height=64, width=64, depth=96)
-            acts: Acts = [["start", "a"], ["evaluate", "a", 30]]
-            with start(self.library, {"a": write_program(net)}, acts, settings) as started:
-                times = json.loads(started.communicate()[0].splitlines()[1])
+            times = self.results("start a, evaluate a 30", write_program(net), SPEED=None,
+                                 LOG=None, LATENCY=latency)[1]
             self.assertTrue(-0.1 < min(times) / 1000 - least < 12, (variant, min(times), least))
 
     def test_speed(self) -> None:
         operations = 2 * 6 * 6 * 2 * 12
-        found = self.durations([["evaluate", "fp16", 3], ["evaluate", "w8a8"]],
-                               SPEED="fp16:100+1e-6,w8a8:7+1", LATENCY="fp16:10")
-        for time_taken in found["fp16"]:
-            self.assertAlmostEqual(time_taken, 110 + operations, delta=0.1)
-        self.assertAlmostEqual(found["w8a8"][0], 7, delta=0.1)
+        found = self.durations("evaluate a 3, evaluate b", SPEED="fp16:100+1e-6,w8a8:7+1",
+                               LATENCY="fp16:10")
+        for time_taken, expected in zip(found["a"] + found["b"], [110 + operations] * 3 + [7]):
+            self.assertAlmostEqual(time_taken, expected, delta=0.1)
 
     def test_throttle_drift_and_spikes(self) -> None:
-        acts: Acts = [["evaluate", "fp16", 100]]
-        found = self.durations(acts, THROTTLE="0.2@0.05")["fp16"]
+        found = self.durations("evaluate a 100", THROTTLE="0.2@0.05")["a"]
         self.assertEqual([round(value) for value in found], [1000] * 50 + [1250] * 50)
-        self.assertEqual([index for index, value
-                          in enumerate(self.durations(acts, SPIKE="30x3")["fp16"])
-                          if round(value) == 3000], [29, 59, 89])
-        found = self.durations(acts, DRIFT="2")["fp16"]
+        found = self.durations("evaluate a 100", SPIKE="30x3")["a"]
+        self.assertEqual([index for index in range(100) if round(found[index]) == 3000],
+                         [29, 59, 89])
+        found = self.durations("evaluate a 100", DRIFT="2")["a"]
         self.assertAlmostEqual(found[99], 1000 * 1.002 ** 99, delta=2)
 
     def test_the_clock_rises_and_idling_brings_it_back(self) -> None:
         # A lock that is slow moves the virtual clock on: the idling is known exactly.
         for milliseconds, excess in ((0.09, 0), (20.1, 0.2), (60.1, 0.6), (200, 1)):
-            acts: Acts = [["evaluate", "fp16", 600], ["poison", "fp16"], ["evaluate", "w8a8"]]
-            found = self.durations(acts, RISE="2.8:0.06", LATENCY="fp16:1000,w8a8:10",
+            found = self.durations("evaluate a 600, poison a, evaluate b", RISE="2.8:0.06",
+                                   LATENCY="fp16:1000,w8a8:10",
                                    FAULT=f"lock:slow={milliseconds / 1000}@3")
-            self.assertAlmostEqual(found["w8a8"][0], 10 * (1 + 1.8 * excess), delta=0.05)
-            times = found["fp16"]
+            self.assertAlmostEqual(found["b"][0], 10 * (1 + 1.8 * excess), delta=0.05)
+            times = found["a"]
             self.assertAlmostEqual(times[0], 2800, delta=45)
             self.assertAlmostEqual(times[599], 1000, delta=1)
             # After 60 ms the excess has fallen by the factor e.
@@ -231,9 +209,8 @@ class ClockTest(Case):
 
     def test_jump_takes_exactly_the_latency_and_sees_idling(self) -> None:
         gaps = self.directory / "gaps"
-        acts: Acts = [["evaluate", "fp16", 1200], ["sleep", 0.15], ["evaluate", "fp16", 1]]
-        found = self.durations(acts, CLOCK="jump", COMPUTE="all", RISE="2:0.5", GAPS=gaps,
-                               LATENCY="fp16:50000")["fp16"]
+        found = self.durations("evaluate a 1200, sleep 150, evaluate a", CLOCK="jump",
+                               COMPUTE="all", RISE="2:0.5", GAPS=gaps, LATENCY="fp16:50000")["a"]
         self.assertAlmostEqual(min(found), 50000, delta=200)
         self.assertGreater(found[-1], 90000)
         lines = [line.split() for line in gaps.read_text().splitlines()]
@@ -245,14 +222,14 @@ class ClockTest(Case):
         for setting, signs in (("", [1, 1, 1]), ("still@3", [1, 1, 0]), ("still", [0, 0, 0]),
                                ("backwards", [-1, -1, -1]), ("backwards@3", [1, 1, -1])):
             for clock in ("real", "virtual"):
-                readings, = self.results({}, [["clock", 4]], READING=setting, CLOCK=clock)
+                readings, = self.results("clock 4", READING=setting, CLOCK=clock)
                 steps = [second - first for first, second in zip(readings, readings[1:])]
                 self.assertEqual([(step > 0) - (step < 0) for step in steps], signs, setting)
 
     def test_noise_has_its_width_and_correlation(self) -> None:
         for rho in (0, 0.8):
-            found = self.durations([["evaluate", "fp16", 20000]], NOISE=f"random:0.05,{rho}")
-            logs = [math.log(value / 1000) for value in found["fp16"]]
+            found = self.durations("evaluate a 20000", NOISE=f"random:0.05,{rho}")
+            logs = [math.log(value / 1000) for value in found["a"]]
             square = math.fsum(value * value for value in logs)
             self.assertAlmostEqual(math.sqrt(square / len(logs)), 0.05, delta=0.004)
             products = math.fsum(one * other for one, other in zip(logs, logs[1:]))
@@ -260,15 +237,12 @@ class ClockTest(Case):
 
 
 class ArithmeticTest(Case):
-    """Outputs are equal to the definition's, bit by bit."""
-
     def test_each_arithmetic(self) -> None:
-        for kernel in (1, 3):
-            for variant in ("fp16", "w8a16", "w8a8"):
-                net = make_net(variant, kernel)
-                self.assertEqual(self.output(net), reference(net, M4), (variant, kernel))
-                self.assertEqual(self.output(net, ARITHMETIC="exact"), reference(net, EXACT))
-                self.assertNotEqual(reference(net, M4), reference(net, M4._replace(m4=False)))
+        for kernel, variant in itertools.product((1, 3), ("fp16", "w8a16", "w8a8")):
+            net = make_net(variant, kernel)
+            self.assertEqual(self.output(net), reference(net, M4), (variant, kernel))
+            self.assertEqual(self.output(net, ARITHMETIC="exact"), reference(net, EXACT))
+            self.assertNotEqual(reference(net, M4), reference(net, M4._replace(m4=False)))
 
     def test_roundings_and_stores(self) -> None:
         # A weight scale that is a power of two makes ties for quantize, the other one does not.
@@ -297,11 +271,10 @@ class ArithmeticTest(Case):
     def test_of_large_programs_the_pixels_are_computed_that_were_overwritten(self) -> None:
         for kernel in (1, 3):
             net = make_net("w8a8", kernel, channels=32, height=70, width=70, depth=4)
-            acts: Acts = [["start", "a"], ["evaluate", "a"], ["poke", "a", 7, 5],
-                          ["poke", "a", 1, 150], ["evaluate", "a"], ["read", "a"],
-                          ["poke", "a", 2, 200], ["evaluate", "a"], ["read", "a"]]
-            results = self.results({"a": write_program(net)}, acts)
-            whole = net.decoded(self.results({"a": write_program(net)}, ONCE, COMPUTE="all")[3])
+            results = self.results(
+                "start a, evaluate a, poke a 7 5, poke a 1 150, evaluate a, read a, poke a 2 200, "
+                "evaluate a, read a", write_program(net))
+            whole = self.output(net, COMPUTE="all")
             # Elements of rows of 96: those of the second row begin at 96.
             for content, chosen in ((results[5], {5, 70 + 54}), (results[8], {5, 124, 140 + 8})):
                 self.assertEqual(net.decoded(content),
@@ -314,32 +287,26 @@ class StridesTest(Case):
 
     def test_a_surface_holds_the_batch(self) -> None:
         for net in (make_net("fp16"), make_net("w8a8", 3, height=4, width=33, depth=2)):
-            program, channels = write_program(net), len(net.input)
-            size = (64 if net.width < 32 else 128) * net.height * channels
-            self.assertEqual(program["output_bytes"], size)
-            self.assertEqual(self.output(net, program), reference(net))
+            program = write_program(net)
+            size = program["output_bytes"]
+            self.assertEqual(self.output(net), reference(net))
             for change in ({"input_bytes": size - 1, "input": ""}, {"output_bytes": size - 64}):
-                chain, = self.results({"a": {**program, **change}}, ONCE)[2]
+                chain, = self.results(ONCE, {**program, **change})[2]
                 self.assertIn("Failed with status=0x1d : statusType=0x9", chain[1][2])
 
-    def test_packed_data_are_wrong_and_the_padding_is_read(self) -> None:
+    def test_the_padding_behind_a_row_is_read(self) -> None:
         net = make_net("fp16")
         program = write_program(net)
-        packed = b"".join(struct.pack(f"<{len(channel)}e", *channel) for channel in net.input)
-        found = self.output(net, {**program, "input": base64.b64encode(packed).decode()})
-        self.assertNotEqual(found, reference(net))
         content = bytearray(base64.b64decode(program["input"]))
         content[64 * 3 - 2:64 * 3] = struct.pack("<e", 0.5)  # behind the first channel's last row
-        added = struct.unpack("<12e", struct.pack("<12e", *(
-            value + 0.5 * (index >= 8) for index, value in enumerate(net.input[0]))))
+        first = [*net.input[0][:8], *(programs.as_half(value + 0.5) for value in net.input[0][8:])]
         self.assertEqual(self.output(net, {**program, "input": base64.b64encode(content).decode()}),
-                         reference(net._replace(input=[list(added), *net.input[1:]])))
+                         reference(net._replace(input=[first, *net.input[1:]])))
 
     def attributes(self, inner: bool = True, **settings: Any) -> Any:
         """Return modelAttributes after load, of a chain of two layers of 6 channels, 3 by 40."""
         program = write_program(make_net("fp16", width=40, depth=2))
-        return self.results({"a": program}, [["start", "a"], ["attributes", "a", inner]],
-                            **settings)[1]
+        return self.results(f"start a, attributes a {int(inner)}", program, **settings)[1]
 
     def test_attributes(self) -> None:
         both = {"RowStride": 128, "PlaneStride": 384, "BatchStride": 2304, "DepthStride": 2304,
@@ -352,30 +319,27 @@ class StridesTest(Case):
             self.assertEqual(self.attributes(inner, ATTRIBUTES=kind), expected, kind)
         for inner, kind in ((True, "none"), (False, "none"), (True, "outer")):
             self.assertIsNone(self.attributes(inner, ATTRIBUTES=kind), kind)
-        acts: Acts = [["make", "a"], ["attributes", "a"], ["compile", "a"],
-                      ["attributes", "a", False], ["load", "a"], ["unload", "a"],
-                      ["attributes", "a"]]
-        self.assertEqual(self.results(self.small, acts)[1:], [{}, True, {}, True, True, {}])
-        acts = [["start", "a"], ["attributes", "a", False]]
-        self.assertIn("-externConstants: unrecognized selector",
-                      self.drive(self.small, acts, ATTRIBUTES="inner")[2])
+        results = self.results("make a, attributes a, compile a, attributes a 0, load a, unload a, "
+                               "attributes a")
+        self.assertEqual(results[1:], [{}, True, {}, True, True, {}])
+        raising = self.start("start a, attributes a 0", ATTRIBUTES="inner").finish()
+        self.assertIn("-externConstants: unrecognized selector", raising.errors)
 
     def test_wider_rows(self) -> None:
         found, = self.attributes(ROW=192, PLANE=1024)["NetworkStatusList"][0]["LiveOutputList"]
         self.assertEqual([found[f"{name}Stride"] for name in ("Row", "Plane", "Batch")],
                          [192, 1024, 6144])
-        chain, = self.results(self.small, ONCE, ROW=128)[2]
+        chain, = self.results(ONCE, ROW=128)[2]
         self.assertIn("status=0x1d", chain[1][2])
 
     def test_attributes_that_contradict_the_program(self) -> None:
         for setting, change in (
                 ("text", {"RowStride": "128", "Channels": "6", "Type": "Float16"}),
                 ("Channels=7;Type=Float32", {"Channels": 7, "Type": "Float32", "Height": 3}),
-                ("BatchStride=5000000000", {"BatchStride": 5000000000}),
                 ("RowStride=", {"RowStride": None}), ("Name=[]", {"Name": []})):
-            for place in ("LiveInputList", "LiveOutputList"):
-                found, = self.attributes(ATTRIBUTES=setting)["NetworkStatusList"][0][place]
-                self.assertEqual({name: found.get(name) for name in change}, change)
+            network, = self.attributes(ATTRIBUTES=setting)["NetworkStatusList"]
+            for tensor, in network.values():
+                self.assertEqual({name: tensor.get(name) for name in change}, change)
         self.assertEqual(self.attributes(ATTRIBUTES="empty"), {})
         self.assertEqual(self.attributes(ATTRIBUTES="NetworkStatusList=[]"),
                          {"NetworkStatusList": []})
@@ -386,10 +350,7 @@ class StridesTest(Case):
 
 
 class OutputTest(Case):
-    """Wrong outputs are wrong as they were asked to be."""
-
     def assert_output(self, net: Net, kind: str, expected: Tensor) -> None:
-        """Raise unless a wrong output is as expected, and differs from the right one."""
         self.assertEqual(self.output(net, OUTPUT=kind), expected, (kind, net.kernel))
         self.assertNotEqual(expected, reference(net), f"{kind} is right")
 
@@ -430,121 +391,87 @@ class OutputTest(Case):
 
     def test_evaluates_that_work(self) -> None:
         net = make_net("fp16")
-        acts: Acts = [["start", "a"], *[["poison", "a"], ["evaluate", "a"], ["read", "a"]] * 7]
         letters = {str(reference(net)): "r", str([[0.0] * 12] * 6): "z"}
         for kind, expected in (("works:2-3", "-rr----"), ("works:7", "------r"),
                                ("works:1-2;every:3+0", "rrr--r-"), ("noop@3", "rr-----"),
                                ("zeros@4-5", "rrrzzrr")):
-            results = self.results(self.small, acts, OUTPUT=kind)[3::3]
+            results = self.results("start a" + 7 * ", poison a, evaluate a, read a", OUTPUT=kind)
             self.assertEqual("".join(letters.get(str(net.decoded(content)), "-")
-                                     for content in results), expected, kind)
+                                     for content in results[3::3]), expected, kind)
 
 
 class FormTest(Case):
-    """Each form of a program can be refused, and be the only one that is not."""
-
     def test_forms(self) -> None:
-        forms = {"short", "early", "long", "original"}
-        programs = {}
-        for variant, kernel in (("fp16", 1), ("w8a16", 1), ("w8a8", 1), ("w8a8", 3)):
-            net = make_net(variant, kernel, depth=2)
-            programs.update({f"{variant} {kernel} {form}": write_program(net, form)
-                             for form in forms})
-        acts: Acts = [[act, name] for name in programs for act in ("make", "compile")]
-        for refused, expected in (
-                ("", forms), ("short", {"early", "long"}), ("early,long", {"short", "original"}),
-                ("standard", {"original"}), ("original", forms - {"original"})):
-            compiled = self.results(programs, acts, REFUSE=refused)[1::2]
-            self.assertEqual([done is True for done in compiled],
-                             [name.split()[2] in expected for name in programs], refused)
+        forms = ("short", "early", "long", "original")
+        kinds = [(variant, kernel, form) for variant, kernel in (
+            ("fp16", 1), ("w8a16", 1), ("w8a8", 1), ("w8a8", 3)) for form in forms]
+        all_kinds = [write_program(make_net(variant, kernel, depth=2), form)
+                     for variant, kernel, form in kinds]
+        for refused, taken in (
+                ("", forms), ("short", ("early", "long")), ("early,long", ("short", "original")),
+                ("standard", ("original",)), ("original", ("short", "early", "long"))):
+            self.assertEqual([done is True for done in self.compiled(*all_kinds, REFUSE=refused)],
+                             [form in taken for *_, form in kinds], refused)
+        done = self.compiled(*all_kinds, REFUSE="w8a8/short,6x3x2k3/long,8x3x2/early")
+        self.assertEqual({kind for kind, right in zip(kinds, done) if right is not True},
+                         {("w8a8", 1, "short"), ("w8a8", 1, "original"), ("w8a8", 3, "short"),
+                          ("w8a8", 3, "original"), ("w8a8", 3, "long")})
+        net = make_net("w8a8")
         for form in ("early", "long"):
-            net = make_net("w8a8")
             self.assertEqual(self.output(net, write_program(net, form)), reference(net))
-        compiled = self.results(programs, acts, REFUSE="w8a8/short,6x3x2k3/long,8x3x2/early")[1::2]
-        self.assertEqual({name for name, done in zip(programs, compiled) if done is not True},
-                         {"w8a8 1 short", "w8a8 1 original", "w8a8 3 short", "w8a8 3 original",
-                          "w8a8 3 long"})
 
     def test_others_are_refused(self) -> None:
         net = make_net("fp16", 3)
         program, long = write_program(net), write_program(net, "long")
-        programs = {"1.3-long": {**long, "mil": long["mil"].replace("(1.0)", "(1.3)")}}
+        texts = [long["mil"].replace("(1.0)", "(1.3)")]
         for old, new in (
                 ('"custom"', '"valid"'), ("[1, 1, 1, 1]", "[0, 0, 0, 0]"), ('"custom"', '"same"'),
                 ("groups = groups", "groups = pad"), ("program(1.3)", "program(1.0)"),
                 ('string("w0")', 'tensor<string, []>("w0")'), ("int32 groups", "string groups"),
                 ("uint64(64)", "tensor<uint64, []>(64)"), ("ios18", "ios14"),
                 ("int32 groups", "tensor<int32, []> groups")):
-            programs[f"{old} {new}"] = {**program, "mil": program["mil"].replace(old, new)}
-            self.assertNotEqual(program["mil"], programs[f"{old} {new}"]["mil"])
-        acts = [[act, name] for name in programs for act in ("make", "compile")]
-        for name, done in zip(programs, self.results(programs, acts)[1::2]):
-            self.assertEqual(done, [REFUSED, INVALID], name)
+            texts.append(program["mil"].replace(old, new))
+            self.assertNotEqual(program["mil"], texts[-1])
+        for text, done in zip(texts, self.compiled(*({**program, "mil": text} for text in texts))):
+            self.assertEqual(done, [REFUSED, INVALID], text)
 
 
 class SurroundingsTest(Case):
-    """What is around the engine."""
-
-    def test_machine(self) -> None:
-        acts: Acts = [["device", "aneArchitectureType"], ["device", "aneSubType"],
-                      ["device", "numANEs"], ["system", "machdep.cpu.brand_string"],
-                      ["system", "hw.model"], ["system", "kern.osproductversion"]]
-        for settings, values in (
-                ({}, ["h16g", "h16g", 1, "Apple M4", "Mac16,1", "26.0"]),
-                ({"DEVICE": "aneArchitectureType=h18g,aneSubType=h18,numANEs=2",
-                  "SYSCTL": "hw.model=Mac17,5;kern.osproductversion=26.1", "COMPATIBLE": "16.1",
-                  "COMPAT": 0}, ["h18g", "h18", 2, "Apple M4", "Mac17,5", "26.1"]),
-                ({"DEVICE": "aneArchitectureType=", "MISSING": "numANEs", "COMPATIBLE": "16.1"},
-                 [None, "h16g", None, "Apple M4", "Mac16,1", "16.1"])):
-            self.assertEqual(self.results({}, acts, **settings), values)
+    def test_macos_tells_a_process_its_own_version(self) -> None:
+        for settings, version in (({}, "26.0"), ({"COMPATIBLE": "16.1"}, "16.1"),
+                                  ({"COMPATIBLE": "16.1", "COMPAT": 0}, "26.0")):
+            self.assertEqual(self.results("system kern.osproductversion", **settings), [version])
 
     def test_directories(self) -> None:
         elsewhere = self.directory / "elsewhere"
-        acts: Acts = [*LOADED, ["path", "a"], ["identifier", "a"], ["unload", "a"]]
-        path, identifier, unloaded = self.results(self.small, acts)[3:]
+        acts = f"{LOADED}, path a, identifier a, unload a"
+        path, identifier, unloaded = self.results(acts)[3:]
         self.assertEqual((path, unloaded), (str(self.directory / identifier), True))
         self.assertFalse(Path(path).exists())
         own = elsewhere / identifier
         settings = {"MODEL_PATH": f"{elsewhere}/%", "FAULT": "load:killdir"}
-        found = self.results(self.small, acts, **settings)[3:]
-        self.assertEqual(found, [str(own), identifier, True])
+        self.assertEqual(self.results(acts, **settings)[3:], [str(own), identifier, True])
         self.assertTrue((own / "model.mil").exists(), "removed by the stand-in")
         for name in ("net.plist", "data"):
             (own / name).touch()
-            self.assertEqual(self.chain(**settings), [REFUSED, INVALID])
+            self.assertEqual(self.results(COMPILED, **settings)[-1], [REFUSED, INVALID])
             (own / name).unlink()
-        self.assertEqual(self.results({}, [["temporary"]], TEMPORARY="/x"), ["/x/"])
+        self.assertEqual(self.results("temporary", TEMPORARY="/x"), ["/x/"])
 
     def test_programs_stay_in_the_cache_until_purged(self) -> None:
         cache = self.directory / "cache"
         cache.mkdir()
-        with self.start(self.small, LOADED, {"FAULT": "compile:hang", "CACHE": cache}) as started:
-            self.wait_for(lambda: self.calls("compile") == ["compile fp16 qos=21"])
-            started.kill()
-        self.assertEqual(list(cache.iterdir()), [])
-        acts: Acts = [["make", "a"], ["compiled", "a"], ["compile", "a"], ["compiled", "a"]]
-        self.assertEqual(self.results(self.small, acts, CACHE=cache)[1:], [False, True, True])
+        self.assertEqual(self.results("make a, compiled a, compile a, compiled a", CACHE=cache)[1:],
+                         [False, True, True])
         self.assertEqual([file.read_text() for file in cache.iterdir()], ["fp16\n"])
-        self.results(self.small, [["make", "a"], ["purge", "a"]], CACHE=cache)
+        self.results("make a, purge a", CACHE=cache)
         self.assertEqual(list(cache.iterdir()), [])
 
-    def test_limits(self) -> None:
+    def test_limits_of_compile_and_load(self) -> None:
         for limits, reason in (("bytes:600", "(0x20004)"), ("resident:0", "(0x50004)")):
-            self.assertEqual(self.chain("load", LIMITS=limits)[1][2], reason)
-        self.assertEqual(self.results(self.small, LOADED, LIMITS="layers:3,resident:1")[2], True)
-        self.assertLess(self.drive(self.small, LOADED, LIMITS="layers:2")[0], 0)
-        nets = {"a": self.small["a"], "b": write_program(make_net("w8a8"))}
-        acts: list[list[Any]] = [[act, name] for act in ("start", "poison", "evaluate", "read")
-                                 for name in nets]
-        again: Acts = [["unload", "a"], ["unload", "b"], ["start", "b"], ["evaluate", "b"]]
-        one, other, *_, later = [result for result in self.results(
-            nets, [*acts, *again], LIMITS="working:1") if isinstance(result, list)]
-        self.assertIn("status=0x16", other[0][1][2])
-        self.assertIsInstance(one[0] + later[0], float)
-        found = self.results(nets, acts, LIMITS="writing:1")
-        self.assertIsInstance(found[5][0], float)
-        self.assertEqual([math.isnan(make_net("fp16").decoded(content)[0][0])
-                          for content in found[6:]], [False, True])
+            self.assertEqual(self.results(LOADED, LIMITS=limits)[-1][1][2], reason)
+        self.assertEqual(self.results(LOADED, LIMITS="layers:3,resident:1")[2], True)
+        self.assertLess(self.start(LOADED, LIMITS="layers:2").finish().code, 0)
 
 
 # Values of each setting that end the process.
@@ -559,14 +486,12 @@ THROTTLE 0.1 1@5|LIMITS rows:1 layers|GAPS /no/file|LOG /no/file|PLANE 1.5|ATTRI
 
 
 class SettingsTest(Case):
-    """Settings are documented, and refused if they cannot be read."""
-
     def test_values_that_cannot_be_read(self) -> None:
         command = [sys.executable, "-ISc", f"import ctypes; ctypes.CDLL({str(self.library)!r})"]
         for line in re.split(r"[|\n]", UNREADABLE.strip()):
             name, *values = line.split()
             for value in values:
-                done = subprocess.run(command, env={f"STANDIN_{name}": value}, timeout=PATIENCE,
+                done = subprocess.run(command, env={f"STANDIN_{name}": value}, timeout=60,
                                       capture_output=True, encoding="utf-8", check=False)
                 self.assertEqual(done.returncode, 70, (name, value))
                 self.assertRegex(done.stderr, rf"^standin: STANDIN_{name}: cannot read ")
@@ -575,8 +500,7 @@ class SettingsTest(Case):
         source = (STANDIN / "standin.m").read_text()
         head = source[:source.index("\n\n#")]
         documented = re.findall(r"(?m)^//   STANDIN_(\w+)=", head)
-        self.assertEqual(sorted(documented),
-                         sorted(set(re.findall(r'"STANDIN_(\w+)"', source))))
+        self.assertEqual(sorted(documented), sorted(set(re.findall(r'"STANDIN_(\w+)"', source))))
         for kinds in re.findall(r"const (?:fault|output)Names\[\w+\] = \{(.*?)\};", source, re.S):
             for kind in re.findall(r'"(\w+)"', kinds):
                 self.assertRegex(head, rf"\b{kind}\b")
@@ -585,15 +509,13 @@ class SettingsTest(Case):
         copy, cache = self.directory / "standin", self.directory / "cache"
         shutil.copytree(STANDIN, copy)
 
-        def built() -> Path:
+        def built() -> int:
             found = subprocess.check_output([sys.executable, copy / "build.py"], encoding="utf-8",
                                             env={**os.environ, "XDG_CACHE_HOME": str(cache)})
             self.assertEqual(list(cache.rglob("*.*")), [Path(found.strip())])
-            return Path(found.strip())
+            return Path(found.strip()).stat().st_mtime_ns
 
         first = built()
-        made = first.stat().st_mtime_ns
-        self.assertEqual((built(), first.stat().st_mtime_ns), (first, made))
-        with open(copy / "standin.m", "a") as source:
-            source.write("// another\n")
-        self.assertNotEqual(built(), first)
+        self.assertEqual(built(), first)
+        (copy / "standin.m").touch()
+        self.assertGreater(built(), first)

@@ -1,11 +1,10 @@
 """Build the stand-in library: `python3 tests/standin/build.py [DIRECTORY]` prints its path.
 
-Without DIRECTORY it is built once for each state of the source, in the user's directory for caches;
-an older build of the same checkout goes. On Linux it needs gobjc and libgnustep-base-dev, on a Mac
-the command line tools.
+Without DIRECTORY it is kept in the user's directory for caches, one build for each checkout, which
+is made anew if its source is newer. On Linux it needs gobjc and libgnustep-base-dev, on a Mac the
+command line tools.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -19,14 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = "gobjc and libgnustep-base-dev (apt-get install gobjc libgnustep-base-dev)"
-# The answer of gnustep-config on Debian, used if it is not installed.
-GNUSTEP_FLAGS = ["-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-DGNU_RUNTIME=1",
-                 "-D_NATIVE_OBJC_EXCEPTIONS", "-fno-strict-aliasing", "-fexceptions",
-                 "-fobjc-exceptions", "-pthread", "-fconstant-string-class=NSConstantString",
-                 "-I/usr/include/GNUstep"]
-GNUSTEP_LIBRARIES = ["-lgnustep-base", "-lobjc", "-lm"]
-# Flags of gnustep-config that are left out: they write dependency files beside the object, or are
-# for debugging.
+# Of gnustep-config: these write dependency files beside the object, or are for debugging.
 UNWANTED = {"-MMD", "-MP", "-g", "-O2", "-DGSWARN", "-DGSDIAGNOSE", "-Wall", "-I."}
 
 
@@ -35,50 +27,43 @@ class Unavailable(Exception):
 
 
 def cached_build() -> Path:
-    """Return the stand-in, built if the cache does not hold one of this source and this build.py.
-
-    The directory is named by the checkout's path, so that several checkouts do not take turns in
-    removing each other's build. Raise as `build`, and OSError if the cache cannot be written.
-    """
+    """Return the stand-in, built if the cache holds none, or one that is older than its source or
+    this file. Raise as `build`, and OSError if the cache cannot be written."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = root / "ane_bench" / f"standin-{hashlib.sha256(str(HERE).encode()).hexdigest()[:12]}"
-    content = hashlib.sha256((HERE / "standin.m").read_bytes() + Path(__file__).read_bytes())
-    target = place / content.hexdigest()[:16] / _library_name("standin")
-    if target.exists():
-        return target
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="new_", dir=place) as name:
-        built = build(Path(name))
-        target.parent.mkdir(exist_ok=True)
-        os.replace(built, target)
-    for path in place.iterdir():
-        if path != target.parent and not path.name.startswith("new_"):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(path)
+    target = place / _library_name("standin")
+    changed = max(path.stat().st_mtime_ns for path in (HERE / "standin.m", Path(__file__)))
+    if not target.exists() or target.stat().st_mtime_ns < changed:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="new_", dir=place) as name:
+            os.replace(build(Path(name)), target)
     return target
 
 
 def build(directory: Path, *, source: str = "standin.m", shared: bool = True,
           defines: Sequence[str] = (), libraries: Sequence[Path] = ()) -> Path:
-    """Compile a source (beside this file, or a whole path) to a library or program in a directory.
-
-    Return its path. `defines` are NAME or NAME=VALUE; `libraries` are linked to by their paths.
+    """Compile a source (beside this file, or a whole path) to a library or program in a directory,
+    and return its path. `defines` are NAME or NAME=VALUE; `libraries` are linked to by their paths.
     Raise Unavailable if compiler or headers are missing, RuntimeError with the compiler's messages
-    if it refuses the source.
-    """
+    if it refuses the source."""
     path = HERE / source
     target = directory / (_library_name(path.stem) if shared else path.stem)
     front, back = _mac_command(shared) if sys.platform == "darwin" else _gnustep_command(shared)
-    linked = [word for library in libraries
-              for word in (str(library), f"-Wl,-rpath,{library.parent}")]
     # Without fused multiply-adds results are the same on every processor.
     command = [*front, "-std=gnu11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra",
                "-Wno-expansion-to-defined", *(f"-D{define}" for define in defines), str(path),
-               "-o", str(target), *back, *linked]
+               "-o", str(target), *back]
+    for library in libraries:
+        command += [str(library), f"-Wl,-rpath,{library.parent}"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
                           errors="replace", check=False)
+    missing = re.search(r"cc1obj|\S+\.h(?=: No such file)|(?<=cannot find )-l\S+|"
+                        r"(?<=file not found: )\S+", done.stderr)
+    if done.returncode and missing:
+        raise Unavailable(f"Objective-C cannot be compiled here ({missing[0]} is missing): "
+                          f"install {PACKAGES}")
     if done.returncode:
-        _explain(done.stderr)
+        raise RuntimeError(f"the compiler refuses the source:\n{done.stderr}")
     return target
 
 
@@ -91,7 +76,7 @@ def _mac_command(shared: bool) -> tuple[list[str], list[str]]:
     if not shutil.which("clang"):
         raise Unavailable("there is no clang: install the command line tools "
                           "(xcode-select --install)")
-    return ["clang", "-fno-objc-arc", "-fobjc-exceptions", *(["-dynamiclib"] if shared else [])], \
+    return ["clang", "-fno-objc-arc", "-fobjc-exceptions", *["-dynamiclib"] * shared], \
         ["-framework", "Foundation", "-framework", "CoreFoundation", "-lobjc"]
 
 
@@ -99,29 +84,13 @@ def _gnustep_command(shared: bool) -> tuple[list[str], list[str]]:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         raise Unavailable(f"there is no C compiler: install gcc, {PACKAGES}")
-    flags = [flag for flag in _gnustep_config("--objc-flags", GNUSTEP_FLAGS)
-             if flag not in UNWANTED]
-    front = [compiler, "-x", "objective-c", *flags, "-fPIC", *(["-shared"] if shared else [])]
-    return front, ["-x", "none", *_gnustep_config("--base-libs", GNUSTEP_LIBRARIES), "-ldl"]
-
-
-def _gnustep_config(option: str, otherwise: list[str]) -> list[str]:
-    """Return the answer of gnustep-config, or another if it is not installed."""
     if not shutil.which("gnustep-config"):
-        return otherwise
-    done = subprocess.run(["gnustep-config", option], capture_output=True, encoding="utf-8",
-                          check=False)
-    return shlex.split(done.stdout) or otherwise
-
-
-def _explain(messages: str) -> None:
-    """Raise the error that a failed compilation calls for."""
-    missing = re.search(r"cc1obj|\S+\.h(?=: No such file)|(?<=cannot find )-l\S+|"
-                        r"(?<=file not found: )\S+", messages)
-    if missing:
-        raise Unavailable(f"Objective-C cannot be compiled here ({missing[0]} is missing): "
-                          f"install {PACKAGES}")
-    raise RuntimeError(f"the compiler refuses the source:\n{messages}")
+        raise Unavailable(f"there is no gnustep-config: install {PACKAGES}")
+    flags, libraries = (shlex.split(subprocess.check_output(["gnustep-config", option], text=True))
+                        for option in ("--objc-flags", "--base-libs"))
+    kept = [flag for flag in flags if flag not in UNWANTED]
+    return [compiler, "-x", "objective-c", *kept, "-fPIC", *["-shared"] * shared], \
+        ["-x", "none", *libraries, "-ldl"]
 
 
 if __name__ == "__main__":
