@@ -22,7 +22,8 @@ from tests.runs import command
 from tests.terminal import Going
 
 # What lies in the directory of each request.
-HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m4-2.json": ""}
+HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m4-2.json": "",
+        "other.json": json.dumps(runs.made_run(["64x8x2"]).to_dict())}
 
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
@@ -78,7 +79,7 @@ REFUSED = (
     ("compare m4.json m4.json m4.json", "compare takes two records, BASE and NEW; 3 were given"),
     ("chart nowhere.json", "nowhere.json: cannot be read"),
     ("chart m4.json", "m4.svg: the file exists; write over it with -o m4.svg"),
-    ("chart m4.json m4.json", "a chart of 2 records needs -o FILE.svg"),
+    ("chart m4.json other.json", "a chart of 2 records needs -o FILE.svg"),
     ("chart m4.json -o m4.png", "chart writes svg; name one such as m4.svg"),
     ("chart m4.json -o no/m4.svg", "no/m4.svg: cannot be written"),
 )
@@ -318,8 +319,9 @@ class PlainMachineTest(unittest.TestCase):
     def test_without_a_neural_engine(self) -> None:
         if sys.platform == "darwin":
             raise unittest.SkipTest("this may be a Mac that has one")
-        with tempfile.TemporaryDirectory() as directory:
-            done = support.run_command("--save", os.path.join(directory, "m4.json"))
+        with tempfile.TemporaryDirectory() as directory:  # in /tmp another run may hold the lock
+            done = support.run_command("--save", os.path.join(directory, "m4.json"),
+                                       environment={"TMPDIR": directory})
             self.assertEqual((done.code, done.output, os.listdir(directory)), (3, "", []))
         self.assertEqual(done.errors.splitlines(), [
             "ane_bench: no usable Neural Engine: this is linux, and the engine is reached from "
