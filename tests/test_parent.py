@@ -129,7 +129,7 @@ def within_compile(test: FaultCase, scene: Scene) -> None:
     scene.settings["FAULT"] = slow("w8a8/compile", 1)
     run = scene.start(*SMALL)
     scene.await_call(run, "compile w8a8")
-    run.signal_group(signal.SIGINT)
+    run.signal(signal.SIGINT)
     finished = scene.finish(run)
     test.assertEqual((finished.code, finished.output), (130, ""), finished.errors)
     calls = [call.split()[0] for call in scene.calls()]
@@ -144,7 +144,7 @@ def again_and_again(test: FaultCase, scene: Scene) -> None:
     scene.await_call(run, "compile fp16")
     for _ in range(100):
         with contextlib.suppress(ProcessLookupError):
-            run.signal_group(signal.SIGINT)
+            run.signal(signal.SIGINT)
         time.sleep(0.002)
     finished = scene.finish(run)
     test.assertEqual(finished.code, 130, finished.errors)
@@ -158,7 +158,7 @@ def in_the_background(test: FaultCase, scene: Scene) -> None:
     scene.settings["FAULT"] = slow("fp16/compile", 0.5)
     run = scene.start(*BOTH_CONFIGS)
     scene.await_call(run, "compile fp16")
-    run.signal_group(signal.SIGINT)
+    run.signal(signal.SIGINT)
     finished = scene.finish(run)
     test.assertEqual(finished.code, 0, finished.errors)
     test.assertEqual(rows(finished.output), ["FP16", "W8A8"] * 2)
@@ -173,7 +173,7 @@ def after_evaluates(test: FaultCase, scene: Scene, count: int) -> None:
                       settings={"CACHE": cache, "LATENCY": "fp16:1000,w8a8:1000"})
     scene.await_call(run, "evaluate fp16", count)
     began = time.monotonic()
-    run.signal_group(signal.SIGINT)
+    run.signal(signal.SIGINT)
     finished = scene.finish(run)
     test.assertLess(time.monotonic() - began, 5)
     test.assertEqual(finished.code, 130, finished.errors)
@@ -242,7 +242,7 @@ def second_interrupted(test: FaultCase, scene: Scene) -> None:
     """Interrupt it while it waits; the first does not notice."""
     first, second = at_once(scene, 1.5, *SMALL)
     await_waiting(test, second)
-    second.signal_group(signal.SIGINT)
+    second.signal(signal.SIGINT)
     test.assertEqual(scene.finish(second), (130, "", "ane_bench: interrupted\n"))
     test.assertEqual(scene.finish(first).code, 0)
     compiles = [call for call in scene.calls() if call.startswith("compile fp16")]
