@@ -168,10 +168,10 @@ def processes() -> list[Process]:
     if sys.platform == "darwin":
         command = ["ps", "-axo", "stat=,pid=,ppid=,pgid="]
         lines = subprocess.check_output(command, encoding="utf-8").splitlines()
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            state, rest = path.read_text().rpartition(") ")[2].split(maxsplit=1)
-            lines.append(f"{state} {path.parent.name} {rest}")
+            state, rest = (path / "stat").read_text().rpartition(") ")[2].split(maxsplit=1)
+            lines.append(f"{state} {path.name} {rest}")
     return [Process(*map(int, line.split()[1:4])) for line in lines if line[0] != "Z"]
 
 
@@ -367,26 +367,28 @@ class StandinCase(DirectoryCase):
                 unittest.mock.patch.object(tempfile, "tempdir", str(self.temporary)):
             yield
 
-    def run_standin(self, *arguments: str, scene: Optional[Scene] = None,
-                    **settings: Any) -> Finished:
-        """Run against the stand-in, and look for what must never be; settings are its variables
-        without the prefix."""
-        scene = scene or self.scene
+    def run_in(self, scene: Scene, *arguments: str, **settings: Any) -> Finished:
+        """Run in a scene, and look for what must never be."""
         finished = scene.run(*arguments, settings=settings)
         self.assertEqual(scene.models(), [], "something was left behind")
         self.assertNotIn("Traceback", finished.errors)
         return finished
 
-    def run_record(self, *arguments: str, code: int = 0, **settings: Any) -> dict[str, Any]:
-        """Run, and return the record; the run must exit with a code."""
-        finished = self.run_standin(*arguments, "--format", "json", **settings)
+    def run_standin(self, *arguments: str, **settings: Any) -> Finished:
+        """Run against the stand-in; settings are its variables without the prefix."""
+        return self.run_in(self.scene, *arguments, **settings)
+
+    def record_in(self, scene: Scene, *arguments: str, code: int = 0,
+                  **settings: Any) -> dict[str, Any]:
+        """Run in a scene, and return the record; the run must exit with a code."""
+        finished = self.run_in(scene, *arguments, "--format", "json", **settings)
         self.assertEqual(finished.code, code, finished.errors)
         record: dict[str, Any] = json.loads(finished.output)
         return record
 
-    def record_in(self, scene: Scene, *arguments: str, **settings: Any) -> dict[str, Any]:
-        """Run in a scene, and return the record."""
-        return self.run_record(*arguments, scene=scene, **settings)
+    def run_record(self, *arguments: str, **settings: Any) -> dict[str, Any]:
+        """Run against the stand-in, and return the record."""
+        return self.record_in(self.scene, *arguments, **settings)
 
     def new_scene(self) -> Scene:
         """Return another scene."""
