@@ -12,14 +12,16 @@ import sys
 import tempfile
 import unittest
 import unittest.mock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import ane_bench
+from ane_bench import Run, read_record
 from tests import runs, support
 from tests.runs import command
-from tests.terminal import Going
+from tests.support import Finished
+from tests.test_terminal import Going
 
 # What lies in the directory of each request.
 HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m4-2.json": "",
@@ -31,14 +33,11 @@ REFUSED = (
     ("--config 0x64x1", "channels 0: expected a whole number from 1"),
     ("--config 16384x64x128", "4 GiB"),
     ("--variants fp8", "variants 'fp8': expected some of fp16, w8a16, w8a8, each once"),
-    ("--variants ,", "variants ','"),
     ("--seconds -1", "seconds"),
-    ("--seconds 3601", "seconds"),
     ("--seconds nan", "seconds"),
     ("--qos 4294967296", "4294967296"),
     ("--verify -1", "verify -1: expected a whole number from 0"),
     ("--timeout 0", "timeout 0"),
-    ("--timeout nan", "timeout nan"),
     ("doctor --timeout 0", "timeout 0"),
     ("--seed x", "'x'"),
     ("--form new", "'new'"),
@@ -49,7 +48,6 @@ REFUSED = (
     ("walk", "'walk'"),
     ("run extra", "extra"),
     ("--original --seconds 1", "--seconds cannot be combined with --original"),
-    ("--original --qos 0", "--qos cannot be combined with --original"),
     ("--original --verify 0", "--verify cannot be combined with --original"),
     ("--original --form auto", "--form cannot be combined with --original"),
     ("--original --engine ane", "--engine cannot be combined with --original"),
@@ -70,7 +68,6 @@ REFUSED = (
     ("emit=", "'emit='"),
     ("emit x --engine ane", "--engine"),
     ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
-    ("emit x --timeout 5", "--timeout"),
     ("compare one.json", "one.json: cannot be read"),
     ("compare a b --fail-if-slower -1", "-1 percent: expected a number above 0 and below 100"),
     ("compare a b --fail-if-slower 0", "0 percent: expected a number above 0"),
@@ -112,7 +109,6 @@ class RefusedTest(support.DirectoryCase):
             self.assertEqual(command("chart", *arguments)[:2], (0, f"{path}\n"))
             self.assertTrue(Path(path).read_text().startswith("<svg "))
 
-
     def test_a_damaged_record_is_shown_without_and_not_compared(self) -> None:
         good = ane_bench.report(runs.made_run(), "markdown")
         Path("thread.md").write_text("\n".join([good, "```ane-bench-record\n```", good]))
@@ -134,10 +130,11 @@ class RunTest(support.DirectoryCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = self.directory / "m4.json"
+        self.save = ("--save", str(self.path))
 
-    def measure(self, *arguments: str, configs: int = 3, **options: Any) -> support.Finished:
-        """Run the default configurations; what is measured is made up."""
-        made = options.pop("made", None) or runs.made_run(runs.ORIGINAL[:configs])
+    def measure(self, *arguments: str, made: Optional[Run] = None, **options: Any) -> Finished:
+        """Run three configurations; what is measured is made up."""
+        made = made or runs.made_run(runs.ORIGINAL[:3])
         asked = [f"--config={config.name}" for config in made.configs]
         with unittest.mock.patch.object(ane_bench, "measured", Going(made, **options)):
             return command(*asked, *arguments)
@@ -147,25 +144,26 @@ class RunTest(support.DirectoryCase):
         seen: list[Optional[bool]] = []
 
         def look(number: int) -> None:
-            seen.append(ane_bench.read_record(self.path).complete if self.path.exists() else None)
-        done = self.measure("--save", str(self.path), "--quiet", between=look)
+            seen.append(read_record(self.path).complete if self.path.exists() else None)
+        done = self.measure(*self.save, "--quiet", between=look)
         self.assertEqual((done.code, done.errors, seen), (0, "", [None, False, False]))
-        self.assertIs(ane_bench.read_record(self.path).complete, True)
+        self.assertIs(read_record(self.path).complete, True)
         for name in ("512x64x128", "512x64x64", "256x64x256"):
             self.assertIn(f"\n{name} ", done.output)
 
     def test_failures_are_saved(self) -> None:
         made = runs.made_run(runs.ORIGINAL[:1], failed=[(0, "fp16"), (0, "w8a8")])
-        self.assertEqual(self.measure("--save", str(self.path), made=made).code, 1)
-        self.assertFalse(ane_bench.read_record(self.path).ok)
+        self.assertEqual(self.measure(*self.save, made=made).code, 1)
+        self.assertFalse(read_record(self.path).ok)
 
     def test_a_name_that_another_run_took(self) -> None:
-        done = self.measure("--save", str(self.path), configs=2, between=lambda number: (
-            self.path.write_text("mine") and None) if number == 1 else None)
+        def take(number: int) -> None:
+            self.path.write_text("mine")
+        done = self.measure(*self.save, between=take)
         other = self.directory / "m4-2.json"
         self.assertIn(f"the record is in {other}: the other name", done.errors)
         self.assertEqual((done.code, self.path.read_text()), (0, "mine"))
-        self.assertEqual(len(ane_bench.read_record(other).results), 2)
+        self.assertEqual(len(read_record(other).results), 3)
 
     def test_interrupted(self) -> None:
         """What was measured is printed in every format, and the last line says where it is."""
@@ -179,36 +177,33 @@ class RunTest(support.DirectoryCase):
             self.assertEqual(done.errors.splitlines()[-1],
                              f"ane_bench: interrupted: 2 of 3 configurations {place}")
             if save:
-                self.assertFalse(ane_bench.read_record(path).complete)
+                self.assertFalse(read_record(path).complete)
 
     def test_interrupted_while_it_saves(self) -> None:
-        save, paths = ane_bench.Run.save, []
+        save, paths = Run.save, []
 
-        def interrupt(run: ane_bench.Run, path: str) -> None:
+        def interrupt(run: Run, path: str) -> None:
             paths.append(path)
             if len(paths) == 2:
                 raise KeyboardInterrupt
             save(run, path)
-        with unittest.mock.patch.object(ane_bench.Run, "save", interrupt):
-            done = self.measure("--save", str(self.path))
+        with unittest.mock.patch.object(Run, "save", interrupt):
+            done = self.measure(*self.save)
         self.assertRegex(done.errors, f"interrupted: 2 of 3 configurations are in {self.path}\n")
-        self.assertEqual(len(ane_bench.read_record(self.path).results), 2)
+        self.assertEqual(len(read_record(self.path).results), 2)
 
     def test_interrupted_before_anything_was_measured(self) -> None:
-        def stop(number: int) -> None:
-            raise KeyboardInterrupt
-        done = self.measure("--save", str(self.path), between=stop)
+        done = self.measure(*self.save, between=unittest.mock.Mock(side_effect=KeyboardInterrupt))
         self.assertEqual((done.code, done.output), (130, ""))
         self.assertEqual(done.errors.splitlines()[-1], "ane_bench: interrupted")
         self.assertFalse(self.path.exists())
 
     def test_a_closed_output_ends_the_run_unless_it_saves(self) -> None:
-        closed, made = io.StringIO(), runs.made_run(runs.ORIGINAL[:2])
+        closed = io.StringIO()
         closed.close()
         for stream, save in itertools.product((None, closed), (False, True)):
-            errors, path = io.StringIO(), self.directory / f"{stream is None}.json"
-            begun: list[int] = []
-            going = Going(made, between=begun.append)
+            errors, path, begun = io.StringIO(), self.directory / f"{stream is None}.json", []
+            going = Going(runs.made_run(runs.ORIGINAL[:2]), between=begun.append)
             with unittest.mock.patch.object(ane_bench, "measured", going), \
                     contextlib.redirect_stdout(stream), contextlib.redirect_stderr(errors):
                 code = ane_bench.main(["--quiet", "--config=512x64x128,64",
@@ -217,7 +212,7 @@ class RunTest(support.DirectoryCase):
             goes_on = "; the run goes on" if save else ""
             self.assertRegex(errors.getvalue(), r"\Aane_bench: standard output: cannot be written: "
                                                 rf"[^;]*{goes_on}\n\Z")
-            self.assertEqual(path.exists() and len(ane_bench.read_record(path).results), save and 2)
+            self.assertEqual(path.exists() and len(read_record(path).results), save and 2)
 
     def test_letters_that_a_stream_cannot_take(self) -> None:
         data = io.BytesIO()
@@ -234,7 +229,7 @@ class DoctorTest(unittest.TestCase):
              ("-[_ANEModel load]", "FAIL", "~/a.dylib: B@:I@16^@24", "update macOS"),
              ("lock", "note", "another run holds it", "waiting for it to end"))
 
-    def doctor(self, *arguments: str, found: Sequence[Sequence[str]] = FOUND) -> support.Finished:
+    def doctor(self, *arguments: str, found: Sequence[Sequence[str]] = FOUND) -> Finished:
         """Run doctor on a machine of which all this is found."""
         def checks(tell: Callable[[ane_bench.Finding], None], seconds: float) -> bool:
             for finding in found:
@@ -248,25 +243,21 @@ class DoctorTest(unittest.TestCase):
         done = self.doctor("--timeout", "9")
         path = os.path.expanduser("~/a.dylib")
         failed = f"FAIL  -[_ANEModel load]: {path}: B@:I@16^@24 -> update macOS\n"
-        lines = (f"ok    chip: Apple M4\n{failed}"
-                 "note  lock: another run holds it -> waiting for it to end\n")
         self.assertEqual((done.code, done.errors), (3, (
             "ane_bench: measuring two small programs, up to 9 s for each stage, as soon as no "
             "other run measures\n")))
-        self.assertIn(f"{lines}\n1 of 3 checks failed\n{failed}", done.output)
-        self.assertTrue(done.output.startswith(lines))
+        self.assertEqual(done.output, (
+            f"ok    chip: Apple M4\n{failed}note  lock: another run holds it -> waiting for it to "
+            f"end\n\n1 of 3 checks failed\n{failed}"))
 
     def test_it_asks_for_its_output_on_a_mac(self) -> None:
-        ask = "send this output to the issues of the repository that this file came from.\n"
-        ask = f"If this Mac has a Neural Engine, please {ask}"
-        for found, told in ((self.FOUND[:1], f"\n\nall checks passed\n{ask}"),
-                            (self.FOUND, f" -> update macOS\n{ask}")):
+        ask = ("If this Mac has a Neural Engine, please send this output to the issues of the "
+               "repository that this file came from.\n")
+        for code, found, told in ((0, self.FOUND[:1], f"\n\nall checks passed\n{ask}"),
+                                  (3, self.FOUND, f" -> update macOS\n{ask}")):
             with unittest.mock.patch("sys.platform", "darwin"):
                 done = self.doctor(found=found)
-            self.assertEqual(done.code, 3 * (found is self.FOUND))
-            self.assertTrue(done.output.endswith(told), done.output)
-            with unittest.mock.patch("sys.platform", "linux"):
-                self.assertNotIn("please send", self.doctor(found=found).output)
+            self.assertEqual((done.code, done.output[-len(told):]), (code, told))
 
     def test_to_be_sent(self) -> None:
         """No path is in it, and nobody on GitHub is mentioned."""
@@ -292,25 +283,14 @@ class HostTest(unittest.TestCase):
             command(*arguments)
             self.assertEqual([sys.stdout, sys.stderr, *map(signal.getsignal, numbers)], before)
 
-    def test_help_is_the_manual(self) -> None:
-        manual = (ane_bench.__doc__ or "").strip() + "\n"
-        self.assertEqual(command("-h")[:2], (0, manual))
-        for verb in ane_bench.VERBS:
-            done = command(verb, "--help")
-            name = verb if verb != "run" else "[run]"
-            self.assertIn(f"python3 ane_bench.py {name} ", done.output)
-            self.assertIn("Exit codes: 0 every cell", done.output)
-            for part in done.output.strip().split("\n\n"):
-                self.assertIn(part, manual)
 
-    def test_help_names_every_option(self) -> None:
-        parser = ane_bench.build_parser()
-        actions = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-        for verb, own in actions.items():  # type: ignore[union-attr]
-            text = command(verb, "-h").output
-            named = set(re.findall(r"(?m)^ +(-o|--[a-z-]+)", text))
-            known = {name for action in own._actions for name in action.option_strings}
-            self.assertEqual(known - {"-h", "--help"}, named if verb != "emit" else named & known)
+@contextlib.contextmanager
+def nobody_reads() -> Iterator[int]:
+    """Yield an output whose reader went away."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
 
 
 class PlainMachineTest(unittest.TestCase):
@@ -341,10 +321,8 @@ class PlainMachineTest(unittest.TestCase):
 
     def test_an_output_that_takes_nothing(self) -> None:
         """It is told once, and Python does not try again when it ends."""
-        reading, writing = os.pipe()
-        os.close(reading)
-        done = support.run_command("--version", stdout=writing)
-        os.close(writing)
+        with nobody_reads() as output:
+            done = support.run_command("--version", stdout=output)
         self.assertEqual((done.code, done.errors), (1, ""))
         if not os.path.exists("/dev/full"):
             raise unittest.SkipTest("this needs /dev/full")
@@ -389,9 +367,8 @@ class EmitTest(unittest.TestCase):
             elsewhere.mkdir()
             (Path(directory) / "4x4x1-fp16").symlink_to(elsewhere)
             done = command("emit", directory, "--config", "4x4x1")
-            self.assertEqual(done.code, 2)
+            self.assertEqual((done.code, list(elsewhere.iterdir())), (2, []))
             self.assertIn("symbolic link", done.errors)
-            self.assertEqual([path for path in elsewhere.rglob("*") if path.is_file()], [])
 
 
 class StandinTest(support.StandinCase):
@@ -399,26 +376,20 @@ class StandinTest(support.StandinCase):
 
     def test_permissions_are_those_of_the_umask(self) -> None:
         for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
-            path, drawing = (self.directory / f"{mode}.{suffix}" for suffix in ("json", "svg"))
-            before = os.umask(mask)
-            try:
-                for arguments in ((*support.SMALL, "--save", str(path)), ("chart", str(path))):
-                    self.assertEqual(self.run_standin(*arguments).code, 0)
-            finally:
-                os.umask(before)
-            self.assertEqual([stat.S_IMODE(file.stat().st_mode) for file in (path, drawing)],
-                             [mode, mode])
-            self.assertEqual(ane_bench.read_record(path).command[-1], f"{mode}.json")
+            self.addCleanup(os.umask, os.umask(mask))
+            path = self.directory / f"{mode}.json"
+            for arguments in ((*support.SMALL, "--save", str(path)), ("chart", str(path))):
+                self.assertEqual(self.run_standin(*arguments).code, 0)
+            for file in (path, path.with_suffix(".svg")):
+                self.assertEqual(stat.S_IMODE(file.stat().st_mode), mode)
+            self.assertEqual(read_record(path).command[-1], f"{mode}.json")
 
     def test_a_reader_that_goes_away(self) -> None:
         """A run whose output is closed measures on if it saves."""
         for save in ((), ("--save", str(self.scene.saved))):
-            reading, writing = os.pipe()
-            os.close(reading)
-            run = self.scene.start("--config=64x8x1,2", *support.SMALL[2:], "--quiet", *save,
-                                   stdout=writing)
-            os.close(writing)
-            done = self.scene.finish(run)
+            with nobody_reads() as output:
+                done = self.scene.run("--config=64x8x1,2", *support.SMALL[2:], "--quiet", *save,
+                                      stdout=output)
             self.assertEqual((done.code, bool(done.errors)), (1, bool(save)))
             self.assertEqual(self.scene.saved.exists(), bool(save))
-        self.assertTrue(ane_bench.read_record(self.scene.saved).complete)
+        self.assertTrue(read_record(self.scene.saved).complete)

@@ -574,22 +574,26 @@ class SecondPassTest(ParentFaultTest):
 
 
 class DoctorTest(support.StandinCase):
-    """A check that ends its worker; test_machine.py has the others."""
+    """Checks that end their worker; test_machine.py has the others."""
 
-    def test_the_check_that_hangs_is_named(self) -> None:
+    def test_the_check_that_ends_its_worker_is_named(self) -> None:
         names = [check.name for check in ane_bench.checks()][:3]
-        script = ("import json, sys, time\nsys.stdin.readline()\n"
-                  f"for name in {names!r}:\n"
-                  "    print(json.dumps({'kind': 'stage', 'stage': name, 'variant': ''}))\n"
-                  f"    sys.stdout.flush()\n    if name == {names[2]!r}: time.sleep(9)\n"
-                  "    print(json.dumps({'kind': 'check', 'needed': True, "
-                  "'finding': {'name': name, 'state': 'ok', 'value': ''}}))\n")
-        found: list[ane_bench.Finding] = []
-        with self.here(), support.runs_as_worker(script):
-            self.assertFalse(ane_bench.run_checks(found.append, SHORT))
-        self.assertEqual([(finding.name, finding.state) for finding in found],
-                         [*zip(names, ("ok", "ok", "FAIL")), ("not reached", "skip")])
-        self.assertRegex(found[2].value, f"^no progress for {SHORT} s, so the worker was killed")
+        for act, told in (("os.kill(os.getpid(), 11)", "^the worker was killed by SIGSEGV: "),
+                          ("os._exit(0)", faults.WITHOUT_RESULT),
+                          ("time.sleep(9)", f"^no progress for {SHORT} s, so the worker was k")):
+            script = ("import json, os, sys, time\nsys.stdin.readline()\n"
+                      f"for name in {names!r}:\n"
+                      "    print(json.dumps({'kind': 'stage', 'stage': name, 'variant': ''}))\n"
+                      f"    sys.stdout.flush()\n    if name == {names[2]!r}: {act}\n"
+                      "    print(json.dumps({'kind': 'check', 'needed': True, "
+                      "'finding': {'name': name, 'state': 'ok', 'value': ''}}))\n")
+            found: list[ane_bench.Finding] = []
+            with self.subTest(act), self.here(), support.runs_as_worker(script):
+                self.assertFalse(ane_bench.run_checks(found.append, SHORT))
+                self.assertEqual([(finding.name, finding.state) for finding in found], [
+                    *zip(names, ("ok", "ok", "FAIL")), ("not reached", "skip")])
+                self.assertRegex(found[2].value, told)
+                self.assertIn("a check above must pass first", found[3].value)
 
 
 def once(kind: str, act: Callable[[], Any], number: int = 0) -> Callable[[dict[str, Any]], None]:
