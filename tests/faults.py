@@ -133,8 +133,8 @@ def rows(output: str) -> list[str]:
 
 def through(code: str) -> Sequence[str]:
     """Return a prefix that runs some Python before the command."""
-    code = f"import ctypes, os, resource, sys; {code}; os.execv(sys.argv[1], sys.argv[1:])"
-    return sys.executable, "-I", "-c", code
+    code = f"import ctypes, fcntl, os, resource, sys, termios\n{code}\n"
+    return sys.executable, "-I", "-c", f"{code}os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def limited(longest_file: int) -> Sequence[str]:
