@@ -5,13 +5,9 @@ The cases stand in test_worker.py and test_parent.py as data: what goes wrong, a
 it. With ANE_BENCH_TESTS=all they run a second time, under `python3 -X dev -W error`.
 """
 
-import os
 import re
-import subprocess
 import sys
-import unittest
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from tests import support
@@ -41,7 +37,6 @@ HANGS = (f"no progress for {SHORT} s, so the worker was killed; if this stage ne
 SERVICE = "the system's compile service may hang for every program now"
 NOT_MEASURED = "not measured, since a compile or load hung$"
 FAILED_IN = "failed in stage "
-NOT_WRITTEN = "cannot be written: "
 CACHED = "warning (cache) "
 WAITS = "ane_bench: waiting for another run on this machine to end (it holds the lock on "
 # Every line on standard error begins like this.
@@ -145,30 +140,3 @@ def limited(longest_file: int) -> Sequence[str]:
 def shell(script: str) -> Sequence[str]:
     """Return a prefix that lets a shell start the command, which is "$@" there."""
     return "/bin/sh", "-c", script, "sh"
-
-
-def small_disk(scene: Scene, path: Path, size: int, longest_file: int) -> None:
-    """Make a directory a disk of that size or, if that is not permitted, let no file become
-    longer."""
-    path.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    if sys.platform == "linux" and not subprocess.run(mount, capture_output=True,
-                                                      check=False).returncode:
-        # Lazily: another thread may just be starting a process that has a file there.
-        scene.closing.callback(subprocess.run, ["umount", "-l", str(path)], check=True)
-        return
-    scene.prefix = limited(longest_file)
-
-
-def read_only(scene: Scene) -> None:
-    """Let the temporary directory be one that cannot be written. Root can write everywhere, until
-    it gives that right away."""
-    scene.temporary.chmod(0o500)
-    scene.closing.callback(scene.temporary.chmod, 0o700)
-    if os.geteuid() == 0:
-        scene.prefix = through("ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)")  # CAP_DAC_OVERRIDE
-        make = f"import os; os.mkdir({str(scene.temporary / 'x')!r})"
-        probe = subprocess.run([*scene.prefix, sys.executable, "-I", "-c", make],
-                               capture_output=True, check=False)
-        if probe.returncode != 1:
-            raise unittest.SkipTest("root can write everywhere here")

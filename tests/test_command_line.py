@@ -30,14 +30,9 @@ HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
     ("--config 512x64xx", "'512x64xx': expected CHANNELSxSPATIALxDEPTH, such as 512x64x128"),
-    ("--config 0x64x1", "channels 0: expected a whole number from 1"),
-    ("--config 16384x64x128", "4 GiB"),
     ("--variants fp8", "variants 'fp8': expected some of fp16, w8a16, w8a8, each once"),
     ("--seconds -1", "seconds"),
-    ("--seconds nan", "seconds"),
-    ("--qos 4294967296", "4294967296"),
     ("--verify -1", "verify -1: expected a whole number from 0"),
-    ("--timeout 0", "timeout 0"),
     ("doctor --timeout 0", "timeout 0"),
     ("--seed x", "'x'"),
     ("--form new", "'new'"),
@@ -46,7 +41,6 @@ REFUSED = (
     ("--iters 50", "unrecognized arguments: --iters 50"),
     ("--second 5", "--second"),
     ("walk", "'walk'"),
-    ("run extra", "extra"),
     ("--original --seconds 1", "--seconds cannot be combined with --original"),
     ("--original --verify 0", "--verify cannot be combined with --original"),
     ("--original --form auto", "--form cannot be combined with --original"),
@@ -56,25 +50,17 @@ REFUSED = (
     ("emit d --original --form original/1.3", "--form cannot be combined with --original"),
     ("--save /nowhere/at/all.json", "--save /nowhere/at/all.json: cannot be written: No such file"),
     ("--save=", "--save writes json; name one such as m4.json"),
-    ("--save m4.csv", "--save writes json; name one such as m4.json"),
     ("--save out/m4", "--save writes json; name one such as out/m4.json"),
     ("--save m4.json", "--save m4.json: the file exists; name a new one, such as m4-3.json"),
     ("show", "RECORD"),
-    ("show m4.json --save x.json", "--save"),
     ("show m4.txt", "m4.txt: cannot be read: No such file"),
-    ("doctor --seconds 5", "--seconds"),
     ("doctor --format csv", "'csv'"),
     ("emit", "DIR"),
-    ("emit=", "'emit='"),
-    ("emit x --engine ane", "--engine"),
     ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
     ("compare one.json", "one.json: cannot be read"),
-    ("compare a b --fail-if-slower -1", "-1 percent: expected a number above 0 and below 100"),
     ("compare a b --fail-if-slower 0", "0 percent: expected a number above 0"),
     ("compare a b --fail-if-ratio-drops 100", "100 percent: expected a number above"),
-    ("chart", "RECORD"),
     ("compare m4.json m4.json m4.json", "compare takes two records, BASE and NEW; 3 were given"),
-    ("chart nowhere.json", "nowhere.json: cannot be read"),
     ("chart m4.json", "m4.svg: the file exists; write over it with -o m4.svg"),
     ("chart m4.json other.json", "a chart of 2 records needs -o FILE.svg"),
     ("chart m4.json -o m4.png", "chart writes svg; name one such as m4.svg"),
@@ -132,11 +118,11 @@ class RunTest(support.DirectoryCase):
         self.path = self.directory / "m4.json"
         self.save = ("--save", str(self.path))
 
-    def measure(self, *arguments: str, made: Optional[Run] = None, **options: Any) -> Finished:
+    def measure(self, *arguments: str, **options: Any) -> Finished:
         """Run three configurations; what is measured is made up."""
-        made = made or runs.made_run(runs.ORIGINAL[:3])
-        asked = [f"--config={config.name}" for config in made.configs]
-        with unittest.mock.patch.object(ane_bench, "measured", Going(made, **options)):
+        going = Going(runs.made_run(runs.ORIGINAL[:3]), **options)
+        asked = [f"--config={config.name}" for config in going.made.configs]
+        with unittest.mock.patch.object(ane_bench, "measured", going):
             return command(*asked, *arguments)
 
     def test_all_is_well(self) -> None:
@@ -150,11 +136,6 @@ class RunTest(support.DirectoryCase):
         self.assertIs(read_record(self.path).complete, True)
         for name in ("512x64x128", "512x64x64", "256x64x256"):
             self.assertIn(f"\n{name} ", done.output)
-
-    def test_failures_are_saved(self) -> None:
-        made = runs.made_run(runs.ORIGINAL[:1], failed=[(0, "fp16"), (0, "w8a8")])
-        self.assertEqual(self.measure(*self.save, made=made).code, 1)
-        self.assertFalse(read_record(self.path).ok)
 
     def test_a_name_that_another_run_took(self) -> None:
         def take(number: int) -> None:
@@ -191,12 +172,6 @@ class RunTest(support.DirectoryCase):
             done = self.measure(*self.save)
         self.assertRegex(done.errors, f"interrupted: 2 of 3 configurations are in {self.path}\n")
         self.assertEqual(len(read_record(self.path).results), 2)
-
-    def test_interrupted_before_anything_was_measured(self) -> None:
-        done = self.measure(*self.save, between=unittest.mock.Mock(side_effect=KeyboardInterrupt))
-        self.assertEqual((done.code, done.output), (130, ""))
-        self.assertEqual(done.errors.splitlines()[-1], "ane_bench: interrupted")
-        self.assertFalse(self.path.exists())
 
     def test_a_closed_output_ends_the_run_unless_it_saves(self) -> None:
         closed = io.StringIO()
@@ -311,9 +286,7 @@ class PlainMachineTest(unittest.TestCase):
         done = support.run_command("--engine", "reference", "--config", "4x4k3", "--seconds", "0",
                                    "--format", "json", "--quiet")
         self.assertEqual((done.code, done.errors), (0, ""))
-        record = json.loads(done.output)
-        self.assertEqual([result["config"] for result in record["results"]], ["4x4x2k3", "4x4x4k3"])
-        self.assertEqual([layer["depths"] for layer in record["layers"]], [[2, 4]])
+        self.assertEqual(json.loads(done.output)["layers"][0]["depths"], [2, 4])
 
     def test_the_version(self) -> None:
         done = support.run_command("--version")
@@ -354,12 +327,6 @@ class EmitTest(unittest.TestCase):
                                               original="--original" in given)
             self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
                                      "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
-
-    def test_lists_and_layers(self) -> None:
-        files = self.emitted("--config", "4,8x4x1,2,1", "--config", "4x64k3", "--variants", "fp16")
-        self.assertEqual({name.split("/")[0] for name in files},
-                         {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16", "4x64x64k3-fp16",
-                          "4x64x192k3-fp16"})
 
     def test_a_link_is_refused(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
