@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import ane_bench
 from tests.standin import build as standin_build
@@ -124,7 +124,7 @@ def environment(**variables: str) -> Any:
 
 
 @contextlib.contextmanager
-def said_by_workers(output: bytes, errors: bytes = b"", code: int = 0) -> Iterator[None]:
+def said_by_workers(output: bytes = b"", errors: bytes = b"", code: int = 0) -> Iterator[None]:
     """Let each worker of runs in this process write this, when it has its task, and exit."""
     with tempfile.NamedTemporaryFile(dir=WORKSHOP) as file:
         file.write(output + errors)
@@ -254,6 +254,7 @@ class Scene:
         self.temporary.mkdir(parents=True)
         self.log = directory / "log"
         self.saved = directory / "record.json"
+        self.workers_said = directory / "workers"  # to standard error, in a driven run
         self.standin: Union[str, Path] = standin_library()
         self.python: Sequence[str] = own_python()
         self.module = compiled_module()
@@ -269,7 +270,7 @@ class Scene:
         self._driver = (str(ROOT / "tests" / "driver.py"),)
         self.variables.update(AFTERWARDS=json.dumps(afterwards),
                               FIRST_COMMAND=json.dumps(first_command),
-                              WORKERS_SAID=str(self.directory / "workers"))
+                              WORKERS_SAID=str(self.workers_said))
 
     def environment(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the environment of a run; these settings come on top of the scene's own."""
@@ -315,14 +316,6 @@ class Scene:
     def models(self) -> list[Path]:
         """Return what lies in the temporary directory: after a run, nothing."""
         return sorted(self.temporary.iterdir()) if self.temporary.is_dir() else []
-
-    def workers_said(self) -> str:
-        """Return what the workers of a driven run wrote to standard error."""
-        path = self.directory / "workers"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-
-Item = TypeVar("Item")
 
 
 class DirectoryCase(unittest.TestCase):
@@ -396,10 +389,10 @@ class StandinCase(DirectoryCase):
         self.addCleanup(scene.closing.close)
         return scene
 
-    def each(self, items: Iterable[Item], check: Callable[[Scene, Item], None], *,
-             name: Callable[[Item], str] = str, at_a_time: int = AT_A_TIME) -> None:
+    def each(self, items: Iterable[Any], check: Callable[[Scene, Any], None], *,
+             name: Callable[[Any], str] = str, at_a_time: int = AT_A_TIME) -> None:
         """Check all items, each in a scene of its own, several at a time."""
-        def checked(item: Item) -> None:
+        def checked(item: Any) -> None:
             scene = self.new_scene()
             with scene.closing:
                 check(scene, item)

@@ -30,6 +30,8 @@ HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
     ("--config 512x64xx", "'512x64xx': expected CHANNELSxSPATIALxDEPTH, such as 512x64x128"),
+    ("--config 0x64x1", "channels 0: expected a whole number from 1"),
+    ("--config 16384x64x128", "4 GiB"),
     ("--variants fp8", "variants 'fp8': expected some of fp16, w8a16, w8a8, each once"),
     ("--seconds -1", "seconds"),
     ("--verify -1", "verify -1: expected a whole number from 0"),
@@ -177,7 +179,8 @@ class RunTest(support.DirectoryCase):
         closed = io.StringIO()
         closed.close()
         for stream, save in itertools.product((None, closed), (False, True)):
-            errors, path, begun = io.StringIO(), self.directory / f"{stream is None}.json", []
+            errors, path = io.StringIO(), self.directory / f"{stream is None}.json"
+            begun: list[int] = []
             going = Going(runs.made_run(runs.ORIGINAL[:2]), between=begun.append)
             with unittest.mock.patch.object(ane_bench, "measured", going), \
                     contextlib.redirect_stdout(stream), contextlib.redirect_stderr(errors):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import ane_bench
 from ane_bench import Config, UsageError
 from tests import faults, support
-from tests.faults import BOTH_CONFIGS, CALLED, CALLS, SHORT, FaultCase, Step, rows, slow
+from tests.faults import BOTH_CONFIGS, CALLS, SHORT, WITHOUT_RESULT, FaultCase, Step, rows, slow
 from tests.support import PATIENCE, ROUNDS, SMALL, Scene, Started
 from tests.test_worker import REAL, cells_of
 
@@ -49,7 +49,7 @@ class Signal(NamedTuple):
         run = scene.start(*self.arguments, settings={"FAULT": fault}, cwd=scene.directory)
         # Each evaluate of the first configuration, and of the second those before the slow one.
         seen = {"evaluate": faults.LAST_TIMED}.get(self.stage, 1) * self.which
-        scene.await_call(run, CALLS[self.stage], seen + CALLED.get(self.stage, 1))
+        scene.await_call(run, CALLS[self.stage], seen + faults.CALLED.get(self.stage, 1))
         started = time.monotonic()
         run.signal(self.number, self.to_group)
         if self.code == 130 and self.stage in MEASURING:
@@ -282,24 +282,6 @@ def what_worked_is_tried_first(test: FaultCase, scene: Scene) -> None:
     test.assertEqual({cell["form"] for cell in cells}, {"original/1.3"})
 
 
-def rest_after_refusals(test: FaultCase, scene: Scene) -> None:
-    """After a refused compile the next one waits, also in the worker that measures again; no form
-    is tried again there. The service refuses whatever it is asked while it restarts."""
-    seen: list[dict[str, Any]] = []
-    variables = scene.environment({
-        "REFUSE": "w8a16/standard,w8a16/original", "FAULT": "fp16/evaluate:crash",
-        "RESTART": "0.8", "DAEMON": scene.directory / "daemon"})
-    with support.environment(**variables, ANE_BENCH_STANDIN_REST="1"):
-        run = ane_bench.run(["64x8x2"], "fp16,w8a8,w8a16", seconds=0, on_event=seen.append)
-    test.assertEqual([cell.stage for cell in run.cells], ["warm-up", None, "compile"])
-    test.assertEqual(run.cells[1].refused, [])
-    test.assertEqual(sum(event["kind"] == "refused" for event in seen), 4)
-    rests = [event for event in seen if event.get("stage") == "rest"]
-    test.assertEqual([event["variant"] for event in rests], ["w8a16"] * 3 + ["w8a8"])
-    test.assertTrue(all(0 < event["limit"] <= 1 for event in rests), rests)
-    test.assertLess(rests[-1]["limit"], 0.99, "the time that passed counts")
-
-
 def apart(test: FaultCase, scene: Scene, limits: str, reason: str) -> None:
     """On a machine that has room for one program each variant is measured alone."""
     record = test.record_in(scene, *SMALL, "--form", "standard/1.3", LIMITS=limits)
@@ -346,78 +328,6 @@ SERVICE = [
     Step("apart: once", apart_only_once),
     Step("apart: not for this", not_apart),
 ]
-
-
-# Workers that are another program.
-
-def run_here(scene: Scene, script: Any, **settings: Any) -> ane_bench.Run:
-    """Return a run in this process, whose workers are changed so."""
-    with support.environment(**scene.environment({})), script:
-        return ane_bench.run(["64x8x2"], seconds=0, **settings)
-
-
-class Words(NamedTuple):
-    """What all workers say and do: both cells fail in a stage, for a reason."""
-
-    name: str
-    stage: str
-    reason: str
-    lines: Sequence[Any] = ()
-    errors: bytes = b""
-    code: int = 0
-
-    def check(self, test: FaultCase, scene: Scene) -> None:
-        """Run in this process."""
-        data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
-                        for line in self.lines)
-        workers = support.said_by_workers(data, self.errors, self.code)
-        for cell in run_here(scene, workers, timeout=SHORT).cells:
-            test.assertEqual(cell.stage, self.stage, cell.error)
-            test.assertRegex(str(cell.error), self.reason)
-            test.assertEqual(cell.samples_ns, [])
-
-
-WORDS = [
-    Words("half a message", "start", faults.WITHOUT_RESULT, [b'{"kind": "stage", "stage": "co']),
-    Words("rubbish", "start", "^the worker sent an invalid message: b'rubbish", [b"rubbish\n"]),
-    Words("nothing", "start", f"{faults.WITHOUT_RESULT}it wrote nothing to standard error$"),
-    Words("a stage that does not end", "compile", faults.WITHOUT_RESULT,
-          [{"kind": "stage", "stage": "compile", "variant": "fp16,w8a8", "limit": 1e299}]),
-    Words("another's directory", "start", faults.WITHOUT_RESULT,
-          [{"kind": "directory", "path": "/etc"}]),
-    Words("an exit code", "start", "^the worker exited with code 5: last words$",
-          errors=b"first words\nlast words\n\n", code=5),
-    Words("much on standard error", "start", "^the worker exited with code 1: the end$",
-          errors=b"x" * 10_000_000 + b"\nthe end", code=1),
-    Words("a Mac's exception", "start", "code 1: reason: 'no such method'$", code=1,
-          errors=b"*** Terminating app\nreason: 'no such method'\n0 CoreFoundation\n1 libobjc\n"),
-]
-
-
-def cell_alone(test: FaultCase, scene: Scene) -> None:
-    """What was sent and is right stays, whatever becomes of its worker."""
-    cell = {"samples_ns": [[1000.0]] * ROUNDS, "verified": {"pixels": 1, "ok": True}}
-    message = {"kind": "cell", "variant": "fp16", "cell": {"status": "ok", **cell}}
-    run = run_here(scene, support.said_by_workers(json.dumps(message).encode() + b"\n"))
-    test.assertEqual([cell.status for cell in run.cells], ["ok", "failed"])
-
-
-def closes_its_output(test: FaultCase, scene: Scene) -> None:
-    script = f"import os, time; os.close(1); os.close(2); time.sleep({PATIENCE})"
-    run = run_here(scene, support.runs_as_worker(script), timeout=0.5)
-    test.assertEqual({cell.error for cell in run.cells}, {"the worker did not exit"})
-
-
-def cannot_be_started(test: FaultCase, scene: Scene) -> None:
-    run = run_here(scene, unittest.mock.patch.object(ane_bench, "worker_command",
-                                                     lambda code: ["/no/python"]))
-    told = {(cell.stage, cell.error) for cell in run.cells}
-    test.assertEqual(told, {("start", "/no/python: No such file or directory")})
-
-
-OTHERS = [
-    *WORDS, Step("one cell of two", cell_alone), Step("output closed", closes_its_output),
-    Step("cannot be started", cannot_be_started), Step("a rest is kept", rest_after_refusals)]
 
 
 # Files, standard output and error, names.
@@ -538,9 +448,6 @@ class ParentFaultTest(FaultCase):
     def test_service(self) -> None:
         self.check_table(SERVICE, at_a_time=4)
 
-    def test_other_workers(self) -> None:
-        self.check_table(OTHERS, at_a_time=1)
-
     def test_files(self) -> None:
         self.check_table(FILES)
 
@@ -566,7 +473,7 @@ class DoctorTest(support.StandinCase):
     def test_the_check_that_ends_its_worker_is_named(self) -> None:
         names = [check.name for check in ane_bench.checks()][:3]
         for act, told in (("os.kill(os.getpid(), 11)", "^the worker was killed by SIGSEGV: "),
-                          ("os._exit(0)", faults.WITHOUT_RESULT),
+                          ("os._exit(0)", WITHOUT_RESULT),
                           ("time.sleep(9)", f"^no progress for {SHORT} s, so the worker was k")):
             script = ("import json, os, sys, time\nsys.stdin.readline()\n"
                       f"for name in {names!r}:\n"
@@ -586,6 +493,26 @@ class DoctorTest(support.StandinCase):
                              ["platform", "not reached"])
 
 
+# What all workers write to standard output and error, and their exit code; and the stage in which
+# both cells then fail, and for which reason.
+WORDS: dict[str, tuple[Any, ...]] = {
+    "half a message": ("start", WITHOUT_RESULT, b'{"kind": "stage", "stage": "co'),
+    "rubbish": ("start", "^the worker sent an invalid message: b'rubbish", b"rubbish\n"),
+    "nothing": ("start", f"{WITHOUT_RESULT}it wrote nothing to standard error$"),
+    "a stage that does not end": (
+        "compile", WITHOUT_RESULT,
+        b'{"kind": "stage", "stage": "compile", "variant": "fp16,w8a8", "limit": 1e299}\n'),
+    "another's directory": ("start", WITHOUT_RESULT, b'{"kind": "directory", "path": "/etc"}\n'),
+    "an exit code": ("start", "^the worker exited with code 5: last words$", b"",
+                     b"first words\nlast words\n\n", 5),
+    "much on standard error": ("start", "^the worker exited with code 1: the end$", b"",
+                               b"x" * 10_000_000 + b"\nthe end", 1),
+    "a Mac's exception": (
+        "start", "code 1: reason: 'no such method'$", b"",
+        b"*** Terminating app\nreason: 'no such method'\n0 CoreFoundation\n1 libobjc\n", 1),
+}
+
+
 def once(kind: str, act: Callable[[], Any], number: int = 0) -> Callable[[dict[str, Any]], None]:
     """Return a listener that acts at the first event of a kind, of rounds at one from a number."""
     left = [act]
@@ -597,7 +524,13 @@ def once(kind: str, act: Callable[[], Any], number: int = 0) -> Callable[[dict[s
 
 
 class LibraryTest(support.StandinCase):
-    """Runs in a host's process: its signals, threads and mistakes."""
+    """Runs in a host's process: its signals, threads and mistakes, and workers that are others."""
+
+    def run_here(self, workers: Any = None, variants: str = "fp16,w8a8",
+                 **settings: Any) -> ane_bench.Run:
+        """Return a small run, with other workers if they are given."""
+        with self.here(), workers or contextlib.nullcontext():
+            return ane_bench.run(["64x8x2"], variants, seconds=0, **settings)
 
     def test_refused_at_once(self) -> None:
         bad: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
@@ -629,8 +562,8 @@ class LibraryTest(support.StandinCase):
 
     def test_the_configuration_is_told_once_though_a_worker_dies(self) -> None:
         seen: list[dict[str, Any]] = []
-        with self.here(FAULT="fp16/load:crash"):
-            run = ane_bench.run(["64x8x2"], seconds=0, on_event=seen.append)
+        self.scene.settings["FAULT"] = "fp16/load:crash"
+        run = self.run_here(on_event=seen.append)
         self.assertEqual([cell.stage for cell in run.cells], ["load", None])
         kinds = [event["kind"] for event in seen]
         self.assertEqual((kinds.count("configuration"), kinds.count("machine")), (1, 2))
@@ -661,18 +594,17 @@ class LibraryTest(support.StandinCase):
         called = []
         interrupt = once("stage", lambda: signal.raise_signal(signal.SIGINT), 1)
         self.handle(lambda *_: called.append(1))
-        with self.here():
-            run = ane_bench.run(["64x8x2"], seconds=0, on_event=interrupt)
+        run = self.run_here(on_event=interrupt)
         self.assertEqual((called, run.complete), ([1], True))
 
     def test_in_a_thread(self) -> None:
-        with self.here(), ThreadPoolExecutor() as pool:
-            self.assertTrue(pool.submit(ane_bench.run, ["64x8x2"], seconds=0).result().ok)
+        with ThreadPoolExecutor() as pool:
+            self.assertTrue(pool.submit(self.run_here).result().ok)
 
     def test_a_host_whose_listener_raises(self) -> None:
         listen = once("cell", unittest.mock.Mock(side_effect=ValueError("mine")))
-        with self.here(), self.assertRaisesRegex(ValueError, "^mine$"):
-            ane_bench.run(["64x8x2"], seconds=0, on_event=listen)
+        with self.assertRaisesRegex(ValueError, "^mine$"):
+            self.run_here(on_event=listen)
         self.assertEqual(sum(call.startswith("purge") for call in self.calls()), 2)
         self.assertEqual(self.scene.models(), [])
 
@@ -684,6 +616,47 @@ class LibraryTest(support.StandinCase):
                     {"kind": "directory", "path": str(model)}]
         lines = "".join(json.dumps(message) + "\n" for message in messages)
         listen = once("stage", unittest.mock.Mock(side_effect=ValueError))
-        with self.here(), support.said_by_workers(lines.encode()), self.assertRaises(ValueError):
-            ane_bench.run(["64x8x2"], seconds=0, on_event=listen)
+        with self.assertRaises(ValueError):
+            self.run_here(support.said_by_workers(lines.encode()), on_event=listen)
         self.assertFalse(model.exists())
+
+    def test_what_workers_say(self) -> None:
+        for name, (stage, reason, *said) in WORDS.items():
+            with self.subTest(name):
+                for cell in self.run_here(support.said_by_workers(*said), timeout=SHORT).cells:
+                    self.assertEqual((cell.stage, cell.samples_ns), (stage, []), cell.error)
+                    self.assertRegex(str(cell.error), reason)
+
+    def test_a_cell_that_was_sent_stays_whatever_becomes_of_its_worker(self) -> None:
+        cell = {"samples_ns": [[1000.0]] * ROUNDS, "verified": {"pixels": 1, "ok": True}}
+        message = {"kind": "cell", "variant": "fp16", "cell": {"status": "ok", **cell}}
+        run = self.run_here(support.said_by_workers(json.dumps(message).encode() + b"\n"))
+        self.assertEqual([cell.status for cell in run.cells], ["ok", "failed"])
+
+    def test_a_worker_that_closes_its_output_and_goes_on(self) -> None:
+        script = f"import os, time; os.close(1); os.close(2); time.sleep({PATIENCE})"
+        run = self.run_here(support.runs_as_worker(script), timeout=0.5)
+        self.assertEqual({cell.error for cell in run.cells}, {"the worker did not exit"})
+
+    def test_a_worker_that_cannot_be_started(self) -> None:
+        run = self.run_here(unittest.mock.patch.object(ane_bench, "worker_command",
+                                                       lambda code: ["/no/python"]))
+        self.assertEqual({(cell.stage, cell.error) for cell in run.cells},
+                         {("start", "/no/python: No such file or directory")})
+
+    def test_the_rest_after_a_refused_compile(self) -> None:
+        """The next compile waits, also in the worker that measures again; no form is tried again
+        there. The service refuses whatever it is asked while it restarts."""
+        self.scene.settings.update(
+            REFUSE="w8a16/standard,w8a16/original", FAULT="fp16/evaluate:crash", RESTART="0.8",
+            DAEMON=self.directory / "daemon")
+        self.scene.variables["ANE_BENCH_STANDIN_REST"] = "1"
+        seen: list[dict[str, Any]] = []
+        run = self.run_here(variants="fp16,w8a8,w8a16", on_event=seen.append)
+        self.assertEqual([cell.stage for cell in run.cells], ["warm-up", None, "compile"])
+        self.assertEqual(run.cells[1].refused, [])
+        self.assertEqual(sum(event["kind"] == "refused" for event in seen), 4)
+        rests = [event for event in seen if event.get("stage") == "rest"]
+        self.assertEqual([event["variant"] for event in rests], ["w8a16"] * 3 + ["w8a8"])
+        self.assertTrue(all(0 < event["limit"] <= 1 for event in rests), rests)
+        self.assertLess(rests[-1]["limit"], 0.99, "the time that passed counts")
