@@ -26,7 +26,7 @@ class _Told(NamedTuple):
         return self.name
 
     def shortDescription(self) -> None:
-        return None  # the description has it
+        """The description has it."""
 
     def __str__(self) -> str:
         return self.description

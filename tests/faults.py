@@ -1,14 +1,12 @@
 """The fault table's form: whatever goes wrong, the rest is measured, the reason is told, nothing is
-left behind.
-
-The cases stand in test_worker.py and test_parent.py as data: what goes wrong, and what must come of
-it. With ANE_BENCH_TESTS=all they run a second time, under `python3 -X dev -W error`.
+left behind. The cases stand in test_worker.py and test_parent.py: what goes wrong, and what must
+come of it. With ANE_BENCH_TESTS=all they run a second time, under `python3 -X dev -W error`.
 """
 
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from tests import support
 from tests.support import PATIENCE, ROUNDS, TIMED, WARMING, Finished, Scene
@@ -39,10 +37,11 @@ NOT_MEASURED = "not measured, since a compile or load hung$"
 FAILED_IN = "failed in stage "
 CACHED = "warning (cache) "
 WAITS = "ane_bench: waiting for another run on this machine to end (it holds the lock on "
-# Every line on standard error begins like this.
-OWN_LINE = r"^(\[[0-9]+/[0-9]+\] |ane_bench: |Without one, |If this Mac )"
 # How a program is tried, one form after the other.
 FORMS = ("standard/1.3", "standard/1.3-early", "standard/1.0", "original/1.3")
+
+
+Case = tuple[str, Callable[["FaultCase", Scene], None]]
 
 
 def in_every_form(reason: str) -> str:
@@ -50,49 +49,33 @@ def in_every_form(reason: str) -> str:
     return f"^{re.escape(', '.join(FORMS))}: {reason}"
 
 
-class Step(NamedTuple):
-    """A case that is a function."""
-
-    name: str
-    run: Callable[["FaultCase", Scene], None]
-
-    def check(self, test: "FaultCase", scene: Scene) -> None:
-        """Run the function; whatever it ran must have left nothing behind."""
-        self.run(test, scene)
-        for finished in scene.finished:
-            test.check_clean(scene, finished)
-
-
 class FaultCase(support.StandinCase):
-    """A test of tables, with what holds for all cases: each has a name, and a method `check` that
-    makes the fault in a scene of its own, and fails unless what must come of it does."""
+    """A test of tables, with what holds for all cases: each has a name, and a function that makes
+    the fault in a scene of its own, and fails unless what must come of it does."""
 
-    # What Python is started with for the second pass.
-    options: Sequence[str] = ()
+    options: Sequence[str] = ()  # of Python in the second pass
 
-    def new_scene(self) -> Scene:
-        """Return another scene, with the options of this pass."""
-        scene = super().new_scene()
-        if self.options:
-            scene.python = [sys.executable, *self.options]
-        return scene
-
-    def check_table(self, cases: Sequence[Any], usually: str = "",
+    def check_table(self, cases: Sequence[Case], usually: str = "",
                     at_a_time: int = support.AT_A_TIME) -> None:
-        """Check all cases of a table, or usually those with such a name."""
-        names = [case.name for case in cases]
-        self.assertEqual(len({*names}), len(names))
-        few = [case for case in cases if re.search(usually, case.name)]
+        """Check all cases of a table, or usually those with such a name; whatever they ran must
+        have left nothing behind."""
+        def check(scene: Scene, case: Case) -> None:
+            scene.python = [sys.executable, *self.options] if self.options else scene.python
+            case[1](self, scene)
+            for finished in scene.finished:
+                self.check_clean(scene, finished)
+
+        self.assertEqual(len(dict(cases)), len(cases), "two cases have the same name")
+        few = [case for case in cases if re.search(usually, case[0])]
         if support.reduced(len(cases), len(few), f"cases of {self.id()}") == len(few):
             cases = few
-        self.each(cases, lambda scene, case: case.check(self, scene),
-                  name=lambda case: case.name, at_a_time=at_a_time)
+        self.each(cases, check, name=lambda case: case[0], at_a_time=at_a_time)
 
     def check_clean(self, scene: Scene, finished: Finished) -> None:
         """Fail if standard error has more than the program's own lines, or if a file is left."""
         self.assertNotIn("Traceback", finished.errors)
         for line in finished.errors.splitlines():
-            self.assertRegex(line, OWN_LINE)
+            self.assertRegex(line, r"^(\[[0-9]+/[0-9]+\] |ane_bench: |Without one, |If this Mac )")
         self.assertEqual([path.name for path in scene.models()], [])
         self.assertEqual(list(scene.directory.rglob("*.partial")), [])
 
@@ -104,8 +87,7 @@ class FaultCase(support.StandinCase):
         self.assertEqual(made, gone)
 
 
-# The options of the second pass: with everything on that Python has to find faults in a program,
-# neither parents nor workers may have a word of warning to say.
+# With all that Python has to find faults in a program, nothing may have a word of warning to say.
 STRICT = ("-X", "dev", "-W", "error")
 
 

@@ -35,10 +35,8 @@ MODULE = ROOT / "ane_bench.py"
 SMALL = ("--config", "64x8x2", "--seconds", "0")
 FAST = {"STANDIN_CLOCK": "virtual", "STANDIN_LATENCY": "fp16:140000,w8a16:140000,w8a8:70000"}
 WARMING, ROUNDS, TIMED = 5, 12, 5
-# Seconds within which a run in a scene ends, whatever goes wrong in it.
-PATIENCE = 40
-# Several runs at a time take less time: parent and worker wait for each other.
-AT_A_TIME = 2
+PATIENCE = 40  # seconds within which a run in a scene ends, whatever goes wrong in it
+AT_A_TIME = 2  # runs, which take less time so: parent and worker wait for each other
 
 # One directory for all that the tests build; removed when Python exits.
 _holder = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")
@@ -48,11 +46,8 @@ WORKSHOP = Path(_holder.name)
 
 # What is left out.
 
-# Whether the long tests run, too.
-ALL = os.environ.get("ANE_BENCH_TESTS") == "all"
-# Parts of tests that did not run, for the closing lines.
-reductions: list[str] = []
-
+ALL = os.environ.get("ANE_BENCH_TESTS") == "all"  # whether the long tests run, too
+reductions: list[str] = []  # parts of tests that did not run, for the closing lines
 long_test = unittest.skipUnless(ALL, "long; ANE_BENCH_TESTS=all runs it")
 
 
@@ -154,16 +149,9 @@ class Finished(NamedTuple):
     errors: str
 
 
-class Process(NamedTuple):
-    """A process that lives: one that has exited is none, though nobody asked for its exit code."""
-
-    number: int
-    parent: int
-    group: int
-
-
-def processes() -> list[Process]:
-    """Return all processes of this machine."""
+def processes() -> list[list[int]]:
+    """Return the numbers of all processes of this machine that live, of their parents and groups;
+    one that has exited is none of them, though nobody asked for its exit code."""
     lines = []
     if sys.platform == "darwin":
         command = ["ps", "-axo", "stat=,pid=,ppid=,pgid="]
@@ -172,7 +160,7 @@ def processes() -> list[Process]:
         with contextlib.suppress(OSError):
             state, rest = (path / "stat").read_text().rpartition(") ")[2].split(maxsplit=1)
             lines.append(f"{state} {path.name} {rest}")
-    return [Process(*map(int, line.split()[1:4])) for line in lines if line[0] != "Z"]
+    return [[*map(int, line.split()[1:4])] for line in lines if line[0] != "Z"]
 
 
 class Started:
@@ -187,7 +175,7 @@ class Started:
 
     def worker(self) -> int:
         """Return the process that measures, which is there since the stand-in was called."""
-        number, = (process.number for process in processes() if process.parent == self.process.pid)
+        number, = (number for number, parent, _ in processes() if parent == self.process.pid)
         return number
 
     def signal(self, number: int, to_group: bool = True) -> None:
@@ -197,7 +185,7 @@ class Started:
     def is_over(self, seconds: float = 0) -> bool:
         """Return whether no process of its group lives, or none will within some seconds."""
         deadline = time.monotonic() + seconds
-        while any(process.group == self.process.pid for process in processes()):
+        while any(group == self.process.pid for _, _, group in processes()):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
@@ -249,11 +237,9 @@ class Scene:
     `settings` are the stand-in's variables without their prefix, `prefix` starts the command."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.temporary = directory / "tmp"
+        self.directory, self.temporary = directory, directory / "tmp"
         self.temporary.mkdir(parents=True)
-        self.log = directory / "log"
-        self.saved = directory / "record.json"
+        self.log, self.saved = directory / "log", directory / "record.json"
         self.workers_said = directory / "workers"  # to standard error, in a driven run
         self.standin: Union[str, Path] = standin_library()
         self.python: Sequence[str] = own_python()

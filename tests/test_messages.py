@@ -6,8 +6,9 @@ tests.test_messages` writes it anew: read what changed.
 
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tests import faults, runs, support
 from tests.support import Scene
@@ -19,32 +20,18 @@ TWO = ("--config", "32,64x32x2", *UNCHECKED[2:])
 
 
 class Failure(NamedTuple):
-    """What goes wrong: a name, the arguments of the command, settings of the stand-in, and what
-    more is to be done."""
+    """What goes wrong: a name, the arguments of the command, settings of the stand-in, what differs
+    in the scene, and the call at which Ctrl-C comes."""
 
     name: str
     arguments: Sequence[str]
     settings: Mapping[str, str] = {}
-    prepare: Callable[[Scene], None] = lambda scene: None
+    differs: Mapping[str, Any] = {}
     interrupt: str = ""
 
 
-def without_ctypes(scene: Scene) -> None:
-    """Let the module be one that cannot import ctypes."""
-    scene.module = scene.directory / "ane_bench.py"
-    poison = 'import sys\nsys.modules["ctypes"] = None\nimport os\n'
-    text = support.MODULE.read_text(encoding="utf-8").replace("import os\n", poison, 1)
-    scene.module.write_text(text, encoding="utf-8")
-
-
-def full_disk(scene: Scene) -> None:
-    scene.prefix = faults.limited(24000)
-
-
-def missing_library(scene: Scene) -> None:
-    scene.standin = "/nowhere/standin.so"
-
-
+WITHOUT_CTYPES = ("import runpy, sys; sys.modules['ctypes'] = None; del sys.argv[0]; "
+                  "runpy.run_path(sys.argv[0], run_name='__main__')")
 FAILURES = (
     # The machine.
     Failure("Python is translated by Rosetta", SMALL, {"SYSCTL": "sysctl.proc_translated=1"}),
@@ -52,8 +39,9 @@ FAILURES = (
     Failure("no Neural Engine", SMALL, {"DEVICE": "hasANE=0"}),
     Failure("macOS has another class", SMALL, {"MISSING": "_ANEInMemoryModel"}),
     Failure("macOS has another method", SMALL, {"ENCODING": "loadWithQoS:options:error:=B@:Q@^@"}),
-    Failure("Python without ctypes", SMALL, prepare=without_ctypes),
-    Failure("a stand-in that is not there", SMALL, prepare=missing_library),
+    Failure("Python without ctypes", SMALL,
+            differs={"python": [sys.executable, "-c", WITHOUT_CTYPES]}),
+    Failure("a stand-in that is not there", SMALL, differs={"standin": "/nowhere/standin.so"}),
     # The engine.
     Failure("no form of a program is accepted", UNCHECKED,
             {"FAULT": "w8a8/compile:no", "REASON": "compile:InvalidMILProgram"}),
@@ -69,7 +57,7 @@ FAILURES = (
     Failure("the output is wrong", SMALL, {"COMPUTE": "all", "OUTPUT": "w8a8/swapped"}),
     # The person.
     Failure("the disk is full", ("--config", "64x32x2", "--verify", "0", "--seconds", "9", "--save",
-                                 "m4.json"), prepare=full_disk),
+                                 "m4.json"), differs={"prefix": faults.limited(24000)}),
     Failure("Ctrl-C", (*TWO, "--save", "m4.json"), {"FAULT": "64x32x2/compile:hang"},
             interrupt="compile fp16"),
 )
@@ -85,7 +73,7 @@ class MessagesTest(support.StandinCase):
 
         def check(scene: Scene, failure: Failure) -> None:
             """Note the command, what it writes, and its exit code."""
-            failure.prepare(scene)
+            vars(scene).update(failure.differs)
             settings = {**STEADY, **failure.settings}
             started = scene.start(*failure.arguments, settings=settings, cwd=scene.directory)
             if failure.interrupt:

@@ -70,8 +70,7 @@ class Screen:
 class Terminal:
     """A run on a terminal of its own, whose `screen` shows all that it writes."""
 
-    def __init__(self, scene: Scene, *arguments: str, columns: int = 80,
-                 **settings: Any) -> None:
+    def __init__(self, scene: Scene, *arguments: str, columns: int = 80, **settings: Any) -> None:
         self.scene, self.screen = scene, Screen(columns)
         self.main, side = pty.openpty()
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
@@ -235,18 +234,13 @@ class RecordedTest(unittest.TestCase):
 
     def screen(self, made: Run, columns: int, *arguments: str) -> Screen:
         """Return what a terminal shows of a made-up run; nothing may be wider than it."""
-        going, screen = Going(made), Screen(columns)
-
-        class Stream(io.StringIO):
-            def write(self, text: str) -> int:
-                screen.feed(text.replace("\n", "\r\n"))
-                return len(text)
-
-        progress = ane_bench.Progress
+        going, screen, progress = Going(made), Screen(columns), ane_bench.Progress
+        stream = unittest.mock.Mock(write=lambda text: screen.feed(text.replace("\n", "\r\n")),
+                                    encoding="utf-8")
         with unittest.mock.patch.multiple(
                 ane_bench, measured=going, terminal_columns=lambda _: columns,
                 Progress=lambda run, stream: progress(run, stream, lambda: going.now)), \
-                unittest.mock.patch.multiple("sys", stdout=Stream(), stderr=Stream()):
+                unittest.mock.patch.multiple("sys", stdout=stream, stderr=stream):
             self.assertEqual(ane_bench.main(arguments), 0)
         self.assertEqual(screen.wrapped, [])
         return screen
