@@ -1,7 +1,6 @@
 """Section 17: the most likely failures, and the whole text that a person reads of each.
 
-They stand in tests/golden/messages.txt; `ANE_BENCH_GOLDEN=write python3 -m unittest
-tests.test_messages` writes it anew: read what changed.
+ANE_BENCH_GOLDEN=write writes tests/golden/messages.txt anew: read what changed.
 """
 
 import re

@@ -1,7 +1,6 @@
 """Section 17: what a person sees on a terminal while a run goes on, and what the live line says.
 
-`ANE_BENCH_GOLDEN=write python3 -m unittest tests.test_terminal` writes the recorded terminals anew;
-read what changed.
+ANE_BENCH_GOLDEN=write writes the recorded terminals anew: read what changed.
 """
 
 import codecs

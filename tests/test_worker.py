@@ -281,7 +281,6 @@ ENDINGS = [
 
 # The temporary directory.
 
-
 def make_file(scene: Scene) -> None:
     scene.temporary.rmdir()
     scene.temporary.write_text("no directory")
