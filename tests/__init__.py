@@ -69,8 +69,7 @@ class _Process:
 
     @classmethod
     def run(cls, number: int) -> tuple[str, int, dict[str, Any], list[str]]:
-        """Run a test as a part of the parent's result. Return what it prints, how many tests that
-        were, its entries for the result's lists, and what it left out."""
+        """Run a test; return what it prints, its count, entries of lists, and what it left out."""
         from tests import support
 
         stream, before = io.StringIO(), len(support.reductions)

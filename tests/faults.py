@@ -17,8 +17,7 @@ BOTH = ("fp16", "w8a8")
 # The --timeout of cases that hang: a worker's start on a busy machine takes tenths of a second.
 SHORT = 3
 
-# The stages of the stand-in, as STANDIN_FAULT names them, and what each call's line in its log
-# begins with.
+# The stages, as STANDIN_FAULT names them, and what a call's line in the stand-in's log begins with.
 CALLS = {"descriptor": "descriptor fp16", "model": "model fp16", "identifier": "identifier",
          "localModelPath": "localModelPath", "compile": "compile fp16", "load": "load fp16",
          "surface": "IOSurfaceCreate", "surfaceobject": "surfaceobject", "request": "request",

@@ -173,6 +173,14 @@ class Started:
                    "errors": "replace", "start_new_session": True, **options}
         self.process: subprocess.Popen[str] = subprocess.Popen(command, env=environment, **options)
 
+    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait until a condition holds; fail if the command exits before, or after PATIENCE."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"no {what}: {self.finish()}")
+            time.sleep(0.01)
+
     def worker(self) -> int:
         """Return the process that measures, which is there since the stand-in was called."""
         number, = (number for number, parent, _ in processes() if parent == self.process.pid)
@@ -282,13 +290,9 @@ class Scene:
         return self.finished[-1]
 
     def await_call(self, run: Started, beginning: str, times: int = 1) -> None:
-        """Wait until the stand-in's log has that many lines that begin so; fail if the run exits
-        before, or after PATIENCE."""
-        deadline = time.monotonic() + PATIENCE
-        while sum(line.startswith(beginning) for line in self.calls()) < times:
-            if run.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"no call {beginning}: {run.finish()}")
-            time.sleep(0.01)
+        """Wait until the stand-in's log has that many lines that begin so."""
+        run.wait_until(lambda: sum(line.startswith(beginning) for line in self.calls()) >= times,
+                       f"call {beginning}")
 
     def calls(self) -> list[str]:
         """Return the stand-in's log."""

@@ -1,5 +1,4 @@
-"""The parent: signals and Ctrl-C, workers that misbehave, the lock, variants apart, the compile
-service; faults of what is written; runs from Python."""
+"""The parent: signals, the lock, the compile service, files and names; runs from Python."""
 
 import contextlib
 import functools
@@ -466,8 +465,7 @@ class DoctorTest(support.StandinCase):
         self.assertEqual([finding.name for finding in found], ["platform", "not reached"])
 
 
-# What all workers write to standard output and error, and their exit code; and the stage in which
-# both cells then fail, and for which reason.
+# Where and why both cells fail if all workers write this to output and error, and exit with that.
 WORDS: dict[str, tuple[Any, ...]] = {
     "half a message": ("start", WITHOUT_RESULT, b'{"kind": "stage", "stage": "co'),
     "rubbish": ("start", "^the worker sent an invalid message: b'rubbish", b"rubbish\n"),
