@@ -15,34 +15,21 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple, Optional
 
-LISTS = ("errors", "failures", "skipped", "expectedFailures", "unexpectedSuccesses",
-         "collectedDurations")
 
-
-class _Told:
+class _Told(NamedTuple):
     """A test, or a part of one, in the words of the process that ran it."""
 
-    def __init__(self, name: str, description: str) -> None:
-        self._name, self._description = name, description
+    name: str
+    description: str
 
     def id(self) -> str:
-        return self._name
+        return self.name
 
     def shortDescription(self) -> None:
-        return None
+        """The description has it."""
 
     def __str__(self) -> str:
-        return self._description
-
-
-class _Outcome(NamedTuple):
-    """What a test printed, how many tests that were, its entries for the result's LISTS, and what
-    it left out."""
-
-    text: str
-    tests: int
-    lists: dict[str, list[Any]]
-    reductions: list[str]
+        return self.description
 
 
 class _Suite(unittest.TestSuite):
@@ -59,15 +46,15 @@ class _Suite(unittest.TestSuite):
             support.standin_library()  # now: one for all processes
         support.compiled_module()
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, in each process
-        tests = list(flat(self))[::-1]  # the longest are in the last files, so they begin first
-        _Process.tests, _Process.result = tests, result
+        _Process.result = result
+        _Process.tests = list(flat(self))[::-1]  # the longest are in the last files: they go first
         with ProcessPoolExecutor(processors + 1, multiprocessing.get_context("fork")) as pool:
-            for outcome in pool.map(_Process.run, range(len(tests))):
-                result.stream.write(outcome.text)
+            for text, count, lists, left_out in pool.map(_Process.run, range(len(_Process.tests))):
+                result.stream.write(text)
                 result.stream.flush()
-                result.testsRun += outcome.tests
-                support.reductions += outcome.reductions
-                for name, entries in outcome.lists.items():
+                result.testsRun += count
+                support.reductions += left_out
+                for name, entries in lists.items():
                     getattr(result, name).extend(entries)
                 if result.failfast and not result.wasSuccessful():
                     break
@@ -81,8 +68,8 @@ class _Process:
     result: unittest.TextTestResult
 
     @classmethod
-    def run(cls, number: int) -> _Outcome:
-        """Run a test as a part of the parent's result."""
+    def run(cls, number: int) -> tuple[str, int, dict[str, Any], list[str]]:
+        """Run a test; return what it prints, its count, entries of lists, and what it left out."""
         from tests import support
 
         stream, before = io.StringIO(), len(support.reductions)
@@ -90,25 +77,16 @@ class _Process:
                                        2 if cls.result.showAll else int(cls.result.dots))
         with contextlib.redirect_stdout(stream):
             unittest.TestSuite([cls.tests[number]]).run(part)
-        lists = {name: [_told(part, entry) for entry in getattr(part, name)]
-                 for name in LISTS if hasattr(part, name)}
-        return _Outcome(stream.getvalue(), part.testsRun, lists, support.reductions[before:])
-
-
-def _told(part: unittest.TextTestResult, entry: Any) -> Any:
-    """Return an entry of a result's list with its test in words; the test alone, or with a text."""
-    if isinstance(entry, tuple):
-        return (_told(part, entry[0]), *entry[1:]) if not isinstance(entry[0], str) else entry
-    return _Told(entry.id(), part.getDescription(entry))
+        lists = {name: [(_Told(test.id(), part.getDescription(test)), text)
+                        for test, text in getattr(part, name)]
+                 for name in ("errors", "failures", "skipped")}
+        return stream.getvalue(), part.testsRun, lists, support.reductions[before:]
 
 
 def flat(suite: Iterable[Any]) -> Iterator[unittest.TestCase]:
     """Yield the tests of a suite, one by one."""
     for test in suite:
-        if isinstance(test, unittest.TestSuite):
-            yield from flat(test)
-        else:
-            yield test
+        yield from flat(test) if isinstance(test, unittest.TestSuite) else [test]
 
 
 def load_tests(loader: unittest.TestLoader, tests: unittest.TestSuite,

@@ -1,8 +1,8 @@
 """Runs ane_bench.py with a first worker that differs: `python3 tests/driver.py MODULE ARGUMENT...`.
 
-It reads three variables. Once the first worker was started, those in AFTERWARDS (JSON) hold, so
-that a fault meets that worker only. If FIRST_COMMAND (JSON) is not empty, the first worker is that
-command. What workers write to standard error is copied to the file WORKERS_SAID.
+Once it was started, the variables in AFTERWARDS (JSON) hold, so that a fault meets that worker
+only; FIRST_COMMAND (JSON) takes its place, if not empty. The file WORKERS_SAID gets what workers
+write to standard error.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ class Worker(subprocess.Popen[bytes]):
             os.environ.update(json.loads(os.environ["AFTERWARDS"]))
         assert self.stderr
         reading, writing = os.pipe()
-        given = self.stderr, writing, os.environ["WORKERS_SAID"]
-        threading.Thread(target=copy, args=given).start()
+        threading.Thread(target=copy, args=(self.stderr, writing)).start()
         self.stderr = os.fdopen(reading, "rb")
 
 
-def copy(source: Any, sink: int, path: str) -> None:
-    """Copy all that comes from a source to a descriptor, if somebody reads there, and to a file."""
+def copy(source: Any, sink: int) -> None:
+    """Copy all that comes from a source to a file and, if somebody reads there, to a descriptor."""
+    path = os.environ["WORKERS_SAID"]
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))  # signals are for the main thread
     with open(sink, "wb", buffering=0) as target, open(path, "ab", buffering=0) as file, source:
         for data in iter(lambda: os.read(source.fileno(), 1 << 16), b""):

@@ -1,18 +1,12 @@
 """The fault table's form: whatever goes wrong, the rest is measured, the reason is told, nothing is
-left behind.
-
-The cases stand in test_worker.py and test_parent.py as data: what goes wrong, and what must come of
-it. With ANE_BENCH_TESTS=all they run a second time, under `python3 -X dev -W error`.
+left behind. The cases stand in test_worker.py and test_parent.py: what goes wrong, and what must
+come of it. With ANE_BENCH_TESTS=all they run a second time, under `python3 -X dev -W error`.
 """
 
-import os
 import re
-import subprocess
 import sys
-import unittest
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable
 
 from tests import support
 from tests.support import PATIENCE, ROUNDS, TIMED, WARMING, Finished, Scene
@@ -23,8 +17,7 @@ BOTH = ("fp16", "w8a8")
 # The --timeout of cases that hang: a worker's start on a busy machine takes tenths of a second.
 SHORT = 3
 
-# The stages of the stand-in, as STANDIN_FAULT names them, and what each call's line in its log
-# begins with.
+# The stages, as STANDIN_FAULT names them, and what a call's line in the stand-in's log begins with.
 CALLS = {"descriptor": "descriptor fp16", "model": "model fp16", "identifier": "identifier",
          "localModelPath": "localModelPath", "compile": "compile fp16", "load": "load fp16",
          "surface": "IOSurfaceCreate", "surfaceobject": "surfaceobject", "request": "request",
@@ -35,26 +28,19 @@ FIRST_TIMED, LAST_TIMED = WARMING + 2, WARMING + ROUNDS * (TIMED + 1)
 CALLED = {"evaluate": FIRST_TIMED - 1}
 
 # The module's own words, as patterns.
-NIL = "the result is nil"
-NO_ERROR = "no NSError was given"
-SAID_NO = "evaluate returned NO: "
-TOLD_IN_UNICODE = "le modèle « x » a été refusé — 失敗 ✗ 𝛑"
-KILLED_BY = "was killed by "
-EXITED_WITH = "exited with code "
 WITHOUT_RESULT = "^the worker exited with code 0: "
 HANGS = (f"no progress for {SHORT} s, so the worker was killed; if this stage needs longer, raise "
          "--timeout")
 SERVICE = "the system's compile service may hang for every program now"
 NOT_MEASURED = "not measured, since a compile or load hung$"
 FAILED_IN = "failed in stage "
-NOT_WRITTEN = "cannot be written: "
-NO_ENGINE = "^ane_bench: no usable Neural Engine: "
 CACHED = "warning (cache) "
 WAITS = "ane_bench: waiting for another run on this machine to end (it holds the lock on "
-# Every line on standard error begins like this.
-OWN_LINE = r"^(\[[0-9]+/[0-9]+\] |ane_bench: |Without one, |If this Mac )"
 # How a program is tried, one form after the other.
 FORMS = ("standard/1.3", "standard/1.3-early", "standard/1.0", "original/1.3")
+
+
+Case = tuple[str, Callable[["FaultCase", Scene], None]]
 
 
 def in_every_form(reason: str) -> str:
@@ -62,85 +48,46 @@ def in_every_form(reason: str) -> str:
     return f"^{re.escape(', '.join(FORMS))}: {reason}"
 
 
-class Case(Protocol):
-    """A case of a table; its check runs in a scene of its own."""
-
-    @property
-    def name(self) -> str:
-        """The case's name, which no other has."""
-
-    def check(self, test: "FaultCase", scene: Scene) -> None:
-        """Make the fault, and fail unless what must come of it does."""
-
-
-class Step(NamedTuple):
-    """A case that is a function."""
-
-    name: str
-    run: Callable[["FaultCase", Scene], None]
-
-    def check(self, test: "FaultCase", scene: Scene) -> None:
-        """Run the function; whatever it ran must have left nothing behind."""
-        self.run(test, scene)
-        for finished in scene.finished:
-            test.check_clean(scene, finished)
-
-
 class FaultCase(support.StandinCase):
-    """A test of tables, with what holds for all cases."""
+    """A test of tables, with what holds for all cases: each has a name, and a function that makes
+    the fault in a scene of its own, and fails unless what must come of it does."""
 
-    # What Python is started with for the second pass.
-    options: Sequence[str] = ()
+    options: Sequence[str] = ()  # of Python in the second pass
 
-    def new_scene(self) -> Scene:
-        """Return another scene, with the options of this pass."""
-        scene = super().new_scene()
-        if self.options:
-            scene.python = [sys.executable, *self.options]
-        return scene
+    def check_table(self, cases: Sequence[Case], usually: str = "",
+                    at_a_time: int = support.AT_A_TIME) -> None:
+        """Check all cases of a table, or usually those with such a name; whatever they ran must
+        have left nothing behind."""
+        def check(scene: Scene, case: Case) -> None:
+            scene.python = [sys.executable, *self.options] if self.options else scene.python
+            case[1](self, scene)
+            for finished in scene.finished:
+                self.check_clean(scene, finished)
 
-    def check_table(self, cases: Sequence[Case], at_a_time: int = support.AT_A_TIME) -> None:
-        """Check all cases of a table, several at a time; of a long one every fourth, if not all
-        tests are to run."""
-        self.assertEqual(len({case.name for case in cases}), len(cases))
-        few = cases[::4]
-        what = f"cases of {self.id()}"
-        if len(few) > 2 and support.reduced(len(cases), len(few), what) == len(few):
+        self.assertEqual(len(dict(cases)), len(cases), "two cases have the same name")
+        few = [case for case in cases if re.search(usually, case[0])]
+        if support.reduced(len(cases), len(few), f"cases of {self.id()}") == len(few):
             cases = few
-        self.each(cases, lambda scene, case: case.check(self, scene),
-                  name=lambda case: case.name, at_a_time=at_a_time)
+        self.each(cases, check, name=lambda case: case[0], at_a_time=at_a_time)
 
     def check_clean(self, scene: Scene, finished: Finished) -> None:
         """Fail if standard error has more than the program's own lines, or if a file is left."""
         self.assertNotIn("Traceback", finished.errors)
         for line in finished.errors.splitlines():
-            self.assertRegex(line, OWN_LINE)
+            self.assertRegex(line, r"^(\[[0-9]+/[0-9]+\] |ane_bench: |Without one, |If this Mac )")
         self.assertEqual([path.name for path in scene.models()], [])
         self.assertEqual(list(scene.directory.rglob("*.partial")), [])
 
     def check_balance(self, scene: Scene) -> None:
         """Fail unless every object and every surface that was made is gone."""
-        balance: dict[str, int] = {}
-        for line in scene.calls():
-            word, _, name = line.partition(" ")
-            if word in ("alloc", "dealloc"):
-                balance[name] = balance.get(name, 0) + (1 if word == "alloc" else -1)
-        self.assertEqual({name: count for name, count in balance.items() if count}, {})
+        calls = [call.partition(" ") for call in scene.calls()]
+        made, gone = (sorted(name for word, _, name in calls if word == own)
+                      for own in ("alloc", "dealloc"))
+        self.assertEqual(made, gone)
 
 
-class SecondPass(FaultCase):
-    """Beside another FaultCase: its tables once more, with everything on that Python has to find
-    faults in a program. Neither parents nor workers may have a word of warning to say."""
-
-    options = ("-X", "dev", "-W", "error")
-
-
-def some_of(cases: Sequence[Any], words: str, what: str) -> list[Any]:
-    """Return all cases with ANE_BENCH_TESTS=all, else those with one of some words in their
-    names."""
-    chosen = [case for case in cases if set(words.split()) & set(re.findall(r"\w+", case.name))]
-    whole = support.reduced(len(cases), len(chosen), what) == len(cases)
-    return list(cases) if whole else chosen
+# With all that Python has to find faults in a program, nothing may have a word of warning to say.
+STRICT = ("-X", "dev", "-W", "error")
 
 
 def at_stage(stage: str, kind: str) -> str:
@@ -158,48 +105,19 @@ def rows(output: str) -> list[str]:
     return re.findall(r"^.*\b(FP16|W8A16|W8A8) .* ok\*?$", output, re.MULTILINE)
 
 
-# --------------------------------------------------------------------------------------------------
-# Machines that lack something
-# --------------------------------------------------------------------------------------------------
+# Prefixes of commands, and machines that lack something.
+
+def through(code: str) -> Sequence[str]:
+    """Return a prefix that runs some Python before the command."""
+    code = f"import ctypes, fcntl, os, resource, sys, termios\n{code}\n"
+    return sys.executable, "-I", "-c", f"{code}os.execv(sys.argv[1], sys.argv[1:])"
+
 
 def limited(longest_file: int) -> Sequence[str]:
     """Return a prefix for a command that cannot write a longer file."""
-    code = ("import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, "
-            f"({longest_file}, {longest_file})); os.execv(sys.argv[1], sys.argv[1:])")
-    return sys.executable, "-I", "-c", code
+    return through(f"resource.setrlimit(resource.RLIMIT_FSIZE, ({longest_file}, {longest_file}))")
 
 
 def shell(script: str) -> Sequence[str]:
     """Return a prefix that lets a shell start the command, which is "$@" there."""
     return "/bin/sh", "-c", script, "sh"
-
-
-def small_disk(scene: Scene, path: Path, size: int, longest_file: int) -> None:
-    """Make a directory a disk of that size or, if that is not permitted, let no file become
-    longer."""
-    path.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    if sys.platform == "linux" and not subprocess.run(mount, capture_output=True,
-                                                      check=False).returncode:
-        # Lazily: another thread may just be starting a process that has a file there.
-        scene.closing.callback(subprocess.run, ["umount", "-l", str(path)], check=True)
-        return
-    scene.prefix = limited(longest_file)
-
-
-def read_only(scene: Scene, path: Path) -> None:
-    """Make a directory one that cannot be written. Root can write everywhere, until it gives that
-    right away."""
-    path.mkdir(exist_ok=True)
-    path.chmod(0o500)
-    scene.closing.callback(path.chmod, 0o700)
-    if os.geteuid() == 0:
-        # prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
-        code = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); "
-                "os.execv(sys.argv[1], sys.argv[1:])")
-        scene.prefix = (sys.executable, "-I", "-c", code)
-        make = f"import os; os.mkdir({str(path / 'x')!r})"
-        probe = subprocess.run([*scene.prefix, sys.executable, "-I", "-c", make],
-                               capture_output=True, check=False)
-        if probe.returncode != 1:
-            raise unittest.SkipTest("root can write everywhere here")

@@ -1,5 +1,4 @@
-"""What the tests share: the stand-in, built once; commands, started, interrupted, awaited; what was
-left out."""
+"""What the tests share: the stand-in, built once; commands; what was left out."""
 
 import atexit
 import collections
@@ -21,15 +20,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import ane_bench
 from tests.standin import build as standin_build
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "ane_bench.py"
-# Runs the module with a first worker that differs.
-DRIVER = ROOT / "tests" / "driver.py"
 
 # A run that takes no time: each clock of the stand-in jumps on by what an evaluate is said to take,
 # and so long an evaluate makes the shortest warm-up and rounds. Before its rounds each variant then
@@ -38,10 +35,8 @@ DRIVER = ROOT / "tests" / "driver.py"
 SMALL = ("--config", "64x8x2", "--seconds", "0")
 FAST = {"STANDIN_CLOCK": "virtual", "STANDIN_LATENCY": "fp16:140000,w8a16:140000,w8a8:70000"}
 WARMING, ROUNDS, TIMED = 5, 12, 5
-# Seconds within which a run in a scene ends, whatever goes wrong in it.
-PATIENCE = 40
-# Several runs at a time take less time: parent and worker wait for each other.
-AT_A_TIME = 2
+PATIENCE = 40  # seconds within which a run in a scene ends, whatever goes wrong in it
+AT_A_TIME = 2  # runs, which take less time so: parent and worker wait for each other
 
 # One directory for all that the tests build; removed when Python exits.
 _holder = tempfile.TemporaryDirectory(prefix="ane_bench_tests_")
@@ -49,22 +44,16 @@ atexit.register(_holder.cleanup)
 WORKSHOP = Path(_holder.name)
 
 
-# --------------------------------------------------------------------------------------------------
-# What is left out
-# --------------------------------------------------------------------------------------------------
+# What is left out.
 
-# Whether the long tests run, too.
-ALL = os.environ.get("ANE_BENCH_TESTS") == "all"
-# Parts of tests that did not run, for the closing lines.
-reductions: list[str] = []
-
+ALL = os.environ.get("ANE_BENCH_TESTS") == "all"  # whether the long tests run, too
+reductions: list[str] = []  # parts of tests that did not run, for the closing lines
 long_test = unittest.skipUnless(ALL, "long; ANE_BENCH_TESTS=all runs it")
 
 
 def reduced(whole: int, part: int, what: str) -> int:
-    """Return how many of something to test: all of them with ANE_BENCH_TESTS=all, else a part,
-    which is reported."""
-    if ALL:
+    """Return how many of something to test: all, or usually a part, which is reported."""
+    if ALL or part == whole:
         return whole
     reductions.append(f"{whole - part:,} of {whole:,} {what}: long; ANE_BENCH_TESTS=all runs them")
     return part
@@ -77,23 +66,18 @@ def closing_lines(skipped: Iterable[tuple[unittest.TestCase, str]]) -> list[str]
         tests[reason].append(test.id())
     lines = []
     for reason, names in tests.items():
-        shown = sorted({name.split(".")[1] if name.startswith("tests.") else name
-                        for name in names})
-        if len(names) <= 8:
-            shown = [".".join(name.split(".")[-2:]) for name in sorted(names)]
+        part = slice(-2, None) if len(names) <= 8 else slice(1, 2)  # class and test, or the file
+        shown = sorted({".".join(name.split(".")[part]) for name in names})
         count = f"{len(names)} test{'s' if len(names) > 1 else ''}"
         lines.append(f"{count}: {reason} ({', '.join(shown)})")
     lines += dict.fromkeys(reductions)
     return ["Left out:\n", *(f"  {line}\n" for line in lines)] if lines else []
 
 
-# --------------------------------------------------------------------------------------------------
-# What is built, found or needed
-# --------------------------------------------------------------------------------------------------
+# What is built, found or needed.
 
 def own_python() -> list[str]:
-    """Return this Python with the options for finding faults that it was started with: commands
-    have them, too."""
+    """Return this Python with the options for finding faults that it was started with."""
     options = [f"-W{option}" for option in sys.warnoptions]
     return [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), *options]
 
@@ -129,22 +113,21 @@ def need(module: str) -> Any:
         logging.disable(logging.NOTSET)
 
 
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
+def environment(**variables: str) -> Any:
     """Set variables of this process for a while."""
-    with unittest.mock.patch.dict(os.environ, variables):
-        yield
+    return unittest.mock.patch.dict(os.environ, variables)
 
 
 @contextlib.contextmanager
-def said_by_workers(output: bytes, errors: bytes = b"", code: int = 0) -> Iterator[None]:
+def said_by_workers(output: bytes = b"", errors: bytes = b"", code: int = 0) -> Iterator[None]:
     """Let each worker of runs in this process write this, when it has its task, and exit."""
-    with tempfile.TemporaryDirectory(dir=WORKSHOP) as holder:
-        for name, data in (("1", output), ("2", errors)):
-            Path(holder, name).write_bytes(data)
-        script = ("import os, sys; sys.stdin.readline()\nfor name in '12':\n"
-                  f"    with open(os.path.join({holder!r}, name), 'rb') as file:\n"
-                  "        os.fdopen(int(name), 'wb', closefd=False).write(file.read())\n"
+    with tempfile.NamedTemporaryFile(dir=WORKSHOP) as file:
+        file.write(output + errors)
+        file.flush()
+        script = ("import sys; sys.stdin.readline()\n"
+                  f"with open({file.name!r}, 'rb') as file:\n"
+                  f"    sys.stdout.buffer.write(file.read({len(output)}))\n"
+                  "    sys.stdout.flush()\n    sys.stderr.buffer.write(file.read())\n"
                   f"sys.exit({code})")
         with runs_as_worker(script):
             yield
@@ -156,9 +139,7 @@ def runs_as_worker(script: str) -> Any:
     return unittest.mock.patch.object(ane_bench, "worker_command", lambda code: command)
 
 
-# --------------------------------------------------------------------------------------------------
-# Commands
-# --------------------------------------------------------------------------------------------------
+# Commands.
 
 class Finished(NamedTuple):
     """A command that has exited."""
@@ -168,36 +149,22 @@ class Finished(NamedTuple):
     errors: str
 
 
-class Process(NamedTuple):
-    """A process of this machine; its state is Z if it has exited and its parent has not asked for
-    the exit code."""
-
-    number: int
-    parent: int
-    group: int
-    state: str
-
-
-def processes() -> list[Process]:
-    """Return all processes of this machine."""
-    found = []
+def processes() -> list[list[int]]:
+    """Return the numbers of all processes of this machine that live, of their parents and groups;
+    one that has exited is none of them, though nobody asked for its exit code."""
+    lines = []
     if sys.platform == "darwin":
-        command = ["ps", "-axo", "pid=,ppid=,pgid=,stat="]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-        for line in done.stdout.splitlines():
-            number, parent, group, state = line.split()
-            found.append(Process(int(number), int(parent), int(group), state[0]))
-        return found
-    for path in Path("/proc").glob("[0-9]*/stat"):
+        command = ["ps", "-axo", "stat=,pid=,ppid=,pgid="]
+        lines = subprocess.check_output(command, encoding="utf-8").splitlines()
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            state, parent, group = path.read_text().rpartition(") ")[2].split()[:3]
-            found.append(Process(int(path.parent.name), int(parent), int(group), state))
-    return found
+            state, rest = (path / "stat").read_text().rpartition(") ")[2].split(maxsplit=1)
+            lines.append(f"{state} {path.name} {rest}")
+    return [[*map(int, line.split()[1:4])] for line in lines if line[0] != "Z"]
 
 
 class Started:
-    """A command that runs in a process group of its own. Its output is collected unless `options`
-    send it elsewhere."""
+    """A command in a process group of its own; its output is collected, or goes as options say."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str],
                  **options: Any) -> None:
@@ -215,30 +182,18 @@ class Started:
             time.sleep(0.01)
 
     def worker(self) -> int:
-        """Return the process that measures; wait for it."""
-        found: list[int] = []
+        """Return the process that measures, which is there since the stand-in was called."""
+        number, = (number for number, parent, _ in processes() if parent == self.process.pid)
+        return number
 
-        def appeared() -> bool:
-            found[:] = [process.number for process in processes()
-                        if process.parent == self.process.pid and process.state != "Z"]
-            return bool(found)
-
-        self.wait_until(appeared, "worker")
-        return found[0]
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the command alone, as `kill` does."""
-        self.process.send_signal(number)
-
-    def signal_group(self, number: int) -> None:
-        """Send a signal to all its processes, as a terminal does."""
-        os.killpg(self.process.pid, number)
+    def signal(self, number: int, to_group: bool = True) -> None:
+        """Send a signal to all its processes, as a terminal does, or to the command alone."""
+        (os.killpg if to_group else os.kill)(self.process.pid, number)
 
     def is_over(self, seconds: float = 0) -> bool:
         """Return whether no process of its group lives, or none will within some seconds."""
         deadline = time.monotonic() + seconds
-        while any(process.group == self.process.pid and process.state != "Z"
-                  for process in processes()):
+        while any(group == self.process.pid for _, _, group in processes()):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
@@ -248,15 +203,13 @@ class Started:
         """Kill what is left of it, if a test failed."""
         if self.process.returncode is None or not self.is_over():
             with contextlib.suppress(ProcessLookupError):
-                self.signal_group(signal.SIGKILL)
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream:
-                stream.close()
+                self.signal(signal.SIGKILL)
+        for stream in filter(None, (self.process.stdout, self.process.stderr)):
+            stream.close()
         self.process.wait(PATIENCE)
 
     def finish(self, seconds: float = PATIENCE, alone: float = 0) -> Finished:
-        """Wait until it exits, and return what it wrote. Fail if it does not, or if a worker is
-        left some seconds later."""
+        """Return what it wrote when it has exited, and when no worker is left, seconds later."""
         try:
             output, errors = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -267,9 +220,8 @@ class Started:
 
 
 def clean_environment(standin: Union[str, Path] = "") -> dict[str, str]:
-    """Return this environment without variables for Python and the stand-in: who runs the tests may
-    have set some that hide faults, such as PYTHONUNBUFFERED. The stand-in, if there is one, takes
-    no time."""
+    """Return this environment without variables that hide faults, such as PYTHONUNBUFFERED; the
+    stand-in, if there is one, takes no time."""
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith(("STANDIN_", "PYTHON", "COLUMNS"))}
     return {**kept, "ANE_BENCH_STANDIN": str(standin), **(FAST if standin else {})}
@@ -277,8 +229,7 @@ def clean_environment(standin: Union[str, Path] = "") -> dict[str, str]:
 
 def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None,
                 module: Path = MODULE, **options: Any) -> Finished:
-    """Run ane_bench.py as a user does, without a stand-in unless the environment given here names
-    one."""
+    """Run ane_bench.py as a user does, without a stand-in unless the environment names one."""
     command = [*own_python(), str(module), *arguments]
     started = Started(command, {**clean_environment(), **(environment or {})}, **options)
     try:
@@ -287,23 +238,17 @@ def run_command(*arguments: str, environment: Optional[Mapping[str, str]] = None
         started.end()
 
 
-# --------------------------------------------------------------------------------------------------
-# Runs against the stand-in
-# --------------------------------------------------------------------------------------------------
+# Runs against the stand-in.
 
 class Scene:
-    """A directory of its own for some runs against the stand-in, and what these are given.
-
-    `settings` are the stand-in's variables without their prefix; `prefix` is a command that starts
-    the command.
-    """
+    """A directory of its own for some runs against the stand-in, and what these are given:
+    `settings` are the stand-in's variables without their prefix, `prefix` starts the command."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.temporary = directory / "tmp"
+        self.directory, self.temporary = directory, directory / "tmp"
         self.temporary.mkdir(parents=True)
-        self.log = directory / "log"
-        self.saved = directory / "record.json"
+        self.log, self.saved = directory / "log", directory / "record.json"
+        self.workers_said = directory / "workers"  # to standard error, in a driven run
         self.standin: Union[str, Path] = standin_library()
         self.python: Sequence[str] = own_python()
         self.module = compiled_module()
@@ -315,12 +260,11 @@ class Scene:
         self._driver: Sequence[str] = ()
 
     def drive(self, afterwards: Mapping[str, str], first_command: Sequence[str] = ()) -> None:
-        """Set variables once the first worker was started; let that worker be another command if
-        one is given."""
-        self._driver = (str(DRIVER),)
+        """Set variables once the first worker was started, which may be another command."""
+        self._driver = (str(ROOT / "tests" / "driver.py"),)
         self.variables.update(AFTERWARDS=json.dumps(afterwards),
                               FIRST_COMMAND=json.dumps(first_command),
-                              WORKERS_SAID=str(self.directory / "workers"))
+                              WORKERS_SAID=str(self.workers_said))
 
     def environment(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the environment of a run; these settings come on top of the scene's own."""
@@ -329,18 +273,16 @@ class Scene:
         return {**clean_environment(self.standin), "TMPDIR": str(self.temporary),
                 "STANDIN_LOG": str(self.log), **standin, **self.variables}
 
-    def start(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None,
-              **options: Any) -> Started:
+    def start(self, *arguments: str, settings: Mapping[str, Any] = {}, **options: Any) -> Started:
         """Start a run."""
         command = [*self.prefix, *self.python, *self._driver, str(self.module), *arguments]
-        started = Started(command, self.environment(settings or {}), **options)
+        started = Started(command, self.environment(settings), **options)
         self.closing.callback(started.end)
         return started
 
-    def run(self, *arguments: str, settings: Optional[Mapping[str, Any]] = None,
-            **options: Any) -> Finished:
+    def run(self, *arguments: str, **options: Any) -> Finished:
         """Run from start to end."""
-        return self.finish(self.start(*arguments, settings=settings, **options))
+        return self.finish(self.start(*arguments, **options))
 
     def finish(self, started: Started, alone: float = 0) -> Finished:
         """Wait until a run exits; remember what it wrote."""
@@ -362,17 +304,8 @@ class Scene:
         return found
 
     def models(self) -> list[Path]:
-        """Return what lies in the temporary directory: model directories while a run goes on,
-        nothing after it."""
+        """Return what lies in the temporary directory: after a run, nothing."""
         return sorted(self.temporary.iterdir()) if self.temporary.is_dir() else []
-
-    def workers_said(self) -> str:
-        """Return what the workers of a driven run wrote to standard error."""
-        path = self.directory / "workers"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-
-Item = TypeVar("Item")
 
 
 class DirectoryCase(unittest.TestCase):
@@ -385,37 +318,26 @@ class DirectoryCase(unittest.TestCase):
 
 
 class StandinCase(DirectoryCase):
-    """A test of runs against the stand-in, each of which must leave its temporary directory as it
-    was."""
+    """A test of runs against the stand-in, none of which may leave anything behind."""
 
     def setUp(self) -> None:
-        # A shell in the background, or nohup, ignores these, and what is ignored stays so in all
-        # that is started.
+        # A shell in the background, or nohup, ignores these, and so would all that is started.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             if signal.getsignal(number) == signal.SIG_IGN:
                 self.addCleanup(signal.signal, number, signal.signal(number, signal.SIG_DFL))
         super().setUp()
-        self.scene = Scene(self.directory)
-        self.addCleanup(self.scene.closing.close)
+        self.scene = scene = Scene(self.directory)
+        self.addCleanup(scene.closing.close)
+        self.temporary, self.log, self.calls = scene.temporary, scene.log, scene.calls
 
     @property
     def module(self) -> Path:
-        """The file that runs; the module as bytecode if no test sets another."""
+        """The file that runs."""
         return self.scene.module
 
     @module.setter
     def module(self, path: Path) -> None:
         self.scene.module = path
-
-    @property
-    def temporary(self) -> Path:
-        """The directory for temporary files."""
-        return self.scene.temporary
-
-    @property
-    def log(self) -> Path:
-        """The stand-in's log."""
-        return self.scene.log
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """Return the variables of a run against the stand-in."""
@@ -428,14 +350,6 @@ class StandinCase(DirectoryCase):
                 unittest.mock.patch.object(tempfile, "tempdir", str(self.temporary)):
             yield
 
-    def calls(self) -> list[str]:
-        """Return the stand-in's log."""
-        return self.scene.calls()
-
-    def run_standin(self, *arguments: str, **settings: Any) -> Finished:
-        """Run against the stand-in; settings are its variables without the prefix."""
-        return self.run_in(self.scene, *arguments, **settings)
-
     def run_in(self, scene: Scene, *arguments: str, **settings: Any) -> Finished:
         """Run in a scene, and look for what must never be."""
         finished = scene.run(*arguments, settings=settings)
@@ -443,9 +357,9 @@ class StandinCase(DirectoryCase):
         self.assertNotIn("Traceback", finished.errors)
         return finished
 
-    def run_record(self, *arguments: str, code: int = 0, **settings: Any) -> dict[str, Any]:
-        """Run, and return the record; the run must exit with a code."""
-        return self.record_in(self.scene, *arguments, code=code, **settings)
+    def run_standin(self, *arguments: str, **settings: Any) -> Finished:
+        """Run against the stand-in; settings are its variables without the prefix."""
+        return self.run_in(self.scene, *arguments, **settings)
 
     def record_in(self, scene: Scene, *arguments: str, code: int = 0,
                   **settings: Any) -> dict[str, Any]:
@@ -455,29 +369,27 @@ class StandinCase(DirectoryCase):
         record: dict[str, Any] = json.loads(finished.output)
         return record
 
+    def run_record(self, *arguments: str, **settings: Any) -> dict[str, Any]:
+        """Run against the stand-in, and return the record."""
+        return self.record_in(self.scene, *arguments, **settings)
+
     def new_scene(self) -> Scene:
         """Return another scene."""
         scene = Scene(Path(tempfile.mkdtemp(dir=self.directory)))
         self.addCleanup(scene.closing.close)
         return scene
 
-    def each(self, items: Iterable[Item], check: Callable[[Scene, Item], None], *,
-             name: Callable[[Item], str] = str, at_a_time: int = AT_A_TIME) -> None:
+    def each(self, items: Iterable[Any], check: Callable[[Scene, Any], None], *,
+             name: Callable[[Any], str] = str, at_a_time: int = AT_A_TIME) -> None:
         """Check all items, each in a scene of its own, several at a time."""
-        def outcome(item: Item) -> Optional[Exception]:
+        def checked(item: Any) -> None:
             scene = self.new_scene()
-            try:
-                with scene.closing:
-                    check(scene, item)
-            except Exception as error:
-                return error
-            return None
+            with scene.closing:
+                check(scene, item)
 
-        items = list(items)
-        self.assertGreater(len(items), 0)
         with ThreadPoolExecutor(at_a_time) as pool:
-            outcomes = list(pool.map(outcome, items))
-        for item, error in zip(items, outcomes):
-            with self.subTest(name(item)):
-                if error:
-                    raise error
+            outcomes = [(name(item), pool.submit(checked, item)) for item in items]
+        self.assertGreater(len(outcomes), 0)
+        for named, outcome in outcomes:
+            with self.subTest(named):
+                outcome.result()

@@ -12,17 +12,20 @@ import sys
 import tempfile
 import unittest
 import unittest.mock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import ane_bench
+from ane_bench import Run, read_record
 from tests import runs, support
 from tests.runs import command
-from tests.terminal import Going
+from tests.support import Finished
+from tests.test_terminal import Going
 
 # What lies in the directory of each request.
-HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m4-2.json": ""}
+HERE = {"m4.json": json.dumps(runs.made_run().to_dict()), "m4.svg": "<svg/>", "m4-2.json": "",
+        "other.json": json.dumps(runs.made_run(["64x8x2"]).to_dict())}
 
 # Invalid requests, and what the one line of answer must name.
 REFUSED = (
@@ -30,14 +33,8 @@ REFUSED = (
     ("--config 0x64x1", "channels 0: expected a whole number from 1"),
     ("--config 16384x64x128", "4 GiB"),
     ("--variants fp8", "variants 'fp8': expected some of fp16, w8a16, w8a8, each once"),
-    ("--variants ,", "variants ','"),
     ("--seconds -1", "seconds"),
-    ("--seconds 3601", "seconds"),
-    ("--seconds nan", "seconds"),
-    ("--qos 4294967296", "4294967296"),
     ("--verify -1", "verify -1: expected a whole number from 0"),
-    ("--timeout 0", "timeout 0"),
-    ("--timeout nan", "timeout nan"),
     ("doctor --timeout 0", "timeout 0"),
     ("--seed x", "'x'"),
     ("--form new", "'new'"),
@@ -46,9 +43,7 @@ REFUSED = (
     ("--iters 50", "unrecognized arguments: --iters 50"),
     ("--second 5", "--second"),
     ("walk", "'walk'"),
-    ("run extra", "extra"),
     ("--original --seconds 1", "--seconds cannot be combined with --original"),
-    ("--original --qos 0", "--qos cannot be combined with --original"),
     ("--original --verify 0", "--verify cannot be combined with --original"),
     ("--original --form auto", "--form cannot be combined with --original"),
     ("--original --engine ane", "--engine cannot be combined with --original"),
@@ -57,28 +52,19 @@ REFUSED = (
     ("emit d --original --form original/1.3", "--form cannot be combined with --original"),
     ("--save /nowhere/at/all.json", "--save /nowhere/at/all.json: cannot be written: No such file"),
     ("--save=", "--save writes json; name one such as m4.json"),
-    ("--save m4.csv", "--save writes json; name one such as m4.json"),
     ("--save out/m4", "--save writes json; name one such as out/m4.json"),
     ("--save m4.json", "--save m4.json: the file exists; name a new one, such as m4-3.json"),
     ("show", "RECORD"),
-    ("show m4.json --save x.json", "--save"),
     ("show m4.txt", "m4.txt: cannot be read: No such file"),
-    ("doctor --seconds 5", "--seconds"),
     ("doctor --format csv", "'csv'"),
     ("emit", "DIR"),
-    ("emit=", "'emit='"),
-    ("emit x --engine ane", "--engine"),
     ("emit /proc/nowhere --config 4x4x1", "/proc/nowhere"),
-    ("emit x --timeout 5", "--timeout"),
     ("compare one.json", "one.json: cannot be read"),
-    ("compare a b --fail-if-slower -1", "-1 percent: expected a number above 0 and below 100"),
     ("compare a b --fail-if-slower 0", "0 percent: expected a number above 0"),
     ("compare a b --fail-if-ratio-drops 100", "100 percent: expected a number above"),
-    ("chart", "RECORD"),
     ("compare m4.json m4.json m4.json", "compare takes two records, BASE and NEW; 3 were given"),
-    ("chart nowhere.json", "nowhere.json: cannot be read"),
     ("chart m4.json", "m4.svg: the file exists; write over it with -o m4.svg"),
-    ("chart m4.json m4.json", "a chart of 2 records needs -o FILE.svg"),
+    ("chart m4.json other.json", "a chart of 2 records needs -o FILE.svg"),
     ("chart m4.json -o m4.png", "chart writes svg; name one such as m4.svg"),
     ("chart m4.json -o no/m4.svg", "no/m4.svg: cannot be written"),
 )
@@ -111,7 +97,6 @@ class RefusedTest(support.DirectoryCase):
             self.assertEqual(command("chart", *arguments)[:2], (0, f"{path}\n"))
             self.assertTrue(Path(path).read_text().startswith("<svg "))
 
-
     def test_a_damaged_record_is_shown_without_and_not_compared(self) -> None:
         good = ane_bench.report(runs.made_run(), "markdown")
         Path("thread.md").write_text("\n".join([good, "```ane-bench-record\n```", good]))
@@ -133,12 +118,13 @@ class RunTest(support.DirectoryCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = self.directory / "m4.json"
+        self.save = ("--save", str(self.path))
 
-    def measure(self, *arguments: str, configs: int = 3, **options: Any) -> support.Finished:
-        """Run the default configurations; what is measured is made up."""
-        made = options.pop("made", None) or runs.made_run(runs.ORIGINAL[:configs])
-        asked = [f"--config={config.name}" for config in made.configs]
-        with unittest.mock.patch.object(ane_bench, "measured", Going(made, **options)):
+    def measure(self, *arguments: str, **options: Any) -> Finished:
+        """Run three configurations; what is measured is made up."""
+        going = Going(runs.made_run(runs.ORIGINAL[:3]), **options)
+        asked = [f"--config={config.name}" for config in going.made.configs]
+        with unittest.mock.patch.object(ane_bench, "measured", going):
             return command(*asked, *arguments)
 
     def test_all_is_well(self) -> None:
@@ -146,25 +132,21 @@ class RunTest(support.DirectoryCase):
         seen: list[Optional[bool]] = []
 
         def look(number: int) -> None:
-            seen.append(ane_bench.read_record(self.path).complete if self.path.exists() else None)
-        done = self.measure("--save", str(self.path), "--quiet", between=look)
+            seen.append(read_record(self.path).complete if self.path.exists() else None)
+        done = self.measure(*self.save, "--quiet", between=look)
         self.assertEqual((done.code, done.errors, seen), (0, "", [None, False, False]))
-        self.assertIs(ane_bench.read_record(self.path).complete, True)
+        self.assertIs(read_record(self.path).complete, True)
         for name in ("512x64x128", "512x64x64", "256x64x256"):
             self.assertIn(f"\n{name} ", done.output)
 
-    def test_failures_are_saved(self) -> None:
-        made = runs.made_run(runs.ORIGINAL[:1], failed=[(0, "fp16"), (0, "w8a8")])
-        self.assertEqual(self.measure("--save", str(self.path), made=made).code, 1)
-        self.assertFalse(ane_bench.read_record(self.path).ok)
-
     def test_a_name_that_another_run_took(self) -> None:
-        done = self.measure("--save", str(self.path), configs=2, between=lambda number: (
-            self.path.write_text("mine") and None) if number == 1 else None)
+        def take(number: int) -> None:
+            self.path.write_text("mine")
+        done = self.measure(*self.save, between=take)
         other = self.directory / "m4-2.json"
         self.assertIn(f"the record is in {other}: the other name", done.errors)
         self.assertEqual((done.code, self.path.read_text()), (0, "mine"))
-        self.assertEqual(len(ane_bench.read_record(other).results), 2)
+        self.assertEqual(len(read_record(other).results), 3)
 
     def test_interrupted(self) -> None:
         """What was measured is printed in every format, and the last line says where it is."""
@@ -178,36 +160,28 @@ class RunTest(support.DirectoryCase):
             self.assertEqual(done.errors.splitlines()[-1],
                              f"ane_bench: interrupted: 2 of 3 configurations {place}")
             if save:
-                self.assertFalse(ane_bench.read_record(path).complete)
+                self.assertFalse(read_record(path).complete)
 
     def test_interrupted_while_it_saves(self) -> None:
-        save, paths = ane_bench.Run.save, []
+        save, paths = Run.save, []
 
-        def interrupt(run: ane_bench.Run, path: str) -> None:
+        def interrupt(run: Run, path: str) -> None:
             paths.append(path)
             if len(paths) == 2:
                 raise KeyboardInterrupt
             save(run, path)
-        with unittest.mock.patch.object(ane_bench.Run, "save", interrupt):
-            done = self.measure("--save", str(self.path))
+        with unittest.mock.patch.object(Run, "save", interrupt):
+            done = self.measure(*self.save)
         self.assertRegex(done.errors, f"interrupted: 2 of 3 configurations are in {self.path}\n")
-        self.assertEqual(len(ane_bench.read_record(self.path).results), 2)
-
-    def test_interrupted_before_anything_was_measured(self) -> None:
-        def stop(number: int) -> None:
-            raise KeyboardInterrupt
-        done = self.measure("--save", str(self.path), between=stop)
-        self.assertEqual((done.code, done.output), (130, ""))
-        self.assertEqual(done.errors.splitlines()[-1], "ane_bench: interrupted")
-        self.assertFalse(self.path.exists())
+        self.assertEqual(len(read_record(self.path).results), 2)
 
     def test_a_closed_output_ends_the_run_unless_it_saves(self) -> None:
-        closed, made = io.StringIO(), runs.made_run(runs.ORIGINAL[:2])
+        closed = io.StringIO()
         closed.close()
         for stream, save in itertools.product((None, closed), (False, True)):
             errors, path = io.StringIO(), self.directory / f"{stream is None}.json"
             begun: list[int] = []
-            going = Going(made, between=begun.append)
+            going = Going(runs.made_run(runs.ORIGINAL[:2]), between=begun.append)
             with unittest.mock.patch.object(ane_bench, "measured", going), \
                     contextlib.redirect_stdout(stream), contextlib.redirect_stderr(errors):
                 code = ane_bench.main(["--quiet", "--config=512x64x128,64",
@@ -216,7 +190,7 @@ class RunTest(support.DirectoryCase):
             goes_on = "; the run goes on" if save else ""
             self.assertRegex(errors.getvalue(), r"\Aane_bench: standard output: cannot be written: "
                                                 rf"[^;]*{goes_on}\n\Z")
-            self.assertEqual(path.exists() and len(ane_bench.read_record(path).results), save and 2)
+            self.assertEqual(path.exists() and len(read_record(path).results), save and 2)
 
     def test_letters_that_a_stream_cannot_take(self) -> None:
         data = io.BytesIO()
@@ -233,39 +207,35 @@ class DoctorTest(unittest.TestCase):
              ("-[_ANEModel load]", "FAIL", "~/a.dylib: B@:I@16^@24", "update macOS"),
              ("lock", "note", "another run holds it", "waiting for it to end"))
 
-    def doctor(self, *arguments: str, found: Sequence[Sequence[str]] = FOUND) -> support.Finished:
+    def doctor(self, *arguments: str, found: Sequence[Sequence[str]] = FOUND,
+               platform: str = "linux") -> Finished:
         """Run doctor on a machine of which all this is found."""
         def checks(tell: Callable[[ane_bench.Finding], None], seconds: float) -> bool:
             for finding in found:
                 tell(ane_bench.Finding(*map(os.path.expanduser, finding)))
             return True
-        with unittest.mock.patch.multiple(ane_bench, run_checks=checks,
-                                          check_programs=lambda tell, seconds: None):
+        with unittest.mock.patch("sys.platform", platform), unittest.mock.patch.multiple(
+                ane_bench, run_checks=checks, check_programs=lambda tell, seconds: None):
             return command("doctor", *arguments)
 
     def test_what_failed_is_repeated_at_the_end(self) -> None:
         done = self.doctor("--timeout", "9")
         path = os.path.expanduser("~/a.dylib")
         failed = f"FAIL  -[_ANEModel load]: {path}: B@:I@16^@24 -> update macOS\n"
-        lines = (f"ok    chip: Apple M4\n{failed}"
-                 "note  lock: another run holds it -> waiting for it to end\n")
         self.assertEqual((done.code, done.errors), (3, (
             "ane_bench: measuring two small programs, up to 9 s for each stage, as soon as no "
             "other run measures\n")))
-        self.assertIn(f"{lines}\n1 of 3 checks failed\n{failed}", done.output)
-        self.assertTrue(done.output.startswith(lines))
+        self.assertEqual(done.output, (
+            f"ok    chip: Apple M4\n{failed}note  lock: another run holds it -> waiting for it to "
+            f"end\n\n1 of 3 checks failed\n{failed}"))
 
     def test_it_asks_for_its_output_on_a_mac(self) -> None:
-        ask = "send this output to the issues of the repository that this file came from.\n"
-        ask = f"If this Mac has a Neural Engine, please {ask}"
-        for found, told in ((self.FOUND[:1], f"\n\nall checks passed\n{ask}"),
-                            (self.FOUND, f" -> update macOS\n{ask}")):
-            with unittest.mock.patch("sys.platform", "darwin"):
-                done = self.doctor(found=found)
-            self.assertEqual(done.code, 3 * (found is self.FOUND))
-            self.assertTrue(done.output.endswith(told), done.output)
-            with unittest.mock.patch("sys.platform", "linux"):
-                self.assertNotIn("please send", self.doctor(found=found).output)
+        ask = ("If this Mac has a Neural Engine, please send this output to the issues of the "
+               "repository that this file came from.\n")
+        for code, found, told in ((0, self.FOUND[:1], f"\n\nall checks passed\n{ask}"),
+                                  (3, self.FOUND, f" -> update macOS\n{ask}")):
+            done = self.doctor(found=found, platform="darwin")
+            self.assertEqual((done.code, done.output[-len(told):]), (code, told))
 
     def test_to_be_sent(self) -> None:
         """No path is in it, and nobody on GitHub is mentioned."""
@@ -281,8 +251,17 @@ class DoctorTest(unittest.TestCase):
         self.assertNotIn(os.path.expanduser("~"), str(record))
 
 
-class HostTest(unittest.TestCase):
-    """main() as a host calls it."""
+@contextlib.contextmanager
+def nobody_reads() -> Iterator[int]:
+    """Yield an output whose reader went away."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+class PlainMachineTest(unittest.TestCase):
+    """Commands on any machine."""
 
     def test_streams_and_handlers_stay(self) -> None:
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD]
@@ -291,35 +270,11 @@ class HostTest(unittest.TestCase):
             command(*arguments)
             self.assertEqual([sys.stdout, sys.stderr, *map(signal.getsignal, numbers)], before)
 
-    def test_help_is_the_manual(self) -> None:
-        manual = (ane_bench.__doc__ or "").strip() + "\n"
-        self.assertEqual(command("-h")[:2], (0, manual))
-        for verb in ane_bench.VERBS:
-            done = command(verb, "--help")
-            name = verb if verb != "run" else "[run]"
-            self.assertIn(f"python3 ane_bench.py {name} ", done.output)
-            self.assertIn("Exit codes: 0 every cell", done.output)
-            for part in done.output.strip().split("\n\n"):
-                self.assertIn(part, manual)
-
-    def test_help_names_every_option(self) -> None:
-        parser = ane_bench.build_parser()
-        actions = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-        for verb, own in actions.items():  # type: ignore[union-attr]
-            text = command(verb, "-h").output
-            named = set(re.findall(r"(?m)^ +(-o|--[a-z-]+)", text))
-            known = {name for action in own._actions for name in action.option_strings}
-            self.assertEqual(known - {"-h", "--help"}, named if verb != "emit" else named & known)
-
-
-class PlainMachineTest(unittest.TestCase):
-    """Commands as processes, on any machine."""
-
+    @unittest.skipIf(sys.platform == "darwin", "this may be a Mac that has one")
     def test_without_a_neural_engine(self) -> None:
-        if sys.platform == "darwin":
-            raise unittest.SkipTest("this may be a Mac that has one")
-        with tempfile.TemporaryDirectory() as directory:
-            done = support.run_command("--save", os.path.join(directory, "m4.json"))
+        with tempfile.TemporaryDirectory() as directory:  # in /tmp another run may hold the lock
+            done = support.run_command("--save", os.path.join(directory, "m4.json"),
+                                       environment={"TMPDIR": directory})
             self.assertEqual((done.code, done.output, os.listdir(directory)), (3, "", []))
         self.assertEqual(done.errors.splitlines(), [
             "ane_bench: no usable Neural Engine: this is linux, and the engine is reached from "
@@ -329,9 +284,7 @@ class PlainMachineTest(unittest.TestCase):
         done = support.run_command("--engine", "reference", "--config", "4x4k3", "--seconds", "0",
                                    "--format", "json", "--quiet")
         self.assertEqual((done.code, done.errors), (0, ""))
-        record = json.loads(done.output)
-        self.assertEqual([result["config"] for result in record["results"]], ["4x4x2k3", "4x4x4k3"])
-        self.assertEqual([layer["depths"] for layer in record["layers"]], [[2, 4]])
+        self.assertEqual(json.loads(done.output)["layers"][0]["depths"], [2, 4])
 
     def test_the_version(self) -> None:
         done = support.run_command("--version")
@@ -339,10 +292,8 @@ class PlainMachineTest(unittest.TestCase):
 
     def test_an_output_that_takes_nothing(self) -> None:
         """It is told once, and Python does not try again when it ends."""
-        reading, writing = os.pipe()
-        os.close(reading)
-        done = support.run_command("--version", stdout=writing)
-        os.close(writing)
+        with nobody_reads() as output:
+            done = support.run_command("--version", stdout=output)
         self.assertEqual((done.code, done.errors), (1, ""))
         if not os.path.exists("/dev/full"):
             raise unittest.SkipTest("this needs /dev/full")
@@ -355,31 +306,20 @@ class PlainMachineTest(unittest.TestCase):
 class EmitTest(unittest.TestCase):
     """The files of each program."""
 
-    def emitted(self, *arguments: str) -> dict[str, bytes]:
-        """Return what a command writes, by path."""
-        with tempfile.TemporaryDirectory() as directory:
-            done = command("emit", directory, *arguments)
-            self.assertEqual((done.code, done.errors), (0, ""))
-            paths = [path for path in Path(directory).rglob("*") if path.is_file()]
-            files = {str(path.relative_to(directory)): path.read_bytes() for path in paths}
-            self.assertEqual({os.path.join(directory, name.split("/")[0]) for name in files},
-                             set(done.output.split()))
-            return files
-
     def test_the_files_are_the_programs(self) -> None:
         for given, form in (((), "standard/1.3"), (("--form=standard/1.0",), "standard/1.0"),
                             (("--original",), "original/1.3")):
-            files = self.emitted("--config", "8x4x2", "--seed", "7", "--variants", "w8a8", *given)
             program = ane_bench.build_program(ane_bench.Config(8, 4, 2), "w8a8", seed=7, form=form,
                                               original="--original" in given)
-            self.assertEqual(files, {"8x4x2-w8a8/model.mil": program.mil.encode(),
-                                     "8x4x2-w8a8/weights/weight.bin": bytes(program.blob)})
-
-    def test_lists_and_layers(self) -> None:
-        files = self.emitted("--config", "4,8x4x1,2,1", "--config", "4x64k3", "--variants", "fp16")
-        self.assertEqual({name.split("/")[0] for name in files},
-                         {"4x4x1-fp16", "4x4x2-fp16", "8x4x1-fp16", "8x4x2-fp16", "4x64x64k3-fp16",
-                          "4x64x192k3-fp16"})
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory, "8x4x2-w8a8")
+                done = command("emit", directory, "--config", "8x4x2", "--seed", "7", "--variants",
+                               "w8a8", *given)
+                self.assertEqual(done, (0, f"{path}\n", ""))
+                files = {str(file.relative_to(path)): file.read_bytes()
+                         for file in path.rglob("*.*")}
+                self.assertEqual(files, {"model.mil": program.mil.encode(),
+                                         "weights/weight.bin": bytes(program.blob)})
 
     def test_a_link_is_refused(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -387,9 +327,8 @@ class EmitTest(unittest.TestCase):
             elsewhere.mkdir()
             (Path(directory) / "4x4x1-fp16").symlink_to(elsewhere)
             done = command("emit", directory, "--config", "4x4x1")
-            self.assertEqual(done.code, 2)
+            self.assertEqual((done.code, list(elsewhere.rglob("*.*"))), (2, []))
             self.assertIn("symbolic link", done.errors)
-            self.assertEqual([path for path in elsewhere.rglob("*") if path.is_file()], [])
 
 
 class StandinTest(support.StandinCase):
@@ -397,26 +336,20 @@ class StandinTest(support.StandinCase):
 
     def test_permissions_are_those_of_the_umask(self) -> None:
         for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
-            path, drawing = (self.directory / f"{mode}.{suffix}" for suffix in ("json", "svg"))
-            before = os.umask(mask)
-            try:
-                for arguments in ((*support.SMALL, "--save", str(path)), ("chart", str(path))):
-                    self.assertEqual(self.run_standin(*arguments).code, 0)
-            finally:
-                os.umask(before)
-            self.assertEqual([stat.S_IMODE(file.stat().st_mode) for file in (path, drawing)],
-                             [mode, mode])
-            self.assertEqual(ane_bench.read_record(path).command[-1], f"{mode}.json")
+            self.addCleanup(os.umask, os.umask(mask))
+            path = self.directory / f"{mode}.json"
+            for arguments in ((*support.SMALL, "--save", str(path)), ("chart", str(path))):
+                self.assertEqual(self.run_standin(*arguments).code, 0)
+            for file in (path, path.with_suffix(".svg")):
+                self.assertEqual(stat.S_IMODE(file.stat().st_mode), mode)
+            self.assertEqual(read_record(path).command[-1], f"{mode}.json")
 
     def test_a_reader_that_goes_away(self) -> None:
         """A run whose output is closed measures on if it saves."""
         for save in ((), ("--save", str(self.scene.saved))):
-            reading, writing = os.pipe()
-            os.close(reading)
-            run = self.scene.start("--config=64x8x1,2", *support.SMALL[2:], "--quiet", *save,
-                                   stdout=writing)
-            os.close(writing)
-            done = self.scene.finish(run)
+            with nobody_reads() as output:
+                done = self.scene.run("--config=64x8x1,2", *support.SMALL[2:], "--quiet", *save,
+                                      stdout=output)
             self.assertEqual((done.code, bool(done.errors)), (1, bool(save)))
             self.assertEqual(self.scene.saved.exists(), bool(save))
-        self.assertTrue(ane_bench.read_record(self.scene.saved).complete)
+        self.assertTrue(read_record(self.scene.saved).complete)

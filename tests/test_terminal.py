@@ -1,20 +1,129 @@
 """Section 17: what a person sees on a terminal while a run goes on, and what the live line says.
 
-`ANE_BENCH_GOLDEN=write python3 -m unittest tests.test_terminal` writes the recorded terminals anew;
-read what changed.
+ANE_BENCH_GOLDEN=write writes the recorded terminals anew: read what changed.
 """
 
+import codecs
+import contextlib
+import fcntl
 import io
+import os
+import pty
+import re
+import select
+import struct
 import sys
+import termios
+import threading
 import unittest
 import unittest.mock
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import ane_bench
-from tests import runs, support
-from tests.terminal import Going, Screen, Terminal
+from ane_bench import Cell, Run
+from tests import faults, runs, support
+from tests.support import PATIENCE, Finished, Scene
 
-RESNET = ("64x56k3", "128x28k3", "256x14k3", "512x7k3")
+
+class Screen:
+    """What a terminal shows: `lines`; `live`, lines that were erased; `wrapped`, those that were
+    too long; `received`, all of it. It knows line feed, carriage return and "erase to the end of
+    the line", and characters of one column; anything else is an error."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.live: list[str] = []
+        self.wrapped: list[str] = []
+        self.received = ""
+        self._rows, self._column, self._pending = [""], 0, ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on the screen, without spaces at their ends."""
+        return [row.rstrip() for row in self._rows]
+
+    def feed(self, text: str) -> None:
+        """Show a text."""
+        self.received += text
+        text = self._pending + text
+        whole = re.sub(r"\x1b(\[[0-9;]*)?\Z", "", text)  # an escape sequence may come in two parts
+        self._pending = text[len(whole):]
+        for part in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|.", whole, re.DOTALL):
+            row = self._rows[-1]
+            if part == "\r":
+                self._column = 0
+            elif part == "\n":
+                self._rows.append(" " * self._column)
+            elif part == "\x1b[K":
+                self.live += [row] if self._column == 0 and row else []
+                self._rows[-1] = row[:self._column]
+            elif part.isprintable():
+                self._rows[-1] = row[:self._column] + part + row[self._column + 1:]
+                self._column += 1
+                self.wrapped += [row] if self._column > self.columns else []
+            else:
+                raise AssertionError(f"a terminal may not know {part!r}, in {text[:100]!r}")
+
+
+class Terminal:
+    """A run on a terminal of its own, whose `screen` shows all that it writes."""
+
+    def __init__(self, scene: Scene, *arguments: str, columns: int = 80, **settings: Any) -> None:
+        self.scene, self.screen = scene, Screen(columns)
+        self.main, side = pty.openpty()
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        # It is the controlling one, so that its Ctrl-C reaches the run.
+        scene.prefix = faults.through("fcntl.ioctl(0, termios.TIOCSCTTY, 0)")
+        self.run = scene.start(*arguments, settings=settings, stdin=side, stdout=side, stderr=side)
+        os.close(side)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        """Show what arrives. At the end Linux raises an error, macOS returns nothing."""
+        decoder, data = codecs.getincrementaldecoder("utf-8")(errors="replace"), b"-"
+        with contextlib.suppress(OSError):
+            while data and select.select([self.main], [], [], PATIENCE)[0]:
+                data = os.read(self.main, 1 << 16)
+                self.screen.feed(decoder.decode(data))
+
+    def finish(self) -> Finished:
+        """Wait until the run exits. Standard output and error are on the screen, together."""
+        finished = self.scene.finish(self.run)
+        self._reader.join(PATIENCE)
+        os.close(self.main)
+        return finished
+
+
+class Going:
+    """A made-up run in the place of `measured`: it tells what that tells, by a clock of its own.
+    `between` is called within each configuration; before the last `broken` of them the run is
+    interrupted."""
+
+    def __init__(self, made: Run, broken: int = 0,
+                 between: Callable[[int], None] = lambda number: None) -> None:
+        self.made, self.broken, self.between, self.now = made, broken, between, 1000.0
+
+    def __call__(self, run: Run, notify: Callable[[Any], None]) -> Iterator[list[Cell]]:
+        run.system, run.warnings = self.made.system, self.made.warnings
+        run.version, run.started = self.made.version, self.made.started
+        for number, (config, cells) in enumerate(self.made.results, 1):
+            notify({"kind": "configuration", "config": config.name, "number": number})
+            notify({"kind": "machine", "system": run.system})
+            self.between(number)
+            for stage in ("compile", "load", "warm-up"):
+                self.now += 0.4
+                notify({"kind": "stage", "stage": stage, "variant": "fp16", "limit": 0})
+            for place in range(1, 13):
+                notify({"kind": "stage", "stage": "evaluate", "variant": "fp16,w8a8", "limit": 0,
+                        "number": place, "paces": {}})
+                self.now += max(1, config.gop / 150) / 12
+            run.add(cells)
+            run.broken_off = number + self.broken == len(run.configs) > number
+            yield cells
+            if run.broken_off:
+                raise KeyboardInterrupt
 
 
 class ProgressTest(unittest.TestCase):
@@ -29,9 +138,8 @@ class ProgressTest(unittest.TestCase):
         """Begin a run on a terminal of so many columns; sys.maxsize is not a terminal."""
         self.now, self.columns, self.stream = 1000.0, columns, io.StringIO()
         asked = ane_bench.configs_of(configs, "ane")
-        run = ane_bench.Run("ane", ane_bench.Settings(**given), asked, ("fp16", "w8a8"))
-        self.run_shown = run
-        self.progress = ane_bench.Progress(run, self.stream, lambda: self.now)
+        self.shown = Run("ane", ane_bench.Settings(**given), asked, ("fp16", "w8a8"))
+        self.progress = ane_bench.Progress(self.shown, self.stream, lambda: self.now)
 
     def tell(self, seconds: float, kind: str, **content: Any) -> str:
         """Let some seconds pass, tell of an event, and return what is written."""
@@ -41,12 +149,12 @@ class ProgressTest(unittest.TestCase):
         return self.stream.getvalue()[before:].replace("\r\x1b[K", "")
 
     def configuration(self, number: int) -> str:
-        """Tell that a configuration begins, and that its worker has found the engine."""
+        """Tell that a configuration begins, and that the first worker has found the engine."""
         begun = self.tell(0, "configuration", number=number)
         if number > 1:
             return begun
-        self.run_shown.system = {"chip": "Apple M4"}
         self.assertEqual(begun, "")
+        self.shown.system = {"chip": "Apple M4"}
         return self.tell(0, "machine", system={})
 
     def stage(self, seconds: float, name: str, variant: str = "fp16") -> str:
@@ -85,8 +193,7 @@ class ProgressTest(unittest.TestCase):
         self.configuration(1)
         self.tell(4, "tick")
         # 275 GOP are 5.5 s beside 2 s for anything, and the first took twice as long as that.
-        self.assertEqual(self.configuration(2),
-                         "[2/2] 512x64x128, start, 0:04, about 0:14 left")
+        self.assertEqual(self.configuration(2), "[2/2] 512x64x128, start, 0:04, about 0:14 left")
 
     def test_rates_of_a_long_run(self) -> None:
         paces = {"fp16": (15e6, 15.1e6), "w8a8": (7.8e6, 8.8e6)}
@@ -107,8 +214,7 @@ class ProgressTest(unittest.TestCase):
 
     def test_plain_lines(self) -> None:
         self.begin(sys.maxsize)
-        self.assertEqual(self.configuration(1),
-                         "[1/2] 512x64x128, start, 0:00, about 0:14 left\n")
+        self.assertEqual(self.configuration(1), "[1/2] 512x64x128, start, 0:00, about 0:14 left\n")
         times = [self.now for _ in range(400) if self.tell(0.125, "tick")]
         self.assertEqual(times, [1010.0, 1020.0, 1030.0, 1040.0, 1050.0])
         self.configuration(2)
@@ -125,29 +231,24 @@ class ProgressTest(unittest.TestCase):
 class RecordedTest(unittest.TestCase):
     """The whole of what terminals of 80 and 60 columns show of the default run and of layers."""
 
-    def screen(self, made: ane_bench.Run, columns: int, *arguments: str) -> Screen:
+    def screen(self, made: Run, columns: int, *arguments: str) -> Screen:
         """Return what a terminal shows of a made-up run; nothing may be wider than it."""
-        going, screen = Going(made), Screen(columns)
-
-        class Stream(io.StringIO):
-            def write(self, text: str) -> int:
-                screen.feed(text.replace("\n", "\r\n"))
-                return len(text)
-
-        progress = ane_bench.Progress
+        going, screen, progress = Going(made), Screen(columns), ane_bench.Progress
+        stream = unittest.mock.Mock(write=lambda text: screen.feed(text.replace("\n", "\r\n")),
+                                    encoding="utf-8")
         with unittest.mock.patch.multiple(
                 ane_bench, measured=going, terminal_columns=lambda _: columns,
                 Progress=lambda run, stream: progress(run, stream, lambda: going.now)), \
-                unittest.mock.patch.multiple("sys", stdout=Stream(), stderr=Stream()):
+                unittest.mock.patch.multiple("sys", stdout=stream, stderr=stream):
             self.assertEqual(ane_bench.main(arguments), 0)
         self.assertEqual(screen.wrapped, [])
         return screen
 
     def test_as_recorded(self) -> None:
-        layers = [f"--config={layer}" for layer in RESNET]
-        made = {"the default run": (runs.made_run(runs.ORIGINAL, fixed_ms=0.1), ()),
-                "ResNet-50's stages": (runs.made_run(ane_bench.configs_of(RESNET, "ane"),
-                                                     fixed_ms=0.1), layers)}
+        resnet = ("64x56k3", "128x28k3", "256x14k3", "512x7k3")
+        layers = runs.made_run(ane_bench.configs_of(resnet, "ane"), fixed_ms=0.1)
+        made = {"the default run": (runs.made_run(runs.ORIGINAL, fixed_ms=0.1), []),
+                "ResNet-50's stages": (layers, [f"--config={layer}" for layer in resnet])}
         told = []
         for name, (run, arguments) in made.items():
             run.version = "VERSION"
@@ -164,7 +265,7 @@ class TerminalTest(support.StandinCase):
     """Runs on pseudo-terminals, whose text a small emulator shows."""
 
     def test_a_slow_compile(self) -> None:
-        terminal = Terminal(self.scene, *support.SMALL, settings={"FAULT": "fp16/compile:slow=3"})
+        terminal = Terminal(self.scene, *support.SMALL, FAULT="fp16/compile:slow=3")
         self.assertEqual(terminal.finish().code, 0, terminal.screen.lines)
         lines = [line for line in terminal.screen.live if ", FP16 compile, " in line]
         self.assertGreater(len(lines), 4)
@@ -180,10 +281,9 @@ class TerminalTest(support.StandinCase):
 
     def test_interrupted_on_a_terminal(self) -> None:
         terminal = Terminal(self.scene, "--config=64x8x2,4", *support.SMALL[2:], "--save",
-                            str(self.scene.saved), columns=60,
-                            settings={"FAULT": "64x8x4/compile:hang"})
+                            str(self.scene.saved), columns=60, FAULT="64x8x4/compile:hang")
         self.scene.await_call(terminal.run, "compile fp16", 2)
-        terminal.type(b"\x03")
+        os.write(terminal.main, b"\x03")  # Ctrl-C
         self.assertEqual(terminal.finish().code, 130)
         self.assertEqual(terminal.screen.wrapped, [])
         shown = " ".join(" ".join(terminal.screen.lines).split())

@@ -1,62 +1,50 @@
 """The worker: what it sends, and faults of engine, worker, temporary directory and machine."""
 
-import contextlib
 import os
+import re
 import shutil
 import signal
-import time
+import subprocess
+import sys
+import unittest
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import ane_bench
 from ane_bench import Config, Job, Settings, Worker
 from tests import faults, support
-from tests.faults import (
-    BOTH,
-    CALLED,
-    CALLS,
-    FAILED_IN,
-    FIRST_TIMED,
-    LAST_TIMED,
-    NO_ERROR,
-    SAID_NO,
-    WITHOUT_RESULT,
-    FaultCase,
-    at_stage,
-    in_every_form,
-    some_of,
-)
+from tests.faults import BOTH, CALLS, FAILED_IN, FIRST_TIMED, LAST_TIMED, FaultCase, in_every_form
 from tests.support import PATIENCE, ROUNDS, SMALL, Finished, Scene, Started
 
 # The real clock, and evaluates so short that rounds take 0.05 s: for what takes time.
 REAL = {"CLOCK": "real", "LATENCY": "fp16:2000,w8a16:2000,w8a8:1000"}
 
 
-def job(variants: Sequence[str] = BOTH, config: str = "64x8x2", forms: Sequence[str] = faults.FORMS,
-        **more: Any) -> Job:
-    """Return a job of the Neural Engine; Job's own fields and settings may be given."""
-    own = {name: more.pop(name) for name in Job._fields if name in more}
-    defaults = ane_bench.ORIGINAL_SETTINGS if more.get("original") else Settings(seconds=0)
-    return Job(**{"engine": "ane", "config": Config.parse(config), "variants": variants,
-                  "settings": defaults._replace(**more), "forms": dict.fromkeys(variants, forms),
-                  "apart": bool(more.get("original")), **own})
+def job(config: str = "64x8x2", forms: Sequence[str] = faults.FORMS, seconds: float = 0,
+        apart: bool = False, original: bool = False) -> Job:
+    """Return a job of the Neural Engine."""
+    settings = ane_bench.ORIGINAL_SETTINGS if original else Settings(seconds=seconds)
+    return Job("ane", Config.parse(config), BOTH, settings, dict.fromkeys(BOTH, forms),
+               apart=apart or original)
 
 
 class MessagesTest(support.StandinCase):
     """What a worker sends of a job, and what it does if it is asked to stop."""
 
-    def sent(self, job: Job, act: Optional[Callable[[Worker, dict[str, Any]], None]] = None,
+    def sent(self, job: Job, stop: Callable[[dict[str, Any]], bool] = lambda message: False,
              **settings: Any) -> list[dict[str, Any]]:
-        """Return all messages of a worker with this job but ticks; `act` hears each."""
+        """Return all messages of a worker with this job but ticks; ask it to stop after some."""
         found = []
         with self.here(**settings), Worker(PATIENCE, job) as worker:
             for message in worker.messages():
-                if message["kind"] != "tick":
-                    found.append(message)
-                if act:
-                    act(worker, message)
+                found += [message] if message["kind"] != "tick" else []
+                if stop(message):
+                    worker._write(b"\n")
         return found
+
+    def cells(self, sent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the cells among messages."""
+        return [message["cell"] for message in sent if message["kind"] == "cell"]
 
     def test_the_way_of_a_job(self) -> None:
         sent = self.sent(job())
@@ -72,61 +60,36 @@ class MessagesTest(support.StandinCase):
         rest = [word for word in words[28:] if word != "evaluate"]
         self.assertEqual(rest, ["cell", "cell", "verify", "verify", "cell", "cell",
                                 *["unload", "purge"] * 2, "end"])
-        first, *_, last = (message["cell"] for message in sent
-                           if message["kind"] == "cell" and message["variant"] == "w8a8")
+        _, first, _, last = self.cells(sent)
         self.assertEqual((len(first["samples_ns"]), first.get("verified")), (ROUNDS, None))
         self.assertEqual((last["samples_ns"], last["verified"]["ok"]), (first["samples_ns"], True))
 
     def test_rounds_are_not_all_reported(self) -> None:
-        sent = self.sent(job(seconds=1000.0))  # of a clock that jumps
+        sent = self.sent(job(seconds=1000))  # of a clock that jumps
         rounds = [message["number"] for message in sent if "number" in message]
-        count = len(next(message for message in sent if message["kind"] == "cell")
-                    ["cell"]["samples_ns"])
+        count = len(self.cells(sent)[0]["samples_ns"])
         self.assertGreater(count, 500)
         self.assertLess(len(rounds), count / 10)
         self.assertEqual(rounds, sorted(set(rounds)))
 
-    def test_it_stops_after_its_round_and_checks_what_was_measured(self) -> None:
-        def stop(worker: Worker, message: dict[str, Any]) -> None:
-            if message.get("number", 0) > ROUNDS + 3 and not worker.stopping:
-                with contextlib.suppress(KeyboardInterrupt):
-                    worker._interrupt(signal.SIGINT, None)
-        sent = self.sent(job(seconds=15.0), stop, **REAL)
-        cells = {message["variant"]: message["cell"] for message in sent
-                 if message["kind"] == "cell"}
-        for cell in cells.values():
-            self.assertEqual((cell["status"], cell["verified"]["ok"]), ("ok", True))
-            self.assertEqual(len(cell["samples_ns"]) % 2, 0)
-            self.assertTrue(ROUNDS < len(cell["samples_ns"]) < 100, "of 300 in 15 s")
-        self.assertEqual(self.scene.models(), [])
-
     def test_it_stops_before_there_are_enough_rounds(self) -> None:
-        def stop(worker: Worker, message: dict[str, Any]) -> None:
-            if message.get("number") == 1:
-                worker._write(b"\n")
-        sent = self.sent(job(seconds=15.0), stop, **REAL)
-        cells = [message["cell"] for message in sent if message["kind"] == "cell"]
+        cells = self.cells(self.sent(job(seconds=15), lambda message: message.get("number") == 1,
+                                     **REAL))
         self.assertEqual({cell["status"] for cell in cells}, {"failed"})
         self.assertRegex(cells[0]["error"], f"^interrupted after [0-9]+ of {ROUNDS} rounds$")
         self.assertNotIn("samples_ns", cells[0])
 
-    def test_variants_apart_are_loaded_one_after_the_other(self) -> None:
-        for more in ({"apart": True}, {"original": True, "forms": ["original/1.3"]}):
-            with self.subTest(more):
-                self.log.unlink(missing_ok=True)
-                sent = self.sent(job(config="64x32x2", **more))
-                words = [call.split()[0] for call in self.calls()]
-                loads = [word for word in words if word in ("load", "unload")]
-                self.assertEqual(loads, ["load", "unload"] * 2)
-                cells = [message["cell"] for message in sent if message["kind"] == "cell"]
-                self.assertEqual({cell["status"] for cell in cells}, {"ok"})
-                self.assertEqual({cell.get("apart") for cell in cells}, {more.get("apart")})
+    def test_variants_of_the_original_are_loaded_one_after_the_other(self) -> None:
+        sent = self.sent(job(config="64x32x2", original=True, forms=["original/1.3"]))
+        words = [call.split()[0] for call in self.calls()]
+        self.assertEqual([word for word in words if word in ("load", "unload")],
+                         ["load", "unload"] * 2)
+        self.assertEqual({(cell["status"], cell.get("apart")) for cell in self.cells(sent)},
+                         {("ok", None)})
 
     def test_asked_to_stop_between_variants_it_loads_no_more(self) -> None:
-        def stop(worker: Worker, message: dict[str, Any]) -> None:
-            if message["kind"] == "cell":
-                worker._write(b"\n")
-        sent = self.sent(job(apart=True), stop, FAULT="fp16/unload:slow=0.5")
+        sent = self.sent(job(apart=True), lambda message: message["kind"] == "cell",
+                         FAULT="fp16/unload:slow=0.5")
         self.assertEqual({message["variant"] for message in sent if message["kind"] == "cell"},
                          {"fp16"})
         self.assertEqual(sum(call.startswith("compile ") for call in self.calls()), 1)
@@ -134,11 +97,8 @@ class MessagesTest(support.StandinCase):
     def test_it_cleans_up_when_its_parent_is_gone(self) -> None:
         cache = self.directory / "cache"
         cache.mkdir()
-        with self.here(CACHE=cache, **REAL), \
-                Worker(PATIENCE, job(seconds=15.0)) as worker:
-            for message in worker.messages():
-                if message.get("number"):
-                    break
+        with self.here(CACHE=cache, **REAL), Worker(PATIENCE, job(seconds=15)) as worker:
+            next(message for message in worker.messages() if message.get("number"))
             self.assertEqual(len(list(cache.iterdir())), 2)
             assert worker._process.stdin
             worker._process.stdin.close()
@@ -147,56 +107,24 @@ class MessagesTest(support.StandinCase):
         self.assertEqual(sum(call.startswith("unload") for call in self.calls()), 2)
         self.assertEqual(self.scene.models(), [])
 
-    def test_the_rest_after_a_refused_compile(self) -> None:
-        """The wait is a stage, whose limit is what is left of it."""
-        refusing = job(rest_until=time.monotonic() + 0.4)
-        with support.environment(ANE_BENCH_STANDIN_REST="0.4"):
-            sent = self.sent(refusing, REFUSE="w8a8/standard")
-        rests = [message for message in sent if message.get("stage") == "rest"]
-        self.assertEqual([message["variant"] for message in rests], ["fp16"] + ["w8a8"] * 3)
-        for message in rests:
-            self.assertTrue(0 < message["limit"] <= 0.4, message)
-        self.assertEqual(sum(message["kind"] == "refused" for message in sent), 3)
 
-    def test_it_does_not_send_what_a_library_prints(self) -> None:
-        sent = self.sent(job(), FAULT="compile:rubbish;evaluate:rubbish")
-        self.assertEqual([message["cell"]["status"] for message in sent
-                          if message["kind"] == "cell"], ["ok"] * 4)
-
-    def test_checks_are_sent_until_one_fails_that_all_need(self) -> None:
-        for settings, last in (({}, None), ({"SYSCTL": "sysctl.proc_translated=1"}, "platform")):
-            with self.here(**settings), Worker(PATIENCE) as worker:
-                sent = list(worker.messages())
-            found = [message["finding"] for message in sent if message["kind"] == "check"]
-            self.assertEqual([finding["name"] for finding in found if finding["state"] == "FAIL"],
-                             [last] if last else [])
-            names = [check.name for check in ane_bench.checks()]
-            begun = [message["stage"] for message in sent if message["kind"] == "stage"]
-            self.assertEqual(begun, [*names[:names.index(last) + 1 if last else None], "end"])
-
-
-# --------------------------------------------------------------------------------------------------
-# A fault in the first worker
-# --------------------------------------------------------------------------------------------------
+# A fault in the first worker.
 
 # The stages that have another name in the record.
 RECORDED = {"identifier": "files", "localModelPath": "files", "surfaceobject": "request",
             "lock": "surface"}
-# After the figures were taken.
-LATE = ("unload", "purge")
-# A load is tried again for two seconds in each form.
-ONE_FORM = ("--form", "standard/1.3")
+LATE = ("unload", "purge")  # after the figures were taken
+ONE_FORM = ("--form", "standard/1.3")  # a load is tried again for two seconds in each form
 
 
 class Fault(NamedTuple):
     """A fault that the first worker meets, and what must come of it.
 
-    `fault` is the stand-in's; `act` is called when the stand-in is `at` a call for the `times`-th
-    time; `prepare` comes before all. The variants that `failed` do so in a stage (of `A|B` the
-    first in A, the other in B), for a reason (a pattern); the others are measured. A second
-    configuration follows if nothing else shows that the run goes on; `later` is the reason for
-    which it fails, if it does. `warned` is a warning. With `ends_badly` the worker cannot release
-    what it holds; with `waits` the time limit is a short one.
+    `fault` is the stand-in's; `act` is called when the stand-in is `at` a stage, `prepare` before
+    all. The variants that `failed` do so in a stage (of `A|B` the first in A), for a reason (a
+    pattern); the others are measured. A second configuration follows if nothing else shows that the
+    run goes on; it fails if there is a reason for that, `later`. `warned` is a warning. With
+    `ends_badly` the worker cannot release what it holds; with `waits` the time limit is short.
     """
 
     name: str
@@ -205,9 +133,8 @@ class Fault(NamedTuple):
     failed: Sequence[str] = BOTH
     fault: str = ""
     at: str = ""
-    times: int = 1
-    act: Optional[Callable[[Scene, Started], None]] = None
-    prepare: Optional[Callable[[Scene], None]] = None
+    act: Callable[[Scene, Started], None] = lambda scene, run: None
+    prepare: Callable[[Scene], None] = lambda scene: None
     later: str = ""
     warned: str = ""
     ends_badly: bool = False
@@ -217,54 +144,39 @@ class Fault(NamedTuple):
     def check(self, test: FaultCase, scene: Scene) -> None:
         """Run with the fault in the first worker."""
         scene.drive({"STANDIN_FAULT": ""})
-        if self.prepare:
-            self.prepare(scene)
-        if self.fault:
-            scene.settings["FAULT"] = self.fault
+        self.prepare(scene)
         limit = ("--timeout", str(faults.SHORT)) if self.waits else ()
-        configs = faults.BOTH_CONFIGS if self.has_second else SMALL
-        run = scene.start(*configs, "--save", str(scene.saved), *limit, *self.options)
-        if self.act:
-            scene.await_call(run, self.at, self.times)
+        has_second = self.later or tuple(self.failed) == BOTH
+        run = scene.start(*(faults.BOTH_CONFIGS if has_second else SMALL), "--save",
+                          str(scene.saved), *limit, *self.options, settings={"FAULT": self.fault})
+        if self.at:
+            scene.await_call(run, CALLS[self.at], faults.CALLED.get(self.at, 1))
             self.act(scene, run)
         finished = scene.finish(run)
-        self.check_cells(test, scene, finished)
-        warnings = [warning["message"] for warning in scene.record()["warnings"]
-                    if warning["code"] == "unload"]
-        test.assertEqual(bool(warnings), bool(self.warned), warnings)
-        test.assertRegex("\n".join(warnings), self.warned or "^$")
-        if not self.ends_badly:
-            test.check_balance(scene)
-            said = [line for line in scene.workers_said().splitlines() if "NSData.m" not in line]
-            test.assertEqual("rubbish" in self.name, "this is not JSON" in "".join(said))
-            test.assertEqual(said if "rubbish" not in self.name else [], [])
-        test.check_clean(scene, finished)
-
-    @property
-    def has_second(self) -> bool:
-        """Return whether a second configuration is measured."""
-        return bool(self.later) or tuple(self.failed) == BOTH
-
-    def check_cells(self, test: FaultCase, scene: Scene, finished: Finished) -> None:
-        """Check which cells failed and why, by the record and by the table."""
-        results = scene.record()["results"]
         test.assertEqual(finished.code, 1 if self.failed or self.later else 0, finished.errors)
-        names = ["64x8x2", "32x8x2"][:1 + self.has_second]
+        results = scene.record()["results"]
+        names = ["64x8x2", "32x8x2"] if has_second else ["64x8x2"]
         test.assertEqual([result["config"] for result in results], names)
         self.check_result(test, finished, results[0], self.failed, self.stage, self.reason)
         for second in results[1:]:
             self.check_result(test, finished, second, BOTH if self.later else (), "files",
                               self.later)
-        failed = len(self.failed) + (2 if self.later else 0)
-        rows = [line for line in finished.output.splitlines() if line.strip().startswith(FAILED_IN)]
-        test.assertEqual(len(rows), failed, finished.output)
+        failed = re.findall(f"(?m)^ *{FAILED_IN}", finished.output)
+        test.assertEqual(len(failed), len(self.failed) + (2 if self.later else 0), finished.output)
         if self.fault.startswith("w8a8/evaluate:"):
             refused = sum(call.endswith("-> NO") for call in scene.calls())
             test.assertEqual(refused, 1, "it went on after a NO")
+        warnings = warnings_of(scene.record(), "unload")
+        test.assertEqual(bool(warnings), bool(self.warned), warnings)
+        test.assertRegex("\n".join(warnings), self.warned or "^$")
+        if not self.ends_badly:
+            test.check_balance(scene)
+            said = re.sub("(?m)^.*NSData.m.*$", "", scene.workers_said.read_text(errors="replace"))
+            test.assertRegex(said, "this is not JSON" if "rubbish" in self.name else r"\A\s*\Z")
 
     def check_result(self, test: FaultCase, finished: Finished, result: Mapping[str, Any],
                      failed: Sequence[str], stage: str, reason: str) -> None:
-        """Check the cells of a configuration."""
+        """Check the cells of a configuration, by the record and by the table."""
         test.assertEqual(tuple(result["variants"]), BOTH)
         for variant, cell in result["variants"].items():
             if variant in failed:
@@ -280,19 +192,18 @@ class Fault(NamedTuple):
         test.assertEqual(set(result["ratio"]), {"w8a8"} if not failed else set())
 
 
-# --------------------------------------------------------------------------------------------------
-# The engine refuses
-# --------------------------------------------------------------------------------------------------
+# The engine refuses.
 
 def refused(fault: str, stage: str, reason: str, **more: Any) -> Fault:
     """Return a case in which W8A8 alone fails."""
     return Fault(fault, stage, reason, failed=("w8a8",), fault=fault, **more)
 
 
-NIL, UNICODE = f"^{faults.NIL}", faults.TOLD_IN_UNICODE
+NIL, NO_ERROR, SAID_NO = "the result is nil", "no NSError was given", "evaluate returned NO: "
+UNICODE = "le modèle « x » a été refusé — 失敗 ✗ 𝛑"
 REFUSALS = [
-    refused("w8a8/descriptor:nil", "descriptor", in_every_form(faults.NIL)),
-    refused("w8a8/model:nil", "model", in_every_form(faults.NIL)),
+    refused("w8a8/descriptor:nil", "descriptor", in_every_form(NIL)),
+    refused("w8a8/model:nil", "model", in_every_form(NIL)),
     refused("w8a8/identifier:nil", "files", "expected a directory ''"),
     refused("w8a8/compile:no", "compile",
             in_every_form(r"com\.apple\.\S+ 1: .*, caused by com\.apple\.\S+ 1: .* refuse at co")),
@@ -303,17 +214,13 @@ REFUSALS = [
     refused("w8a8/load:unicode", "load", UNICODE, options=ONE_FORM),
     Fault("load:once", fault="load:once", failed=()),
     refused("surface:nil@3", "surface", "IOSurfaceCreate failed for 65536 bytes"),
-    refused("surface:nil@4", "surface", "IOSurfaceCreate failed for 65536 bytes"),
-    refused("surfaceobject:nil@3", "request", NIL),
-    refused("request:nil@2", "request", NIL),
-    refused("w8a8/evaluate:no", "warm-up",
-            rf"^{SAID_NO}com\.apple\.\w+ 8: .* refuse at evaluate$"),
+    refused("surfaceobject:nil@3", "request", f"^{NIL}"),
+    refused("request:nil@2", "request", f"^{NIL}"),
+    refused("w8a8/evaluate:no", "warm-up", rf"^{SAID_NO}com\.apple\.\w+ 8: .* refuse at evaluate$"),
     refused("w8a8/evaluate:silent", "warm-up", f"^{SAID_NO}{NO_ERROR}$"),
-    refused("w8a8/evaluate:no@2", "warm-up", f"^{SAID_NO}com"),
     refused(f"w8a8/evaluate:no@{FIRST_TIMED - 1}", "evaluate", f"^{SAID_NO}com"),
     refused(f"w8a8/evaluate:silent@{FIRST_TIMED}", "evaluate", f"^{SAID_NO}{NO_ERROR}"),
     refused(f"w8a8/evaluate:no@{LAST_TIMED}", "evaluate", f"^{SAID_NO}com"),
-    refused(f"w8a8/evaluate:unicode@{LAST_TIMED}", "evaluate", UNICODE),
     Fault("lock:no", "surface", "^IOSurfaceLock returned 0xe00002c2$", fault="lock:no"),
     # A run can do without it: the model's directory is then made from the identifier.
     Fault("localModelPath:nil", fault="localModelPath:nil", failed=()),
@@ -322,22 +229,24 @@ REFUSALS = [
     Fault("unload:silent", fault="unload:silent", failed=(), warned=rf"W8A8 .*\({NO_ERROR}\)"),
     Fault("unload:unicode", fault="unload:unicode", failed=(), warned=UNICODE),
     Fault("purge:nil", fault="purge:nil", failed=()),
+    # What a library prints is no message.
+    *(Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
+      for stage in ("compile", "evaluate", "unload")),
 ]
 
-# --------------------------------------------------------------------------------------------------
-# The worker exits, is killed, or hangs
-# --------------------------------------------------------------------------------------------------
+# The worker exits, is killed, or hangs.
 
+KILLED_BY, EXITED_WITH = "was killed by ", "exited with code "
 # How a worker ends at each stage, and what is then told.
-ENDS = {"raise": f"({faults.KILLED_BY}SIGABRT|{faults.EXITED_WITH}1): .*"
+ENDS = {"raise": f"({KILLED_BY}SIGABRT|{EXITED_WITH}1): .*"
                  "reason: *the stand-in was told to raise at {stage}",
-        "crash": f"{faults.KILLED_BY}SIGSEGV", "exit": WITHOUT_RESULT}
+        "crash": f"{KILLED_BY}SIGSEGV", "exit": faults.WITHOUT_RESULT}
 HUNG = f"{faults.HANGS}; {faults.SERVICE}|^{faults.NOT_MEASURED}"
 
 
 def ending(stage: str, kind: str, told: str) -> Fault:
     """Return a case in which the worker exits at a stage, or hangs there."""
-    fault, reason, waits = at_stage(stage, kind), told.format(stage=stage), kind == "hang"
+    fault, reason, waits = faults.at_stage(stage, kind), told.format(stage=stage), kind == "hang"
     if waits and stage == "evaluate":  # the first, as the limit of a round is ten times its pace
         return Fault("evaluate:hang", "warm-up", "no progress for 4 s", fault="evaluate:hang",
                      failed=("fp16",), ends_badly=True, waits=True)
@@ -351,115 +260,104 @@ def ending(stage: str, kind: str, told: str) -> Fault:
 
 
 def sent(number: signal.Signals, stage: str, reason: str, seconds: float = PATIENCE) -> Fault:
-    """Return a case in which somebody sends the worker a signal during a call that takes some
-    seconds."""
+    """Return a case in which somebody sends the worker a signal during a call of some seconds."""
     stops, ends_badly = number == signal.SIGSTOP, number != signal.SIGTERM
     stages = f"{stage}|start" if stops else RECORDED.get(stage, stage)
-    return Fault(f"{stage}: {number.name} from outside", stages, reason, ends_badly=ends_badly,
-                 failed=BOTH if stops else ("fp16",), waits=stops, at=CALLS[stage],
-                 times=CALLED.get(stage, 1), fault=at_stage(stage, f"slow={seconds}"),
+    return Fault(f"{stage}: {number.name}", stages, reason, ends_badly=ends_badly,
+                 failed=BOTH if stops else ("fp16",), waits=stops, at=stage,
+                 fault=faults.at_stage(stage, f"slow={seconds}"),
                  act=lambda scene, run: os.kill(run.worker(), number))
 
 
-ENDINGS = some_of([ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()],
-                  "compile evaluate unload purge", "ends of a worker")
-# SIGTERM is answered when the call returns: the worker cleans up.
-KILLS = [sent(number, stage, f"^the worker {ending}", seconds)
-         for stage in ("identifier", "compile", "evaluate")
-         for number, ending, seconds in (
-             (signal.SIGKILL, f"{faults.KILLED_BY}SIGKILL", PATIENCE),
-             (signal.SIGTERM, f"{faults.EXITED_WITH}143", 1))]
-HANGING = some_of([*(ending(stage, "hang", faults.HANGS) for stage in CALLS),
-                   sent(signal.SIGSTOP, "compile", HUNG)],
-                  "compile load evaluate unload SIGSTOP", "workers that hang")
-RUBBISH = [Fault(f"{stage}:rubbish", fault=f"{stage}:rubbish", failed=())
-           for stage in ("compile", "evaluate", "unload")]
+ENDINGS = [
+    *(ending(stage, "hang", faults.HANGS) for stage in CALLS),
+    sent(signal.SIGSTOP, "compile", HUNG),
+    *(ending(stage, kind, told) for stage in CALLS for kind, told in ENDS.items()),
+    # SIGTERM is answered when the call returns: the worker cleans up.
+    *(sent(number, stage, f"^the worker {how}", seconds)
+      for stage in ("identifier", "compile", "evaluate")
+      for number, how, seconds in ((signal.SIGKILL, f"{KILLED_BY}SIGKILL", PATIENCE),
+                                   (signal.SIGTERM, f"{EXITED_WITH}143", 1)))]
 
-# --------------------------------------------------------------------------------------------------
-# The temporary directory
-# --------------------------------------------------------------------------------------------------
-
-
-def remove_temporary(scene: Scene, run: Started) -> None:
-    shutil.rmtree(scene.temporary)
-
+# The temporary directory.
 
 def make_file(scene: Scene) -> None:
     scene.temporary.rmdir()
     scene.temporary.write_text("no directory")
 
 
-def make_missing(scene: Scene) -> None:
-    scene.temporary.rmdir()
+def make_small(scene: Scene) -> None:
+    """Let no file hold the first configuration's fp16 weights of 16.2 KiB."""
+    scene.prefix = faults.limited(16 << 10)
 
 
 def make_read_only(scene: Scene) -> None:
-    faults.read_only(scene, scene.temporary)
-
-
-def make_full(scene: Scene) -> None:
-    """Too small for the first configuration's fp16 weights of 16.2 KiB; all else fits."""
-    faults.small_disk(scene, scene.temporary, 20 << 10, 16 << 10)
+    """Let the temporary directory be one that cannot be written. Root can write everywhere, until
+    it gives that right away."""
+    scene.temporary.chmod(0o500)
+    scene.closing.callback(scene.temporary.chmod, 0o700)
+    if os.geteuid() == 0:
+        scene.prefix = faults.through("ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)")  # CAP_DAC_OVERRIDE
+        make = f"import os; os.mkdir({str(scene.temporary / 'x')!r})"
+        probe = subprocess.run([*scene.prefix, sys.executable, "-I", "-c", make],
+                               capture_output=True, check=False)
+        if probe.returncode != 1:
+            raise unittest.SkipTest("root can write everywhere here")
 
 
 # The record names the temporary directory by an ellipsis. One that is missing is made.
 DIRECTORIES = [
     Fault("TMPDIR read-only", "files", "…/.*: (Permission denied|Read-only file system)$",
           prepare=make_read_only, later="Permission denied|Read-only"),
-    Fault("TMPDIR full", "files",
-          "…/[^:]*: (No space left on device|File too large)$", failed=("fp16",),
-          prepare=make_full),
-    Fault("TMPDIR missing", prepare=make_missing, failed=()),
+    Fault("TMPDIR full", "files", "…/[^:]*: File too large$", failed=("fp16",),
+          prepare=make_small),
+    Fault("TMPDIR missing", prepare=lambda scene: scene.temporary.rmdir(), failed=()),
     Fault("TMPDIR a file", "files", "…/.*: Not a directory$", prepare=make_file,
           later="Not a directory$"),
     *(Fault(f"TMPDIR deleted at {stage}", failed=(), fault=faults.slow(f"fp16/{stage}", 0.5),
-            at=f"{stage} fp16", act=remove_temporary) for stage in ("compile", "load")),
+            at=stage, act=lambda scene, run: shutil.rmtree(scene.temporary))
+      for stage in ("compile", "load")),
     refused("w8a8/compile:killdir", "compile", in_every_form(".*InvalidMILProgram")),
     *(Fault(f"{stage}:killdir", fault=f"{stage}:killdir", failed=())
       for stage in ("load", "evaluate", "unload", "purge")),
 ]
 
+
 class WorkerFaultTest(FaultCase):
     """All of these tables."""
 
+    def check_faults(self, cases: Sequence[Fault], usually: str, at_a_time: int = 2) -> None:
+        """Check all faults of a table, or usually those with such a name."""
+        self.check_table([(case.name, case.check) for case in cases], usually, at_a_time)
+
     def test_refusals(self) -> None:
-        self.check_table(REFUSALS)
+        self.check_faults(REFUSALS, "descriptor|silent|unicode|@2|@3|compile:rubbish")
 
     def test_endings(self) -> None:
-        # Those that hang leave the machine idle.
-        self.check_table([*HANGING, *ENDINGS], len(HANGING) + support.AT_A_TIME)
-
-    @support.long_test
-    def test_kills(self) -> None:
-        self.check_table(KILLS)
-
-    def test_rubbish(self) -> None:
-        self.check_table(RUBBISH[:1] if not support.ALL else RUBBISH)
+        self.check_faults(ENDINGS, "compile:hang|SIGSTOP|evaluate:raise|unload:crash|purge:exit",
+                          at_a_time=8)  # those that hang leave the machine idle
 
     def test_directories(self) -> None:
-        self.check_table(DIRECTORIES)
+        self.check_faults(DIRECTORIES, "read-only|full|deleted at compile|evaluate:killdir")
+
 
 @support.long_test
-class SecondPassTest(faults.SecondPass, WorkerFaultTest):
+class SecondPassTest(WorkerFaultTest):
     """The same under `-X dev -W error`."""
 
+    options = faults.STRICT
 
-# --------------------------------------------------------------------------------------------------
-# What was measured survives, and what was not is seen
-# --------------------------------------------------------------------------------------------------
+
+# What was measured survives, and what was not is seen.
 
 def cells_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return all cells of a record."""
     return [cell for result in record["results"] for cell in result["variants"].values()]
 
 
-def patched_module(directory: Path, code: str) -> Path:
-    """Return a copy of the module in which some code is run last, before anything is measured."""
-    text = support.MODULE.read_text(encoding="utf-8")
-    end = text.rindex('if __name__ == "__main__":')
-    path = directory / "patched.py"
-    path.write_text(f"{text[:end]}{code}\n\n\n{text[end:]}", encoding="utf-8")
-    return path
+def warnings_of(record: Mapping[str, Any], code: str) -> list[str]:
+    """Return the texts of a record's warnings of a kind."""
+    return [warning["message"] for warning in record["warnings"] if warning["code"] == code]
 
 
 class SurvivalTest(support.StandinCase):
@@ -467,7 +365,11 @@ class SurvivalTest(support.StandinCase):
 
     def test_failures_while_verifying(self) -> None:
         def check(scene: Scene, code: str) -> None:
-            scene.module = patched_module(scene.directory, f"def verify(*_):\n    {code}")
+            text = support.MODULE.read_text(encoding="utf-8")
+            end = text.rindex('if __name__ == "__main__":')
+            scene.module = scene.directory / "patched.py"
+            scene.module.write_text(f"{text[:end]}def verify(*_):\n    {code}\n\n\n{text[end:]}",
+                                    encoding="utf-8")
             record = self.record_in(scene, *SMALL, code=1)
             for cell, ms in zip(cells_of(record), (140, 70)):
                 self.assertEqual((cell["status"], cell["stage"]), ("failed", "verify"), cell)
