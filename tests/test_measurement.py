@@ -28,25 +28,37 @@ def lasting(ms: float) -> Latency:
     return lambda variant, count: ms * 1e6
 
 
+def rising(ms: Mapping[str, float], factor: float, tau_s: float) -> Latency:
+    """Return latencies under a clock that rises: `factor` times as long at first, the excess less
+    by e in each `tau_s` of work."""
+    excess = factor - 1
+
+    def latency(variant: str, count: int) -> float:
+        nonlocal excess
+        ns = ms[variant] * 1e6 * (1 + excess)
+        excess *= math.exp(-ns / (tau_s * 1e9))
+        return ns
+
+    return latency
+
+
 class FakeEngine:
     """An engine whose evaluates take the ns that `latency` returns, by variant and the count of
     evaluates before.
 
-    Its clock moves in steps of `tick_ns`. It tells the order of calls in `log`. Programs whose
-    variant and form hold a word of `refuse` are refused; evaluates of a variant fail from the
-    `fail_from`-th on, and reading pixels from the `unreadable`-th time on."""
+    It tells the order of calls in `log`. Programs whose variant and form hold a word of `refuse`
+    are refused; evaluates of a variant fail from the `fail_from`-th on, and reading pixels from the
+    `unreadable`-th time on."""
 
-    def __init__(self, latency: Latency = steady, tick_ns: float = 1.0, refuse: str = "",
-                 fail_from: float = math.inf, unreadable: float = math.inf) -> None:
-        self.latency, self.tick_ns, self.refuse = latency, tick_ns, refuse.split()
+    tick_ns = 1.0
+
+    def __init__(self, latency: Latency = steady, refuse: str = "", fail_from: float = math.inf,
+                 unreadable: float = math.inf) -> None:
+        self.latency, self.refuse = latency, refuse.split()
         self.fail_from, self.unreadable = fail_from, unreadable
         self.ns, self.count = 0.0, 0
         self.log: list[str] = []
-        self.now: Callable[[], int] = self.reading
-
-    def reading(self) -> int:
-        """Return the clock's reading."""
-        return int(self.ns // self.tick_ns)
+        self.now: Callable[[], int] = lambda: int(self.ns)
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[None]:
@@ -105,13 +117,13 @@ class FakeEvents:
     def __init__(self, engine: FakeEngine, stop_at: float = math.inf) -> None:
         self.engine, self.stop_at = engine, stop_at
         self.current, self.refusals, self.stopping = "start", 0, stop_at <= 0
-        self.stages: list[tuple[str, str, float]] = []
+        self.stages: list[str] = []
         self.rounds: list[tuple[str, float, int, Mapping[str, Sequence[float]]]] = []
 
     def stage(self, name: str, variant: str, limit: float = 0.0) -> None:
         """Note a stage."""
         self.current = name
-        self.stages.append((name, variant, limit))
+        self.stages.append(name)
 
     def round(self, variants: str, limit: float, number: int,
               paces: Mapping[str, Sequence[float]]) -> None:
@@ -233,7 +245,7 @@ class RoundsTest(unittest.TestCase):
         engine = FakeEngine(lambda variant, count: steady(variant, count) * (1 + (count > 600)))
         events = FakeEvents(engine)
         measured(engine, seconds=0, events=events)
-        self.assertNotIn("evaluate", [name for name, _, _ in events.stages])
+        self.assertNotIn("evaluate", events.stages)
         for variants, limit, _, _ in events.rounds:
             self.assertEqual(variants, "fp16,w8a8")
             self.assertAlmostEqual(limit, 10 * (14 * 0.002 + 26 * 0.001))
@@ -260,10 +272,6 @@ class RoundsTest(unittest.TestCase):
         self.assertEqual({variants for variants, _, _, _ in events.rounds}, {"fp16,w8a8"})
         self.assertEqual(len(cells[2].samples_ns), 12)
 
-
-class StopTest(unittest.TestCase):
-    """The user interrupts: what was measured stays if it is enough."""
-
     def test_before_twelve_rounds_the_cells_fail(self) -> None:
         for stop_at in (0, 1, 11):
             engine = FakeEngine()
@@ -283,10 +291,6 @@ class StopTest(unittest.TestCase):
                 self.assertEqual((len(trial.cell.samples_ns), len(trial.outputs)), (count, 2))
             self.assertIn("read fp16", rounds_of(engine)[-1])
 
-
-class SizeTest(unittest.TestCase):
-    """Of too many samples only the medians are kept."""
-
     def test_medians_from_the_first_round_on(self) -> None:
         def latency(variant: str, count: int) -> float:
             return 1e6 + 1000 * (count * 7919 % 101)
@@ -303,6 +307,51 @@ class SizeTest(unittest.TestCase):
                                           cell.medians_ns[-1]])
         self.assertEqual(cell.ms, {name: whole.ms[name] for name in ("value", "ci95")})
         self.assertEqual(set(whole.ms), {"value", "ci95", "mean", "min", "p95"})
+
+    def test_two_and_three_variants(self) -> None:
+        times = {"fp16": 10e6, "w8a16": 7.5e6, "w8a8": 5e6}
+        for variants in (BOTH, BOTH[::-1], ALL_THREE):
+            for slower in (1.1, 1.5):
+                engine = FakeEngine()
+
+                def latency(variant: str, count: int, log: list[str] = engine.log,
+                            slower: float = slower) -> float:
+                    began = max((place for place, entry in enumerate(log)
+                                 if entry.startswith("round")), default=0)
+                    return times[variant] * (slower if "pool" in log[began + 2:] else 1)
+
+                engine.latency = latency
+                cells = measured(engine, variants, (), seconds=0)
+                for cell in cells[1:]:
+                    true = times[variants[0]] / times[cell.variant]
+                    self.assertAlmostEqual(cell.ratio["value"], true, places=6)
+                    self.assertTrue(cell.ratio["ci95"][0] <= true <= cell.ratio["ci95"][1])
+
+
+class WarmupTest(unittest.TestCase):
+    """The warm-up lasts until times are steady."""
+
+    def test_a_rising_clock_changes_times_and_ratio_by_less_than_a_hundredth(self) -> None:
+        for ms in (0.2, 2.0, 15.0):
+            for tau_s in (0.06, 0.25):
+                for variants in (BOTH, ("fp16",), ALL_THREE):
+                    with self.subTest(ms=ms, tau_s=tau_s, variants=variants):
+                        times = {"fp16": ms, "w8a16": ms / 1.5, "w8a8": ms / 2}
+                        cells = measured(FakeEngine(rising(times, 2.8, tau_s)), variants)
+                        for cell in cells:
+                            self.assertAlmostEqual(cell.ms["value"] / times[cell.variant], 1,
+                                                   delta=0.01)
+                        for cell in cells[1:]:
+                            ratio = cell.ratio["value"] * times[cell.variant] / ms
+                            self.assertAlmostEqual(ratio, 1, delta=0.01)
+
+    def test_it_takes_half_a_second_to_three_seconds(self) -> None:
+        for latency, least, most in ((steady, 0.5, 0.8),
+                                     (lambda _, count: 1e6 * 1.001 ** count, 3.0, 3.6)):
+            engine = FakeEngine(latency)
+            trial, = measure(engine, ("fp16",), seconds=0)
+            began = trial.turns[0][0] - engine.latency("fp16", 0)  # the uncounted evaluate
+            self.assertTrue(least <= began / 1e9 <= most, began)
 
 
 class FailureTest(unittest.TestCase):
@@ -334,6 +383,20 @@ class FailureTest(unittest.TestCase):
         fp16, w8a8 = measured(FakeEngine(latency), seconds=0)
         self.assertTrue(fp16.ok)
         self.assertRegex(w8a8.failure, "^failed in stage evaluate: ZeroDivisionError: ")
+
+    def test_still_or_backwards(self) -> None:
+        """For good, or once, which is seen in the end."""
+        for start, times, stage in ((0, math.inf, "warm-up"), (500, math.inf, "warm-up"),
+                                    (1100, math.inf, "evaluate"), (1100, 1, "evaluate")):
+            for ns in (-1e6, 0):
+                with self.subTest(start=start, times=times, ns=ns):
+                    engine = FakeEngine()
+                    engine.latency = (lambda _, count, start=start, times=times,  # type: ignore
+                                      ns=ns: ns if start <= count < start + times else 1e6)
+                    cell, = measured(engine, ("fp16",), seconds=2)
+                    self.assertEqual((cell.status, cell.stage, cell.samples_ns),
+                                     ("failed", stage, []))
+                    self.assertRegex(cell.error or "", f"^the clock moved on by {ns:.0f} ticks ")
 
 
 class FormsTest(unittest.TestCase):
@@ -369,86 +432,6 @@ class FormsTest(unittest.TestCase):
     def test_a_fixed_one(self) -> None:
         for form, tried in (("auto", ane_bench.FORMS), ("original/1.3", ("original/1.3",))):
             self.assertEqual(ane_bench.attempts(Settings(form=form)), tried)
-
-
-class Rising:
-    """Latencies in ns under a clock that rises: `factor` times as long at first, less by e in each
-    `tau_s` of work."""
-
-    def __init__(self, ms: dict[str, float], factor: float, tau_s: float) -> None:
-        self.ms, self.excess, self.tau_ns = ms, factor - 1, tau_s * 1e9
-
-    def __call__(self, variant: str, count: int) -> float:
-        ns = self.ms[variant] * 1e6 * (1 + self.excess)
-        self.excess *= math.exp(-ns / self.tau_ns)
-        return ns
-
-
-class WarmupTest(unittest.TestCase):
-    """The warm-up lasts until times are steady."""
-
-    def test_a_rising_clock_changes_times_and_ratio_by_less_than_a_hundredth(self) -> None:
-        for ms in (0.2, 2.0, 15.0):
-            for tau_s in (0.06, 0.25):
-                for variants in (BOTH, ("fp16",), ALL_THREE):
-                    with self.subTest(ms=ms, tau_s=tau_s, variants=variants):
-                        times = {"fp16": ms, "w8a16": ms / 1.5, "w8a8": ms / 2}
-                        cells = measured(FakeEngine(Rising(times, 2.8, tau_s)), variants)
-                        for cell in cells:
-                            self.assertAlmostEqual(cell.ms["value"] / times[cell.variant], 1,
-                                                   delta=0.01)
-                        for cell in cells[1:]:
-                            ratio = cell.ratio["value"] * times[cell.variant] / ms
-                            self.assertAlmostEqual(ratio, 1, delta=0.01)
-
-    def test_it_takes_half_a_second_to_three_seconds(self) -> None:
-        for latency, least, most in ((steady, 0.5, 0.8),
-                                     (lambda _, count: 1e6 * 1.001 ** count, 3.0, 3.6)):
-            engine = FakeEngine(latency)
-            trial, = measure(engine, ("fp16",), seconds=0)
-            began = trial.turns[0][0] - engine.latency("fp16", 0)  # the uncounted evaluate
-            self.assertTrue(least <= began / 1e9 <= most, began)
-
-
-class ClockTest(unittest.TestCase):
-    """A clock that stands still or runs backwards means a failed cell, and an end."""
-
-    def test_still_or_backwards(self) -> None:
-        """For good, or once, which is seen in the end."""
-        for start, times, stage in ((0, math.inf, "warm-up"), (500, math.inf, "warm-up"),
-                                    (1100, math.inf, "evaluate"), (1100, 1, "evaluate")):
-            for ns in (-1e6, 0):
-                with self.subTest(start=start, times=times, ns=ns):
-                    engine = FakeEngine()
-                    engine.latency = (lambda _, count, start=start, times=times,  # type: ignore
-                                      ns=ns: ns if start <= count < start + times else 1e6)
-                    cell, = measured(engine, ("fp16",), seconds=2)
-                    self.assertEqual((cell.status, cell.stage, cell.samples_ns),
-                                     ("failed", stage, []))
-                    self.assertRegex(cell.error or "", f"^the clock moved on by {ns:.0f} ticks ")
-
-
-class OrderTest(unittest.TestCase):
-    """The place of a variant in its rounds leaks into no ratio."""
-
-    def test_two_and_three_variants(self) -> None:
-        times = {"fp16": 10e6, "w8a16": 7.5e6, "w8a8": 5e6}
-        for variants in (BOTH, BOTH[::-1], ALL_THREE):
-            for slower in (1.1, 1.5):
-                engine = FakeEngine()
-
-                def latency(variant: str, count: int, log: list[str] = engine.log,
-                            slower: float = slower) -> float:
-                    began = max((place for place, entry in enumerate(log)
-                                 if entry.startswith("round")), default=0)
-                    return times[variant] * (slower if "pool" in log[began + 2:] else 1)
-
-                engine.latency = latency
-                cells = measured(engine, variants, (), seconds=0)
-                for cell in cells[1:]:
-                    true = times[variants[0]] / times[cell.variant]
-                    self.assertAlmostEqual(cell.ratio["value"], true, places=6)
-                    self.assertTrue(cell.ratio["ci95"][0] <= true <= cell.ratio["ci95"][1])
 
 
 class CellTest(unittest.TestCase):
