@@ -268,7 +268,3 @@ class Throttling(unittest.TestCase):
                     rounds_s=[number / 9 for number in range(9)] + [10, 20, 40])
         self.assertEqual(len(set(cell.sustained["tops"])), 1)
         self.assertEqual(len(cell.sustained["tops"]), 10)
-
-
-if __name__ == "__main__":
-    unittest.main()

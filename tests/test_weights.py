@@ -204,5 +204,3 @@ class InputTest(unittest.TestCase):
             config, "fp16", original=True).blob[128:128 + 8192])
         self.assertTrue(-0.5 <= min(halves) < -0.45 and 0.45 < max(halves) < 0.5)
         self.assertTrue(all(abs(value * 1000 - round(value * 1000)) < 0.3 for value in halves))
-
-
