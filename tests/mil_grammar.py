@@ -258,11 +258,10 @@ class Parser:
 
     def _entry(self) -> tuple[Any, Any]:
         self._expect("{")
-        key = self._literal()
-        self._expect(",")
-        value = self._literal()
-        self._expect("}")
-        return key, value
+        pair = self._several("}", self._literal)
+        if len(pair) != 2:
+            self._fail("expected a key and a value before it,")
+        return pair[0], pair[1]
 
 
 def fits(own: Type, literal: Any) -> bool:

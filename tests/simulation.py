@@ -31,10 +31,9 @@ class Engine(NamedTuple):
     fp16, as an M1 does); fixed (products rounded to multiples of 2**-16, as an M4 does); winograd
     (a 3x3 convolution by F(2x2, 3x3), every intermediate in fp16); winograd32 (the same with sums
     in fp32). store: how activations are stored between layers: fp16, fp32 or bf16. rounding: of
-    stores and of quantize: even, away, floor or zero; the last two only of quantize. steps:
-    quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out. border: of
-    an image: of zeros (constant), or its outermost pixels again (edge).
-    """
+    stores and of quantize: even, away, or floor, only of quantize. steps: quantized activations are
+    multiples of 1/steps; 0 leaves quantize and dequantize out. border: of an image: of zeros
+    (constant), or its outermost pixels again (edge)."""
 
     int8: bool
     sums: str = "exact"
@@ -69,13 +68,15 @@ def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
     """Return the layers as text and weight file of the FP16 program have them; the other variants
     have the same numbers."""
     program = ane_bench.build_program(config, "fp16", seed=seed)
-    every = [kernels(step) for step in mil_grammar.steps(program.mil, program.blob)]
-    if config.kernel == 1:
-        return [Layer(weights[:, :, 0, 0]) for weights in every]
-    layers = [Layer(weights[:, :, 1, 1] / 16, np.rint(weights[0, 0] / weights[0, 0, 1, 1] * 16))
-              for weights in every]
-    for layer, weights in zip(layers, every):
-        assert np.array_equal(np.multiply.outer(*layer), weights)
+    layers = []
+    for step in mil_grammar.steps(program.mil, program.blob):
+        weights = kernels(step)
+        layer = Layer(weights[:, :, 0, 0])
+        if config.kernel == 3:
+            pattern = np.rint(weights[0, 0] / weights[0, 0, 1, 1] * 16)
+            layer = Layer(weights[:, :, 1, 1] / 16, pattern)
+            assert np.array_equal(np.multiply.outer(*layer), weights)
+        layers.append(layer)
     return layers
 
 
@@ -92,8 +93,8 @@ def executed(program: ane_bench.Program, values: Any) -> Any:
     engine with exact sums that rounds halves away computes of a program, right or wrong."""
     for step in mil_grammar.steps(program.mil, program.blob):
         if step.operation == "conv":
-            values = stored(convolved(kernels(step).astype(np.float64), values, step.pad), "fp16",
-                            "away")
+            weights = kernels(step).astype(np.float64)
+            values = stored(convolved(weights, values, step.pad), "fp16", "away")
         elif step.operation == "quantize":
             values = np.clip(rounded(values / step.scale, "away"), -128, 127)
         else:
@@ -120,11 +121,9 @@ def input_of(config: ane_bench.Config, seed: int, pixels: Optional[Sequence[int]
 
 def rounded(values: Any, rounding: str) -> Any:
     """Return whole numbers."""
-    if rounding == "even":
-        return np.rint(values)
     if rounding == "away":
         return np.trunc(values + np.copysign(0.5, values))
-    return np.floor(values) if rounding == "floor" else np.trunc(values)
+    return np.floor(values) if rounding == "floor" else np.rint(values)
 
 
 def stored(values: Any, store: str, rounding: str = "even") -> Any:
@@ -140,34 +139,26 @@ def stored(values: Any, store: str, rounding: str = "even") -> Any:
     return rounded(values / step, "away" if rounding == "away" else "even") * step
 
 
-def spread(values: Any, pattern: Any, border: str) -> Any:
-    """Return the sum of an image's neighbours times a 3x3 pattern."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
-    rows, columns = values.shape[1:]
-    return sum(pattern[y, x] * padded[:, y:y + rows, x:x + columns] for y in range(3)
-               for x in range(3))
-
-
 def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> Any:
     """Return the sums of a convolution."""
     if sums.startswith("winograd"):
         return winograd(layer, values, sums == "winograd", border)
-    flat = values.reshape(values.shape[0], -1)
-    if sums in ("exact", "fp32") and layer.pattern is not None:
-        flat = spread(values, layer.pattern, border).reshape(flat.shape)
-        return (layer.matrix @ flat).reshape(values.shape)
-    if sums == "exact":
-        return layer.matrix @ flat
-    if sums == "fp32":
-        return (layer.matrix.astype(np.float32) @ flat.astype(np.float32)).astype(np.float64)
+    if layer.pattern is None and sums == "exact":
+        return layer.matrix @ values
+    if layer.pattern is None and sums == "fp32":
+        return (layer.matrix.astype(np.float32) @ values.astype(np.float32)).astype(np.float64)
     if layer.pattern is None:
-        return one_by_one(layer.matrix, flat, sums)
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+        return one_by_one(layer.matrix, values, sums)
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
     rows, columns = values.shape[1:]
-    neighbours = np.concatenate([padded[:, y:y + rows, x:x + columns] for y in range(3)
-                                 for x in range(3)])
-    weights = np.hstack([layer.matrix * layer.pattern[y, x] for y in range(3) for x in range(3)])
-    return one_by_one(weights, neighbours.reshape(len(neighbours), -1), sums).reshape(values.shape)
+    parts = [(layer.pattern[y, x], padded[:, y:y + rows, x:x + columns])
+             for y in range(3) for x in range(3)]
+    if sums == "exact":
+        mixed = sum(factor * part for factor, part in parts)
+        return (layer.matrix @ mixed.reshape(len(mixed), -1)).reshape(values.shape)
+    weights = np.hstack([layer.matrix * factor for factor, _ in parts])
+    inputs = np.concatenate([part for _, part in parts])
+    return one_by_one(weights, inputs.reshape(len(inputs), -1), sums).reshape(values.shape)
 
 
 def one_by_one(weights: Any, values: Any, sums: str) -> Any:

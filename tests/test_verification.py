@@ -112,45 +112,40 @@ class Claim(NamedTuple):
     variants: str
     # known: an M4; unknown: sums and roundings of an M1, whose W8A8 is far from every reference
     chips: str
-    pixels: int
     names: str
+    pixels: int = 8
 
 
 FLAT, DEEP = "64x64x8,64x64x32,128x64x32,512x64x8", "64x64x32,512x64x128"
 SQUARE, DEEP_SQUARE = "64x16x8k3,64x16x16k3,128x16x16k3,256x16x16k3", "64x16x64k3,64x28x192k3"
-EVERY = "fp16,w8a16,w8a8"
+ALL_FLAT, ALL_SQUARE = f"{FLAT},{DEEP}", f"{SQUARE},{DEEP_SQUARE}"
+HALF, BYTE, BOTH = "fp16,w8a16", "w8a8", "known,unknown"
 CLAIMS = (
     # README: seen in every one with eight pixels.
-    Claim(1.0, "aliased,swapped", EVERY, "known,unknown", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "unquantized", "w8a8", "known,unknown", 8, f"{FLAT},{DEEP},{SQUARE},{DEEP_SQUARE}"),
-    Claim(1.0, "scaled,shrunk", "fp16,w8a16", "known,unknown", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "scaled,shrunk", "w8a8", "unknown", 8, FLAT),
-    Claim(1.0, "scaled,shrunk,coarse,floor,dead,exchanged,dropped", "w8a8", "known", 8,
-          f"{FLAT},{DEEP}"),
-    Claim(1.0, "bf16,dead,exchanged,dropped", "fp16,w8a16", "known", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "dead,exchanged", "fp16,w8a16", "unknown", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "coarse", "w8a8", "unknown", 8, FLAT),
-    Claim(1.0, "aliased,swapped,scaled,shrunk,transposed,one transposed,border", "fp16,w8a16",
-          "unknown", 8, f"{SQUARE},{DEEP_SQUARE}"),
-    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed", "w8a8",
-          "unknown", 8, SQUARE),
-    Claim(1.0, "aliased,swapped", "w8a8", "unknown", 8, DEEP_SQUARE),
+    Claim(1.0, "aliased,swapped", f"{HALF},{BYTE}", BOTH, ALL_FLAT),
+    Claim(1.0, "unquantized", BYTE, BOTH, f"{ALL_FLAT},{ALL_SQUARE}"),
+    Claim(1.0, "scaled,shrunk", HALF, BOTH, ALL_FLAT),
+    Claim(1.0, "scaled,shrunk,coarse", BYTE, "unknown", FLAT),
+    Claim(1.0, "scaled,shrunk,coarse,floor,dead,exchanged,dropped", BYTE, "known", ALL_FLAT),
+    Claim(1.0, "bf16,dead,exchanged,dropped", HALF, "known", ALL_FLAT),
+    Claim(1.0, "dead,exchanged", HALF, "unknown", ALL_FLAT),
+    Claim(1.0, "aliased,swapped,scaled,shrunk,transposed,one transposed,border", HALF, "unknown",
+          ALL_SQUARE),
+    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed", BYTE, "unknown",
+          SQUARE),
+    Claim(1.0, "aliased,swapped", BYTE, "unknown", DEEP_SQUARE),
     # In 9 of 10 and in 19 of 20 with eight pixels.
-    Claim(0.9, "border", "w8a8", "unknown", 8, SQUARE),
-    Claim(0.95, "dead,exchanged,dropped", "w8a8", "unknown", 8, FLAT),
-    Claim(0.95, "dropped", "fp16,w8a16", "unknown", 8, FLAT),
-    Claim(0.95, "floor", "w8a8", "unknown", 8, FLAT),
-    Claim(0.95, "dead,exchanged", EVERY, "unknown", 8, SQUARE),
+    Claim(0.9, "border", BYTE, "unknown", SQUARE),
+    Claim(0.95, "dead,exchanged,dropped,floor", BYTE, "unknown", FLAT),
+    Claim(0.95, "dropped", HALF, "unknown", FLAT),
+    Claim(0.95, "dead,exchanged", f"{HALF},{BYTE}", "unknown", SQUARE),
     # In every one with --verify 16.
-    Claim(1.0, "dead", "w8a8", "unknown", 16, DEEP),
-    Claim(1.0, "dropped", "fp16,w8a16", "unknown", 16, DEEP),
-)
+    Claim(1.0, "dead", BYTE, "unknown", DEEP, 16),
+    Claim(1.0, "dropped", HALF, "unknown", DEEP, 16))
 # README: not seen; with no number of pixels in half of the outputs.
-NEVER = (
-    Claim(0.5, "bf16", "fp16,w8a16", "unknown", 16, f"64x64x8,{DEEP},{SQUARE}"),
-    Claim(0.5, "dropped", "w8a8", "unknown", 16, ",512x64x128"),
-    Claim(0.5, "scaled,shrunk,dropped,coarse", "w8a8", "unknown", 16, DEEP_SQUARE),
-)
+NEVER = (Claim(0.5, "bf16", HALF, "unknown", f"64x64x8,{DEEP},{SQUARE}", 16),
+         Claim(0.5, "dropped", BYTE, "unknown", ",512x64x128", 16),
+         Claim(0.5, "scaled,shrunk,dropped,coarse", BYTE, "unknown", DEEP_SQUARE, 16))
 
 
 class ClaimsTest(SimulatedCase):
@@ -181,6 +176,10 @@ class ClaimsTest(SimulatedCase):
 class JudgeTest(unittest.TestCase):
     """What single values weigh, on outputs made by hand."""
 
+    def setUp(self) -> None:
+        self.draw = random.Random(1).gauss
+        self.expected = [[self.draw(0, 1) for _ in range(512)] for _ in range(16)]
+
     def judged(self, variant: str, depth: int, output: Sequence[Sequence[float]],
                expected: Sequence[Sequence[float]]) -> str:
         """Return the problem of an output of 512 channels, if the reference computes what is
@@ -196,16 +195,14 @@ class JudgeTest(unittest.TestCase):
     def test_a_dead_channel_is_seen_beyond_averages(self) -> None:
         """One channel of 512 that is zero stays within the limits of averages in FP16, in all of 16
         pixels."""
-        draw, config = random.Random(1).gauss, Config(512, 64, 128)
-        expected = [[draw(0, 1) if channel != 7 else 1.0 for channel in range(512)]
-                    for _ in range(16)]
-        output = [[value + draw(0, 0.003) for value in vector] for vector in expected]
+        expected = [[*vector[:7], 1.0, *vector[8:]] for vector in self.expected]
+        output = [[value + self.draw(0, 0.003) for value in vector] for vector in expected]
         self.assertEqual(self.judged("fp16", 128, output, expected), "")
         for vector in output:
             vector[7] = 0.0
         for values, should in zip(output, expected):
             found = ane_bench.compare_vectors(values, should)
-            self.assertLess(ane_bench.mismatch(found, 512, config, False).times, 1)
+            self.assertLess(ane_bench.mismatch(found, 512, Config(512, 64, 128), False).times, 1)
         for count in (1, 16):
             problem = self.judged("fp16", 128, output[:count], expected[:count])
             self.assertIn("1 of 512 channels differ", problem)
@@ -214,21 +211,18 @@ class JudgeTest(unittest.TestCase):
     def test_a_small_error_among_equal_values_is_seen(self) -> None:
         """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding,
         on any chip."""
-        draw = random.Random(1).gauss
-        expected = [[draw(0, 1) for _ in range(512)] for _ in range(2)]
-        output = [[value + (0.1 if channel == 7 else 0) for channel, value in enumerate(vector)]
-                  for vector in expected]
+        expected = self.expected[:2]
+        output = [[*vector[:7], vector[7] + 0.1, *vector[8:]] for vector in expected]
         self.assertEqual(self.judged("w8a8", 128, expected, expected), "")
         self.assertIn("1 of 512 channels differ", self.judged("w8a8", 128, output, expected))
 
     def test_a_wrong_pixel_is_seen_among_right_ones(self) -> None:
         """Right pixels do not lessen what a wrong one weighs."""
-        draw = random.Random(1).gauss
-        expected = [[draw(0, 1) for _ in range(512)] for _ in range(16)]
         limit, _ = ane_bench.verification_limits(512, Config(512, 64, 128), False)
-        output = [[value + draw(0, 1.3 * limit if pixel == 5 else 0.003) for value in vector]
-                  for pixel, vector in enumerate(expected)]
-        self.assertIn("more than rounding explains", self.judged("fp16", 128, output, expected))
+        output = [[value + self.draw(0, 1.3 * limit if pixel == 5 else 0.003) for value in vector]
+                  for pixel, vector in enumerate(self.expected)]
+        problem = self.judged("fp16", 128, output, self.expected)
+        self.assertIn("more than rounding explains", problem)
 
 
 class VerifyTest(unittest.TestCase):
@@ -304,8 +298,8 @@ class VerifyTest(unittest.TestCase):
             self.assertFalse(verdict.verified["ok"])
             self.assertIn("in 1 of 2 rounds verified, evaluate returned YES and did not write",
                           verdict.problem or "")
-        self.assertTrue((self.verify("w8a8", unwritten, unwritten).problem
-                         or "").startswith("evaluate returned YES"))
+        verdict = self.verify("w8a8", unwritten, unwritten)
+        self.assertRegex(verdict.problem or "", "^evaluate returned YES")
         part = [[*right[0][:60], *[math.nan] * 4], right[1]]
         self.assertIn("did not write 4 of 128 values", self.verify("w8a8", part).problem or "")
 
