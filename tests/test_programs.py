@@ -4,7 +4,6 @@ tests/mil_grammar.py, Apple's own library (coremltools), and the stand-in elsewh
 import errno
 import hashlib
 import itertools
-import math
 import os
 import re
 import tempfile
@@ -39,33 +38,6 @@ ORIGINAL_SIZES = {"512x64x128": (67_117_120, 33_562_688), "512x64x64": (33_558_5
                   "256x64x256": (33_570_880, 16_793_664), "256x64x128": (16_785_472, 8_396_864),
                   "384x64x128": (37_756_992, 18_882_624), "60x4x3": (21_856, 11_056)}
 
-LONG_FORM = """program(1.0)
-[buildInfo = dict<tensor<string, []>, tensor<string, []>>({{"coremlc-component-MIL", "3510.2.1"}, \
-{"coremlc-version", "3505.4.1"}, {"coremltools-component-milinternal", ""}, \
-{"coremltools-version", "9.0"}})]
-{
-    func main<ios16>(tensor<fp16, [1, 8, 4, 4]> x) {
-        tensor<string, []> c_pad_type = const()[name = tensor<string, []>("c_pad_type"), \
-val = tensor<string, []>("valid")];
-        tensor<int32, [2]> c_strides = const()[name = tensor<string, []>("c_strides"), \
-val = tensor<int32, [2]>([1, 1])];
-        tensor<int32, [4]> c_pad = const()[name = tensor<string, []>("c_pad"), val = tensor<int32, \
-[4]>([0, 0, 0, 0])];
-        tensor<int32, [2]> c_dilations = const()[name = tensor<string, []>("c_dilations"), \
-val = tensor<int32, [2]>([1, 1])];
-        tensor<int32, []> c_groups = const()[name = tensor<string, []>("c_groups"), val = \
-tensor<int32, []>(1)];
-        tensor<fp16, [8, 8, 1, 1]> W0 = constexpr_affine_dequantize()[axis = tensor<int32, []>(0), \
-name = tensor<string, []>("W0"), quantized_data = tensor<int8, [8, 8, 1, 1]>(BLOBFILE(\
-path = tensor<string, []>("@model_path/weights/weight.bin"), offset = tensor<uint64, []>(64))), \
-scale = tensor<fp16, []>(SCALE), zero_point = tensor<int8, []>(0)];
-        tensor<fp16, [1, 8, 4, 4]> c0 = conv(dilations = c_dilations, groups = c_groups, pad = \
-c_pad, \
-pad_type = c_pad_type, strides = c_strides, weight = W0, x = x)[name = tensor<string, []>("c0")];
-    } -> (c0);
-}
-"""
-
 
 class OriginalTest(unittest.TestCase):
     """What `original` gives."""
@@ -92,11 +64,6 @@ class OriginalTest(unittest.TestCase):
 class TextTest(unittest.TestCase):
     """The text in each form."""
 
-    def test_long_form(self) -> None:
-        program = build_program(Config(8, 4, 1), "w8a16", form="standard/1.0")
-        scale = f"0x1p{round(math.log2(program.weights.scale))}"
-        self.assertEqual(program.mil, LONG_FORM.replace("SCALE", scale))
-
     def test_the_forms_differ_in_spelling_opset_and_records_alone(self) -> None:
         for variant, opset in (("fp16", "ios16"), ("w8a16", "ios16"), ("w8a8", "ios17")):
             new, early, long, records = (build_program(Config(8, 4, 3), variant, form=form)
@@ -104,6 +71,7 @@ class TextTest(unittest.TestCase):
             self.assertEqual([each.form for each in (new, early, long, records)], list(FORMS))
             self.assertIn("main<ios18>", new.mil)
             self.assertEqual(early.mil, new.mil.replace("main<ios18>", f"main<{opset}>"))
+            self.assertNotRegex(long.mil, r'(?<!")\b(string|uint64|int32|int8|fp16)\b(?!, \[)')
             short = re.sub(r"tensor<(\w+), \[\]>", r"\1", long.mil)
             self.assertEqual(short.replace("program(1.0)", "program(1.3)"), early.mil)
             self.assertEqual((early.blob, long.blob, records.mil), (new.blob, new.blob, new.mil))
@@ -162,11 +130,10 @@ class TextTest(unittest.TestCase):
 # program, or the check fails what an engine computes of it.
 MISTAKES = {
     "all layers at the first offset": ("offset = uint64({record})", "offset = uint64(64)", "check"),
-    "a weight of the layer before": ("weight = W{layer}, x", "weight = W{max(0, layer - 1)}, x",
+    "a weight of the layer before": ("weight = W{layer},", "weight = W{layer and layer - 1},",
                                      "check"),
-    "layers backwards in the file": ("zip(records, weights.layers(config.channels, data_type))",
-                                     "zip(records[::-1], weights.layers(config.channels, "
-                                     "data_type))", "check"),
+    "layers backwards in the file": ("zip(records, weights.layers",
+                                     "zip(records[::-1], weights.layers", "check"),
     "a scale of weights": ("fp16({hexadecimal(scale)})", "fp16({hexadecimal(scale / 2)})", "check"),
     "a scale of activations": ('"dq_scale", hexadecimal(activation_scale)',
                                '"dq_scale", hexadecimal(2 * activation_scale)', "check"),
@@ -176,8 +143,7 @@ MISTAKES = {
                               "[(turn + 1) * size:(turn + 1 + channels) * size]", "check"),
     "patterns turned around": ("for part in pattern]", "for part in pattern[::-1]]", "check"),
     "no padding": ("pad = config.kernel // 2", "pad = 0", "reader"),
-    "padding that is not used": ("""'"custom"' if pad else""", """'"valid"' if pad else""",
-                                 "reader"),
+    "padding that is not used": ('"custom"', '"valid"', "reader"),
     "an opset without the operations": ("{'ios18' if dialect == '1.3' else variant.opset}", "ios16",
                                         "reader"),
     "a size in the record": ("stated = (size, data)", "stated = (size - 2, data)", "reader"),
@@ -185,22 +151,17 @@ MISTAKES = {
     "a data type in the record": ('DATA_TYPES[data_type if standard else "fp16"]',
                                   'DATA_TYPES["fp16"]', "reader"),
     "records that are not aligned": ("gap = -size % alignment", "gap = 0", "reader"),
-    "a name that is not defined": ("dequantize(input = q{layer - 1}", "dequantize(input = q",
-                                   "reader"),
-    "a name that is another's": ("""= {call}[name = string("{name}")]""",
-                                 """= {call}[name = string("c0")]""", "reader"),
-    "spellings mixed": (r"""'(?<!tensor<)(?<!")\b(string|""", r"""'(?<!tensor<)(?<!")\b(""",
-                        "reader"),
+    "a name that is not defined": ("(input = q{layer - 1}", "(input = q", "reader"),
+    "a name that is another's": ('{call}[name = string("{name}")', '{call}[name = string("c0")',
+                                 "reader"),
+    "spellings mixed": (r'(?<!")\b(string|', r'(?<!")\b(', "reader"),
     "a path": ('path = string("{WEIGHT_PATH}")', 'path = string("weight.bin")', "reader"),
-    "quantize of the layer's input": ("quantize(input = {x}, output", "quantize(input = x, output",
-                                      "check"),
+    "quantize of the layer's input": ("quantize(input = {x},", "quantize(input = x,", "check"),
 }
 
 
 class MistakesTest(unittest.TestCase):
     """A mistake of the writer does not reach the reference, so the check sees it."""
-
-    CONFIGS = (("64x8x4", "fp16"), ("64x8x4", "w8a8"), ("60x8x4", "w8a8"), ("64x8x4k3", "w8a8"))
 
     def test_each_is_found(self) -> None:
         support.need("numpy")
@@ -216,7 +177,8 @@ class MistakesTest(unittest.TestCase):
         which is asked first, or the check; nothing if none does."""
         module = types.ModuleType("mutant")
         exec(compile(source, "mutant", "exec"), module.__dict__)
-        found = [self.found(module, *one, form) for one in self.CONFIGS for form in FORMS[1:3]]
+        chains = (("64x8x4", "fp16"), ("64x8x4", "w8a8"), ("60x8x4", "w8a8"), ("64x8x4k3", "w8a8"))
+        found = [self.found(module, *one, form) for one in chains for form in FORMS[1:3]]
         return max(found, key=("", "check", "reader").index)
 
     def found(self, module: Any, name: str, variant: str, form: str) -> str:
@@ -271,9 +233,8 @@ class ProgramTest(unittest.TestCase):
             self.assertTrue(str(raised.exception).isprintable())
 
     def test_the_largest_seed(self) -> None:
-        blobs = {bytes(build_program(Config(8, 4, 1), "w8a8", seed=seed).blob)
-                 for seed in (0, 1, 2 ** 53 - 1)}
-        self.assertEqual(len(blobs), 3)
+        one, other = (build_program(Config(8, 4, 1), "w8a8", seed=seed) for seed in (1, 2 ** 53 - 1))
+        self.assertNotEqual(one.blob, other.blob)
 
     def test_written_files(self) -> None:
         program = build_program(Config(8, 4, 2, 3), "w8a8")
@@ -285,10 +246,10 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual((directory / "weights" / "weight.bin").read_bytes(), program.blob)
             mask = os.umask(0)
             os.umask(mask)
-            self.assertEqual({path.name: path.stat().st_mode & 0o777
-                              for path in (directory, *directory.rglob("*"))},
-                             {"new": 0o777 & ~mask, "weights": 0o777 & ~mask,
-                              "model.mil": 0o666 & ~mask, "weight.bin": 0o666 & ~mask})
+            modes = {path.name: path.stat().st_mode & 0o777 for path in directory.rglob("*")}
+            self.assertEqual(modes, {"weights": 0o777 & ~mask, "model.mil": 0o666 & ~mask,
+                                     "weight.bin": 0o666 & ~mask})
+            self.assertEqual(directory.stat().st_mode & 0o777, 0o777 & ~mask)
 
     def test_links_are_refused(self) -> None:
         """In the place of the directory, of that of the weights, and of either file."""
