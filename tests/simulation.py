@@ -30,10 +30,10 @@ class Engine(NamedTuple):
     sums: exact; fp32; fp16 (each addition rounded); groups (four products added, then rounded to
     fp16, as an M1 does); fixed (products rounded to multiples of 2**-16, as an M4 does); winograd
     (a 3x3 convolution by F(2x2, 3x3), every intermediate in fp16); winograd32 (the same with sums
-    in fp32). store: how activations are stored between layers: fp16, fp32 or bf16. rounding: of
-    stores and of quantize: even, away, or floor, only of quantize. steps: quantized activations are
-    multiples of 1/steps; 0 leaves quantize and dequantize out. border: of an image: of zeros
-    (constant), or its outermost pixels again (edge)."""
+    in fp32). store: how activations are stored between layers: fp16, fp32, bf16, or fp64, which
+    rounds nothing. rounding: of stores and of quantize: even, away, or floor, only of quantize.
+    steps: quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out.
+    border: of an image: of zeros (constant), or its outermost pixels again (edge)."""
 
     int8: bool
     sums: str = "exact"
@@ -128,6 +128,8 @@ def rounded(values: Any, rounding: str) -> Any:
 
 def stored(values: Any, store: str, rounding: str = "even") -> Any:
     """Return float64 values rounded to a format, and kept as float64."""
+    if store == "fp64":
+        return values
     if store == "fp32":
         return values.astype(np.float32).astype(np.float64)
     if store == "fp16" and rounding != "away":
@@ -214,36 +216,14 @@ def winograd(layer: Layer, values: Any, fp16: bool, border: str) -> Any:
 
 def chain(layers: Layers, values: Any, engine: Engine) -> Any:
     """Return the output."""
-    return chains(layers, values, [engine])[engine]
-
-
-def chains(layers: Layers, values: Any, engines: Sequence[Engine]) -> dict[Engine, Any]:
-    """Return the output of each engine. Engines that add alike do so together, which takes less
-    time."""
-    outputs: dict[Engine, Any] = {}
-    for sums in dict.fromkeys(engine.sums for engine in engines):
-        alike = [engine for engine in engines if engine.sums == sums]
-        states = [values] * len(alike)
-        for index, layer in enumerate(layers):
-            if values.ndim == 2:
-                parts = np.split(totals(layer, np.hstack(states), sums), len(alike), axis=1)
-            else:
-                parts = [totals(layer, state, sums, engine.border)
-                         for state, engine in zip(states, alike)]
-            states = [passed_on(part, engine, index == len(layers) - 1)
-                      for part, engine in zip(parts, alike)]
-        outputs.update(zip(alike, states))
-    return outputs
-
-
-def passed_on(sums: Any, engine: Engine, last: bool) -> Any:
-    """Return the next layer's input, or the output, from a layer's sums."""
-    values = stored(sums, "fp16" if last and engine.store == "fp32" else engine.store,
-                    engine.rounding)
-    if not engine.int8 or last or not engine.steps:
-        return values
-    scale = engine.steps
-    return np.clip(rounded(values * scale, engine.rounding), -128, 127) / scale
+    for layer in layers[:-1]:
+        sums = totals(layer, values, engine.sums, engine.border)
+        values = stored(sums, engine.store, engine.rounding)
+        if engine.int8 and engine.steps:
+            steps = rounded(values * engine.steps, engine.rounding)
+            values = np.clip(steps, -128, 127) / engine.steps
+    last = "fp16" if engine.store == "fp32" else engine.store
+    return stored(totals(layers[-1], values, engine.sums, engine.border), last, engine.rounding)
 
 
 def swapped(layers: Layers) -> list[Layer]:
@@ -306,17 +286,13 @@ class Chain:
                 arithmetic: ane_bench.Arithmetic = ane_bench.ARITHMETICS[0],
                 quantizes: bool = False) -> list[list[float]]:
         """Return the reference of some places, [pixel][channel]."""
-        if not self._outputs and self.config.kernel == 3:
-            output = self.input
-            for layer in self.layers:
-                output = totals(layer, output, "exact")
-            self._outputs[None] = self.pixels(output).tolist()
-        elif not self._outputs:
-            keys = list(itertools.product(ane_bench.ARITHMETICS, {False, self.int8}))
-            engines = [Engine(int8, "exact", one.store, one.rounding) for one, int8 in keys]
-            found = chains(self.layers, self.input, engines)
-            self._outputs = {key: self.pixels(found[engine]).tolist()
-                             for key, engine in zip(keys, engines)}
+        engines: dict[Any, Engine] = {None: Engine(False, store="fp64")}
+        if self.config.kernel == 1:
+            engines = {(one, int8): Engine(int8, store=one.store, rounding=one.rounding)
+                       for one in ane_bench.ARITHMETICS for int8 in {False, self.int8}}
+        self._outputs = self._outputs or {
+            key: self.pixels(chain(self.layers, self.input, engine)).tolist()
+            for key, engine in engines.items()}
         outputs = self._outputs[(arithmetic, quantizes) if self.config.kernel == 1 else None]
         return [outputs[self._row[pixel]] for pixel in pixels]
 

@@ -409,35 +409,33 @@ class FormsTest(unittest.TestCase):
 class CellTest(unittest.TestCase):
     """The hub: facts, and figures made of them."""
 
-    facts = {"status": "ok", "form": "standard/1.3", "refused": ["standard/1.0: no"],
-             "compile_ms": 1.5, "load_ms": 2.0, "first_ms": 3.0, "compiled_before": False,
-             "strides": {"row": 64, "plane": 128, "batch": 1024, "output": {"row": 64}},
-             "samples_ns": [[1e6, 3e6], [2e6, 2e6]], "rounds_s": [0.0, 0.5], "apart": True,
-             "verified": {"pixels": 8, "arithmetic": "halves away", "equal": 1.0, "ok": True}}
-
     def cell(self, variant: str = "w8a8", **facts: Any) -> Cell:
         """Return a cell of facts."""
         return Cell(CONFIG, variant, Settings(), **facts)
 
     def test_facts_survive_json_and_unknown_ones_are_ignored(self) -> None:
-        sent = json.loads(json.dumps({**self.facts, "turns": [1], "tick_ns": 1}))
+        facts = {
+            "status": "ok", "form": "standard/1.3", "refused": ["standard/1.0: no"],
+            "compile_ms": 1.5, "load_ms": 2.0, "first_ms": 3.0, "compiled_before": False,
+            "strides": {"row": 64, "plane": 128, "batch": 1024, "output": {"row": 64}},
+            "samples_ns": [[1e6, 3e6], [2e6, 2e6]], "rounds_s": [0.0, 0.5], "apart": True,
+            "verified": {"pixels": 8, "arithmetic": "halves away", "equal": 1.0, "ok": True}}
+        sent = json.loads(json.dumps({**facts, "turns": [1], "tick_ns": 1}))
         sent["strides"]["depth"] = sent["verified"]["from_fp16"] = {}
-        self.assertEqual(self.cell(**sent).facts(), self.facts)
+        self.assertEqual(self.cell(**sent).facts(), facts)
         self.assertEqual(self.cell().facts(), {"status": "ok"})
 
     def test_a_fact_of_another_type_is_refused_by_name(self) -> None:
-        for name, value in (
-                ("status", 1), ("stage", None), ("error", ["x"]), ("refused", "x"),
-                ("refused", [1]), ("compile_ms", "1"), ("compile_ms", True),
-                ("load_ms", math.nan), ("load_ms", math.inf), ("first_ms", 10 ** 400),
-                ("compiled_before", 1), ("strides", []), ("strides", {"row": 64.0}),
-                ("strides", {"output": 1}), ("samples_ns", [1.0]), ("samples_ns", [[]]),
-                ("samples_ns", [[0.0]]), ("samples_ns", [[-1.0]]), ("samples_ns", [[1e15]]),
-                ("samples_ns", [["1"]]), ("rounds_s", ["1"]), ("condensed", "yes"),
-                ("verified", {"ok": 1}), ("verified", {"equal": {}})):
+        wrong: dict[str, Sequence[Any]] = {
+            "status": [1], "stage": [None], "error": [["x"]], "refused": ["x", [1]],
+            "compile_ms": ["1", True], "load_ms": [math.nan, math.inf], "first_ms": [10 ** 400],
+            "compiled_before": [1], "strides": [[], {"row": 64.0}, {"output": 1}],
+            "samples_ns": [[1.0], [[]], [[0.0]], [[-1.0]], [[1e15]], [["1"]]], "rounds_s": [["1"]],
+            "condensed": ["yes"], "verified": [{"ok": 1}, {"equal": {}}]}
+        for name, value in ((name, value) for name, values in wrong.items() for value in values):
             with self.subTest(name=name, value=str(value)[:20]):
-                given: dict[str, Any] = {name: value}
-                self.assertRaisesRegex(ValueError, f"^{name}: .{{1,80}}$", self.cell, **given)
+                self.assertRaisesRegex(ValueError, f"^{name}: .{{1,80}}$", self.cell,
+                                       **{name: value})
 
     def test_facts_can_have_any_name_and_texts_become_printable(self) -> None:
         self.assertEqual(self.cell(form="a\x1b[2J\nb").form, "a?[2J?b")
@@ -493,13 +491,13 @@ class SettingsTest(unittest.TestCase):
     """Settings that are refused before anything is measured."""
 
     def test_refused(self) -> None:
-        for given in ({"seconds": -1}, {"seconds": 3601}, {"seconds": "1"}, {"seconds": math.nan},
-                      {"seed": -1}, {"seed": 1 << 53}, {"seed": 1.0}, {"qos": 1 << 32},
-                      {"verify": -1}, {"verify": True}, {"verify": None}, {"form": "1.3"},
-                      {"form": None}, {"timeout": 0}, {"timeout": math.inf}, {"timeout": True},
-                      {"original": 1}, {"original": "yes"}):
-            with self.subTest(given), self.assertRaises(UsageError):
-                Settings(**given).check()
+        wrong: dict[str, Sequence[Any]] = {
+            "seconds": [-1, 3601, "1", math.nan], "seed": [-1, 1 << 53, 1.0], "qos": [1 << 32],
+            "verify": [-1, True, None], "form": ["1.3", None], "timeout": [0, math.inf, True],
+            "original": [1, "yes"]}
+        for name, value in ((name, value) for name, values in wrong.items() for value in values):
+            with self.subTest(name=name, value=value), self.assertRaises(UsageError):
+                Settings(**{name: value}).check()
 
     def test_the_largest_and_the_least(self) -> None:
         for given in ({"seconds": 0}, {"seconds": 0.5}, {"seconds": 3600}, {"seed": (1 << 53) - 1},
