@@ -78,15 +78,9 @@ class Type(NamedTuple):
         return self.parameters[0].name if self.name == "tensor" else self.name
 
 
-class BlobFile(NamedTuple):
-    """A literal that stands in a weight file, at the record at `offset`."""
-
-    path: str
-    offset: int
-
-
 class Value(NamedTuple):
-    """A typed literal: a number or string, a list for a tensor, a dict, a BlobFile."""
+    """A typed literal: a number or string, a list for a tensor, a dict; of a BLOBFILE path and
+    offset, as a tuple."""
 
     type: Type
     literal: Any
@@ -234,17 +228,17 @@ class Parser:
         self._expect("(")
         literal = self._blob_file() if self._accept("BLOBFILE") else self._literal()
         self._expect(")")
-        if not isinstance(literal, BlobFile) and not fits(own, literal):
+        if not isinstance(literal, tuple) and not fits(own, literal):
             self._fail(f"a literal does not fit its type {own} before it,")
         return Value(own, literal)
 
-    def _blob_file(self) -> BlobFile:
+    def _blob_file(self) -> tuple[str, int]:
         self._expect("(")
         found = self._pairs(")", self._value)
         elements = {key: value.type.element for key, value in found.items()}
         if elements != {"path": "string", "offset": "uint64"}:
             self._fail("expected path = string(…) and offset = uint64(…) before it,")
-        return BlobFile(found["path"].literal, found["offset"].literal)
+        return found["path"].literal, found["offset"].literal
 
     def _literal(self) -> Any:
         if self._accept("["):
@@ -338,12 +332,13 @@ def convolution(one: Statement, program: Program, blob: Blob) -> Step:
         if zero or axis:
             raise MilError(f"zero point {zero}, axis {axis}")
         scale = weight.attributes["scale"].literal
-    if value.literal.path != "@model_path/weights/weight.bin":
-        raise MilError(f"a weight file {value.literal.path}")
-    tensor, shape = read_tensor(blob, value.literal.offset), value.type.shape
+    path, offset = value.literal
+    if path != "@model_path/weights/weight.bin":
+        raise MilError(f"a weight file {path}")
+    tensor, shape = read_tensor(blob, offset), value.type.shape
     size = {"fp16": 2, "int8": 1}[value.type.element] * math.prod(shape)
     if (tensor.data_type, len(tensor.data)) != (value.type.element, size):
-        raise MilError(f"offset {tensor.offset}: {len(tensor.data)} bytes of {tensor.data_type}")
+        raise MilError(f"offset {offset}: {len(tensor.data)} bytes of {tensor.data_type}")
     if weight.type != value.type._replace(parameters=(Type("fp16"),)):
         raise MilError("a weight of another type than its data's")
     pad = pads[0] if kind == "custom" else 0

@@ -412,18 +412,16 @@ def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> floa
 def main(seconds: float) -> int:
     """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1
     if any alarm."""
-    ends, counted, alarms = time.monotonic() + seconds, collections.Counter[Any](), 0
+    ends, count, alarms = time.monotonic() + seconds, 0, 0
+    every = itertools.chain.from_iterable(
+        right_verdicts(LONG, (seed,), False) for seed in itertools.count(1000))
     with margins() as nearest:
-        for what, verdict in itertools.chain.from_iterable(
-                right_verdicts(LONG, (seed,), False) for seed in itertools.count(1000)):
-            counted[what[3], ane_bench.Config.parse(what[0]).kernel, what[4].sums] += 1
+        for what, verdict in itertools.takewhile(lambda _: time.monotonic() < ends, every):
+            count += 1
             if verdict.problem or verdict.warnings:
                 alarms += 1
                 print("alarm:", *what, verdict.problem or verdict.warnings, flush=True)
-            if time.monotonic() > ends:
-                break
-    print(f"{sum(counted.values())} right outputs, {alarms} alarms; by pixels, kernel, sums: "
-          f"{dict(counted)}\n1 is at the limit: {dict(nearest)}")
+    print(f"{count} right outputs, {alarms} alarms; 1 is at the limit: {dict(nearest)}")
     return int(alarms > 0)
 
 

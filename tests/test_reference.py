@@ -125,8 +125,7 @@ class ChainTest(unittest.TestCase):
                     self.assertEqual(lists(computed), [expected[pixel] for pixel in pixels])
 
     def test_tiny_and_large_inputs(self) -> None:
-        """fp32 stores beside a tiny value need lanes of over 8 bytes; int8 cuts large values
-        off."""
+        """fp32 stores beside a tiny value need lanes of over 8 bytes; int8 cuts large ones off."""
         config = Config(5, 2, 3)
         image = [[2.0 ** -24, 60.0, -1.5, 0.0, 3.0],
                  [2.0 ** -14, -900.0, 1.0, 2.0 ** -20, 0.25]] * 2
@@ -269,8 +268,7 @@ class EngineTest(unittest.TestCase):
             self.assertLess(time.process_time() - began, 1, name)
 
     def test_a_variant_more_is_a_line_in_variants(self) -> None:
-        """Of data types that are known: its program is written, computed and verified as any
-        other's."""
+        """Of known data types: it is written, computed and verified as any other's."""
         fields: dict[str, Any] = {**VARIANTS["w8a8"]._asdict(), "name": "w16a8", "weights": "fp16"}
         variant, config = ane_bench.Variant(**fields), Config(32, 4, 3)
         with unittest.mock.patch.dict(VARIANTS, {"w16a8": variant}):

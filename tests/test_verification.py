@@ -67,8 +67,7 @@ class SimulationTest(SimulatedCase):
 
 
 class RightOutputsTest(SimulatedCase):
-    """What a right engine computes passes, without a warning, and stays 1.15 times below each
-    limit."""
+    """What a right engine computes passes, without a warning, 1.15 times below each limit."""
 
     def check(self, known: bool, seed: int) -> list[Verdict]:
         """Fail if a verdict is more than silence, or if a margin is small; return the verdicts."""
@@ -85,8 +84,7 @@ class RightOutputsTest(SimulatedCase):
         self.assertGreater(len(self.check(False, 0)), 100_000 if support.ALL else 7_000)
 
     def test_values_that_int8_cuts_off(self) -> None:
-        """With this seed a chain of 64 layers grows to 8 here and there: wrong by limits that do
-        not grow with depth."""
+        """With this seed a deep chain grows to 8 here and there: wrong by limits that do not."""
         chosen = self.chain("32x16x64k3", "w8a8", 2, 48)
         output = self.simulation.chain(chosen.layers, chosen.input, self.simulation.Engine(True))
         for depth, right in ((ane_bench.CUT_OFF_DEPTH, True), (1e9, False)):
@@ -95,8 +93,7 @@ class RightOutputsTest(SimulatedCase):
                 self.assertEqual({verdict.problem for verdict in verdicts} == {None}, right)
 
     def test_an_m4(self) -> None:
-        """It rounds each product, so in FP16 it differs from the reference; quantized it does
-        not."""
+        """It rounds each product, so in FP16 it differs from the reference; quantized not."""
         verdicts = self.check(True, 1)
         named = [verdict.verified for verdict in verdicts if "equal" in verdict.verified]
         self.assertTrue(any(verified["relative_l2"] > 0 for verified in named))
@@ -193,8 +190,7 @@ class JudgeTest(unittest.TestCase):
         return ane_bench.verify(reference, VARIANTS[variant], pixels, [output], False).problem or ""
 
     def test_a_dead_channel_is_seen_beyond_averages(self) -> None:
-        """One channel of 512 that is zero stays within the limits of averages in FP16, in all of 16
-        pixels."""
+        """In FP16 one of 512 that is zero in all of 16 pixels is within the limits of averages."""
         expected = [[*vector[:7], 1.0, *vector[8:]] for vector in self.expected]
         output = [[value + self.draw(0, 0.003) for value in vector] for vector in expected]
         self.assertEqual(self.judged("fp16", 128, output, expected), "")
@@ -209,8 +205,7 @@ class JudgeTest(unittest.TestCase):
             self.assertIn("channels are left out or exchanged", problem)
 
     def test_a_small_error_among_equal_values_is_seen(self) -> None:
-        """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding,
-        on any chip."""
+        """INT8 is exact: where most values are equal, 0.1 is no rounding, on any chip."""
         expected = self.expected[:2]
         output = [[*vector[:7], vector[7] + 0.1, *vector[8:]] for vector in expected]
         self.assertEqual(self.judged("w8a8", 128, expected, expected), "")
