@@ -42,10 +42,6 @@ class Found(NamedTuple):
     ratio: float
     gaps_us: Sequence[Sequence[float]]
 
-    def errors(self, final: "Found") -> list[float]:
-        """Return by how much times and ratio differ from the final ones, as parts of these."""
-        return [own / other - 1 for own, other in zip(self[:3], final[:3])]
-
 
 def measure(standin: Path, program_ms: float, rise: str, directory: Path) -> Found:
     """Run once, on a clock that rises so or, if `rise` is empty, does not."""
@@ -95,9 +91,9 @@ def main() -> int:
         for program_ms, constant_s in itertools.product(PROGRAMS_MS, CONSTANTS_S):
             flat, rising = ([measure(standin, program_ms, rise, directory) for _ in runs]
                             for rise in ("", f"{RISE}:{constant_s}"))
-            final = min(flat)
-            errors = min((run.errors(final) for run in rising),
-                         key=lambda errors: max(map(abs, errors)))
+            final = min(flat)[:3]
+            errors = min(([own / other - 1 for own, other in zip(run[:3], final)]
+                          for run in rising), key=lambda errors: max(map(abs, errors)))
             gap = max(min(places) for turns in zip(*(run.gaps_us for run in rising))
                       for places in zip(*turns))  # the longest that the program makes
             well = well and max(map(abs, errors)) <= MOST_OFF and gap <= MOST_GAP_US

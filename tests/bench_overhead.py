@@ -21,7 +21,7 @@ import sys
 import tempfile
 import unittest.mock
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import sub, truediv
 from pathlib import Path
 from typing import Callable
@@ -61,9 +61,9 @@ def main() -> int:
             print(f"nothing was measured: {reason}", file=sys.stderr)
             return 2
         set_environment(directory, library)
-        difference = next(differences(baseline), None)
-        if difference:
-            print(f"the two do not do the same work: {difference}", file=sys.stderr)
+        differing = difference(baseline)
+        if differing:
+            print(f"the two do not do the same work: {differing}", file=sys.stderr)
             return 1
         print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, "
               f"load {os.getloadavg()[0]:.1f}")
@@ -83,18 +83,16 @@ def set_environment(directory: Path, library: Path) -> None:
                        "STANDIN_SPEED": "0", "TMPDIR": str(directory)})
 
 
-def differences(baseline: Path) -> Iterator[str]:
-    """Yield each program that is not the same in both."""
+def difference(baseline: Path) -> str:
+    """Return the CRC-32 of texts and weights of the programs that are not the same in both."""
     found = subprocess.check_output([baseline, "--hash"], encoding="utf-8").splitlines()
-    programs = list(itertools.product(ane_bench.DEFAULTS["ane"], ("fp16", "w8a8")))
-    if len(found) != len(programs):
-        yield f"{len(found)} programs, and {len(programs)} were expected"
-    for (config, variant), line in zip(programs, found):
+    expected = []
+    for config, variant in itertools.product(ane_bench.DEFAULTS["ane"], ("fp16", "w8a8")):
         program = ane_bench.build_program(config, variant, original=True)
         sums = [format(zlib.crc32(part), "08x") for part in (program.mil.encode(), program.blob)]
-        expected = " ".join([config.name, variant, *sums])
-        if line != expected:
-            yield f"CRC-32 of text and weights: {expected}; those of the baseline: {line}"
+        expected.append(" ".join([config.name, variant, *sums]))
+    return "; ".join(f"{one}, not the baseline's {other}" for one, other in itertools.zip_longest(
+        expected, found) if one != other)
 
 
 def compare_runs(baseline: Path, pairs: int, what: str, most_time: float) -> bool:

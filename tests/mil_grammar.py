@@ -65,8 +65,7 @@ def read_tensor(blob: Blob, offset: int) -> Tensor:
 
 
 class Type(NamedTuple):
-    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter and a shape; a dict
-    has the types of keys and values."""
+    """A MIL type: `fp16` is Type("fp16"); a tensor has its element as parameter, and a shape."""
 
     name: str
     parameters: tuple["Type", ...] = ()
@@ -79,8 +78,7 @@ class Type(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A typed literal: a number or string, a list for a tensor, a dict; of a BLOBFILE path and
-    offset, as a tuple."""
+    """A typed literal: a number, text, list or dict; for a BLOBFILE the tuple (path, offset)."""
 
     type: Type
     literal: Any
@@ -275,9 +273,8 @@ def fits(own: Type, literal: Any) -> bool:
 
 
 class Step(NamedTuple):
-    """A step of a chain: conv with the padding of each side and the weights ([output, input, rows,
-    columns], a tensor of fp16, or of int8 times the scale); quantize or dequantize with its
-    scale."""
+    """A step of a chain: conv with the padding of each side and its weights ([output, input, rows,
+    columns] of fp16, or of int8 times the scale); quantize or dequantize with its scale."""
 
     operation: str
     scale: float = 1.0

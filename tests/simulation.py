@@ -13,7 +13,7 @@ import sys
 import time
 import unittest.mock
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NamedTuple, Optional, cast
+from typing import Any, Callable, NamedTuple, cast
 
 import ane_bench
 from tests import mil_grammar, support
@@ -44,11 +44,10 @@ class Engine(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if there is
-    one."""
+    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if it has one."""
 
     matrix: Any
-    pattern: Optional[Any] = None
+    pattern: Any = None
 
 
 Layers = Sequence[Layer]
@@ -111,12 +110,10 @@ def convolved(weights: Any, values: Any, pad: int) -> Any:
                for y in range(size) for x in range(size))
 
 
-def input_of(config: ane_bench.Config, seed: int, pixels: Optional[Sequence[int]] = None) -> Any:
-    """Return the input: the given pixels, or all of them as an image."""
+def input_of(config: ane_bench.Config, seed: int) -> Any:
+    """Return the input as an image."""
     data = np.frombuffer(ane_bench.random_input(config, seed), dtype=np.float16).astype(np.float64)
-    if pixels is None:
-        return data.reshape(config.channels, config.spatial, config.spatial)
-    return data.reshape(config.channels, config.pixels)[:, list(pixels)]
+    return data.reshape(config.channels, config.spatial, config.spatial)
 
 
 def rounded(values: Any, rounding: str) -> Any:
@@ -246,7 +243,6 @@ def reweighted(layers: Layers, factors: Any) -> list[Layer]:
 
 def transposed(layer: Layer) -> Layer:
     """Return a layer whose 3x3 kernels have rows and columns exchanged."""
-    assert layer.pattern is not None
     return layer._replace(pattern=layer.pattern.T)
 
 
@@ -273,12 +269,12 @@ class Chain:
         self.config, self.variant = config, ane_bench.VARIANTS[variant]
         self.int8 = self.variant.quantizes and config.depth > 1
         self.layers = layers_of(config, seed)
+        self.input, draw = input_of(config, seed), np.random.default_rng(seed)
         if config.kernel == 1:
-            self.places = np.random.default_rng(seed).permutation(config.pixels)[:count].tolist()
-            self.input = input_of(config, seed, self.places)
+            self.places = draw.permutation(config.pixels)[:count].tolist()
+            self.input = self.input.reshape(config.channels, -1)[:, self.places]
         else:
-            self.places = places_of_image(config.spatial, size, np.random.default_rng(seed))[:count]
-            self.input = input_of(config, seed)
+            self.places = places_of_image(config.spatial, size, draw)[:count]
         self._row = {place: row for row, place in enumerate(self.places)}
         self._outputs: dict[Any, list[list[float]]] = {}
 
