@@ -9,9 +9,7 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
-
-Blob = Union[bytes, bytearray]
+from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 
 class MilError(Exception):
@@ -30,7 +28,7 @@ class Tensor(NamedTuple):
 ELEMENTS = {1: ("fp16", 2), 2: ("fp32", 4), 3: ("uint8", 1), 4: ("int8", 1)}
 
 
-def read_weight_file(blob: Blob) -> list[Tensor]:
+def read_weight_file(blob: bytearray) -> list[Tensor]:
     """Return all tensors of a file of Apple's layout, in order. Raise MilError with the offset of
     what Apple's writer would not write."""
     if len(blob) < 64:
@@ -51,7 +49,7 @@ def read_weight_file(blob: Blob) -> list[Tensor]:
     return tensors
 
 
-def read_tensor(blob: Blob, offset: int) -> Tensor:
+def read_tensor(blob: bytearray, offset: int) -> Tensor:
     """Return the tensor whose record is at an offset, or raise MilError."""
     if offset % 64 or not 0 <= offset <= len(blob) - 64:
         raise MilError(f"offset {offset}: no record of a file of {len(blob)} bytes")
@@ -290,7 +288,7 @@ FIRST_OPSETS = {"const": 15, "conv": 15, "constexpr_affine_dequantize": 16, "qua
 OPERANDS = {"conv": ["fp16", "fp16"], "quantize": ["fp16", "int8"], "dequantize": ["int8", "fp16"]}
 
 
-def steps(text: str, blob: Blob) -> list[Step]:
+def steps(text: str, blob: bytearray) -> list[Step]:
     """Return what a chain computes, from its input to its output. Raise MilError for another
     program, or weights that are not in the file as the text says."""
     program = Parser(text).program()
@@ -305,8 +303,9 @@ def steps(text: str, blob: Blob) -> list[Step]:
     name, found = program.output, []
     while name != program.input:
         one = program.statements[name]
-        found.append((convolution if one.operation == "conv" else quantization)(one, program, blob))
-        name = one.arguments["x" if one.operation == "conv" else "input"]
+        conv = one.operation == "conv"
+        found.append(convolution(one, program, blob) if conv else quantization(one, program))
+        name = one.arguments["x" if conv else "input"]
         elements = [program.types[name].element, one.type.element]
         if (elements != OPERANDS[one.operation]
                 or one.type.shape != program.types[program.input].shape):
@@ -314,7 +313,7 @@ def steps(text: str, blob: Blob) -> list[Step]:
     return found[::-1]
 
 
-def convolution(one: Statement, program: Program, blob: Blob) -> Step:
+def convolution(one: Statement, program: Program, blob: bytearray) -> Step:
     """Return a convolution with its weights."""
     settings = {key: program.statements[name].attributes["val"].literal
                 for key, name in one.arguments.items() if key not in ("weight", "x")}
@@ -344,7 +343,7 @@ def convolution(one: Statement, program: Program, blob: Blob) -> Step:
     return Step("conv", scale, pad, shape, tensor)
 
 
-def quantization(one: Statement, program: Program, blob: Blob) -> Step:
+def quantization(one: Statement, program: Program) -> Step:
     """Return a quantize or a dequantize."""
     given = {key: program.statements[name].attributes["val"].literal
              for key, name in one.arguments.items() if key != "input"}

@@ -389,8 +389,7 @@ known_chain = functools.lru_cache(maxsize=4)(Chain)  # made once for all defects
 
 
 def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> float:
-    """Return the share of outputs with a defect that are seen; they differ in seeds, in pixels, and
-    in the channels that the defect picks."""
+    """Return the share of outputs with a defect that are seen, of drawn seeds, pixels, channels."""
     config = ane_bench.Config.parse(name)
     groups = 4 if config.weights >= 1 << 21 else 8
     seen: list[bool] = []
@@ -406,8 +405,7 @@ def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> floa
 
 
 def main(seconds: float) -> int:
-    """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1
-    if any alarm."""
+    """Simulate right outputs for some time, print alarms and margins; return 1 if any alarm."""
     ends, count, alarms = time.monotonic() + seconds, 0, 0
     every = itertools.chain.from_iterable(
         right_verdicts(LONG, (seed,), False) for seed in itertools.count(1000))

@@ -45,11 +45,9 @@ def rising(ms: Mapping[str, float], factor: float, tau_s: float) -> Latency:
 
 class FakeEngine:
     """An engine whose evaluates take the ns that `latency` returns, by variant and the count of
-    evaluates before.
-
-    It tells the order of calls in `log`. Programs whose variant and form hold a word of `refuse`
-    are refused; evaluates of a variant fail from the `fail_from`-th on, and reading pixels from the
-    `unreadable`-th time on."""
+    evaluates before. It tells the order of calls in `log`. Programs whose variant and form hold a
+    word of `refuse` are refused; evaluates of a variant fail from the `fail_from`-th on, and
+    reading pixels from the `unreadable`-th time on."""
 
     tick_ns = 1.0
 
@@ -99,7 +97,6 @@ class FakeExecutable:
         self.engine.log.append(f"poison {self.name}")
 
     def read_pixels(self, pixels: Sequence[int]) -> list[ane_bench.Vector]:
-        """Return the channels of pixels."""
         self.engine.log.append(f"read {self.name}")
         self.reads += 1
         if self.reads >= self.engine.unreadable:

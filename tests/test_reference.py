@@ -11,7 +11,6 @@ import unittest
 import unittest.mock
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import ane_bench
 from ane_bench import ARITHMETICS, VARIANTS, Circulant, Config, Program, Reference, build_program
@@ -82,29 +81,6 @@ def image_of(config: Config, seed: int) -> list[ane_bench.Vector]:
 def lists(output: Sequence[ane_bench.Vector]) -> list[list[float]]:
     """Return an output that can be compared."""
     return list(map(list, output))
-
-
-class CirculantTest(unittest.TestCase):
-    """The product of two long integers."""
-
-    def test_equals_the_plain_definition(self) -> None:
-        """With lanes of 1 to 8 bytes, and with vectors that are split."""
-        draw = random.Random(4)
-        for length in (1, 2, 3, 7, 16, 61):
-            row = [draw.randrange(-128, 128) for _ in range(length)]
-            matrix = Circulant(row)
-            for bits in (0, 1, 5, 8, 15, 22, 30, 40, 48, 60, 100, 150):
-                vector = [draw.randrange(-(1 << bits), 1 + (1 << bits)) for _ in range(length)]
-                plain = [sum(row[(turn + place) % length] * value
-                             for place, value in enumerate(vector)) for turn in range(length)]
-                self.assertEqual(matrix.product(vector), plain, (length, bits))
-
-    def test_the_largest_sums_fit_their_lanes(self) -> None:
-        for size, row in itertools.product((1, 127, 128, 2 ** 15, 2 ** 55 - 1),
-                                           ([-128] * 3, [127, -1], [1], [-1])):
-            for sign in (1, -1):
-                expected = [sum(row) * sign * size] * len(row)
-                self.assertEqual(Circulant(row).product([sign * size] * len(row)), expected)
 
 
 class ChainTest(unittest.TestCase):
@@ -182,8 +158,27 @@ class UnroundedTest(unittest.TestCase):
                              lists(Reference(Config.parse(name), 0).compute([1, 2])))
 
 
-class RoundingTest(unittest.TestCase):
-    """Stores and quantize."""
+class ArithmeticTest(unittest.TestCase):
+    """The product of two long integers, stores and quantize."""
+
+    def test_a_product_equals_the_plain_definition(self) -> None:
+        """With lanes of 1 to 8 bytes, and with vectors that are split."""
+        draw = random.Random(4)
+        for length in (1, 2, 3, 7, 16, 61):
+            row = [draw.randrange(-128, 128) for _ in range(length)]
+            matrix = Circulant(row)
+            for bits in (0, 1, 5, 8, 15, 22, 30, 40, 48, 60, 100, 150):
+                vector = [draw.randrange(-(1 << bits), 1 + (1 << bits)) for _ in range(length)]
+                plain = [sum(row[(turn + place) % length] * value
+                             for place, value in enumerate(vector)) for turn in range(length)]
+                self.assertEqual(matrix.product(vector), plain, (length, bits))
+
+    def test_the_largest_sums_fit_their_lanes(self) -> None:
+        for size, row in itertools.product((1, 127, 128, 2 ** 15, 2 ** 55 - 1),
+                                           ([-128] * 3, [127, -1], [1], [-1])):
+            for sign in (1, -1):
+                expected = [sum(row) * sign * size] * len(row)
+                self.assertEqual(Circulant(row).product([sign * size] * len(row)), expected)
 
     def test_stores_equal_exact_ones(self) -> None:
         draw = random.Random(9)
@@ -269,8 +264,7 @@ class EngineTest(unittest.TestCase):
 
     def test_a_variant_more_is_a_line_in_variants(self) -> None:
         """Of known data types: it is written, computed and verified as any other's."""
-        fields: dict[str, Any] = {**VARIANTS["w8a8"]._asdict(), "name": "w16a8", "weights": "fp16"}
-        variant, config = ane_bench.Variant(**fields), Config(32, 4, 3)
+        config, variant = Config(32, 4, 3), VARIANTS["w8a8"]._replace(name="w16a8", weights="fp16")
         with unittest.mock.patch.dict(VARIANTS, {"w16a8": variant}):
             program = build_program(config, "w16a8")
             output = self.outputs(config, "w16a8")

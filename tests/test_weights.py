@@ -9,7 +9,6 @@ import statistics
 import struct
 import time
 import unittest
-from collections.abc import Sequence
 from operator import itemgetter, mul
 
 import ane_bench
