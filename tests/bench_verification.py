@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ane_bench  # noqa: E402
 
 DEFAULT = ane_bench.DEFAULTS["ane"]
-RESNET = list(map(ane_bench.Config.parse, "64x56x16k3 128x28x16k3 256x14x16k3 512x7x16k3".split()))
+RESNET = [ane_bench.Config(*shape, 16, 3) for shape in ((64, 56), (128, 28), (256, 14), (512, 7))]
 PIXELS = 8
 # Goal, what is checked, configurations, whether in an M4's arithmetic, seconds at most.
 GOALS = (("a default run, M4", DEFAULT, True, 5.0),

@@ -86,7 +86,8 @@ class NotationTest(unittest.TestCase):
             self.assertEqual({config.shape for config in found}, {layer.replace("k1", "")})
             self.assertEqual([config.depth for config in configs_of(layer, "reference")], [2, 4])
         shapes = Counter(config.shape for config in configs_of("64,128x56,28k1,3", "ane"))
-        expected = "64x56 64x56k3 64x28 64x28k3 128x56 128x56k3 128x28 128x28k3".split()
+        expected = ["64x56", "64x56k3", "64x28", "64x28k3", "128x56", "128x56k3", "128x28",
+                    "128x28k3"]
         self.assertEqual(shapes, dict.fromkeys(expected, 2))
 
     def test_every_kind_of_request(self) -> None:
