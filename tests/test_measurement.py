@@ -244,14 +244,6 @@ class RoundsTest(unittest.TestCase):
             self.assertEqual((len(cell.samples_ns), len(cell.samples_ns[0])), (1, 50))
             self.assertNotIn("ci95", cell.ms)
 
-    def test_of_a_variant_that_fails_the_others_go_on(self) -> None:
-        engine = FakeEngine(refuse="w8a16")
-        events = FakeEvents(engine)
-        cells = measured(engine, ALL_THREE, seconds=0, events=events)
-        self.assertEqual([cell.ok for cell in cells], [True, False, True])
-        self.assertEqual({variants for variants, _, _, _ in events.rounds}, {"fp16,w8a8"})
-        self.assertEqual(len(cells[2].samples_ns), 12)
-
     def test_interrupted_before_twelve_rounds_the_cells_fail(self) -> None:
         for stop_at in (0, 1, 11):
             engine = FakeEngine()
@@ -396,8 +388,18 @@ class FormsTest(unittest.TestCase):
             self.assertEqual(engine.log, [f"load fp16:{tried}" for tried in forms])
             for text in (*forms, advice):
                 self.assertIn(text, cell.error or "")
+
+    def test_the_original_has_one(self) -> None:
         cell, = measured(FakeEngine(refuse="fp16"), ("fp16",), settings=ane_bench.ORIGINAL_SETTINGS)
         self.assertIn("try it without --original", cell.error or "")
+
+    def test_if_a_variant_is_refused_the_others_go_on(self) -> None:
+        engine = FakeEngine(refuse="w8a16")
+        events = FakeEvents(engine)
+        cells = measured(engine, ALL_THREE, seconds=0, events=events)
+        self.assertEqual([cell.ok for cell in cells], [True, False, True])
+        self.assertEqual({variants for variants, _, _, _ in events.rounds}, {"fp16,w8a8"})
+        self.assertEqual(len(cells[2].samples_ns), 12)
 
 
 class CellTest(unittest.TestCase):
