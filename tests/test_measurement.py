@@ -380,7 +380,8 @@ class FormsTest(unittest.TestCase):
 
     def test_all_are_named_if_none_is_accepted(self) -> None:
         for form, forms, advice in (
-                ("auto", ane_bench.FORMS, "no form of the program is accepted; send the output "),
+                ("auto", ane_bench.FORMS,
+                 "no form of the program is accepted; send the output of doctor"),
                 ("standard/1.0", ("standard/1.0",), "try another --form")):
             engine = FakeEngine(refuse="fp16")
             cell, = measured(engine, ("fp16",), form=form)
