@@ -1,10 +1,9 @@
-"""How well a rising clock is measured: `python3 tests/bench_clock.py [--before COMMIT] [--runs N]`.
+"""How well a rising clock is measured: `python3 tests/bench_clock.py [--runs N]`.
 
 Programs of 0.2, 2 and 15 ms are measured on the stand-in, where an evaluate takes 2.8 times as long
 from idle and the excess falls with a time constant of 60 or 250 ms of work. For each the script
 prints by how much both times and the ratio differ from the final ones (those of a run whose clock
-does not rise), for ane_bench.py of a commit before and as it is now, side by side; and the longest
-gap before an evaluate in the rounds.
+does not rise), and the longest gap before an evaluate in the rounds.
 
 The stand-in's clock jumps: evaluates take exactly as long as they should, and whatever passes
 between them is the program's own, or the machine's. Interruptions by the machine only ever make
@@ -12,7 +11,7 @@ gaps longer and times later, and fall elsewhere in each run: of some runs the on
 errors counts, and at each place among the evaluates the least gap. A busy machine still shows in
 programs of 0.2 ms, since an interruption of 1 ms is five of their evaluates.
 
-Exit code 0 if all is within a hundredth and 100 µs now, else 1; 2 if the stand-in cannot be built.
+Exit code 0 if all is within a hundredth and 100 µs, else 1; 2 if the stand-in cannot be built.
 """
 
 import argparse
@@ -24,17 +23,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.standin.build import Unavailable, build  # noqa: E402  # found only now
 
-BEFORE = "4da32a0"
 PROGRAMS_MS, CONSTANTS_S, RISE, TIMES_FASTER = (0.2, 2.0, 15.0), (0.06, 0.25), 2.8, 2
-# What fixes the number of rounds, and the name of the time: of the commit before, and now.
-OPTIONS_BEFORE, OPTIONS = ["--iters", "50", "--rounds", "10"], ["--seconds", "0"]
 MOST_OFF, MOST_GAP_US = 0.01, 100.0
 
 
@@ -46,26 +42,21 @@ class Found(NamedTuple):
     ratio: float
     gaps_us: Sequence[Sequence[float]]
 
-    def errors(self, final: "Found") -> list[float]:
-        """Return by how much times and ratio differ from the final ones, as parts of these."""
-        return [own / other - 1 for own, other in zip(self[:3], final[:3])]
 
-
-def measure(module: Path, options: Sequence[str], standin: Path, program_ms: float, rise: str,
-            directory: Path) -> Found:
-    """Run a module once, on a clock that rises so or, if `rise` is empty, does not."""
+def measure(standin: Path, program_ms: float, rise: str, directory: Path) -> Found:
+    """Run once, on a clock that rises so or, if `rise` is empty, does not."""
     gaps = directory / "gaps"
     gaps.unlink(missing_ok=True)
     latency = f"fp16:{program_ms * 1e3:g},w8a8:{program_ms * 1e3 / TIMES_FASTER:g}"
     environment = {**os.environ, "ANE_BENCH_STANDIN": str(standin), "TMPDIR": str(directory),
                    "STANDIN_CLOCK": "jump", "STANDIN_LATENCY": latency, "STANDIN_RISE": rise,
                    "STANDIN_GAPS": str(gaps)}
-    done = subprocess.run([sys.executable, str(module), "--config", "64x32x2", *options,
-                           "--format", "json", "--quiet"],
+    done = subprocess.run([sys.executable, str(ROOT / "ane_bench.py"), "--config", "64x32x2",
+                           "--seconds", "0", "--format", "json", "--quiet"],
                           env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     result, = json.loads(done.stdout)["results"]
     cells = [result["variants"][name] for name in ("fp16", "w8a8")]
-    fp16, w8a8 = (cell["ms"].get("value", cell["ms"].get("median")) for cell in cells)
+    fp16, w8a8 = (cell["ms"]["value"] for cell in cells)
     lines = gaps.read_text(encoding="utf-8").split("\n")[:-1]
     return Found(fp16, w8a8, result["ratio"]["w8a8"]["value"],
                  gaps_of(lines, [cell["samples_ns"] for cell in cells]))
@@ -78,26 +69,16 @@ def gaps_of(lines: Sequence[str], cells: Sequence[Sequence[Sequence[float]]]) ->
              for samples in (both[::-1] if number % 2 else both)]
     gaps = [0.0 if " - " in line else float(line.split()[1]) / 1e3 for line in lines[-sum(turns):]]
     gaps[0] = 0.0
-    ends = list(itertools.accumulate(turns))
+    ends = itertools.accumulate(turns)
     return [gaps[end - turn:end] for turn, end in zip(turns, ends)]
 
 
-def least(runs: Sequence[Found], final: Found) -> tuple[list[float], float]:
-    """Return the errors of the run with the least, and the longest gap that the program makes."""
-    errors = min((run.errors(final) for run in runs), key=lambda errors: max(map(abs, errors)))
-    return errors, max(min(places) for turns in zip(*(run.gaps_us for run in runs))
-                       for places in zip(*turns))
-
-
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", default=BEFORE,
-                        help=f"the commit to compare with (default {BEFORE})")
-    parser.add_argument("--runs", type=int, default=5,
-                        help="runs of each program, with either (default 5)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--runs", type=int, default=5, help="runs of each program (default 5)")
+    runs = range(parser.parse_args().runs)
     with tempfile.TemporaryDirectory(prefix="ane_bench_clock_") as holder:
         directory = Path(holder)
         try:
@@ -105,25 +86,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         except Unavailable as reason:
             print(f"bench_clock: {reason}", file=sys.stderr)
             return 2
-        before = directory / "before.py"
-        before.write_bytes(subprocess.run(
-            ["git", "-C", str(ROOT), "show", f"{options.before}:ane_bench.py"],
-            stdout=subprocess.PIPE, check=True).stdout)
-        heading = " ".join(f"{name:>8}" for name in ("FP16", "W8A8", "Ratio", "gap µs"))
-        print(f"{'ms':>5} {'tau ms':>6}  {'before: ' + options.before:^35}  {'now':^35}\n"
-              f"{'':12}  {heading}  {heading}")
+        print(f"{'ms':>5} {'tau ms':>6}     FP16     W8A8    Ratio   gap µs")
         well = True
-        for program_ms in PROGRAMS_MS:
-            for constant_s in CONSTANTS_S:
-                line = f"{program_ms:5g} {constant_s * 1e3:6g}"
-                for module, given in ((before, OPTIONS_BEFORE), (ROOT / "ane_bench.py", OPTIONS)):
-                    flat, rising = ([measure(module, given, standin, program_ms, rise, directory)
-                                     for _ in range(options.runs)]
-                                    for rise in ("", f"{RISE}:{constant_s}"))
-                    errors, gap = least(rising, min(flat))
-                    line += "  " + " ".join(f"{error:+8.2%}" for error in errors) + f" {gap:8.1f}"
-                well = well and max(map(abs, errors)) <= MOST_OFF and gap <= MOST_GAP_US
-                print(line, flush=True)
+        for program_ms, constant_s in itertools.product(PROGRAMS_MS, CONSTANTS_S):
+            flat, rising = ([measure(standin, program_ms, rise, directory) for _ in runs]
+                            for rise in ("", f"{RISE}:{constant_s}"))
+            final = min(flat)[:3]
+            errors = min(([own / other - 1 for own, other in zip(run[:3], final)]
+                          for run in rising), key=lambda errors: max(map(abs, errors)))
+            gap = max(min(places) for turns in zip(*(run.gaps_us for run in rising))
+                      for places in zip(*turns))  # the longest that the program makes
+            well = well and max(map(abs, errors)) <= MOST_OFF and gap <= MOST_GAP_US
+            print(f"{program_ms:5g} {constant_s * 1e3:6g} "
+                  + " ".join(f"{error:+8.2%}" for error in errors) + f" {gap:8.1f}", flush=True)
     return 0 if well else 1
 
 

@@ -12,6 +12,8 @@ same work, 2 if nothing can be built.
 
 import argparse
 import contextlib
+import itertools
+import math
 import os
 import statistics
 import subprocess
@@ -19,10 +21,10 @@ import sys
 import tempfile
 import unittest.mock
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import sub, truediv
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,36 +42,16 @@ print(code, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
-# With this the stand-in's evaluates take no time.
-FREE = ("STANDIN_SPEED", "0")
+# A run may take so many times as long and as much memory; an evaluate so many µs more.
+MOST_TIME, MOST_MEMORY, MOST_EVALUATE, NO_LIMIT = 1.35, 1.5, 2.5, math.inf
 
 
-class Target(NamedTuple):
-    """How a figure is compared with the baseline's, the words for that, and its limit."""
-
-    compare: Callable[[float, float], float]
-    words: str
-    most: float = float("inf")
-
-
-TIME, FREE_TIME = Target(truediv, "times", 1.35), Target(truediv, "times")
-MEMORY, EVALUATE = Target(truediv, "times", 1.5), Target(sub, "µs more than", 2.5)
-
-
-class Cost(NamedTuple):
-    """The cost of a run: time, processor time, the most memory that one of its processes had."""
-
-    seconds: float
-    processor_seconds: float
-    mib: float
-
-
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main() -> int:
     """Build, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pairs", type=int, default=7, help="how often the two are measured")
     parser.add_argument("--evaluates", type=int, default=200000, help="timed at a time")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ane_bench_overhead_") as name:
         directory = Path(name)
         try:
@@ -79,17 +61,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             print(f"nothing was measured: {reason}", file=sys.stderr)
             return 2
         set_environment(directory, library)
-        difference = next(differences(baseline), None)
-        if difference:
-            print(f"the two do not do the same work: {difference}", file=sys.stderr)
+        differing = difference(baseline)
+        if differing:
+            print(f"the two do not do the same work: {differing}", file=sys.stderr)
             return 1
         print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, "
               f"load {os.getloadavg()[0]:.1f}")
         pairs = options.pairs
-        met = [compare_runs(baseline, pairs, "a run without the time of evaluates", FREE_TIME),
+        met = [compare_runs(baseline, pairs, "a run without the time of evaluates", NO_LIMIT),
                compare_evaluates(baseline, library, pairs, options.evaluates)]
-        del os.environ[FREE[0]]
-        met.append(compare_runs(baseline, pairs, "a run at the speed of an M4", TIME))
+        del os.environ["STANDIN_SPEED"]
+        met.append(compare_runs(baseline, pairs, "a run at the speed of an M4", MOST_TIME))
         return 0 if all(met) else 1
 
 
@@ -98,50 +80,43 @@ def set_environment(directory: Path, library: Path) -> None:
     for variable in [variable for variable in os.environ if variable.startswith("STANDIN_")]:
         del os.environ[variable]
     os.environ.update({ane_bench.STANDIN_VARIABLE: str(library), "STANDIN_COMPUTE": "none",
-                       FREE[0]: FREE[1], "TMPDIR": str(directory)})
+                       "STANDIN_SPEED": "0", "TMPDIR": str(directory)})
 
 
-def differences(baseline: Path) -> Iterator[str]:
-    """Yield each program that is not the same in both."""
-    hashed = subprocess.run([baseline, "--hash"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            encoding="utf-8", check=True)
-    found = hashed.stdout.splitlines()
-    programs = [(config, variant) for config in ane_bench.DEFAULTS["ane"]
-                for variant in ("fp16", "w8a8")]
-    if len(found) != len(programs):
-        yield f"{len(found)} programs, and {len(programs)} were expected"
-    for (config, variant), line in zip(programs, found):
+def difference(baseline: Path) -> str:
+    """Return the CRC-32 of texts and weights of the programs that are not the same in both."""
+    found = subprocess.check_output([baseline, "--hash"], encoding="utf-8").splitlines()
+    expected = []
+    for config, variant in itertools.product(ane_bench.DEFAULTS["ane"], ("fp16", "w8a8")):
         program = ane_bench.build_program(config, variant, original=True)
         sums = [format(zlib.crc32(part), "08x") for part in (program.mil.encode(), program.blob)]
-        expected = " ".join([config.name, variant, *sums])
-        if line != expected:
-            yield f"CRC-32 of text and weights: {expected}; those of the baseline: {line}"
+        expected.append(" ".join([config.name, variant, *sums]))
+    return "; ".join(f"{one}, not the baseline's {other}" for one, other in itertools.zip_longest(
+        expected, found) if one != other)
 
 
-def compare_runs(baseline: Path, pairs: int, what: str, target: Target) -> bool:
+def compare_runs(baseline: Path, pairs: int, what: str, most_time: float) -> bool:
     """Compare whole runs; return whether they take no more time and memory than they may."""
     commands = ([sys.executable, str(ane_bench.__file__), "--original", "--quiet"], [str(baseline)])
-    costs: tuple[list[Cost], list[Cost]] = ([], [])
+    costs: tuple[list[list[float]], list[list[float]]] = ([], [])
     for number in range(pairs):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
             costs[which].append(measure(commands[which]))
-    figures = (("time", "s", target), ("processor time", "s", FREE_TIME),
-               ("peak memory", "MiB", MEMORY))
-    met = []
-    for place, (name, unit, aim) in enumerate(figures):
-        own, compiled = ([cost[place] for cost in each] for each in costs)
-        met.append(tell(f"{name} of {what}", unit, own, compiled, aim))
+    figures = (("time", "s", most_time), ("processor time", "s", NO_LIMIT),
+               ("peak memory", "MiB", MOST_MEMORY))
+    met = [tell(f"{name} of {what}", unit, own, compiled, truediv, most)
+           for (name, unit, most), own, compiled in zip(figures, zip(*costs[0]), zip(*costs[1]))]
     return all(met)
 
 
-def measure(command: Sequence[str]) -> Cost:
-    """Return the cost of a command; exit if it fails."""
-    done = subprocess.run([sys.executable, "-IS", "-c", MEASURE, *command],
-                          stdout=subprocess.PIPE, encoding="utf-8", check=True)
-    code, seconds, processor_seconds, most = done.stdout.split()
-    if code != "0":
-        sys.exit(f"{' '.join(command)} ended with {code}")
-    return Cost(float(seconds), float(processor_seconds), int(most) * MAXRSS_UNIT / (1 << 20))
+def measure(command: Sequence[str]) -> list[float]:
+    """Return the cost of a run: time, processor time, the most MiB that one of its processes had;
+    exit if it fails."""
+    output = subprocess.check_output([sys.executable, "-IS", "-c", MEASURE, *command])
+    code, seconds, processor_seconds, most = map(float, output.split())
+    if code:
+        sys.exit(f"{' '.join(command)} ended with {code:g}")
+    return [seconds, processor_seconds, most * MAXRSS_UNIT / (1 << 20)]
 
 
 def compare_evaluates(baseline: Path, library: Path, pairs: int, count: int) -> bool:
@@ -149,10 +124,8 @@ def compare_evaluates(baseline: Path, library: Path, pairs: int, count: int) -> 
     own, compiled = [], []
     for _ in range(pairs):
         own.append(evaluate_microseconds(library, count))
-        done = subprocess.run([baseline, "--evaluate", str(count)], stdout=subprocess.PIPE,
-                              encoding="utf-8", check=True)
-        compiled.append(float(done.stdout))
-    return tell("one evaluate", "µs", own, compiled, EVALUATE)
+        compiled.append(float(subprocess.check_output([baseline, "--evaluate", str(count)])))
+    return tell("one evaluate", "µs", own, compiled, sub, MOST_EVALUATE)
 
 
 def evaluate_microseconds(library: Path, count: int) -> float:
@@ -168,14 +141,15 @@ def evaluate_microseconds(library: Path, count: int) -> float:
 
 
 def tell(what: str, unit: str, own: Sequence[float], compiled: Sequence[float],
-         target: Target) -> bool:
-    """Print the median over pairs beside its target; return whether it is met."""
-    figure = statistics.median(map(target.compare, own, compiled))
+         compare: Callable[[float, float], float], most: float) -> bool:
+    """Print the median over pairs beside its limit; return whether it is met."""
+    figure = statistics.median(map(compare, own, compiled))
     middles = [statistics.median(values) for values in (own, compiled)]
-    verdict = f", at most {target.most:g}: {'met' if figure <= target.most else 'missed'}"
-    print(f"{what}: {figure:.2f} {target.words} the baseline's ({middles[0]:.2f} {unit} and "
-          f"{middles[1]:.2f} {unit}){verdict if target.most < float('inf') else ''}", flush=True)
-    return figure <= target.most
+    words = "times" if compare is truediv else f"{unit} more than"
+    verdict = f", at most {most:g}: {'met' if figure <= most else 'missed'}"
+    print(f"{what}: {figure:.2f} {words} the baseline's ({middles[0]:.2f} {unit} and "
+          f"{middles[1]:.2f} {unit}){verdict if most < NO_LIMIT else ''}", flush=True)
+    return figure <= most
 
 
 if __name__ == "__main__":

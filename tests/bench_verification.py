@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ane_bench  # noqa: E402
 
-DEFAULT = ("512x64x128", "512x64x64", "256x64x256", "256x64x128", "384x64x128")
-RESNET = ("64x56x16k3", "128x28x16k3", "256x14x16k3", "512x7x16k3")
+DEFAULT = ane_bench.DEFAULTS["ane"]
+RESNET = [ane_bench.Config(*shape, 16, 3) for shape in ((64, 56), (128, 28), (256, 14), (512, 7))]
 PIXELS = 8
 # Goal, what is checked, configurations, whether in an M4's arithmetic, seconds at most.
 GOALS = (("a default run, M4", DEFAULT, True, 5.0),
@@ -44,9 +44,9 @@ def seconds(config: ane_bench.Config, m4: bool) -> float:
 def main() -> int:
     """Print every time and its goal; return 1 if a goal is missed."""
     missed = 0
-    for what, names, m4, goal in GOALS:
-        times = [min(seconds(ane_bench.Config.parse(name), m4) for _ in range(2)) for name in names]
-        each = ", ".join(f"{name} {taken:.2f}" for name, taken in zip(names, times))
+    for what, configs, m4, goal in GOALS:
+        times = [min(seconds(config, m4) for _ in range(2)) for config in configs]
+        each = ", ".join(f"{one.name} {taken:.2f}" for one, taken in zip(configs, times))
         print(f"{what}: {sum(times):.2f} s, goal {goal} s ({each})", flush=True)
         missed += sum(times) > goal
     print(f"Python {sys.version.split()[0]}, {PIXELS} pixels, two rounds, FP16 and W8A8")

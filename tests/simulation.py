@@ -1,19 +1,19 @@
 """Simulate with numpy what an engine may legitimately compute, and what a broken engine would
-compute.
+compute. The limits of the verification come from here.
 
-The limits of the verification come from here. A chain is a list of layers, read from the weight
-file of a program. Activations are arrays [channel][pixel] for 1x1 convolutions and
-[channel][row][column] for 3x3 convolutions.
+A chain is a list of layers, read from the weight file of a program. Activations are arrays
+[channel][pixel] for 1x1 convolutions and [channel][row][column] for 3x3 convolutions.
 """
 
 import collections
+import contextlib
 import functools
 import itertools
 import sys
 import time
 import unittest.mock
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NamedTuple, Optional, cast
+from typing import Any, Callable, NamedTuple, cast
 
 import ane_bench
 from tests import mil_grammar, support
@@ -30,11 +30,10 @@ class Engine(NamedTuple):
     sums: exact; fp32; fp16 (each addition rounded); groups (four products added, then rounded to
     fp16, as an M1 does); fixed (products rounded to multiples of 2**-16, as an M4 does); winograd
     (a 3x3 convolution by F(2x2, 3x3), every intermediate in fp16); winograd32 (the same with sums
-    in fp32). store: how activations are stored between layers: fp16, fp32 or bf16. rounding: of
-    stores and of quantize: even, away, floor or zero; the last two only of quantize. steps:
-    quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out. border: of
-    an image: of zeros (constant), or its outermost pixels again (edge).
-    """
+    in fp32). store: how activations are stored between layers: fp16, fp32, bf16, or fp64, which
+    rounds nothing. rounding: of stores and of quantize: even, away, or floor, only of quantize.
+    steps: quantized activations are multiples of 1/steps; 0 leaves quantize and dequantize out.
+    border: of an image: of zeros (constant), or its outermost pixels again (edge)."""
 
     int8: bool
     sums: str = "exact"
@@ -45,53 +44,46 @@ class Engine(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if there is
-    one."""
+    """The weights of a convolution: float32 [output][input], times a 3x3 pattern if it has one."""
 
     matrix: Any
-    pattern: Optional[Any] = None
+    pattern: Any = None
 
 
 Layers = Sequence[Layer]
 
 
-def engines(int8: bool, sums: Sequence[str]) -> list[Engine]:
-    """Return every combination of sums, store and rounding."""
-    return [Engine(int8, *rest)
-            for rest in itertools.product(sums, ("fp16", "fp32"), ("even", "away"))]
-
-
 def legitimate(int8: bool, kernel: int, large: bool) -> list[Engine]:
     """Return every arithmetic that a right engine may have; of large chains, which take long, a
     choice: both stores, both roundings, the sums that are fast to simulate."""
-    if large:
-        return engines(int8, ("exact", "groups") if kernel == 1 else ("exact", "winograd"))[::3]
-    sums = {1: ("exact", "fp32", "groups", "fixed", "fp16"), 3: ("exact", "winograd", "fp16")}
-    return engines(int8, sums[kernel])
+    sums = {1: ("exact", "groups", "fp32", "fixed", "fp16"), 3: ("exact", "winograd", "fp16")}
+    found = [Engine(int8, *rest) for rest in itertools.product(
+        sums[kernel][:2 if large else None], ("fp16", "fp32"), ("even", "away"))]
+    return found[::3] if large else found
 
 
 @functools.lru_cache(maxsize=2)  # the largest take 130 MB
 def layers_of(config: ane_bench.Config, seed: int) -> list[Layer]:
     """Return the layers as text and weight file of the FP16 program have them; the other variants
     have the same numbers."""
-    layers = []
     program = ane_bench.build_program(config, "fp16", seed=seed)
+    layers = []
     for step in mil_grammar.steps(program.mil, program.blob):
         weights = kernels(step)
-        if config.kernel == 1:
-            layers.append(Layer(weights[:, :, 0, 0]))
-        else:
+        layer = Layer(weights[:, :, 0, 0])
+        if config.kernel == 3:
             pattern = np.rint(weights[0, 0] / weights[0, 0, 1, 1] * 16)
-            layers.append(Layer(weights[:, :, 1, 1] / 16, pattern))
-            assert np.array_equal(np.multiply.outer(layers[-1].matrix, pattern), weights)
+            layer = Layer(weights[:, :, 1, 1] / 16, pattern)
+            assert np.array_equal(np.multiply.outer(*layer), weights)
+        layers.append(layer)
     return layers
 
 
 def kernels(step: mil_grammar.Step) -> Any:
     """Return the weights of a convolution, float32 [output][input][row][column]."""
     assert step.weights is not None
-    numbers = np.frombuffer(step.weights.data, np.float16 if step.weights.data_type == "fp16"
-                            else np.int8)
+    kind = np.float16 if step.weights.data_type == "fp16" else np.int8
+    numbers = np.frombuffer(step.weights.data, kind)
     return numbers.astype(np.float32).reshape(step.shape) * np.float32(step.scale)
 
 
@@ -100,8 +92,8 @@ def executed(program: ane_bench.Program, values: Any) -> Any:
     engine with exact sums that rounds halves away computes of a program, right or wrong."""
     for step in mil_grammar.steps(program.mil, program.blob):
         if step.operation == "conv":
-            values = stored(convolved(kernels(step).astype(np.float64), values, step.pad), "fp16",
-                            "away")
+            weights = kernels(step).astype(np.float64)
+            values = stored(convolved(weights, values, step.pad), "fp16", "away")
         elif step.operation == "quantize":
             values = np.clip(rounded(values / step.scale, "away"), -128, 127)
         else:
@@ -118,116 +110,77 @@ def convolved(weights: Any, values: Any, pad: int) -> Any:
                for y in range(size) for x in range(size))
 
 
-def input_of(config: ane_bench.Config, seed: int, pixels: Optional[Sequence[int]] = None) -> Any:
-    """Return the input: the given pixels, or all of them as an image."""
+def input_of(config: ane_bench.Config, seed: int) -> Any:
+    """Return the input as an image."""
     data = np.frombuffer(ane_bench.random_input(config, seed), dtype=np.float16).astype(np.float64)
-    if pixels is None:
-        return data.reshape(config.channels, config.spatial, config.spatial)
-    return data.reshape(config.channels, config.pixels)[:, list(pixels)]
+    return data.reshape(config.channels, config.spatial, config.spatial)
 
 
 def rounded(values: Any, rounding: str) -> Any:
     """Return whole numbers."""
-    if rounding == "even":
-        return np.rint(values)
     if rounding == "away":
         return np.trunc(values + np.copysign(0.5, values))
-    return np.floor(values) if rounding == "floor" else np.trunc(values)
-
-
-# Bits of the significand and the least exponent of a normal number.
-FORMATS = {"fp16": (11, -14), "bf16": (8, -126)}
+    return np.floor(values) if rounding == "floor" else np.rint(values)
 
 
 def stored(values: Any, store: str, rounding: str = "even") -> Any:
     """Return float64 values rounded to a format, and kept as float64."""
+    if store == "fp64":
+        return values
     if store == "fp32":
         return values.astype(np.float32).astype(np.float64)
     if store == "fp16" and rounding != "away":
         return values.astype(np.float16).astype(np.float64)
-    bits, least = FORMATS[store]
+    # The significand's bits, and the least exponent of a normal number.
+    bits, least = (11, -14) if store == "fp16" else (8, -126)
     exponent = np.maximum(np.frexp(values)[1] - 1, least)
     step = np.ldexp(1.0, exponent - bits + 1)
     return rounded(values / step, "away" if rounding == "away" else "even") * step
-
-
-def spread(values: Any, pattern: Any, border: str) -> Any:
-    """Return the sum of an image's neighbours times a 3x3 pattern."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
-    rows, columns = values.shape[1:]
-    return sum(pattern[y, x] * padded[:, y:y + rows, x:x + columns] for y in range(3)
-               for x in range(3))
 
 
 def totals(layer: Layer, values: Any, sums: str, border: str = "constant") -> Any:
     """Return the sums of a convolution."""
     if sums.startswith("winograd"):
         return winograd(layer, values, sums == "winograd", border)
-    flat = values.reshape(values.shape[0], -1)
-    if sums in ("exact", "fp32") and layer.pattern is not None:
-        flat = spread(values, layer.pattern, border).reshape(flat.shape)
-        return (layer.matrix @ flat).reshape(values.shape)
-    if sums == "exact":
-        return layer.matrix @ flat
-    if sums == "fp32":
-        return (layer.matrix.astype(np.float32) @ flat.astype(np.float32)).astype(np.float64)
+    if layer.pattern is None and sums == "exact":
+        return layer.matrix @ values
+    if layer.pattern is None and sums == "fp32":
+        return (layer.matrix.astype(np.float32) @ values.astype(np.float32)).astype(np.float64)
     if layer.pattern is None:
-        return one_by_one(layer.matrix, flat, sums)
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+        return one_by_one(layer.matrix, values, sums)
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode=border)
     rows, columns = values.shape[1:]
-    neighbours = np.concatenate([padded[:, y:y + rows, x:x + columns] for y in range(3)
-                                 for x in range(3)])
-    weights = np.hstack([layer.matrix * layer.pattern[y, x] for y in range(3) for x in range(3)])
-    return one_by_one(weights, neighbours.reshape(len(neighbours), -1), sums).reshape(values.shape)
+    parts = [(layer.pattern[y, x], padded[:, y:y + rows, x:x + columns])
+             for y in range(3) for x in range(3)]
+    if sums == "exact":
+        mixed = sum(factor * part for factor, part in parts)
+        return (layer.matrix @ mixed.reshape(len(mixed), -1)).reshape(values.shape)
+    weights = np.hstack([layer.matrix * factor for factor, _ in parts])
+    inputs = np.concatenate([part for _, part in parts])
+    return one_by_one(weights, inputs.reshape(len(inputs), -1), sums).reshape(values.shape)
 
 
 def one_by_one(weights: Any, values: Any, sums: str) -> Any:
     """Return sums that depend on the order of the additions or on each product."""
     weights, values = weights.astype(np.float32), values.astype(np.float32)
-    total = np.zeros((len(weights), values.shape[1]), np.float32 if sums == "fp16" else np.float64)
+    total = np.zeros((len(weights), values.shape[1]), np.float16 if sums == "fp16" else np.float64)
     if sums == "groups":
         for first in range(0, len(values), 64):  # sixteen groups at a time
             part, own = values[first:first + 64], weights[:, first:first + 64]
             rest = -len(part) % 4
             part, own = np.pad(part, ((0, rest), (0, 0))), np.pad(own, ((0, 0), (0, rest)))
             own = own.reshape(len(weights), -1, 4).transpose(1, 0, 2)
-            total += half(own @ part.reshape(-1, 4, part.shape[1])).sum(0, np.float64)
+            sums_of_four = (own @ part.reshape(-1, 4, part.shape[1])).astype(np.float16)
+            total += sums_of_four.sum(0, np.float64)
         return total
     for column, row in zip(np.ascontiguousarray(weights.T), values):
         product = np.multiply.outer(column, row)
         if sums == "fp16":
-            total = eleven_bits(total + half(product))  # a sum less than normal is exact
+            total += product.astype(np.float16)
         else:  # frexp's exponents are 1 larger
             kept = np.add.outer(np.frexp(column)[1], np.frexp(row)[1]) > -17 + 2
             total += rounded(product * np.float32(65536), "away") * kept / 65536
     return total.astype(np.float64)
-
-
-# Of float32's bits: those that fp16 lacks, and half of the last that it has, less one.
-PLACES, LESS_THAN_HALF, KEPT = np.uint32(13), np.uint32(0xfff), np.uint32(0xffffe000)
-LEAST_NORMAL = np.float32(2 ** -14)
-SAME_STEP = np.float32(0.75)  # float32's step here is fp16's least
-
-
-def eleven_bits(values: Any) -> Any:
-    """Return float32 rounded to as many bits as a normal fp16 has, half to even, and kept as
-    float32."""
-    bits = values.view(np.uint32)
-    result = bits >> PLACES
-    result &= np.uint32(1)
-    result += bits
-    result += LESS_THAN_HALF
-    result &= KEPT
-    return result.view(np.float32)
-
-
-def half(values: Any) -> Any:
-    """Return float32 rounded to fp16 and kept as float32, as by numpy's own float16, but faster."""
-    result = eleven_bits(values)
-    small = np.abs(values) < LEAST_NORMAL
-    if small.any():
-        result[small] = (values[small] + SAME_STEP) - SAME_STEP
-    return result
 
 
 # Winograd's F(2x2, 3x3): the transforms of input, weights and output.
@@ -260,48 +213,14 @@ def winograd(layer: Layer, values: Any, fp16: bool, border: str) -> Any:
 
 def chain(layers: Layers, values: Any, engine: Engine) -> Any:
     """Return the output."""
-    return chains(layers, values, [engine])[engine]
-
-
-def chains(layers: Layers, values: Any, engines: Sequence[Engine]) -> dict[Engine, Any]:
-    """Return the output of each engine. Engines that add alike do so together, which takes less
-    time."""
-    outputs: dict[Engine, Any] = {}
-    for sums in dict.fromkeys(engine.sums for engine in engines):
-        alike = [engine for engine in engines if engine.sums == sums]
-        states = [values] * len(alike)
-        for index, layer in enumerate(layers):
-            if values.ndim == 2:
-                parts = np.split(totals(layer, np.hstack(states), sums), len(alike), axis=1)
-            else:
-                parts = [totals(layer, state, sums, engine.border)
-                         for state, engine in zip(states, alike)]
-            states = [passed_on(part, engine, index == len(layers) - 1) for part,
-                      engine in zip(parts, alike)]
-        outputs.update(zip(alike, states))
-    return outputs
-
-
-def passed_on(sums: Any, engine: Engine, last: bool) -> Any:
-    """Return the next layer's input, or the output, from a layer's sums."""
-    values = stored(sums, "fp16" if last and engine.store == "fp32" else engine.store,
-                    engine.rounding)
-    if not engine.int8 or last or not engine.steps:
-        return values
-    scale = engine.steps
-    return np.clip(rounded(values * scale, engine.rounding), -128, 127) / scale
-
-
-def unrounded(layers: Layers, values: Any) -> Any:
-    """Return the output without any rounding."""
-    for layer in layers:
-        values = totals(layer, values, "exact")
-    return values
-
-
-def aliased(layers: Layers) -> list[Layer]:
-    """Return a chain whose layers all have the first layer's weights."""
-    return [layers[0]] * len(layers)
+    for layer in layers[:-1]:
+        sums = totals(layer, values, engine.sums, engine.border)
+        values = stored(sums, engine.store, engine.rounding)
+        if engine.int8 and engine.steps:
+            steps = rounded(values * engine.steps, engine.rounding)
+            values = np.clip(steps, -128, 127) / engine.steps
+    last = "fp16" if engine.store == "fp32" else engine.store
+    return stored(totals(layers[-1], values, engine.sums, engine.border), last, engine.rounding)
 
 
 def swapped(layers: Layers) -> list[Layer]:
@@ -316,49 +235,28 @@ def replaced(layers: Layers, change: Callable[[Layer], Layer]) -> list[Layer]:
     return [*layers[:middle], change(layers[middle]), *layers[middle + 1:]]
 
 
-def scaled(layers: Layers, factor: float = 1.1) -> list[Layer]:
-    """Return a chain whose middle layer is ten percent too large."""
-    return replaced(layers, lambda layer: layer._replace(matrix=layer.matrix * np.float32(factor)))
-
-
-def dropped(layers: Layers, channel: int) -> list[Layer]:
-    """Return a chain whose middle layer ignores an input channel."""
+def reweighted(layers: Layers, factors: Any) -> list[Layer]:
+    """Return a chain with the weights of its middle layer, or of each input, times a factor."""
     return replaced(layers, lambda layer: layer._replace(
-        matrix=layer.matrix * (np.arange(layer.matrix.shape[1]) != channel)))
+        matrix=layer.matrix * np.asarray(factors, np.float32)))
 
 
 def transposed(layer: Layer) -> Layer:
     """Return a layer whose 3x3 kernels have rows and columns exchanged."""
-    assert layer.pattern is not None
     return layer._replace(pattern=layer.pattern.T)
 
 
-# What a broken engine may do to the layers, to its arithmetic, and to the channels of its output.
+# What a broken engine may do to the layers, to its arithmetic, and to channels.
 LAYER_DEFECTS: dict[str, Callable[[Layers], list[Layer]]] = {
-    "aliased": aliased, "swapped": swapped, "scaled": scaled,
-    "shrunk": lambda layers: scaled(layers, 0.9),
+    "aliased": lambda layers: [layers[0]] * len(layers), "swapped": swapped,
+    "scaled": lambda layers: reweighted(layers, 1.1),
+    "shrunk": lambda layers: reweighted(layers, 0.9),
     "transposed": lambda layers: list(map(transposed, layers)),
     "one transposed": lambda layers: replaced(layers, transposed)}
 ENGINE_DEFECTS: dict[str, dict[str, Any]] = {
     "unquantized": {"steps": 0}, "coarse": {"steps": STEPS // 2}, "floor": {"rounding": "floor"},
     "bf16": {"store": "bf16"}, "border": {"border": "edge"}}
-CHANNEL_DEFECTS: dict[str, int] = {"dropped": 1, "dead": 1, "8 dead": 8, "exchanged": 2}
-
-
-def damaged(layers: Layers, values: Any, engine: Engine, defect: str,
-            channels: Sequence[int]) -> Any:
-    """Return the output of an engine with a defect, of some drawn channels if it is one of
-    channels."""
-    if defect in LAYER_DEFECTS:
-        return chain(LAYER_DEFECTS[defect](layers), values, engine)
-    if defect in ENGINE_DEFECTS:
-        return chain(layers, values, engine._replace(**ENGINE_DEFECTS[defect]))
-    if defect == "dropped":
-        return chain(dropped(layers, channels[0]), values, engine)
-    output = chain(layers, values, engine).copy()
-    chosen = list(channels[:CHANNEL_DEFECTS[defect]])
-    output[chosen] = output[chosen[::-1]] if defect == "exchanged" else 0
-    return output
+CHANNEL_DEFECTS = {"dropped": 1, "dead": 1, "exchanged": 2}
 
 
 class Chain:
@@ -371,12 +269,12 @@ class Chain:
         self.config, self.variant = config, ane_bench.VARIANTS[variant]
         self.int8 = self.variant.quantizes and config.depth > 1
         self.layers = layers_of(config, seed)
+        self.input, draw = input_of(config, seed), np.random.default_rng(seed)
         if config.kernel == 1:
-            self.places = np.random.default_rng(seed).permutation(config.pixels)[:count].tolist()
-            self.input = input_of(config, seed, self.places)
+            self.places = draw.permutation(config.pixels)[:count].tolist()
+            self.input = self.input.reshape(config.channels, -1)[:, self.places]
         else:
-            self.places = places_of_image(config.spatial, size, np.random.default_rng(seed))[:count]
-            self.input = input_of(config, seed)
+            self.places = places_of_image(config.spatial, size, draw)[:count]
         self._row = {place: row for row, place in enumerate(self.places)}
         self._outputs: dict[Any, list[list[float]]] = {}
 
@@ -384,14 +282,13 @@ class Chain:
                 arithmetic: ane_bench.Arithmetic = ane_bench.ARITHMETICS[0],
                 quantizes: bool = False) -> list[list[float]]:
         """Return the reference of some places, [pixel][channel]."""
-        if not self._outputs and self.config.kernel == 3:
-            self._outputs[None] = self.pixels(unrounded(self.layers, self.input)).tolist()
-        elif not self._outputs:
-            keys = list(itertools.product(ane_bench.ARITHMETICS, {False, self.int8}))
-            engines = [Engine(int8, "exact", one.store, one.rounding) for one, int8 in keys]
-            found = chains(self.layers, self.input, engines)
-            self._outputs = {key: self.pixels(found[engine]).tolist()
-                             for key, engine in zip(keys, engines)}
+        engines: dict[Any, Engine] = {None: Engine(False, store="fp64")}
+        if self.config.kernel == 1:
+            engines = {(one, int8): Engine(int8, store=one.store, rounding=one.rounding)
+                       for one in ane_bench.ARITHMETICS for int8 in {False, self.int8}}
+        self._outputs = self._outputs or {
+            key: self.pixels(chain(self.layers, self.input, engine)).tolist()
+            for key, engine in engines.items()}
         outputs = self._outputs[(arithmetic, quantizes) if self.config.kernel == 1 else None]
         return [outputs[self._row[pixel]] for pixel in pixels]
 
@@ -401,14 +298,20 @@ class Chain:
             return output.T
         return output.reshape(self.config.channels, -1)[:, self.places].T
 
-    def run(self, engine: Engine) -> Any:
-        """Return the output of an engine, [pixel][channel]."""
-        return self.pixels(chain(self.layers, self.input, engine))
-
     def damaged(self, engine: Engine, defect: str, draw: int = 0) -> Any:
         """Return an engine's output, [pixel][channel], with a defect; `draw` picks its channels."""
         channels = np.random.default_rng(draw).permutation(self.config.channels)
-        return self.pixels(damaged(self.layers, self.input, engine, defect, channels))
+        layers = self.layers
+        if defect in LAYER_DEFECTS:
+            layers = LAYER_DEFECTS[defect](layers)
+        elif defect == "dropped":
+            layers = reweighted(layers, np.arange(len(channels)) != channels[0])
+        engine = engine._replace(**ENGINE_DEFECTS.get(defect, {}))
+        output = self.pixels(chain(layers, self.input, engine))
+        if defect in ("dead", "exchanged"):
+            chosen = channels[:CHANNEL_DEFECTS[defect]]
+            output[:, chosen] = output[:, chosen[::-1]] if defect == "exchanged" else 0
+        return output
 
     def verdicts(self, output: Any, size: int, known: bool = False) -> Iterator[ane_bench.Verdict]:
         """Yield the verdict on each group of so many pixels."""
@@ -432,49 +335,35 @@ def places_of_image(side: int, size: int, draw: Any) -> list[int]:
 # their depths.
 SHORT = {"64x64x2": 32, "32x64x16": 32, "48x64x8": 16, "512x8x1": 8, "3x64x8": 32, "64x16x8k3": 32,
          "32x16x1k3": 32, "32x16x16k3": 32}
-LONG = {**dict.fromkeys(("64x64x2", "32x64x16", "48x64x8", "32x64x4", "64x64x32", "16x64x4",
-                         "8x64x32", "1x64x4",
-                         "2x64x32"), 320), "96x64x128": 48, "128x64x8": 96, "256x64x16": 32,
-        **dict.fromkeys(("512x64x128", "256x64x256", "384x64x128", "512x64x2", "1024x8x2"), 16),
-        **dict.fromkeys(("32x16x2k3", "32x16x16k3", "64x16x8k3", "128x16x4k3", "32x16x48k3",
-                         "64x16x64k3",
-                         "256x16x16k3"), 112),
-        "64x56x192k3": 112, "128x28x192k3": 96, "256x14x48k3": 96, "512x7x48k3": 40}
+LONG = {name: count for count, names in (
+    (320, "64x64x2 32x64x16 48x64x8 32x64x4 64x64x32 16x64x4 8x64x32 1x64x4 2x64x32"),
+    (96, "128x64x8"), (48, "96x64x128"), (32, "256x64x16"),
+    (16, "512x64x128 256x64x256 384x64x128 512x64x2 1024x8x2"),
+    (112, "32x16x2k3 32x16x16k3 64x16x8k3 128x16x4k3 32x16x48k3 64x16x64k3 256x16x16k3"),
+    (112, "64x56x192k3"), (96, "128x28x192k3 256x14x48k3"), (40, "512x7x48k3"))
+    for name in names.split()}
 
 
-class Margins:
-    """How near right outputs come to each limit; 1 is at it. Figures are recorded while it is
-    entered."""
+@contextlib.contextmanager
+def margins() -> Iterator[dict[str, float]]:
+    """Yield how near outputs that are judged within come to each limit; 1 is at it."""
+    nearest: dict[str, float] = collections.defaultdict(float)
 
-    def __init__(self) -> None:
-        self.nearest: dict[str, float] = collections.defaultdict(float)
-        self._patches = [unittest.mock.patch.object(ane_bench, name, self._recorder(name))
-                         for name in ("mismatch", "large_errors", "quantization_noise",
-                                      "unknown_rounding")]
-
-    def _recorder(self, name: str) -> Any:
+    def recorder(name: str) -> Any:
         judged = getattr(ane_bench, name)
 
         def record(*arguments: Any) -> Any:
             found = judged(*arguments)
-            for place, excess in enumerate([found] if isinstance(found, ane_bench.Excess)
-                                           else found):
-                self.nearest[f"{name} {place}"] = max(self.nearest[f"{name} {place}"], excess.times)
+            excesses = [found] if isinstance(found, ane_bench.Excess) else found
+            for key, excess in zip((f"{name} 0", f"{name} 1"), excesses):
+                nearest[key] = max(nearest[key], excess.times)
             return found
 
         return record
 
-    def __enter__(self) -> "Margins":
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {times:.2f}" for name, times in sorted(self.nearest.items()))
+    names = ("mismatch", "large_errors", "quantization_noise", "unknown_rounding")
+    with unittest.mock.patch.multiple(ane_bench, **{name: recorder(name) for name in names}):
+        yield nearest
 
 
 def right_verdicts(names: dict[str, int], seeds: Sequence[int],
@@ -488,7 +377,7 @@ def right_verdicts(names: dict[str, int], seeds: Sequence[int],
         engines = legitimate(chosen.int8, config.kernel, config.weights >= 1 << 21)
         if known:
             engines = [Engine(chosen.int8, "fixed" if config.kernel == 1 else "exact",
-                                         "fp16", "away")]
+                              rounding="away")]
         for engine in engines:
             output = chain(chosen.layers, chosen.input, engine)
             for size, group in chains.items():
@@ -496,23 +385,19 @@ def right_verdicts(names: dict[str, int], seeds: Sequence[int],
                     yield (name, variant, seed, size, engine), verdict
 
 
-@functools.lru_cache(maxsize=4)
-def known_chain(*arguments: Any) -> Chain:
-    """Return a chain, made once for all defects."""
-    return Chain(*arguments)
+known_chain = functools.lru_cache(maxsize=4)(Chain)  # made once for all defects
 
 
 def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> float:
-    """Return the share of outputs with a defect that are seen; they differ in seeds, in pixels, and
-    in the channels that the defect picks."""
+    """Return the share of outputs with a defect that are seen, of drawn seeds, pixels, channels."""
     config = ane_bench.Config.parse(name)
     groups = 4 if config.weights >= 1 << 21 else 8
     seen: list[bool] = []
     for seed in range(100, 101 if groups == 4 else 102):
         chosen = known_chain(config, variant, seed, groups * pixels, pixels)
-        sums, rounding = ("exact", "away") if known else ("groups" if config.kernel == 1
-                                                          else "winograd", "even")
-        engine = Engine(chosen.int8, sums, "fp16", rounding)
+        engine = Engine(chosen.int8, "groups" if config.kernel == 1 else "winograd")
+        if known:
+            engine = Engine(chosen.int8, rounding="away")
         for draw in range(3 if defect in CHANNEL_DEFECTS else 1):
             verdicts = chosen.verdicts(chosen.damaged(engine, defect, draw), pixels, known)
             seen += [bool(verdict.problem or verdict.warnings) for verdict in verdicts]
@@ -520,22 +405,18 @@ def rate(name: str, variant: str, defect: str, known: bool, pixels: int) -> floa
 
 
 def main(seconds: float) -> int:
-    """Simulate right outputs for some time, print how many, the alarms, and the margins; return 1
-    if any alarm."""
-    began, counted, alarms = time.monotonic(), collections.Counter[Any](), 0
-    with Margins() as margins:
-        for seed in itertools.count(1000):
-            for what, verdict in right_verdicts(LONG, (seed,), False):
-                counted[what[3], ane_bench.Config.parse(what[0]).kernel, what[4].sums] += 1
-                if verdict.problem or verdict.warnings:
-                    alarms += 1
-                    print("alarm:", *what, verdict.problem or verdict.warnings, flush=True)
-                if time.monotonic() - began > seconds:
-                    print(f"{sum(counted.values())} right outputs, {alarms} alarms; by pixels, "
-                          f"kernel, sums: {dict(counted)}")
-                    print(f"1 is at the limit: {margins}")
-                    return int(alarms > 0)
-    return 0
+    """Simulate right outputs for some time, print alarms and margins; return 1 if any alarm."""
+    ends, count, alarms = time.monotonic() + seconds, 0, 0
+    every = itertools.chain.from_iterable(
+        right_verdicts(LONG, (seed,), False) for seed in itertools.count(1000))
+    with margins() as nearest:
+        for what, verdict in itertools.takewhile(lambda _: time.monotonic() < ends, every):
+            count += 1
+            if verdict.problem or verdict.warnings:
+                alarms += 1
+                print("alarm:", *what, verdict.problem or verdict.warnings, flush=True)
+    print(f"{count} right outputs, {alarms} alarms; 1 is at the limit: {dict(nearest)}")
+    return int(alarms > 0)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,9 @@ import unittest
 import unittest.mock
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Optional
 
 import ane_bench
-from ane_bench import (
-    ARITHMETICS,
-    VARIANTS,
-    Arithmetic,
-    Circulant,
-    Config,
-    Program,
-    Reference,
-    build_program,
-)
+from ane_bench import ARITHMETICS, VARIANTS, Circulant, Config, Program, Reference, build_program
 from tests import mil_grammar
 
 
@@ -54,13 +44,12 @@ def stored(value: Fraction, store: str, rounding: str) -> Fraction:
     return nearest(value / unit, rounding) * unit
 
 
-def exact_chain(program: Program, image: Sequence[Sequence[float]], arithmetic: Arithmetic,
-                quantizes: bool) -> list[list[float]]:
+def exact_chain(program: Program, image: Sequence[Sequence[float]],
+                arithmetic: ane_bench.Arithmetic, quantizes: bool) -> list[list[float]]:
     """Return the output channels of each pixel by fractions, one term after the other."""
     values = [list(map(Fraction, pixel)) for pixel in image]
-    layers = weights_of(program)
-    for layer, weights in enumerate(layers):
-        last = layer == len(layers) - 1
+    for layer, weights in enumerate(weights_of(program), 1):
+        last = layer == program.config.depth
         store = "fp16" if last else arithmetic.store
         values = [[stored(value, store, arithmetic.rounding) for value in sums]
                   for sums in convolved(program.config, weights, values)]
@@ -72,24 +61,15 @@ def exact_chain(program: Program, image: Sequence[Sequence[float]], arithmetic: 
 
 def convolved(config: Config, weights: Sequence[Fraction],
               values: Sequence[Sequence[Fraction]]) -> list[list[Fraction]]:
-    """Return the sums of a convolution, [pixel][channel]."""
-    outputs = []
-    for pixel in range(len(values)):
-        inputs = [values[place][channel] if place is not None else Fraction(0)
-                  for channel in range(config.channels) for place in neighbours(config, pixel)]
-        outputs.append([sum(map(Fraction.__mul__, weights[row:row + len(inputs)], inputs),
-                            Fraction(0))
-                        for row in range(0, len(weights), len(inputs))])
+    """Return the sums of a convolution, [pixel][channel]; outside of the image all is zero."""
+    outputs, side, reach = [], config.spatial, range(-(config.kernel // 2), config.kernel // 2 + 1)
+    for row, column in itertools.product(range(side), repeat=2):
+        places = [(row + y, column + x) for y, x in itertools.product(reach, repeat=2)]
+        inputs = [values[y * side + x][channel] if 0 <= y < side and 0 <= x < side else Fraction(0)
+                  for channel in range(config.channels) for y, x in places]
+        outputs.append([sum(map(Fraction.__mul__, weights[start:start + len(inputs)], inputs),
+                            Fraction(0)) for start in range(0, len(weights), len(inputs))])
     return outputs
-
-
-def neighbours(config: Config, pixel: int) -> list[Optional[int]]:
-    """Return the pixels below a kernel, None outside of the image."""
-    row, column = divmod(pixel, config.spatial)
-    reach, side = config.kernel // 2, config.spatial
-    places = itertools.product(range(row - reach, row + reach + 1),
-                               range(column - reach, column + reach + 1))
-    return [y * side + x if 0 <= y < side and 0 <= x < side else None for y, x in places]
 
 
 def image_of(config: Config, seed: int) -> list[ane_bench.Vector]:
@@ -103,58 +83,28 @@ def lists(output: Sequence[ane_bench.Vector]) -> list[list[float]]:
     return list(map(list, output))
 
 
-class CirculantTest(unittest.TestCase):
-    """The product of two long integers."""
-
-    def test_equals_the_plain_definition(self) -> None:
-        """With lanes of 1 to 8 bytes, and with vectors that are split."""
-        draw = random.Random(4)
-        for length in (1, 2, 3, 7, 16, 61):
-            row = [draw.randrange(-128, 128) for _ in range(length)]
-            matrix = Circulant(row)
-            for bits in (0, 1, 5, 8, 15, 22, 30, 40, 48, 60, 100, 150):
-                vector = [draw.randrange(-(1 << bits), 1 + (1 << bits)) for _ in range(length)]
-                plain = [sum(row[(turn + place) % length] * value for place,
-                             value in enumerate(vector))
-                         for turn in range(length)]
-                self.assertEqual(matrix.product(vector), plain, (length, bits))
-
-    def test_the_largest_sums_fit_their_lanes(self) -> None:
-        for size, row in itertools.product((1, 127, 128, 2 ** 15, 2 ** 55 - 1),
-                                           ([-128] * 3, [127, -1], [1], [-1])):
-            for sign in (1, -1):
-                expected = [sum(row) * sign * size] * len(row)
-                self.assertEqual(Circulant(row).product([sign * size] * len(row)), expected)
-
-
 class ChainTest(unittest.TestCase):
     """Chains of both kernels, in all arithmetics."""
 
     def test_equals_exact_arithmetic(self) -> None:
-        for name in ("1x2x3", "2x2x4", "7x2x3", "16x2x3", "8x1x12", "1x3x3k3", "2x4x3k3",
-                     "3x2x2k3"):
-            config = Config.parse(name)
-            image = image_of(config, 5)
-            for variant in VARIANTS.values():
-                program = build_program(config, variant.name, seed=5)
-                for arithmetic in ARITHMETICS:
-                    with self.subTest(name, variant=variant.name, arithmetic=arithmetic.name):
-                        found = ane_bench.chain_outputs(program.weights, image, arithmetic,
-                                                        variant.quantizes)
-                        expected = exact_chain(program, image, arithmetic, variant.quantizes)
-                        self.assertEqual(lists(found), expected)
-                        if config.kernel == 1:
-                            pixels = list(range(config.pixels))[::-2]
-                            computed = Reference(config, 5).compute(pixels, arithmetic,
-                                                                    variant.quantizes)
-                            self.assertEqual(lists(computed), [expected[pixel] for pixel in pixels])
+        names = ("1x2x3", "2x2x4", "7x2x3", "16x2x3", "8x1x12", "1x3x3k3", "2x4x3k3", "3x2x2k3")
+        for name, variant, arithmetic in itertools.product(names, VARIANTS.values(), ARITHMETICS):
+            with self.subTest(name, variant=variant.name, arithmetic=arithmetic.name):
+                config, how = Config.parse(name), (arithmetic, variant.quantizes)
+                program, image = build_program(config, variant.name, seed=5), image_of(config, 5)
+                expected = exact_chain(program, image, *how)
+                found = ane_bench.chain_outputs(program.weights, image, *how)
+                self.assertEqual(lists(found), expected)
+                if config.kernel == 1:
+                    pixels = range(config.pixels)[::-2]
+                    computed = Reference(config, 5).compute(pixels, *how)
+                    self.assertEqual(lists(computed), [expected[pixel] for pixel in pixels])
 
     def test_tiny_and_large_inputs(self) -> None:
-        """fp32 stores beside a tiny value need lanes of over 8 bytes; int8 cuts large values
-        off."""
+        """fp32 stores beside a tiny value need lanes of over 8 bytes; int8 cuts large ones off."""
         config = Config(5, 2, 3)
-        image = [[2.0 ** -24, 60.0, -1.5, 0.0, 3.0], [2.0 ** -14, -900.0, 1.0, 2.0 ** -20,
-                                                      0.25]] * 2
+        image = [[2.0 ** -24, 60.0, -1.5, 0.0, 3.0],
+                 [2.0 ** -14, -900.0, 1.0, 2.0 ** -20, 0.25]] * 2
         program = build_program(config, "w8a8")
         for arithmetic, quantizes in itertools.product(ARITHMETICS, (True, False)):
             found = ane_bench.chain_outputs(program.weights, image, arithmetic, quantizes)
@@ -168,10 +118,9 @@ class ChainTest(unittest.TestCase):
             self.assertGreaterEqual(len(outputs), number)
 
     def test_names(self) -> None:
-        self.assertEqual([arithmetic.name for arithmetic in ARITHMETICS],
-                         ["halves away, fp16 stores", "halves away, fp32 stores",
-                          "halves to even, fp16 stores",
-                          "halves to even, fp32 stores"])
+        self.assertEqual([arithmetic.name for arithmetic in ARITHMETICS], [
+            "halves away, fp16 stores", "halves away, fp32 stores",
+            "halves to even, fp16 stores", "halves to even, fp32 stores"])
 
 
 class UnroundedTest(unittest.TestCase):
@@ -183,10 +132,9 @@ class UnroundedTest(unittest.TestCase):
             values = [list(map(Fraction, pixel)) for pixel in image_of(config, 2)]
             for weights in weights_of(build_program(config, "w8a8", seed=2)):
                 values = convolved(config, weights, values)
-            found = Reference(config, 2).compute(range(config.pixels))
-            for pixel, expected in zip(found, values):
-                for value, exact in zip(pixel, expected):
-                    self.assertAlmostEqual(value, float(exact), delta=1e-10)
+            found = ane_bench.concatenated(Reference(config, 2).compute(range(config.pixels)))
+            for value, exact in zip(found, itertools.chain(*values)):
+                self.assertAlmostEqual(value, float(exact), delta=1e-10)
 
     def test_fp16_differs_from_it_by_the_rounding_of_stores_alone(self) -> None:
         for name, most in (("4x5x1k3", 2 ** -11), ("1x4x3k3", 0.002), ("16x6x8k3", 0.003),
@@ -198,11 +146,7 @@ class UnroundedTest(unittest.TestCase):
             distance = math.dist(found, ane_bench.concatenated(plain))
             self.assertLess(distance / math.hypot(*found), most, name)
 
-
-class SharedTest(unittest.TestCase):
-    """What variants and rounds share is computed once."""
-
-    def test_pixels_are_kept(self) -> None:
+    def test_pixels_are_computed_once_for_variants_and_rounds(self) -> None:
         for name in ("12x4x3", "12x4x3k3"):
             reference = Reference(Config.parse(name), 0)
             first = reference.compute([1, 5])
@@ -214,8 +158,27 @@ class SharedTest(unittest.TestCase):
                              lists(Reference(Config.parse(name), 0).compute([1, 2])))
 
 
-class RoundingTest(unittest.TestCase):
-    """Stores and quantize."""
+class ArithmeticTest(unittest.TestCase):
+    """The product of two long integers, stores and quantize."""
+
+    def test_a_product_equals_the_plain_definition(self) -> None:
+        """With lanes of 1 to 8 bytes, and with vectors that are split."""
+        draw = random.Random(4)
+        for length in (1, 2, 3, 7, 16, 61):
+            row = [draw.randrange(-128, 128) for _ in range(length)]
+            matrix = Circulant(row)
+            for bits in (0, 1, 5, 8, 15, 22, 30, 40, 48, 60, 100, 150):
+                vector = [draw.randrange(-(1 << bits), 1 + (1 << bits)) for _ in range(length)]
+                plain = [sum(row[(turn + place) % length] * value
+                             for place, value in enumerate(vector)) for turn in range(length)]
+                self.assertEqual(matrix.product(vector), plain, (length, bits))
+
+    def test_the_largest_sums_fit_their_lanes(self) -> None:
+        for size, row in itertools.product((1, 127, 128, 2 ** 15, 2 ** 55 - 1),
+                                           ([-128] * 3, [127, -1], [1], [-1])):
+            for sign in (1, -1):
+                expected = [sum(row) * sign * size] * len(row)
+                self.assertEqual(Circulant(row).product([sign * size] * len(row)), expected)
 
     def test_stores_equal_exact_ones(self) -> None:
         draw = random.Random(9)
@@ -227,8 +190,8 @@ class RoundingTest(unittest.TestCase):
                 nearly = whole * 256 + draw.choice((0, 0, 1, -1))
                 value = draw.choice((1, -1)) * nearly * 2.0 ** draw.randrange(-30, -20)
                 found, = ane_bench.stored([value * arithmetic.nudge], arithmetic.store)
-                self.assertEqual(Fraction(found), stored(Fraction(value), arithmetic.store,
-                                                         arithmetic.rounding), value)
+                expected = stored(Fraction(value), arithmetic.store, arithmetic.rounding)
+                self.assertEqual(Fraction(found), expected, value)
 
     def test_no_value_but_a_half_is_moved_past_one(self) -> None:
         nearly = 1 + 2.0 ** -11 - 2.0 ** -49
@@ -243,11 +206,11 @@ class RoundingTest(unittest.TestCase):
         self.assertEqual(list(ane_bench.stored([1e39, -1e300], "fp32")), [largest, -largest])
 
     def test_quantized_halves(self) -> None:
-        values = [value / 32 for value in (0.5, 1.5, -0.5, -2.5, 0.49, 300.0, -300.0, 126.5, 127.5,
-                                           -128.5)]
+        steps = (0.5, 1.5, -0.5, -2.5, 0.49, 300.0, -300.0, 126.5, 127.5, -128.5)
         for step, expected in ((127, 127), (128, 127), (-128, -128), (-129, -128)):
             self.assertEqual(ane_bench.quantized([step / 32, 0.0], 1.0), [expected, 0])
-        found = [ane_bench.quantized(values, arithmetic.nudge) for arithmetic in ARITHMETICS[::2]]
+        found = [ane_bench.quantized([step / 32 for step in steps], arithmetic.nudge)
+                 for arithmetic in ARITHMETICS[::2]]
         self.assertEqual(found, [[1, 2, -1, -3, 0, 127, -128, 127, 127, -128],
                                  [0, 2, 0, -2, 0, 127, -128, 126, 127, -128]])
 
@@ -260,8 +223,8 @@ class EngineTest(unittest.TestCase):
         engine, events = ane_bench.ReferenceEngine(), unittest.mock.Mock()
         with engine.pool(), contextlib.ExitStack() as owner:
             executable = engine.load(program, 21, events, owner)
-        self.assertEqual(events.mock_calls,
-                         [unittest.mock.call.stage("load", program.variant.name)])
+        loading = unittest.mock.call.stage("load", program.variant.name)
+        self.assertEqual(events.mock_calls, [loading])
         self.assertIsInstance(engine.now(), int)
         return executable
 
@@ -276,9 +239,8 @@ class EngineTest(unittest.TestCase):
         for name in ("6x3x3", "4x3x3k3"):
             config = Config.parse(name)
             for variant in VARIANTS.values():
-                expected = exact_chain(build_program(config, variant.name), image_of(config, 0),
-                                       ARITHMETICS[0],
-                                       variant.quantizes)
+                program, image = build_program(config, variant.name), image_of(config, 0)
+                expected = exact_chain(program, image, ARITHMETICS[0], variant.quantizes)
                 self.assertEqual(self.outputs(config, variant.name), expected)
 
     def test_poisoned_pixels_are_written_again(self) -> None:
@@ -288,9 +250,8 @@ class EngineTest(unittest.TestCase):
         executable.evaluate()
         before = executable.read_pixels(range(4))
         executable.poison([2])
-        self.assertEqual([any(map(math.isnan, pixel))
-                          for pixel in executable.read_pixels(range(4))],
-                         [False, False, True, False])
+        nan = [any(map(math.isnan, pixel)) for pixel in executable.read_pixels(range(4))]
+        self.assertEqual(nan, [False, False, True, False])
         executable.evaluate()
         self.assertEqual(executable.read_pixels(range(4)), before)
 
@@ -302,16 +263,14 @@ class EngineTest(unittest.TestCase):
             self.assertLess(time.process_time() - began, 1, name)
 
     def test_a_variant_more_is_a_line_in_variants(self) -> None:
-        """Of data types that are known: its program is written, computed and verified as any
-        other's."""
-        fields: dict[str, Any] = {**VARIANTS["w8a8"]._asdict(), "name": "w16a8", "weights": "fp16"}
-        variant, config = ane_bench.Variant(**fields), Config(32, 4, 3)
+        """Of known data types: it is written, computed and verified as any other's."""
+        config, variant = Config(32, 4, 3), VARIANTS["w8a8"]._replace(name="w16a8", weights="fp16")
         with unittest.mock.patch.dict(VARIANTS, {"w16a8": variant}):
             program = build_program(config, "w16a8")
             output = self.outputs(config, "w16a8")
         self.assertEqual(output, exact_chain(program, image_of(config, 0), ARITHMETICS[0], True))
-        verdict = ane_bench.verify(Reference(config, 0), variant, [3, 9], [[output[3], output[9]]],
-                                   True)
+        outputs = [[output[3], output[9]]]
+        verdict = ane_bench.verify(Reference(config, 0), variant, [3, 9], outputs, True)
         self.assertEqual((verdict.problem, verdict.warnings, verdict.verified["equal"]),
                          (None, [], 1.0))
         self.assertNotEqual(output, self.outputs(config, "fp16"))

@@ -1,5 +1,4 @@
-"""Section 6, verification: the check accepts what right engines compute and sees what wrong ones
-compute.
+"""Section 6: the check accepts what right engines compute and sees what wrong ones compute.
 
 Engines are simulated with numpy. README's sentences on what the check sees are the claims below.
 Longer simulations run if ANE_BENCH_TESTS=all is set; `python3 -m tests.simulation SECONDS` runs
@@ -18,108 +17,74 @@ import ane_bench
 from ane_bench import ARITHMETICS, VARIANTS, Comparison, Config, Reference, Verdict, Weights
 from tests import support
 
-ALL = support.ALL
 
+class SimulatedCase(unittest.TestCase):
+    """A test that needs simulated engines, and so numpy."""
 
-def chain(name: str, variant: str, seed: int, count: int, size: int = 8) -> Any:
-    """Return a simulated chain with the reference of its pixels, in groups of a size."""
-    from tests import simulation
-    return simulation.Chain(Config.parse(name), variant, seed, count, size)
-
-
-class SimulationTest(unittest.TestCase):
-    """The simulation is right itself: it agrees with numpy, and with the module's reference."""
+    simulation: Any
 
     @classmethod
     def setUpClass(cls) -> None:
-        support.need("numpy")
+        cls.simulation = support.need("tests.simulation")
 
-    def test_fp16_is_rounded_as_by_numpy(self) -> None:
-        from tests import simulation
-        numpy = simulation.np
-        every = numpy.arange(1 << 16, dtype=numpy.uint16).view(numpy.float16)
-        values = every[numpy.abs(every) < 128]  # a product of two is finite
-        draw = numpy.random.default_rng(1)
-        for operation, rounded in ((numpy.add, simulation.eleven_bits),
-                                   (numpy.multiply, simulation.half)):
-            for _ in range(5):
-                others = draw.permutation(values)
-                computed = rounded(operation(values.astype(numpy.float32),
-                                             others.astype(numpy.float32)))
-                self.assertTrue(numpy.array_equal(computed, operation(values, others)))
+    def chain(self, name: str, variant: str, seed: int, count: int) -> Any:
+        """Return a simulated chain with the reference of its pixels."""
+        return self.simulation.Chain(Config.parse(name), variant, seed, count)
 
-    def test_stores_round_halves_as_they_say(self) -> None:
-        from tests import simulation
-        values = simulation.np.array([1 + 2.0 ** -11, 1 + 3 * 2.0 ** -11, -1 - 2.0 ** -11,
-                                      2.0 ** -25, 3 * 2.0 ** -25])
-        even, away = (simulation.stored(values, "fp16", rounding).tolist()
-                      for rounding in ("even", "away"))
-        self.assertEqual(even, [1.0, 1 + 2.0 ** -9, -1.0, 0.0, 2.0 ** -23])
-        self.assertEqual(away, [1 + 2.0 ** -10, 1 + 2.0 ** -9, -1 - 2.0 ** -10, 2.0 ** -24,
-                                2.0 ** -23])
-        self.assertEqual(simulation.stored(simulation.np.array([1 + 2.0 ** -8]), "bf16").tolist(),
-                         [1.0])
+
+class SimulationTest(SimulatedCase):
+    """The simulation is right itself: it agrees with the module's reference."""
 
     def test_winograd_is_the_same_convolution(self) -> None:
-        from tests import simulation
-        chosen = chain("32x7x1k3", "fp16", 0, 8)
-        plain, fast = (simulation.totals(chosen.layers[0], chosen.input, sums)
+        chosen = self.chain("32x7x1k3", "fp16", 0, 8)
+        plain, fast = (self.simulation.totals(chosen.layers[0], chosen.input, sums)
                        for sums in ("exact", "winograd32"))
         self.assertLess(abs(plain - fast).max(), 0.01)
         self.assertGreater(abs(plain).max(), 1)
 
     def test_the_reference_computes_the_same(self) -> None:
         for name, variant in (("64x8x4", "fp16"), ("48x8x8", "w8a8")):
-            simulated = chain(name, variant, 1, 4)
+            simulated = self.chain(name, variant, 1, 4)
             reference = Reference(simulated.config, 1)
             for arithmetic, quantizes in itertools.product(ARITHMETICS, {False, simulated.int8}):
                 computed = reference.compute(simulated.places, arithmetic, quantizes)
                 self.assertEqual(list(map(list, computed)),
                                  simulated.compute(simulated.places, arithmetic, quantizes))
-        simulated = chain("32x8x4k3", "fp16", 1, 6)
+        simulated = self.chain("32x8x4k3", "fp16", 1, 6)
         computed = Reference(simulated.config, 1).compute(simulated.places)
-        expected = simulated.compute(simulated.places)
-        pairs = zip(ane_bench.concatenated(computed), ane_bench.concatenated(expected))
-        self.assertLess(max(abs(one - other) for one, other in pairs), 1e-9)
+        for pair in zip(computed, simulated.compute(simulated.places)):
+            self.assertLess(max(abs(one - other) for one, other in zip(*pair)), 1e-9)
 
 
-class RightOutputsTest(unittest.TestCase):
-    """What a right engine computes passes, without a warning, and stays 1.15 times below each
-    limit."""
+class RightOutputsTest(SimulatedCase):
+    """What a right engine computes passes, without a warning, 1.15 times below each limit."""
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        support.need("numpy")
-
-    def check(self, known: bool, seeds: Sequence[int] = (0,)) -> list[Verdict]:
+    def check(self, known: bool, seed: int) -> list[Verdict]:
         """Fail if a verdict is more than silence, or if a margin is small; return the verdicts."""
         found = []
-        from tests import simulation
-        names = simulation.LONG if ALL else simulation.SHORT
-        with simulation.Margins() as margins:
-            for what, verdict in simulation.right_verdicts(names, seeds, known):
+        names = self.simulation.LONG if support.ALL else self.simulation.SHORT
+        with self.simulation.margins() as nearest:
+            for what, verdict in self.simulation.right_verdicts(names, (seed,), known):
                 self.assertEqual((verdict.problem, verdict.warnings), (None, []), what)
                 found.append(verdict)
-        self.assertLess(max(margins.nearest.values()), 1 / 1.15, margins)
+        self.assertLess(max(nearest.values()), 1 / 1.15, nearest)
         return found
 
     def test_any_arithmetic_on_an_unknown_chip(self) -> None:
-        self.assertGreater(len(self.check(False)), 100_000 if ALL else 7_000)
+        self.assertGreater(len(self.check(False, 0)), 100_000 if support.ALL else 7_000)
 
     def test_values_that_int8_cuts_off(self) -> None:
-        """With this seed a chain of 64 layers grows to 8 here and there: wrong by limits that do
-        not grow with depth."""
-        from tests import simulation
-        chosen = chain("32x16x64k3", "w8a8", 2, 48)
-        output = chosen.run(simulation.Engine(True))
-        self.assertEqual({verdict.problem for verdict in chosen.verdicts(output, 8)}, {None})
-        with unittest.mock.patch.object(ane_bench, "CUT_OFF_DEPTH", 1e9):
-            self.assertNotEqual({verdict.problem for verdict in chosen.verdicts(output, 8)}, {None})
+        """With this seed a deep chain grows to 8 here and there: wrong by limits that do not."""
+        chosen = self.chain("32x16x64k3", "w8a8", 2, 48)
+        output = self.simulation.chain(chosen.layers, chosen.input, self.simulation.Engine(True))
+        for depth, right in ((ane_bench.CUT_OFF_DEPTH, True), (1e9, False)):
+            with unittest.mock.patch.object(ane_bench, "CUT_OFF_DEPTH", depth):
+                verdicts = chosen.verdicts(chosen.pixels(output), 8)
+                self.assertEqual({verdict.problem for verdict in verdicts} == {None}, right)
 
     def test_an_m4(self) -> None:
-        """It rounds each product, so in FP16 it differs from the reference; quantized it does
-        not."""
-        verdicts = self.check(True, (1,))
+        """It rounds each product, so in FP16 it differs from the reference; quantized not."""
+        verdicts = self.check(True, 1)
         named = [verdict.verified for verdict in verdicts if "equal" in verdict.verified]
         self.assertTrue(any(verified["relative_l2"] > 0 for verified in named))
         self.assertTrue(any(verified["equal"] == 1.0 for verified in named))
@@ -134,79 +99,73 @@ class Claim(NamedTuple):
     variants: str
     # known: an M4; unknown: sums and roundings of an M1, whose W8A8 is far from every reference
     chips: str
-    pixels: int
     names: str
+    pixels: int = 8
 
 
 FLAT, DEEP = "64x64x8,64x64x32,128x64x32,512x64x8", "64x64x32,512x64x128"
 SQUARE, DEEP_SQUARE = "64x16x8k3,64x16x16k3,128x16x16k3,256x16x16k3", "64x16x64k3,64x28x192k3"
-EVERY = "fp16,w8a16,w8a8"
+ALL_FLAT, ALL_SQUARE = f"{FLAT},{DEEP}", f"{SQUARE},{DEEP_SQUARE}"
+HALF, BYTE, BOTH = "fp16,w8a16", "w8a8", "known,unknown"
 CLAIMS = (
     # README: seen in every one with eight pixels.
-    Claim(1.0, "aliased,swapped", EVERY, "known,unknown", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "unquantized", "w8a8", "known,unknown", 8, f"{FLAT},{DEEP},{SQUARE},{DEEP_SQUARE}"),
-    Claim(1.0, "scaled,shrunk", "fp16,w8a16", "known,unknown", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "scaled,shrunk", "w8a8", "unknown", 8, FLAT),
-    Claim(1.0, "scaled,shrunk,coarse,floor,dead,exchanged,dropped", "w8a8", "known", 8,
-          f"{FLAT},{DEEP}"),
-    Claim(1.0, "bf16,dead,exchanged,dropped", "fp16,w8a16", "known", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "dead,exchanged", "fp16,w8a16", "unknown", 8, f"{FLAT},{DEEP}"),
-    Claim(1.0, "coarse", "w8a8", "unknown", 8, FLAT),
-    Claim(1.0, "aliased,swapped,scaled,shrunk,transposed,one transposed,border", "fp16,w8a16",
-          "unknown", 8, f"{SQUARE},{DEEP_SQUARE}"),
-    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed", "w8a8",
-          "unknown", 8, SQUARE),
-    Claim(1.0, "aliased,swapped", "w8a8", "unknown", 8, DEEP_SQUARE),
+    Claim(1.0, "aliased,swapped", f"{HALF},{BYTE}", BOTH, ALL_FLAT),
+    Claim(1.0, "unquantized", BYTE, BOTH, f"{ALL_FLAT},{ALL_SQUARE}"),
+    Claim(1.0, "scaled,shrunk", HALF, BOTH, ALL_FLAT),
+    Claim(1.0, "scaled,shrunk,coarse", BYTE, "unknown", FLAT),
+    Claim(1.0, "scaled,shrunk,coarse,floor,dead,exchanged,dropped", BYTE, "known", ALL_FLAT),
+    Claim(1.0, "bf16,dead,exchanged,dropped", HALF, "known", ALL_FLAT),
+    Claim(1.0, "dead,exchanged", HALF, "unknown", ALL_FLAT),
+    Claim(1.0, "aliased,swapped,scaled,shrunk,transposed,one transposed,border", HALF, "unknown",
+          ALL_SQUARE),
+    Claim(1.0, "aliased,swapped,scaled,shrunk,coarse,transposed,one transposed", BYTE, "unknown",
+          SQUARE),
+    Claim(1.0, "aliased,swapped", BYTE, "unknown", DEEP_SQUARE),
     # In 9 of 10 and in 19 of 20 with eight pixels.
-    Claim(0.9, "border", "w8a8", "unknown", 8, SQUARE),
-    Claim(0.95, "dead,exchanged,dropped", "w8a8", "unknown", 8, FLAT),
-    Claim(0.95, "dropped", "fp16,w8a16", "unknown", 8, FLAT),
-    Claim(0.95, "floor", "w8a8", "unknown", 8, FLAT),
-    Claim(0.95, "dead,exchanged", EVERY, "unknown", 8, SQUARE),
+    Claim(0.9, "border", BYTE, "unknown", SQUARE),
+    Claim(0.95, "dead,exchanged,dropped,floor", BYTE, "unknown", FLAT),
+    Claim(0.95, "dropped", HALF, "unknown", FLAT),
+    Claim(0.95, "dead,exchanged", f"{HALF},{BYTE}", "unknown", SQUARE),
     # In every one with --verify 16.
-    Claim(1.0, "dead", "w8a8", "unknown", 16, DEEP),
-    Claim(1.0, "dropped", "fp16,w8a16", "unknown", 16, DEEP),
-)
+    Claim(1.0, "dead", BYTE, "unknown", DEEP, 16),
+    Claim(1.0, "dropped", HALF, "unknown", DEEP, 16))
 # README: not seen; with no number of pixels in half of the outputs.
-NEVER = (
-    Claim(0.5, "bf16", "fp16,w8a16", "unknown", 16, f"64x64x8,{DEEP},{SQUARE}"),
-    Claim(0.5, "dropped", "w8a8", "unknown", 16, ",512x64x128"),
-    Claim(0.5, "scaled,shrunk,dropped,coarse", "w8a8", "unknown", 16, DEEP_SQUARE),
-)
+NEVER = (Claim(0.5, "bf16", HALF, "unknown", f"64x64x8,{DEEP},{SQUARE}", 16),
+         Claim(0.5, "dropped", BYTE, "unknown", ",512x64x128", 16),
+         Claim(0.5, "scaled,shrunk,dropped,coarse", BYTE, "unknown", DEEP_SQUARE, 16))
 
 
-class ClaimsTest(unittest.TestCase):
+class ClaimsTest(SimulatedCase):
     """What README says that the check sees."""
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        support.need("numpy")
 
     def rates(self, claim: Claim) -> Iterator[tuple[str, float]]:
         """Yield each case of a claim, and the share of its outputs that is seen."""
-        from tests import simulation
-        names = filter(None, claim.names.split(",")[:None if ALL else 1])
+        names = filter(None, claim.names.split(",")[:None if support.ALL else 1])
         for name, defect, variant, chip in itertools.product(
                 names, claim.defects.split(","), claim.variants.split(","), claim.chips.split(",")):
             if variant == "w8a16" and name != claim.names.split(",")[0]:
                 continue  # it computes as FP16 does
-            found = simulation.rate(name, variant, defect, chip == "known", claim.pixels)
-            yield f"{name} {variant} {chip} {defect}", found
+            yield (f"{name} {variant} {chip} {defect} {claim.pixels}",
+                   self.simulation.rate(name, variant, defect, chip == "known", claim.pixels))
 
     def test_what_is_seen(self) -> None:
         for claim in CLAIMS:
             for case, found in self.rates(claim):
-                self.assertGreaterEqual(found, claim.least, (case, claim.pixels))
+                self.assertGreaterEqual(found, claim.least, case)
 
     def test_what_is_not_seen(self) -> None:
         """Else README says too little."""
         for claim in NEVER:
             for case, found in self.rates(claim):
-                self.assertLessEqual(found, claim.least, (case, claim.pixels))
+                self.assertLessEqual(found, claim.least, case)
 
 
 class JudgeTest(unittest.TestCase):
     """What single values weigh, on outputs made by hand."""
+
+    def setUp(self) -> None:
+        self.draw = random.Random(1).gauss
+        self.expected = [[self.draw(0, 1) for _ in range(512)] for _ in range(16)]
 
     def judged(self, variant: str, depth: int, output: Sequence[Sequence[float]],
                expected: Sequence[Sequence[float]]) -> str:
@@ -217,46 +176,38 @@ class JudgeTest(unittest.TestCase):
                for vector in expected]
         reference.compute = lambda pixels, arithmetic=None, quantizes=False: (
             off if variant == "w8a8" and not quantizes else expected)[:len(pixels)]
-        verdict = ane_bench.verify(reference, VARIANTS[variant], range(len(output)), [output],
-                                   False)
-        return verdict.problem or ""
+        pixels = range(len(output))
+        return ane_bench.verify(reference, VARIANTS[variant], pixels, [output], False).problem or ""
 
     def test_a_dead_channel_is_seen_beyond_averages(self) -> None:
-        """One channel of 512 that is zero stays within the limits of averages in FP16, in all of 16
-        pixels."""
-        draw, config = random.Random(1).gauss, Config(512, 64, 128)
-        expected = [[draw(0, 1) if channel != 7 else 1.0 for channel in range(512)]
-                    for _ in range(16)]
-        output = [[value + draw(0, 0.003) for value in vector] for vector in expected]
+        """In FP16 one of 512 that is zero in all of 16 pixels is within the limits of averages."""
+        expected = [[*vector[:7], 1.0, *vector[8:]] for vector in self.expected]
+        output = [[value + self.draw(0, 0.003) for value in vector] for vector in expected]
         self.assertEqual(self.judged("fp16", 128, output, expected), "")
         for vector in output:
             vector[7] = 0.0
         for values, should in zip(output, expected):
             found = ane_bench.compare_vectors(values, should)
-            self.assertLess(ane_bench.mismatch(found, 512, config, False).times, 1)
+            self.assertLess(ane_bench.mismatch(found, 512, Config(512, 64, 128), False).times, 1)
         for count in (1, 16):
             problem = self.judged("fp16", 128, output[:count], expected[:count])
             self.assertIn("1 of 512 channels differ", problem)
             self.assertIn("channels are left out or exchanged", problem)
 
     def test_a_small_error_among_equal_values_is_seen(self) -> None:
-        """INT8 is exact: where most values are equal, a channel that is off by 0.1 is no rounding,
-        on any chip."""
-        draw = random.Random(1).gauss
-        expected = [[draw(0, 1) for _ in range(512)] for _ in range(2)]
-        output = [[value + (0.1 if channel == 7 else 0) for channel, value in enumerate(vector)]
-                  for vector in expected]
+        """INT8 is exact: where most values are equal, 0.1 is no rounding, on any chip."""
+        expected = self.expected[:2]
+        output = [[*vector[:7], vector[7] + 0.1, *vector[8:]] for vector in expected]
         self.assertEqual(self.judged("w8a8", 128, expected, expected), "")
         self.assertIn("1 of 512 channels differ", self.judged("w8a8", 128, output, expected))
 
     def test_a_wrong_pixel_is_seen_among_right_ones(self) -> None:
         """Right pixels do not lessen what a wrong one weighs."""
-        draw = random.Random(1).gauss
-        expected = [[draw(0, 1) for _ in range(512)] for _ in range(16)]
         limit, _ = ane_bench.verification_limits(512, Config(512, 64, 128), False)
-        output = [[value + draw(0, 1.3 * limit if pixel == 5 else 0.003) for value in vector]
-                  for pixel, vector in enumerate(expected)]
-        self.assertIn("more than rounding explains", self.judged("fp16", 128, output, expected))
+        output = [[value + self.draw(0, 1.3 * limit if pixel == 5 else 0.003) for value in vector]
+                  for pixel, vector in enumerate(self.expected)]
+        problem = self.judged("fp16", 128, output, self.expected)
+        self.assertIn("more than rounding explains", problem)
 
 
 class VerifyTest(unittest.TestCase):
@@ -332,8 +283,8 @@ class VerifyTest(unittest.TestCase):
             self.assertFalse(verdict.verified["ok"])
             self.assertIn("in 1 of 2 rounds verified, evaluate returned YES and did not write",
                           verdict.problem or "")
-        self.assertTrue((self.verify("w8a8", unwritten, unwritten).problem
-                         or "").startswith("evaluate returned YES"))
+        verdict = self.verify("w8a8", unwritten, unwritten)
+        self.assertRegex(verdict.problem or "", "^evaluate returned YES")
         part = [[*right[0][:60], *[math.nan] * 4], right[1]]
         self.assertIn("did not write 4 of 128 values", self.verify("w8a8", part).problem or "")
 
@@ -351,9 +302,8 @@ class VerifyTest(unittest.TestCase):
         exact, right = self.output(0, False), self.output(0, True)
         coarse = [[one + 2.2 * (other - one) for one, other in zip(*pair)]
                   for pair in zip(exact, right)]
-        unknown = self.verify("w8a8", coarse)
-        self.assertEqual([code for code, _ in unknown.warnings], ["quantization"])
-        self.assertIn("steps are too coarse", unknown.warnings[0][1])
+        (code, text), = self.verify("w8a8", coarse).warnings
+        self.assertEqual((code, "steps are too coarse" in text), ("quantization", True))
         self.assertIn("steps are too coarse", self.verify("w8a8", coarse, known=True).problem or "")
 
     def test_a_chain_of_one_layer_quantizes_nothing(self) -> None:
@@ -361,9 +311,8 @@ class VerifyTest(unittest.TestCase):
         self.reference = Reference(Config(64, 8, 1), 0)
         output = self.output(0, False)
         output[0][0] += 2.0 ** -11
-        verdicts = [self.verify(variant, output, known=True) for variant in ("w8a16", "w8a8")]
-        self.assertEqual(*verdicts)
-        self.assertIsNone(verdicts[0].problem)
+        one, other = (self.verify(variant, output, known=True) for variant in ("w8a16", "w8a8"))
+        self.assertEqual((one, one.problem), (other, None))
 
     def test_an_unknown_rounding_on_a_known_chip_is_warned_of(self) -> None:
         self.reference = Reference(Config(64, 8, 16), 0)
@@ -373,8 +322,7 @@ class VerifyTest(unittest.TestCase):
         self.assertEqual(self.verify("w8a8", right, known=True).warnings, [])
         self.assertEqual(self.verify("w8a8", noisy).warnings, [])
         (code, text), = self.verify("w8a8", noisy, known=True).warnings
-        self.assertEqual(code, "unknown-rounding")
-        self.assertIn("--verify 16", text)
+        self.assertEqual((code, "--verify 16" in text), ("unknown-rounding", True))
 
     def test_3x3_has_no_arithmetic(self) -> None:
         self.reference = Reference(Config(64, 8, 4, 3), 0)
@@ -388,16 +336,12 @@ class VerifyTest(unittest.TestCase):
 class TextsTest(unittest.TestCase):
     """Every problem says what was seen, what can cause it, and what to do."""
 
-    GONE = ("--blob", "--dialect", "multiple of 32", "spatial")
-
     def assert_helps(self, text: Optional[str], *words: str) -> None:
         """Fail if a text lacks these words, names no flag or command, or names one that is gone."""
         for word in words:
             self.assertIn(word, text or "")
-        self.assertTrue(any(flag in (text or "") for flag in ("--form", "--verify", "--qos",
-                                                              "doctor")), text)
-        self.assertFalse(any(word in (text or "") for word in self.GONE), text)
-        self.assertNotIn("\n", text or "")
+        self.assertRegex(text or "", r"\A.*(--form|--verify|--qos|doctor).*\Z")
+        self.assertNotRegex(text or "", "--blob|--dialect|multiple of 32|spatial")
 
     def test_outputs_that_need_no_comparison(self) -> None:
         for values, words in (([math.nan] * 2, ("did not write the output", "strides")),
@@ -408,15 +352,14 @@ class TextsTest(unittest.TestCase):
             self.assert_helps(ane_bench.output_defect(values, [1.0, 2.0] * 16), *words)
         for right in ([1.0, 2.0] * 16, [0.0] * 32, [2.5] * 31):
             self.assertIsNone(ane_bench.output_defect(right, right))
-        # two channels may well be equal
-        self.assertIsNone(ane_bench.output_defect([2.5, 2.5], [2.5, 2.75]))
+        self.assertIsNone(ane_bench.output_defect([2.5, 2.5], [2.5, 2.75]), "by chance")
 
     def test_mismatches(self) -> None:
         config, good = Config(64, 64, 8), Comparison(1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
         for found, words in (
                 (good._replace(cosine=0.1, relative_l2=1.4), ("a wrong layer", "strides")),
-                             (good._replace(slope=1.1, relative_l2=0.1), ("the wrong scale",)),
-                             (good._replace(cosine=0.999, relative_l2=0.05), ("left out",))):
+                (good._replace(slope=1.1, relative_l2=0.1), ("the wrong scale",)),
+                (good._replace(cosine=0.999, relative_l2=0.05), ("left out",))):
             excess = ane_bench.mismatch(found, 64, config, False)
             self.assertGreater(excess.times, 1)
             self.assert_helps(excess.text, "not what the program should compute", *words)
@@ -443,9 +386,8 @@ class ComparisonTest(unittest.TestCase):
         for side, seed in itertools.product((7, 8, 56), range(20)):
             places = [divmod(index, side)
                       for index in ane_bench.chosen_pixels(Config(8, side, 1, 3), seed, 8)]
-            edges = [[row in (0, side - 1), column in (0, side - 1)].count(True) for row,
-                     column in places]
+            edges = [(row in (0, side - 1)) + (column in (0, side - 1)) for row, column in places]
             self.assertEqual(edges, [1, 0] * 4)
         for side in (1, 2, 3, 4):
-            self.assertEqual(len(ane_bench.chosen_pixels(Config(8, side, 1, 3), 0, 99)),
-                             side * side)
+            found = ane_bench.chosen_pixels(Config(8, side, 1, 3), 0, 99)
+            self.assertEqual(sorted(found), list(range(side * side)))
