@@ -132,7 +132,7 @@ class FakeEvents:
     turn = rest = directory = warn = ignored
 
 
-def measure(engine: FakeEngine, variants: Sequence[str] = BOTH, pixels: Sequence[int] = (0, 3), *,
+def measure(engine: Any, variants: Sequence[str] = BOTH, pixels: Sequence[int] = (0, 3), *,
             events: Optional[FakeEvents] = None, forms: Sequence[str] = (),
             settings: Optional[Settings] = None, **given: Any) -> list[Trial]:
     """Return the trials of variants that were loaded and measured together."""

@@ -21,6 +21,7 @@ from tests.faults import BOTH_CONFIGS, CALLS, SHORT, WITHOUT_RESULT, FaultCase, 
 from tests.support import PATIENCE, ROUNDS, SMALL, Scene, Started
 from tests.test_worker import REAL, cells_of, warnings_of
 
+RESTS = "wait for the compile service"  # the stage after a refused compile
 ORPHANED = 10  # seconds within which a worker whose parent is no more must have exited
 
 
@@ -419,7 +420,7 @@ class ParentFaultTest(FaultCase):
                          "INT.*(descriptor|original|twice)|TERM.*load|(KILL|HUP|QUIT).*compile", 3)
 
     def test_times(self) -> None:
-        self.check_table(TIMES, "within|another|its time limit|^stopped", 3)
+        self.check_table(TIMES, f"within|another|its time limit|^stopped|after {MOMENTS[0]} ", 3)
 
     def test_service(self) -> None:
         self.check_table(SERVICE, at_a_time=4)
@@ -509,7 +510,7 @@ class LibraryTest(support.StandinCase):
             {"seed": 10 ** 25}, {"original": "yes"}, {"original": 1}, {"second": 5},
             {"timeout": "5"}, {"original": True, "qos": 0},
             {"original": True, "engine": "reference"}, {"original": True, "configs": "64x8k3"}]
-        with unittest.mock.patch.object(ane_bench, "measured", side_effect=AssertionError):
+        with unittest.mock.patch.object(ane_bench, "perform_run", side_effect=AssertionError):
             for asked in bad:
                 with self.subTest(asked), self.assertRaises(UsageError) as caught:
                     ane_bench.run(**asked)
@@ -547,7 +548,7 @@ class LibraryTest(support.StandinCase):
         interrupt = once("evaluate", lambda _: signal.raise_signal(signal.SIGINT), ROUNDS + 1)
         self.handle(signal.default_int_handler)
         with self.here(**REAL), self.assertRaises(KeyboardInterrupt):
-            for cells in ane_bench.measured(run, interrupt):
+            for cells in ane_bench.perform_run(run, interrupt):
                 yielded.append(cells[0].config.name)
         self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
         self.assertEqual(yielded, ["64x8x2"])
@@ -623,7 +624,7 @@ class LibraryTest(support.StandinCase):
         self.assertEqual([cell.stage for cell in run.cells], ["warm-up", None, "compile"])
         self.assertEqual(run.cells[1].refused, [])
         self.assertEqual(sum(event["kind"] == "refused" for event in seen), 4)
-        rests = [event for event in seen if event.get("stage") == "rest"]
+        rests = [event for event in seen if event.get("stage") == RESTS]
         self.assertEqual([event["variant"] for event in rests][:3], ["w8a16"] * 3)
         self.assertTrue(all(0 < event["limit"] <= 1 for event in rests), rests)
 
@@ -634,7 +635,7 @@ class LibraryTest(support.StandinCase):
         end = unittest.mock.Mock(side_effect=ValueError)
         with self.assertRaises(ValueError):
             self.run_here(variants="fp16,w8a8,w8a16", form="standard/1.3",
-                          on_event=once("rest", end))
+                          on_event=once(RESTS, end))
         (rest,) = end.call_args[0]
         self.assertEqual(rest["variant"], "w8a8")
         self.assertTrue(3600 - 2 * PATIENCE < rest["limit"] < 3599.99, rest)

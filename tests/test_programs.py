@@ -1,7 +1,6 @@
 """Section 4: programs, their MIL text and weight file, held to three independent readers: that of
 tests/mil_grammar.py, Apple's own library (coremltools), and the stand-in elsewhere."""
 
-import errno
 import hashlib
 import itertools
 import os
@@ -246,18 +245,3 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual(modes, {"weights": 0o777 & ~mask, "model.mil": 0o666 & ~mask,
                                      "weight.bin": 0o666 & ~mask})
             self.assertEqual(directory.stat().st_mode & 0o777, 0o777 & ~mask)
-
-    def test_links_are_refused(self) -> None:
-        """In the place of the directory, of that of the weights, and of either file."""
-        program = build_program(Config(8, 4, 1), "fp16")
-        for name in ("", "weights", "model.mil", "weights/weight.bin"):
-            with self.subTest(name), tempfile.TemporaryDirectory() as holder:
-                elsewhere, link = Path(holder) / "elsewhere", Path(holder) / "model" / name
-                elsewhere.mkdir()
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(elsewhere / "file" if "." in name else elsewhere)
-                with self.assertRaises(OSError) as raised:
-                    program.write(os.path.join(holder, "model"))
-                self.assertEqual((raised.exception.errno, raised.exception.filename),
-                                 (errno.ELOOP, os.path.join(holder, "model", name).rstrip("/")))
-                self.assertFalse(list(elsewhere.rglob("*.*")))

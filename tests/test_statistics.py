@@ -9,7 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
-from ane_bench import Amount, Cell, Config, Estimate, Settings, combined, estimate, paired_ratio
+from ane_bench import (
+    Amount,
+    Cell,
+    Config,
+    Difference,
+    Estimate,
+    Settings,
+    combined,
+    estimate,
+    paired_ratio,
+)
 from tests.support import ALL
 
 RUNS = 4000 if ALL else 300
@@ -62,6 +72,12 @@ def covers(interval: Optional[Sequence[float]], truth: float) -> bool:
     return interval is not None and interval[0] <= truth <= interval[1]
 
 
+def difference(quotient: Estimate) -> Difference:
+    """Return what `compare` finds of two cells, whose times have that quotient."""
+    cell = Cell(Config(64, 64, 2), "fp16", Settings())
+    return Difference(cell, cell, quotient.value, quotient.interval)
+
+
 def simulate(kind: str, count: int, correlation: float = 0) -> tuple[dict[str, float], float]:
     """Return in how many percent of simulated runs each interval covers, how many verdicts are
     right, and by which part the centre differs from the median of all times. The truth of a time
@@ -79,7 +95,7 @@ def simulate(kind: str, count: int, correlation: float = 0) -> tuple[dict[str, f
         found["speed"] += covers(one.over(other).interval, 1)
         found["layer"] += covers(rate.interval, 0.5 * truth)
         found["fixed"] += covers(fixed.interval, 0.5 * truth)
-        found["verdict"] += covers(one.over(other).doubled().interval, 1)
+        found["verdict"] += covers(difference(one.over(other)).widened, 1)
     return ({name: number * 100 / RUNS for name, number in found.items()},
             truth / MEDIANS[kind] - 1)
 
@@ -163,9 +179,9 @@ class EstimateTest(unittest.TestCase):
             self.assertEqual(low, -high)
 
     def test_a_verdict_takes_twice_the_width(self) -> None:
-        one = Estimate(0.0, 0.01, 10)
-        (_, high), (_, twice) = one.interval or [0, 0], one.doubled().interval or [0, 0]
-        self.assertAlmostEqual(math.log(twice), 2 * math.log(high))
+        one = Estimate(0.1, 0.01, 10)
+        (_, high), (_, twice) = one.interval or [0, 0], difference(one).widened
+        self.assertAlmostEqual(math.log(twice) - 0.1, 2 * (math.log(high) - 0.1))
 
 
 class QuotientTest(unittest.TestCase):

@@ -177,8 +177,8 @@ class ProgressTest(unittest.TestCase):
         # Of an M4: 8.5 s for this configuration, two thirds of that for the other.
         self.assertEqual(self.stage(1, "compile"),
                          "[1/2] 512x64x128, FP16 compile, 0:01, about 0:13 left")
-        self.assertEqual(self.stage(0, "rest", "w8a8"), "[1/2] 512x64x128, W8A8 waits for the "
-                                                        "compile service, 0:01, about 0:13 left")
+        self.assertEqual(self.stage(0, "wait for the compile service", "w8a8"), "[1/2] 512x64x128, "
+                         "W8A8 wait for the compile service, 0:01, about 0:13 left")
         self.assertEqual(self.stage(0, "warm-up", "fp16,w8a8"),
                          "[1/2] 512x64x128, FP16,W8A8 warm-up, 0:01, about 0:13 left")
         self.assertEqual(self.stage(15, "start", ""),
