@@ -40,16 +40,14 @@ def noisy(draw: random.Random, noise: float, ms: float = 1.0, started: str = LAT
     return run
 
 
-class CompareCase(support.DirectoryCase):
-    """A test that saves runs and compares them by the command line."""
+class CompareTest(support.DirectoryCase):
+    """Two records: times, speeds, verdicts and ratios, and first what differs."""
 
     def compare(self, *records: Any, options: Sequence[str] = ()) -> Finished:
         """Compare runs, records or texts."""
         paths = [written(self.directory / f"{number}.json", record)
                  for number, record in enumerate(records)]
-        done = command("compare", *paths, *options)
-        self.assertNotIn("Traceback", done.errors)
-        return done
+        return command("compare", *paths, *options)
 
     def verdicts(self, base: Run, new: Run) -> dict[str, tuple[str, str]]:
         """Return speed and verdict of each variant of two runs of one configuration, as the table
@@ -57,10 +55,6 @@ class CompareCase(support.DirectoryCase):
         lines = re.findall("^(?:FP16|W8A16|W8A8) .*", self.compare(base, new).output, re.MULTILINE)
         found = [re.match(r"(\w+) .*? ([0-9.]+)x +(?:±\S+ +)?([a-z]+)", line) for line in lines]
         return {match[1]: (match[2], match[3]) for match in found if match}
-
-
-class CompareTest(CompareCase):
-    """Two records: times, speeds, verdicts and ratios, and first what differs."""
 
     def test_faster_slower_same(self) -> None:
         base = timed(dict.fromkeys(ALL, 1.0))
@@ -85,25 +79,24 @@ class CompareTest(CompareCase):
     def test_undecided(self) -> None:
         base = timed({"fp16": 2.0, "w8a16": 1.0, "w8a8": 1.0})
         wide = timed({"fp16": 2.0, "w8a16": 1.0, "w8a8": 0.3}, spread=0.2)
-        found = {name: verdict for name, (_, verdict) in self.verdicts(base, wide).items()}
-        self.assertEqual(found, {"FP16": "undecided", "W8A16": "undecided", "W8A8": "faster"})
+        self.assertEqual([verdict for _, verdict in self.verdicts(base, wide).values()],
+                         ["undecided", "undecided", "faster"])
         self.assertEqual(set(self.verdicts(wide, wide).values()), {("1.00", "undecided")})
 
     def test_what_has_no_interval_decides_nothing(self) -> None:
-        enough, fast = timed({"fp16": 2.0, "w8a8": 1.0}), {"fp16": 0.2, "w8a8": 1.0}
-        few, original = timed(fast, rounds=4), timed(fast, settings=AS_ORIGINAL)
-        nothing = {"FP16": ("10.00", "undecided"), "W8A8": ("1.00", "undecided")}
-        for new in (few, original):
-            self.assertEqual({name: (f"{float(speed):.2f}", verdict) for name, (speed, verdict)
-                              in self.verdicts(enough, new).items()}, nothing)
+        base, fast = timed({"fp16": 2.0, "w8a8": 1.0}), {"fp16": 0.2, "w8a8": 1.0}
+        for new in (timed(fast, rounds=4), timed(fast, settings=AS_ORIGINAL)):
+            self.assertEqual({name: (float(speed), verdict) for name, (speed, verdict)
+                              in self.verdicts(base, new).items()},
+                             {"FP16": (10, "undecided"), "W8A8": (1, "undecided")})
             self.assertEqual(set(self.verdicts(new, new).values()), {("1.00", "undecided")})
-            self.assertIsNone(ane_bench.compare(enough, new)[0].ci95)
+            self.assertIsNone(ane_bench.compare(base, new)[0].ci95)
 
     def test_the_originals_means_are_compared(self) -> None:
         base, new = (made_run(settings=AS_ORIGINAL) for _ in range(2))
         new.cells[0].samples_ns[0][0] *= 51
-        self.assertEqual(self.verdicts(base, new)["FP16"], ("0.50", "undecided"))
-        self.assertEqual(self.verdicts(made_run(spread=0), new)["FP16"], ("0.50", "undecided"))
+        for other in (base, made_run(spread=0)):
+            self.assertEqual(self.verdicts(other, new)["FP16"], ("0.50", "undecided"))
 
     def test_a_verdict_needs_twice_the_interval(self) -> None:
         for low, high, verdict in (
@@ -142,14 +135,14 @@ class CompareTest(CompareCase):
         self.assertEqual(set(self.verdicts(base, new).values()), {("1.00", "same")})
 
     def test_json(self) -> None:
-        base, new = timed({"fp16": 2.0, "w8a8": 1.0}), timed({"fp16": 2.0, "w8a8": 1.5})
+        base, new = was(), was({"w8a8": 1.5})
         done = self.compare(base, new, options=("--format", "json", "--fail-if-slower", "5"))
         found = json.loads(done.output)
         self.assertEqual(list(found), ["schema", "head", "cells", "notes", "failed", "undecided"])
         self.assertEqual(found["schema"], "ane-bench-compare/1")
-        self.assertEqual([[cell[name] for name in ("config", "variant", "verdict")]
+        self.assertEqual([(cell["config"], cell["variant"], cell["verdict"])
                           for cell in found["cells"]],
-                         [["64x8x2", "fp16", "same"], ["64x8x2", "w8a8", "slower"]])
+                         [("64x8x2", "fp16", "same"), ("64x8x2", "w8a8", "slower")])
         cell = found["cells"][1]
         self.assertAlmostEqual(cell["speed"], 1 / 1.5)
         self.assertTrue(cell["ci95"][0] <= cell["speed"] <= cell["ci95"][1])
@@ -174,9 +167,8 @@ class CompareTest(CompareCase):
 
     def test_no_row_is_wider_than_a_terminal(self) -> None:
         base = made_run(["8x16384x16384", "8x8x2k3"], ALL, speeds={"w8a8": 1.0}, spread=3)
-        texts = {room: ane_bench.comparison(base, base, "table", room=room)
-                 for room in (200, 80, 60)}
-        for room, text in texts.items():
+        for room in (200, 80, 60):
+            text = ane_bench.comparison(base, base, "table", room=room)
             rows = text.split("\n\n")[1].splitlines()
             self.assertEqual(len(rows), 8)
             self.assertLessEqual(max(map(len, rows)), room)
@@ -199,7 +191,6 @@ class Gated(NamedTuple):
 
 RATIO = ("--fail-if-ratio-drops", "3")
 BOTH = ("--fail-if-slower", "5", *RATIO)
-USUAL: Mapping[str, float] = {"fp16": 2.0, "w8a8": 1.0}
 TWO = (Config(64, 8, 2), Config(32, 8, 2))
 NOTHING_RIGHT = [(0, "fp16"), (0, "w8a8")]
 UNVERIFIED = Settings(verify=0)
@@ -210,7 +201,7 @@ FAST: Mapping[str, Any] = {"configs": [Config(512, 64, 64)], "ms": {"fp16": 1.6,
 def was(ms: Optional[Mapping[str, float]] = None, change: Optional[Callable[[Run], Any]] = None,
         **options: Any) -> Run:
     """Return a run that is usual but for some times, options, or a change to it."""
-    run = timed({**USUAL, **(ms or {})}, **options)
+    run = timed({"fp16": 2.0, "w8a8": 1.0, **(ms or {})}, **options)
     if change:
         change(run)
     return run
@@ -229,8 +220,6 @@ GATE: Sequence[Gated] = (
           now(spread=0.21)),
     Gated("faster", 0, base=was(), new=now({"fp16": 1.0, "w8a8": 0.5}), options=BOTH),
     Gated("slower within the limit", 0, base=was(), new=now({"fp16": 2.08, "w8a8": 1.04})),
-    Gated("slower within a wider limit", 0, base=was(), new=now({"w8a8": 1.4}),
-          options=("--fail-if-slower", "50")),
     Gated("both slower, the ratio stays", 0, base=was(), new=now({"fp16": 4.0, "w8a8": 2.0}),
           options=RATIO),
     Gated("a cell that failed before, too", 0, base=was(failed=[(0, "w8a8")]),
@@ -272,18 +261,11 @@ GATE: Sequence[Gated] = (
           now(change=lambda run: run.cells[1].verified.clear())),
     Gated("a variant is missing", 1, "W8A8 64x8x2: missing from NEW", was(),
           timed({"fp16": 2.0}, started=LATER)),
-    Gated("a variant is missing, for the ratio", 1, "missing from NEW", was(),
-          timed({"fp16": 2.0}, started=LATER), RATIO),
-    Gated("a configuration is missing", 1, "W8A8 32x8x2: missing from NEW", was(configs=TWO),
-          now()),
-    Gated("all configurations are missing", 1, "missing from NEW", was(), now(configs=TWO[1:]),
-          BOTH),
-    Gated("NEW broken off", 1, "missing from NEW", was(configs=TWO), now(configs=TWO, measured=1)),
+    Gated("NEW broken off", 1, "W8A8 32x8x2: missing from NEW", was(configs=TWO),
+          now(configs=TWO, measured=1)),
     Gated("impossible before, and fails now", 1, "failed in stage compile", was(**FAST),
           now(**{**FAST, "failed": [(0, "fp16")]})),
     # What allows no verdict.
-    Gated("no such file", 2, "cannot be read", was(), "/nowhere/at/all.json"),
-    Gated("not a record", 2, "expected a record", was(), "{}"),
     Gated("the same record", 2, "BASE and NEW are the same record", was(), was()),
     Gated("NEW is older", 2,
           f"NEW (2026-01-02T03:04:05+00:00) is older than BASE ({LATER}): swapped?", now(), was()),
@@ -309,8 +291,6 @@ GATE: Sequence[Gated] = (
     Gated("nothing is right in BASE", 2,
           "every cell of BASE failed: FP16 64x8x2 failed in stage compile",
           was(failed=NOTHING_RIGHT), now()),
-    Gated("nothing is right in either", 2, "every cell of BASE failed", was(failed=NOTHING_RIGHT),
-          now(failed=NOTHING_RIGHT)),
     Gated("nothing that is possible", 2, "nothing is left to compare: FP16 512x64x64: left out: 85",
           was(**{**FAST, "failed": [(0, "w8a8")]}), now(**FAST)),
     Gated("an impossible rate, in half of a ratio", 2, "--fail-if-ratio-drops has nothing",
@@ -321,15 +301,14 @@ GATE: Sequence[Gated] = (
           was(failed=[(0, "fp16")]), now(), RATIO))
 
 
-class GateTest(CompareCase):
+class GateTest(support.DirectoryCase):
     """The gate: 1 means slower, failed or missing, 2 that nothing can be told, and 0 that all was
-    compared."""
+    compared. Without a limit any two are compared, unless no cell is right in both."""
 
     def test_every_way(self) -> None:
         for way in GATE:
             with self.subTest(way.what):
-                paths = [record if isinstance(record, str) and record.startswith("/")
-                         else written(self.directory / f"{number}.json", record)
+                paths = [written(self.directory / f"{number}.json", record)
                          for number, record in enumerate((way.base, way.new)) if record is not None]
                 for form in ("table", "json", "markdown"):
                     done = command("compare", *paths, *way.options, "--format", form)
@@ -338,15 +317,8 @@ class GateTest(CompareCase):
                     self.assertEqual(bool(done.output), way.code != 2)
                     self.assertTrue(way.words or not done.errors, done.errors)
                     self.assertRegex(done.errors, r"\A(ane_bench: [^\n]+\n)*\Z")
-
-    def test_without_a_limit_any_two_are_compared(self) -> None:
-        for way in GATE:
-            if isinstance(way.new, Run) and any(cell.ok for cell in way.new.cells):
-                try:
-                    ane_bench.compare(way.base, way.new)
-                except UsageError:
-                    continue
-                self.assertEqual(self.compare(way.base, way.new).code, 0, way.what)
+                done = command("compare", *paths)
+                self.assertTrue(done.code == 0 or " cell " in done.errors, done.errors)
 
     def test_it_fails_nothing_whose_verdict_is_undecided(self) -> None:
         draw, failures = random.Random(11), 0
