@@ -21,11 +21,9 @@ from typing import Any, NamedTuple, Optional
 
 import ane_bench
 from ane_bench import VARIANTS, Config, Run
+from tests import support
 from tests.runs import ALL, AS_ORIGINAL, ORIGINAL, PAIR, made_run, random_run
 from tests.standin import build
-
-ROOT = Path(__file__).resolve().parent.parent
-LONG = os.environ.get("ANE_BENCH_TESTS") == "all"
 
 # Machines as there may be, by chip: chip, model, macOS, and the speed as a part of an M4's.
 MACHINES = (
@@ -70,26 +68,20 @@ def machines(configs: Sequence[Any] = ORIGINAL, count: int = 10, **facts: Any) -
 def cases() -> dict[str, list[Run]]:
     """Return runs by what is special about them."""
     some = [(1, "fp16"), (2, "w8a8"), (3, "fp16"), (3, "w8a16"), (3, "w8a8")]
-    every = [*itertools.product(range(5), PAIR)]
     hostile = {"chip": HOSTILE, "model": HOSTILE, "macos": HOSTILE, "ane_subtype": HOSTILE}
     return {
-        "one": [made_run()],
         "five": [scattered(made_run(ORIGINAL))],
-        "five in three variants": [scattered(made_run(ORIGINAL, ALL), 0.2)],
-        "one variant": [made_run(ORIGINAL, ("w8a8",))],
-        "another baseline": [made_run(ORIGINAL, ("w8a8", "fp16", "w8a16"))],
+        "another baseline": [scattered(made_run(ORIGINAL, ("w8a8", "fp16", "w8a16")), 0.2)],
         "forty-eight": [scattered(made_run(SWEEP))],
         "layers": [made_run(STAGES, fixed_ms=0.1)],
         "layers that cannot be told": [scattered(made_run(STAGES, ALL, fixed_ms=1e3), 0.5)],
         "ten machines": machines(),
-        "ten machines in three variants": machines(variants=ALL),
-        "layers of three machines": machines(STAGES, 3, fixed_ms=0.1),
         "machines with failures": machines(count=4, failed=some[:2], wrong=[(0, "w8a8")]),
-        "machines with other configurations": [*machines(ORIGINAL[:2], 2), *machines(STAGES, 3)],
+        "machines with other configurations": [
+            *machines(ORIGINAL[:2], 2), *machines(STAGES, 3, variants=ALL, fixed_ms=0.1)],
         "failures": [scattered(made_run(ORIGINAL, ALL, failed=some,
                                         wrong=[(0, "w8a8"), (4, "fp16")]))],
-        "only failures": [made_run(ORIGINAL, failed=every)],
-        "no baseline": [made_run(ORIGINAL, failed=every[::2])],
+        "only failures": [made_run(ORIGINAL, failed=[*itertools.product(range(5), PAIR)])],
         "broken off": [made_run(ORIGINAL, measured=2)],
         "broken off among others": [made_run(ORIGINAL, measured=2), *machines(count=2)],
         "nothing": [made_run(ORIGINAL, measured=0)],
@@ -264,8 +256,7 @@ class ChartCase(unittest.TestCase):
         root = xml.etree.ElementTree.fromstring(text.encode())
         self.assertLessEqual({element.tag.replace(SVG, "") for element in root.iter()}, {
             "svg", "title", "rect", "text", "path", "polygon", "g"})
-        names = {name for element in root.iter() for name in element.attrib}
-        self.assertLessEqual(names, {
+        self.assertLessEqual({name for element in root.iter() for name in element.attrib}, {
             "width", "height", "viewBox", "role", "font-family", "font-size", "text-anchor", "fill",
             "stroke", "stroke-width", "x", "y", "d", "points"})
         for _, ground, words in (group for group in root.iter(f"{SVG}g") if not group.attrib):
@@ -367,7 +358,7 @@ class EveryChartTest(ChartCase):
                     self.check(runs)
 
     def test_at_random(self) -> None:
-        for seed in range(1000 if LONG else 60):
+        for seed in range(support.reduced(1000, 60, "random charts")):
             draw = random.Random(seed)
             runs = [random_run(draw) for _ in range(draw.choice((1, 1, 2, 5)))]
             for number, run in enumerate(runs[1:]):  # whose names differ
@@ -401,21 +392,11 @@ class ContentTest(unittest.TestCase):
         self.assertEqual([sum(line.startswith(words[:60]) for line in said)
                           for words, _ in groups], [1] * 4)
 
-    def test_machines_stand_by_chip_and_records_of_one_by_date(self) -> None:
-        rows = [name for heading, name, *_ in picture("ten machines").rows
-                if heading == "512x64x128"]
-        self.assertEqual(rows, [f"{chip}, {model}, macOS {macos}"
-                                for chip, model, macos, _ in MACHINES])
-        twice = [made_run(), made_run()]
-        twice[0].started = "2026-02-03T04:05:06+00:00"
-        self.assertEqual([row[1].split()[-1] for row in Picture(ane_bench.chart(twice)).rows],
-                         ["2026-01-02", "2026-02-03"])
-
     def test_what_was_measured_is_said_and_ticks_stand_below_many_rows(self) -> None:
         for name in ("broken off", "broken off among others"):
-            said = " ".join(text.name for text in picture(name).texts)
-            self.assertIn("M4, Mac16,1, macOS 26.4: 2 of 5 configurations", said)
-        self.assertNotIn("configurations", " ".join(t.name for t in picture("five").texts))
+            self.assertIn("M4, Mac16,1, macOS 26.4: 2 of 5 configurations",
+                          " ".join(text.name for text in picture(name).texts))
+        self.assertNotIn("configurations", str(picture("five").texts))
         for name, count in (("five", 1), ("forty-eight", 2)):
             self.assertEqual(sum(text.name == "40" for text in picture(name).texts), count)
 
@@ -467,7 +448,7 @@ class PicturesTest(ChartCase):
 
     def test_readme_shows_pictures_of_the_standin(self) -> None:
         for name in PICTURES:
-            text = (ROOT / ".github" / name).read_text(encoding="utf-8")
+            text = (support.ROOT / ".github" / name).read_text(encoding="utf-8")
             self.check_form(text)
             self.check_texts(Picture(text), Picture(text).texts)
             self.assertLess(len(text.encode()), 30_000)
@@ -486,13 +467,13 @@ def make_pictures() -> None:
             configs = ["--config", "512x64x64,128"] if records[1:] else []
             subprocess.run(
                 [sys.executable, "ane_bench.py", "--quiet", "--save", records[-1], *configs],
-                cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env={
+                cwd=support.ROOT, check=True, stdout=subprocess.DEVNULL, env={
                     **os.environ, ane_bench.STANDIN_VARIABLE: str(library),
                     "STANDIN_CLOCK": "virtual", "STANDIN_NOISE": "random:0.004",
                     "STANDIN_SPEED": rates, "STANDIN_SYSCTL": f"machdep.cpu.{system}"})
         for name, drawn in zip(PICTURES, (records[:1], records[1:])):
             subprocess.run([sys.executable, "ane_bench.py", "chart", *drawn, "-o",
-                            f".github/{name}"], cwd=ROOT, check=True)
+                            f".github/{name}"], cwd=support.ROOT, check=True)
 
 
 if __name__ == "__main__":
