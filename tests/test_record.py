@@ -17,20 +17,8 @@ from typing import Any
 
 import ane_bench
 from ane_bench import Config, OutputError, Run, UsageError, read_record
-from tests import support
-from tests.runs import (
-    ALL,
-    AS_ORIGINAL,
-    KERNEL3,
-    ORIGINAL,
-    SPEEDS,
-    VERIFIED,
-    command,
-    golden,
-    made_run,
-    random_run,
-    written,
-)
+from tests import runs, support
+from tests.runs import ALL, AS_ORIGINAL, KERNEL3, ORIGINAL, VERIFIED, command, made_run, written
 from tests.test_fuzz import limited_memory
 
 SEED = os.environ.get("ANE_BENCH_FUZZ_SEED", "1")
@@ -62,7 +50,7 @@ class SchemaTest(unittest.TestCase):
         run.cells[3].note(apart=True)
         text = re.sub(r"[0-9]+[.][0-9]{5,}(e-[0-9]+)?", lambda found: f"{float(found[0]):.5g}",
                       ane_bench.record_text(run))
-        self.assertEqual(*golden("record.json", text))
+        self.assertEqual(*runs.golden("record.json", text))
 
     def test_texts_are_not_taken_for_rounds(self) -> None:
         run = made_run()
@@ -80,9 +68,9 @@ class LayersTest(unittest.TestCase):
         self.assertEqual([layer.depths for layer in run.layers], [(4, 12), (64, 128)])
         for layer, config in zip(run.layers, (Config(256, 56, 1, 3), Config(512, 64, 1))):
             for variant, found in layer.variants.items():
-                us = 1e3 * config.gop / SPEEDS[variant]
+                us = 1e3 * config.gop / runs.SPEEDS[variant]
                 self.assertAlmostEqual(found["us"], us)
-                self.assertAlmostEqual(found["tops"], SPEEDS[variant])
+                self.assertAlmostEqual(found["tops"], runs.SPEEDS[variant])
                 self.assertAlmostEqual(found["fixed_ms"], 0.1)
                 for name in ("ci95", "tops_ci95", "fixed_ci95"):
                     self.assertLess(found[name][0] - 1e-9, found[name][1])
@@ -113,14 +101,14 @@ class LayersTest(unittest.TestCase):
         self.assertEqual([layer.depths for layer in run.layers], [(2, 4)])
 
     def test_a_time_that_cannot_be_told(self) -> None:
-        all_failed = [(0, variant) for variant in ALL]
         rows: Sequence[tuple[dict[str, Any], list[tuple[list[str], list[str]]]]] = (
             ({"fixed_ms": 10}, [([], [])]),  # a ten-thousandth, and times drift
             ({"speeds": {"fp16": 1e-3}, "fixed_ms": 10}, [(["fp16"], [])]),
             ({"speeds": {"w8a8": 1e-3}, "fixed_ms": 10}, [(["w8a8"], [])]),
             ({"rounds": 4}, [([], [])]), ({"failed": [(1, "fp16")]}, [(["w8a16", "w8a8"], [])]),
             ({"wrong": [(0, "w8a8")]}, [(["fp16", "w8a16"], ["w8a16"])]),
-            ({"failed": all_failed}, []), ({"measured": 1}, []), ({"settings": AS_ORIGINAL}, []))
+            ({"failed": [(0, variant) for variant in ALL]}, []), ({"measured": 1}, []),
+            ({"settings": AS_ORIGINAL}, []))
         for options, told in rows:
             run = made_run(["64x8x2", "64x8x4"], ALL, **options)
             found = [(list(layer.variants), list(layer.ratio)) for layer in run.layers]
@@ -153,6 +141,7 @@ class RunTest(unittest.TestCase):
                 run.warn("cache", "/home/zaphod/Library: cannot be read")
         self.assertEqual(run.warnings, [{"code": "cache", "message": "…/Library: cannot be read"}])
 
+
 def altered(record: Mapping[str, Any], way: Sequence[Any], to: Any) -> str:
     """Return a record's text with another value in one place; None leaves the place out."""
     changed = copy.deepcopy(record)
@@ -183,7 +172,6 @@ WRONG: Sequence[tuple[str, tuple[Any, ...], Sequence[Any]]] = (
     ("does not match format", ("started",),
      ("yesterday", "2026-01-02T03:04:05", "2026-13-01T03:04:05Z", "")),
     ("out of range", ("started",), ("0001-01-01T00:00:00+23:59",)),
-    ("an object", ("system",), ([], "M4")), ("an object", ("asked",), ([], 1)),
     ("expected a list", ("asked", "variants"), ("fp16", {})),
     ("expected true or false", ("complete",), (1, "true")),
     ("verify", ("protocol", "verify"), (1.5, True, "8", -1, 4097)),
@@ -236,7 +224,7 @@ class ReadTest(DirectoryCase):
     def test_what_is_written_is_read(self) -> None:
         for number in range(support.reduced(1000, 150, "random records")):
             with self.subTest(number, seed=SEED):
-                run = random_run(random.Random(f"{SEED}/{number}"))
+                run = runs.random_run(random.Random(f"{SEED}/{number}"))
                 found = self.read(run)
                 self.assertEqual(ane_bench.record_text(found), ane_bench.record_text(run))
                 self.assertEqual(found.table(), run.table())
