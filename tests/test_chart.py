@@ -1,15 +1,12 @@
 """Section 16: the chart. Its texts and marks are read back from the SVG: where they stand is
 compared with the cells and layers of the runs, and no text may meet another, by the widths of a
-real font and in Chromium. `python3 -m tests.test_chart` makes README's pictures anew."""
+real font. `python3 -m tests.test_chart` makes README's pictures anew."""
 
 import functools
-import html
 import itertools
-import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,19 +18,10 @@ from typing import Any, NamedTuple, Optional
 
 import ane_bench
 from ane_bench import VARIANTS, Config, Run
-from tests import support
-from tests.runs import ALL, AS_ORIGINAL, ORIGINAL, PAIR, made_run, random_run
+from tests import runs, support
+from tests.runs import ALL, AS_ORIGINAL, ORIGINAL, PAIR, RESNET, made_run, scattered
 from tests.standin import build
 
-# Machines as there may be, by chip: chip, model, macOS, and the speed as a part of an M4's.
-MACHINES = (
-    ("M1", "Macmini9,1", "15.6", 0.6), ("M1 Pro", "MacBookPro18,3", "15.1", 0.6),
-    ("M2", "Mac14,2", "26.0", 0.85), ("M2 Max", "Mac14,6", "26.4", 0.86),
-    ("M3", "Mac15,3", "26.1", 0.95), ("M4", "Mac16,1", "26.0", 1.0),
-    ("M4", "Mac16,12", "26.1", 1.0), ("M4 Pro", "Mac16,11", "26.1", 1.0),
-    ("M5", "Mac17,2", "26.3", 1.0), ("M10 Max", "Mac27,6", "26.4.1", 1.1))
-STAGES = [f"{shape}x{depth}k3" for shape, depth in (("64x56", 64), ("128x28", 16), ("256x14", 16),
-                                                    ("512x7", 16)) for depth in (depth, 3 * depth)]
 SWEEP = [Config(*shape) for shape in itertools.product((64, 128, 256, 512), (16, 32, 64), (32, 128),
                                                        (1, 3))]
 SMALL = ("32x8x4", "64x8x4", "64x8x12")
@@ -44,24 +32,9 @@ HOSTILE = ("</title><script>alert(1)</script>\x00\x1b[31m\ud800\ufffe\u202e\"'&<
            "href=javascript:alert(1) 漢字🦀 " + "W" * 1000)
 
 
-def scattered(run: Run, share: float = 0.02, seed: int = 0) -> Run:
-    """Return a run after its times were scattered by a share of them."""
-    draw = random.Random(seed)
-    for _, cells in run.results:
-        pace = draw.uniform(1, 1.05)
-        for cell in cells:
-            cell.note(samples_ns=[[pace * draw.uniform(1 - share, 1 + share) * sample
-                                   for sample in samples] for samples in cell.samples_ns])
-    return run
-
-
-def machines(configs: Sequence[Any] = ORIGINAL, count: int = 10, **facts: Any) -> list[Run]:
-    """Return a run for each of the last machines, in an order that is not theirs."""
-    runs = [scattered(made_run(
-        configs, system={"chip": f"Apple {chip}", "model": model, "macos": macos}, **facts,
-        speeds={"fp16": 18.6 * speed, "w8a8": (19 if speed < 1 else 35.1) * speed}), seed=seed)
-        for seed, (chip, model, macos, speed) in enumerate(MACHINES)][-count:]
-    return random.Random(1).sample(runs, count)
+def machines(configs: Sequence[Any] = ORIGINAL, count: int = 10, **options: Any) -> list[Run]:
+    """Return a run of each of some machines, in an order that is not theirs."""
+    return random.Random(1).sample(runs.of_macs(configs, count, **options), count)
 
 
 @functools.cache
@@ -70,17 +43,17 @@ def cases() -> dict[str, list[Run]]:
     some = [(1, "fp16"), (2, "w8a8"), (3, "fp16"), (3, "w8a16"), (3, "w8a8")]
     hostile = {"chip": HOSTILE, "model": HOSTILE, "macos": HOSTILE, "ane_subtype": HOSTILE}
     return {
-        "five": [scattered(made_run(ORIGINAL))],
+        "five": [scattered(made_run(ORIGINAL), 0.02)],
         "another baseline": [scattered(made_run(ORIGINAL, ("w8a8", "fp16", "w8a16")), 0.2)],
-        "forty-eight": [scattered(made_run(SWEEP))],
-        "layers": [made_run(STAGES, fixed_ms=0.1)],
-        "layers that cannot be told": [scattered(made_run(STAGES, ALL, fixed_ms=1e3), 0.5)],
+        "forty-eight": [scattered(made_run(SWEEP), 0.02)],
+        "layers": [made_run(RESNET, fixed_ms=0.1)],
+        "layers that cannot be told": [scattered(made_run(RESNET, ALL, fixed_ms=1e3), 0.5)],
         "ten machines": machines(),
         "machines with failures": machines(count=4, failed=some[:2], wrong=[(0, "w8a8")]),
         "machines with other configurations": [
-            *machines(ORIGINAL[:2], 2), *machines(STAGES, 3, variants=ALL, fixed_ms=0.1)],
+            *machines(ORIGINAL[:2], 2), *machines(RESNET, 3, variants=ALL, fixed_ms=0.1)],
         "failures": [scattered(made_run(ORIGINAL, ALL, failed=some,
-                                        wrong=[(0, "w8a8"), (4, "fp16")]))],
+                                        wrong=[(0, "w8a8"), (4, "fp16")]), 0.02)],
         "only failures": [made_run(ORIGINAL, failed=[*itertools.product(range(5), PAIR)])],
         "broken off": [made_run(ORIGINAL, measured=2)],
         "broken off among others": [made_run(ORIGINAL, measured=2), *machines(count=2)],
@@ -349,22 +322,22 @@ class EveryChartTest(ChartCase):
     """Charts of all kinds of runs."""
 
     def test_each(self) -> None:
-        for name, runs in cases().items():
+        for name, made in cases().items():
             with self.subTest(name):
                 if "hostile" in name or "long" in name:  # their names are cut
-                    self.check_form(ane_bench.chart(runs))
+                    self.check_form(ane_bench.chart(made))
                     self.check_texts(picture(name), picture(name).texts)
                 else:
-                    self.check(runs)
+                    self.check(made)
 
     def test_at_random(self) -> None:
         for seed in range(support.reduced(1000, 60, "random charts")):
             draw = random.Random(seed)
-            runs = [random_run(draw) for _ in range(draw.choice((1, 1, 2, 5)))]
-            for number, run in enumerate(runs[1:]):  # whose names differ
+            made = [runs.random_run(draw) for _ in range(draw.choice((1, 1, 2, 5)))]
+            for number, run in enumerate(made[1:]):  # whose names differ
                 run.engine, run.system["chip"] = "ane", f"Apple M{number}"
             with self.subTest(seed=seed):
-                self.check(runs)
+                self.check(made)
 
 
 class ContentTest(unittest.TestCase):
@@ -408,43 +381,10 @@ class ContentTest(unittest.TestCase):
             self.assertGreater(1.05 / (light + 0.05), 4)  # the contrast with white, of WCAG 2
 
 
-# Writes down where each text of each chart stands, from the edge of its chart.
-MEASURE = """<pre id="found"></pre><script>
-document.getElementById("found").textContent = JSON.stringify([...document.querySelectorAll("svg")]
-  .map(svg => [...svg.querySelectorAll("text")].map(text => {
-    const a = text.getBoundingClientRect(), b = svg.getBoundingClientRect();
-    return [text.textContent, a.left - b.left, a.top - b.top + 2,
-            a.right - b.left, a.bottom - b.top - 2];
-  })));
-</script>"""
-FAMILIES = ("Helvetica, Arial, sans-serif", "DejaVu Sans, Verdana, sans-serif")
 PICTURES = ("chart.svg", "machines.svg")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-
 
 class PicturesTest(ChartCase):
-    """Charts as Chromium lays them out, and README's pictures."""
-
-    @unittest.skipUnless(BROWSER, "no Chromium is installed")
-    def test_no_text_meets_another_in_chromium(self) -> None:
-        """Its boxes of texts have room above and below the letters, of which MEASURE takes some."""
-        charts = [ane_bench.chart(runs).replace(FAMILIES[0], family) for family in FAMILIES
-                  for runs in cases().values()]
-        with tempfile.TemporaryDirectory() as directory:
-            page = Path(directory) / "charts.html"
-            page.write_text(f'<!DOCTYPE html><meta charset="utf-8">{"<hr>".join(charts)}{MEASURE}',
-                            encoding="utf-8")
-            done = subprocess.run(
-                [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                 "--disable-sync", "--disable-background-networking", "--disable-component-update",
-                 f"--user-data-dir={directory}/profile", "--dump-dom", page.as_uri()],
-                capture_output=True, encoding="utf-8", timeout=120, check=False)
-        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-        assert found, f"{BROWSER} ended with {done.returncode}: {done.stderr[-2000:]}"
-        measured = json.loads(html.unescape(found[1]))
-        self.assertEqual(len(measured), len(charts))
-        for chart, texts in zip(charts, measured):
-            self.check_texts(Picture(chart), [Box(*text) for text in texts])
+    """README's pictures."""
 
     def test_readme_shows_pictures_of_the_standin(self) -> None:
         for name in PICTURES:
@@ -460,8 +400,8 @@ def make_pictures() -> None:
     with tempfile.TemporaryDirectory() as directory:
         library = build.build(Path(directory))
         records: list[str] = []
-        for chip, model, macos, speed in [MACHINES[5], *MACHINES[1:9:2]]:
-            rates = f"fp16:100+{18.6 * speed:.1f},w8a8:100+{(36 if speed >= 1 else 19) * speed:.1f}"
+        for chip, model, macos, fp16, w8a8 in [runs.MACS[5], *runs.MACS[1:8:2]]:
+            rates = f"fp16:100+{fp16:.1f},w8a8:100+{w8a8:.1f}"
             system = f"brand_string=Apple {chip};hw.model={model};kern.osproductversion={macos}"
             records.append(f"{directory}/{len(records)}.json")
             configs = ["--config", "512x64x64,128"] if records[1:] else []

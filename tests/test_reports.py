@@ -9,7 +9,6 @@ import csv
 import io
 import itertools
 import json
-import random
 import re
 import statistics
 import unittest
@@ -19,33 +18,13 @@ from typing import Any, Union
 
 import ane_bench
 from ane_bench import Config, Run, Settings, Table
-from tests import support
-from tests.runs import ALL, AS_ORIGINAL, M4, ORIGINAL, PAIR, command, golden, made_run, written
-
-# ResNet-50's four 3x3 stages, each at two depths, as `--config 64x56k3` and so on ask for them.
-RESNET = ("64x56x64k3", "64x56x192k3", "128x28x32k3", "128x28x96k3", "256x14x16k3",
-          "256x14x48k3", "512x7x16k3", "512x7x48k3")
-# Ten Macs: chip, model, macOS, TOPS in FP16 and W8A8 (the first seven as published or near it).
-TEN = (("M10", "Mac30,1", "31.0", 40.0, 41.0), ("M1", "MacBookPro17,1", "15.7.3", 10.88, 10.66),
-       ("M2 Max", "Mac14,6", "26.4", 16.31, 16.36), ("M3", "Mac15,3", "26.3.1", 18.59, 18.6),
-       ("M4", "Mac16,12", "26.4", 18.26, 34.56), ("M4", "Mac16,1", "26.4", 18.6, 35.1),
-       ("M4 Pro", "Mac16,11", "26.2", 18.51, 34.9), ("M5", "Mac17,2", "26.4", 18.22, 34.22),
-       ("M5 Max", "Mac17,7", "26.4.1", 19.27, 35.61), ("M4", "Mac16,1", "26.4", 18.5, 34.0))
+from tests import runs, support
+from tests.runs import ALL, AS_ORIGINAL, M4, ORIGINAL, RESNET, command, made_run, scattered, written
 
 
 def lines_of(run: Run, room: int = 80) -> list[str]:
     """Return the lines of a run's table."""
     return Table(run, room).text().splitlines()
-
-
-def scattered(run: Run, share: float = 0.002, seed: int = 0) -> Run:
-    """Return the run after its rounds and its evaluates scattered by a share of their times."""
-    draw = random.Random(seed)
-    for cell in run.cells:
-        cell.samples_ns = [[sample * (1 + slow + share * draw.gauss(0, 1)) for sample in samples]
-                           for samples in cell.samples_ns
-                           for slow in [share * draw.gauss(0, 1)]]
-    return run
 
 
 def with_ratios(ratios: Sequence[float], spread: float = 0.0,
@@ -70,19 +49,19 @@ def long_run(rates: Sequence[float], every_s: float = 5.0) -> Run:
 
 
 def ten_macs() -> list[Run]:
-    """Return the default run of ten Macs, two of which are one machine on two days, one of which
-    failed in part, and one computed wrong outputs."""
-    runs = []
-    for place, (chip, model, macos, *rates) in enumerate(TEN):
-        system = {**M4, "chip": f"Apple {chip}", "model": model, "macos": macos}
-        failed = [(4, "w8a8")] if chip == "M5" else []
-        wrong = [(3, "fp16")] if chip == "M3" else []
-        runs.append(scattered(made_run(ORIGINAL, system=system, speeds=dict(zip(PAIR, rates)),
-                                       failed=failed, wrong=wrong), seed=place))
-        runs[-1].started, runs[-1].version = f"2026-03-{place + 1:02d}T03:04:05+00:00", "0.2.0"
+    """Return the default run of ten Macs, of which one failed in part, one computed a wrong output,
+    and two ran on battery."""
+    made = runs.of_macs()
+    wrong, failed = made[3].cells[6], made[7].cells[9]
+    wrong.note(verified={**wrong.verified, "ok": False})
+    wrong.fail("verify", runs.ERROR)
+    failed.note(samples_ns=[], rounds_s=[], verified={})
+    failed.fail("compile", runs.ERROR)
+    for place, run in enumerate(made):
+        run.version = "0.2.0"
         if place in (1, 4):
-            runs[-1].warn("battery", "the Mac runs on battery; connect it to power")
-    return runs
+            run.warn("battery", "the Mac runs on battery; connect it to power")
+    return made
 
 
 def without_records(text: str) -> str:
@@ -104,17 +83,17 @@ class GoldenTest(unittest.TestCase):
             text = without_records(ane_bench.report(run, form))
             if form == "csv":  # the last digits of logarithms differ from machine to machine
                 text = re.sub(r"[0-9]+\.[0-9]{8,}", lambda found: f"{float(found[0]):.8g}", text)
-            self.assertEqual(*golden(name, text))
+            self.assertEqual(*runs.golden(name, text))
 
     def test_the_original_layers_and_ten_macs(self) -> None:
         original = made_run(("512x64x128", "256x64x8"), settings=AS_ORIGINAL, engine="stand-in")
-        layers, runs = scattered(made_run(RESNET, fixed_ms=0.1), 0.0002), ten_macs()
+        layers, macs = scattered(made_run(RESNET, fixed_ms=0.1), 0.0002), ten_macs()
         layers.version = "0.2.0"
         for name, text in (("original.txt", original.table()), ("layers.txt", layers.table()),
-                           ("ten-macs.txt", ane_bench.show(runs, "table", 80)),
-                           ("ten-macs-60.txt", ane_bench.show(runs, "table", 60)),
-                           ("ten-macs.md", ane_bench.show(runs, "markdown"))):
-            self.assertEqual(*golden(name, without_records(text)))
+                           ("ten-macs.txt", ane_bench.show(macs, "table", 80)),
+                           ("ten-macs-60.txt", ane_bench.show(macs, "table", 60)),
+                           ("ten-macs.md", ane_bench.show(macs, "markdown"))):
+            self.assertEqual(*runs.golden(name, without_records(text)))
 
 
 class TableTest(unittest.TestCase):
@@ -132,7 +111,7 @@ class TableTest(unittest.TestCase):
         paces = ((0.002, 1.0), (0.4, 1e-3), (1e-9, 1e-6), (3, 1e3))
         every: Sequence[Sequence[Union[Config, str]]] = (ORIGINAL, RESNET, names)
         for configs, variants, (spread, speed), room in itertools.product(
-                every, (PAIR, ALL), paces, (80, 60)):
+                every, (runs.PAIR, ALL), paces, (80, 60)):
             if configs is names and speed < 1:
                 continue  # such times are none
             run = made_run(configs, variants, spread=spread, fixed_ms=0.1,
@@ -249,12 +228,12 @@ ANSWERS: dict[str, Run] = {
     "everything failed": made_run(ORIGINAL[:2], wrong=[(1, "fp16")], failed=[
         (0, "fp16"), (0, "w8a8"), (1, "w8a8")]),
     "broken off": made_run(ORIGINAL, measured=1),
-    "ResNet-50's stages": scattered(made_run(RESNET, fixed_ms=0.1, speeds=dict(zip(
-        PAIR, (18.0, 36.0)))), 0.0005),
+    "ResNet-50's stages": scattered(made_run(RESNET, fixed_ms=0.1, speeds={
+        "fp16": 18.0, "w8a8": 36.0}), 0.0005),
     "one layer": made_run(RESNET[:2], fixed_ms=0.1),
     "layers of which one cannot be told": made_run(RESNET[:4], fixed_ms=0.1, failed=[(1, "w8a8")]),
     "layers that cannot be told": scattered(made_run(("64x56x4k3", "64x56x12k3"), fixed_ms=0.1,
-                                                     speeds=dict.fromkeys(PAIR, 400.0)), 0.2),
+                                                     speeds={"fp16": 400, "w8a8": 400}), 0.2),
     "a shape without a partner beside layers": made_run([*RESNET[:2], "128x28x32k3"], fixed_ms=0.1),
     "a layer faster than the chip": made_run(("512x64x64", "512x64x66"), fixed_ms=5, spread=0,
                                              speeds={"fp16": 61, "w8a8": 122}),
@@ -270,7 +249,7 @@ ANSWERS: dict[str, Run] = {
                                                   speeds={"w8a8": 85.9}),
     "a baseline above what the chip can": made_run(speeds={"fp16": 85.9, "w8a8": 30.0}),
     "a layer with a chain below the least dispatch": made_run(("64x64x16", "64x64x160")),
-    "below the least dispatch": made_run(("64x64x16",), speeds=dict.fromkeys(PAIR, 30.0)),
+    "below the least dispatch": made_run(("64x64x16",), speeds={"fp16": 30, "w8a8": 30}),
 }
 
 
@@ -289,7 +268,7 @@ class AnswerTest(unittest.TestCase):
                 items = [f"- {ane_bench.markdown_escaped(line)}\n" for line in said]
                 report = ane_bench.report(run, "markdown").partition("\n\n")[2]
                 self.assertTrue(report.startswith("".join([*items, "\n"])), report[:300])
-        self.assertEqual(*golden("sentences.txt", text))
+        self.assertEqual(*runs.golden("sentences.txt", text))
 
     def test_the_original_has_none(self) -> None:
         run = made_run(settings=AS_ORIGINAL)
@@ -462,13 +441,13 @@ class SentTest(support.DirectoryCase):
             self.assertEqual(self.complaints, [])
 
     def test_a_record_and_a_list_of_records(self) -> None:
-        runs = [made_run(system={**M4, "chip": f"Apple M{number}"}) for number in range(1, 9)]
-        records = [json.loads(json.dumps(run.to_dict())) for run in runs]
-        self.assertEqual(self.read(ane_bench.show(runs[:1], "json")), records[:1])
-        self.assertEqual(self.read(ane_bench.show(runs, "json")), records)
+        made = [made_run(system={**M4, "chip": f"Apple M{number}"}) for number in range(1, 9)]
+        records = [json.loads(json.dumps(run.to_dict())) for run in made]
+        self.assertEqual(self.read(ane_bench.show(made[:1], "json")), records[:1])
+        self.assertEqual(self.read(ane_bench.show(made, "json")), records)
         self.assertEqual(self.read("\n".join(
             f"**user{number}** commented\n\n{ane_bench.report(run, 'markdown')}"
-            for number, run in enumerate(runs))), records)
+            for number, run in enumerate(made))), records)
 
     def test_damaged_blocks_are_named_and_left_out(self) -> None:
         def block(packed: bytes) -> str:
@@ -515,14 +494,14 @@ class ShowTest(support.DirectoryCase):
     """Saved records again: several side by side, and what was measured in other ways apart."""
 
     def test_markdown_holds_the_records(self) -> None:
-        runs = ten_macs()
-        report = ane_bench.show(runs, "markdown")
+        made = ten_macs()
+        report = ane_bench.show(made, "markdown")
         self.assertLessEqual(len(report), 65_536)
         path = written(self.directory / "thread.md", f"> Hello\n\n{report}\n\n{report}")
         back = ane_bench.read_records(path, self.fail)
         self.assertEqual(len(back), 20)
         self.assertEqual(ane_bench.show(ane_bench.unique(back), "table"),
-                         ane_bench.show(runs, "table"))
+                         ane_bench.show(made, "table"))
         for line in without_records(report).splitlines():
             if not line.startswith(("<", "```", "|")):
                 unescaped(re.sub(r"^\*\*|\*\*$", "", line))
@@ -541,9 +520,9 @@ class ShowTest(support.DirectoryCase):
         self.assertEqual(drawing.read_text(), ane_bench.chart([run, other]))
 
     def test_what_is_measured_in_other_ways_stands_apart(self) -> None:
-        def titles(*runs: Run) -> dict[str, None]:
+        def titles(*made: Run) -> dict[str, None]:
             return dict.fromkeys(re.findall(r"(?m)^[0-9]+x\S+, (.*, TOPS, Ratio to .*)$",
-                                            ane_bench.show(runs, "table")))
+                                            ane_bench.show(made, "table")))
 
         self.assertEqual(len(titles(made_run(), made_run(
             system={**M4, "chip": "Apple M5"}, settings=Settings(seed=7, timeout=9)))), 1)
@@ -567,37 +546,37 @@ class ShowTest(support.DirectoryCase):
             self.assertEqual([len(group) for _, group in ane_bench.groups_of([other, other])], [2])
 
     def test_machines_are_sorted_by_chip_then_by_date(self) -> None:
-        runs = []
+        made = []
         for chip, started in (("M10", "2026-01"), ("M2 Max", "2026-03"), ("M2", "2026-02"),
                               ("M2 Max", "2026-01"), ("M1", "2026-09"), ("\u0663", "2026-01")):
-            runs.append(made_run(variants=("fp16",), system={"chip": f"Apple {chip}"}))
-            runs[-1].started = f"{started}-01T00:00:00+00:00"
-        ((_, group),) = ane_bench.groups_of(runs)
+            made.append(made_run(variants=("fp16",), system={"chip": f"Apple {chip}"}))
+            made[-1].started = f"{started}-01T00:00:00+00:00"
+        ((_, group),) = ane_bench.groups_of(made)
         self.assertEqual([(ane_bench.chip_name(run), run.started[:7]) for run in group], [
             ("\u0663", "2026-01"), ("M1", "2026-09"), ("M2", "2026-02"), ("M2 Max", "2026-01"),
             ("M2 Max", "2026-03"), ("M10", "2026-01")])
 
     def test_machine_names(self) -> None:
-        runs = [made_run() for _ in range(4)]
-        runs[1].started, runs[3].started = "2026-01-02T09:00:00+00:00", "2026-01-03T09:00:00+00:00"
-        runs[2].system["model"] = "Mac16,12"
-        self.assertEqual(ane_bench.machine_names(runs), [
+        made = [made_run() for _ in range(4)]
+        made[1].started, made[3].started = "2026-01-02T09:00:00+00:00", "2026-01-03T09:00:00+00:00"
+        made[2].system["model"] = "Mac16,12"
+        self.assertEqual(ane_bench.machine_names(made), [
             "M4, Mac16,1, macOS 26.4, 2026-01-02T03:04:05",
             "M4, Mac16,1, macOS 26.4, 2026-01-02T09:00:00", "M4, Mac16,12, macOS 26.4",
             "M4, Mac16,1, macOS 26.4, 2026-01-03"])
 
     def test_a_name_too_long_for_a_terminal(self) -> None:
-        runs = [*ten_macs(), made_run(ORIGINAL[:1], ALL)]
-        runs[-1].system["model"] = "MacBookPro18,18, with a name as long as they get"
-        text = ane_bench.show(runs, "table", 60)
+        made = [*ten_macs(), made_run(ORIGINAL[:1], ALL)]
+        made[-1].system["model"] = "MacBookPro18,18, with a name as long as they get"
+        text = ane_bench.show(made, "table", 60)
         for rows in re.findall(r"Ratio to FP16\n\n((?:.+\n)+)", text):
             self.assertLessEqual(max(len(row) for number, row in enumerate(rows.splitlines())
                                      if number < 2 or row.endswith("ok")), 60)
         self.assertNotIn("±95%", text)
 
     def test_machines_that_did_not_measure_a_configuration_have_no_row(self) -> None:
-        runs = [made_run(ORIGINAL[:2]), made_run(ORIGINAL[1:3], system={"chip": "Apple M5"})]
-        found = re.findall(r"(?m)^([0-9x]+), 1 s|^(M[45])\b.* ok$", ane_bench.show(runs, "table"))
+        made = [made_run(ORIGINAL[:2]), made_run(ORIGINAL[1:3], system={"chip": "Apple M5"})]
+        found = re.findall(r"(?m)^([0-9x]+), 1 s|^(M[45])\b.* ok$", ane_bench.show(made, "table"))
         self.assertEqual([config or chip for config, chip in found], [
             "512x64x128", "M4", "512x64x64", "M4", "M5", "256x64x256", "M5"])
 
