@@ -107,17 +107,6 @@ class FormsTest(support.StandinCase):
                         str(built("wheel"))], check=True, capture_output=True)
         self.assert_runs([str(self.place / "bin" / "ane-bench")])
 
-    @support.long_test
-    def test_pipx(self) -> None:
-        support.need("pipx")
-        homes = {"PIPX_HOME": str(self.directory / "pipx"),
-                 "XDG_CACHE_HOME": str(self.directory / "cache")}
-        command = [sys.executable, "-m", "pipx", "run", "--spec", str(support.ROOT), "ane-bench"]
-        # The first time it also tells what it installs.
-        subprocess.run([*command, "--version"], env={**os.environ, **homes}, check=True,
-                       capture_output=True)
-        self.assert_runs(command, **homes)
-
 
 class UnfitPlacesTest(unittest.TestCase):
     """Where it cannot run, it says so in one line, with what to do."""
@@ -175,22 +164,6 @@ class UnfitPlacesTest(unittest.TestCase):
     def test_without_an_executable(self) -> None:
         self.assert_refused(2, NO_FILE, "-c", "import sys, ane_bench; sys.executable = ''; "
                                               "sys.exit(ane_bench.main(['--engine=reference']))")
-
-
-class TestsTest(unittest.TestCase):
-    """`python3 -m unittest` says in the end what it left out, and why."""
-
-    def test_without_a_compiler_and_without_the_long_tests(self) -> None:
-        environment = {**os.environ, "PATH": "/nowhere", "ANE_BENCH_TESTS": ""}
-        chosen = ["-k", "FormsTest", "-k", "test_the_version"]
-        done = subprocess.run([sys.executable, "-m", "unittest", *chosen], cwd=support.ROOT,
-                              env=environment, capture_output=True, encoding="utf-8", check=False)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        results, told = done.stderr.split("Left out:\n")
-        self.assertRegex(results, r"\nRan 12 tests in .*\n\nOK \(skipped=7\)\n$")
-        self.assertIn("  1 test: long; ANE_BENCH_TESTS=all runs it (FormsTest.test_pipx)\n", told)
-        compiler = "the command line tools" if sys.platform == "darwin" else "gcc"
-        self.assertRegex(told, f"  6 tests: there is no .* install .*{compiler}.*\\(FormsTest")
 
 
 class ImportTest(unittest.TestCase):
