@@ -74,6 +74,7 @@ def cases() -> dict[str, list[Run]]:
     }
 
 
+PICTURES = ("chart.svg", "machines.svg")  # of README
 SVG = "{http://www.w3.org/2000/svg}"
 # Advance widths of DejaVu Sans 2.37 in thousandths of the font size, rounded up, by the font's
 # tables hmtx and cmap; a letter that is none of these is taken to be a Chinese one or an emoji.
@@ -154,7 +155,6 @@ class Picture:
 
     def __init__(self, text: str) -> None:
         self.root = xml.etree.ElementTree.fromstring(text.encode())
-        self.height = float(self.root.attrib["height"])
         self.texts = [text_of(element) for element in self.root.iter(f"{SVG}text")]
         found = [marks_of(group) for group in self.root.iter(f"{SVG}g") if group.attrib]
         spoken = [variant.spoken for variant in VARIANTS.values()]
@@ -222,35 +222,35 @@ def lanes_of(run: Run, machine: Optional[str]) -> Iterator[Lane]:
 class ChartCase(unittest.TestCase):
     """What holds for every chart."""
 
-    def check_form(self, text: str) -> None:
-        """Check that it is SVG that refers to nothing and does nothing, on its own ground."""
+    def check_form(self, text: str) -> Picture:
+        """Check that a chart is SVG that refers to nothing and does nothing, on its own ground, and
+        that no text meets another text or a mark, or leaves the drawing; return the picture."""
         self.assertLess(len(text), 150_000)
         self.assertNotRegex(text, "[^\n\x20-\x7e\xa0-\U0010ffff]|[\ud800-\udfff\ufffe]")
-        root = xml.etree.ElementTree.fromstring(text.encode())
+        drawing = Picture(text)
+        root = drawing.root
         self.assertLessEqual({element.tag.replace(SVG, "") for element in root.iter()}, {
             "svg", "title", "rect", "text", "path", "polygon", "g"})
         self.assertLessEqual({name for element in root.iter() for name in element.attrib}, {
             "width", "height", "viewBox", "role", "font-family", "font-size", "text-anchor", "fill",
             "stroke", "stroke-width", "x", "y", "d", "points"})
-        for _, ground, words in (group for group in root.iter(f"{SVG}g") if not group.attrib):
-            wide = float(ground.attrib["width"])
-            self.assertLess(text_of(words).right, text_of(words).left + wide)
         for element in root.iter():
             self.assertRegex(" ".join(element.attrib.values()), r"^[\w .,#-]*$")
         width, height = root.attrib["width"], root.attrib["height"]
         self.assertEqual((width, root.attrib["viewBox"]), ("800", f"0 0 800 {height}"))
         self.assertEqual((root.attrib["role"], root[0].tag), ("img", f"{SVG}title"))
         self.assertEqual(root[1].attrib, {"width": "800", "height": height, "fill": "#ffffff"})
-
-    def check_texts(self, drawing: Picture, texts: Sequence[Box]) -> None:
-        """Check that no text meets another text or a mark, and that nothing leaves the drawing."""
+        for _, ground, words in (group for group in root.iter(f"{SVG}g") if not group.attrib):
+            box = text_of(words)
+            self.assertLess(box.right, box.left + float(ground.attrib["width"]))
         marks = [box for marks in [*drawing.signs, *drawing.marks] for box in marks.boxes]
-        for number, box in enumerate(texts):
-            met = [other for other in [*texts[number + 1:], *marks] if box.meets(other)]
+        for number, box in enumerate(drawing.texts):
+            met = [other for other in [*drawing.texts[number + 1:], *marks] if box.meets(other)]
             self.assertEqual(met, [], box)
-        for box in [*texts, *marks]:
+        for box in [*drawing.texts, *marks]:
             self.assertTrue(box.left >= 0 and box.right <= 800, box)
-            self.assertTrue(box.top >= 0 and box.bottom <= drawing.height, box)
+            self.assertTrue(box.top >= 0 and box.bottom <= float(height), box)
+        return drawing
 
     def check_lane(self, drawing: Picture, lane: Lane, axes: Sequence[Any]) -> None:
         """Check that a lane is drawn at its figures, or that its failure is said in its row."""
@@ -287,11 +287,8 @@ class ChartCase(unittest.TestCase):
                 top, bottom) for text in drawing.texts), lane)
 
     def check(self, runs: Sequence[Run]) -> None:
-        """Check form, texts, the order of rows, and each figure."""
-        text = ane_bench.chart(runs)
-        self.check_form(text)
-        drawing = Picture(text)
-        self.check_texts(drawing, drawing.texts)
+        """Check the form, the order of rows, and each figure."""
+        drawing = self.check_form(ane_bench.chart(runs))
         self.assertTrue(all(bottom - top >= 16 for *_, top, bottom in drawing.rows))
         rates, ratios = drawing.axes("TOPS"), drawing.axes("Ratio")
         rows: dict[tuple[str, str], None] = {}
@@ -326,7 +323,6 @@ class EveryChartTest(ChartCase):
             with self.subTest(name):
                 if "hostile" in name or "long" in name:  # their names are cut
                     self.check_form(ane_bench.chart(made))
-                    self.check_texts(picture(name), picture(name).texts)
                 else:
                     self.check(made)
 
@@ -340,8 +336,8 @@ class EveryChartTest(ChartCase):
                 self.check(made)
 
 
-class ContentTest(unittest.TestCase):
-    """What single charts say."""
+class ContentTest(ChartCase):
+    """What single charts say, and README's pictures."""
 
     def test_lines_hold_what_fits(self) -> None:
         for letter, width in ADVANCES.items():
@@ -380,17 +376,10 @@ class ContentTest(unittest.TestCase):
                         for start, weight in ((1, 0.2126), (3, 0.7152), (5, 0.0722)))
             self.assertGreater(1.05 / (light + 0.05), 4)  # the contrast with white, of WCAG 2
 
-
-PICTURES = ("chart.svg", "machines.svg")
-
-class PicturesTest(ChartCase):
-    """README's pictures."""
-
     def test_readme_shows_pictures_of_the_standin(self) -> None:
         for name in PICTURES:
             text = (support.ROOT / ".github" / name).read_text(encoding="utf-8")
             self.check_form(text)
-            self.check_texts(Picture(text), Picture(text).texts)
             self.assertLess(len(text.encode()), 30_000)
             self.assertIn("stand-in library", text)
 
