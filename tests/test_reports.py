@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import statistics
+import textwrap
 import unittest
 import zlib
 from collections.abc import Iterable, Sequence
@@ -30,13 +31,13 @@ def lines_of(run: Run, room: int = 80) -> list[str]:
 def with_ratios(ratios: Sequence[float], spread: float = 0.0,
                 configs: Iterable[Union[Config, str]] = ORIGINAL, **options: Any) -> Run:
     """Return a run in which the last variant has these ratios, exactly, unless its rounds differ by
-    a factor of 1 + `spread`."""
+    a factor of 1 + `spread`. All times drift by so little that no figure shows it."""
     run = made_run([config for config, _ in zip(configs, ratios)], **options)
     for (config, cells), ratio in zip(run.results, ratios):
-        base = 1e6 * config.gop / 16
-        cells[0].samples_ns = [[base] * 5 for _ in range(12)]
-        cells[-1].samples_ns = [[base / ratio * (1 + spread) ** (number // 3 % 2 - 0.5)] * 5
-                                for number in range(12)]
+        paces = [1e6 * config.gop / 16 * (1 + 1e-6 * number) for number in range(12)]
+        cells[0].samples_ns = [[pace] * 5 for pace in paces]
+        cells[-1].samples_ns = [[pace / ratio * (1 + spread) ** (number // 3 % 2 - 0.5)] * 5
+                                for number, pace in enumerate(paces)]
     return run
 
 
@@ -45,6 +46,14 @@ def long_run(rates: Sequence[float], every_s: float = 5.0) -> Run:
     run = made_run(ORIGINAL[:1], ("fp16",))
     run.cells[0].samples_ns = [[1e6 * ORIGINAL[0].gop / rate] * 5 for rate in rates]
     run.cells[0].rounds_s = [every_s * number for number in range(len(rates))]
+    return run
+
+
+def in_forms(run: Run, *forms: str) -> Run:
+    """Return the run, on a stand-in, after its cells were measured in these forms in turn."""
+    run.engine = "stand-in"
+    for cell, form in zip(run.cells, itertools.cycle(forms)):
+        cell.note(form=form)
     return run
 
 
@@ -168,39 +177,7 @@ class TableTest(unittest.TestCase):
             self.assertEqual(lines_of(run)[0], f"=== ane_bench {run.version} ({title}) ===")
 
 
-class LayersTest(unittest.TestCase):
-    """Of shapes measured at two depths what cannot be told, and the fixed cost; over rounds of 30 s
-    and more what became of the rate."""
-
-    def test_the_fixed_cost_from_least_to_most(self) -> None:
-        run = made_run(RESNET[:4], fixed_ms=0.1, spread=0)
-        for cell in run.cells[4::2]:  # FP16 of the second shape
-            cell.samples_ns = [[sample + 2e4 for sample in samples] for samples in cell.samples_ns]
-        self.assertIn("\nbeside a fixed cost of 0.10 to 0.12 ms (FP16) and 0.10 ms (W8A8) for each "
-                      "evaluate\n", run.table())
-        self.assertNotIn("fixed cost", made_run(RESNET[:2], spread=0.01).table())
-
-    def test_a_time_that_cannot_be_told_says_so_and_what_helps(self) -> None:
-        for names, depths, cure in ((("256x56x4k3", "256x56x12k3"), "4 and 12", "256x56x16,64k3"),
-                                    (("64x64x1", "64x64x64"), "1 and 64", "64x64x65,260")):
-            run, shape = scattered(made_run(names, fixed_ms=100), 0.2), Config.parse(names[0]).shape
-            note = (f"{shape}: the time of a layer in FP16 and W8A8 cannot be told from {depths} "
-                    f"layers; name larger depths, as in --config {cure}, or measure longer\n")
-            self.assertRegex(run.table(), rf"\nOne layer .*\n{shape} +– +–\n{note}\n")
-            self.assertIn(f"- {note}", ane_bench.report(run, "markdown"))
-
-    def test_what_became_of_the_rate(self) -> None:
-        run = long_run([18.6] * 60 + [16.4] * 60)
-        line = ("FP16 512x64x128 over 10:00, TOPS by tenths of the time: 18.6 18.6 18.6 18.6 18.6 "
-                "16.4 16.4 16.4 16.4 16.4; the last is 11.8 % ±0.0 % below the first: throttled\n")
-        self.assertIn(f"\n{line}", run.table())
-        self.assertIn(f"- {line}", ane_bench.report(run, "markdown"))
-        run = long_run([18.6 + 0.01 * number for number in range(120)])
-        self.assertRegex(run.table(), r"; the last is 5\.8 % ±[0-9]\.[0-9] % above the first\n")
-        self.assertNotIn("tenths", long_run([18.6] * 120, every_s=0.2).table())
-
-
-# A run by a name, whose sentence stands in golden/sentences.txt.
+# A run by a name; golden/answers.txt has what stands below its table.
 ANSWERS: dict[str, Run] = {
     "the default run": with_ratios([1.88, 1.88, 1.92, 1.84, 1.88]),
     "one configuration, an exact ratio": with_ratios([2.0]),
@@ -234,6 +211,9 @@ ANSWERS: dict[str, Run] = {
     "layers of which one cannot be told": made_run(RESNET[:4], fixed_ms=0.1, failed=[(1, "w8a8")]),
     "layers that cannot be told": scattered(made_run(("64x56x4k3", "64x56x12k3"), fixed_ms=0.1,
                                                      speeds={"fp16": 400, "w8a8": 400}), 0.2),
+    "1x1 layers that cannot be told": scattered(made_run(("64x64x1", "64x64x64"), fixed_ms=100),
+                                                0.2),
+    "no fixed cost": made_run(RESNET[:2], spread=0.01),
     "a shape without a partner beside layers": made_run([*RESNET[:2], "128x28x32k3"], fixed_ms=0.1),
     "a layer faster than the chip": made_run(("512x64x64", "512x64x66"), fixed_ms=5, spread=0,
                                              speeds={"fp16": 61, "w8a8": 122}),
@@ -250,66 +230,47 @@ ANSWERS: dict[str, Run] = {
     "a baseline above what the chip can": made_run(speeds={"fp16": 85.9, "w8a8": 30.0}),
     "a layer with a chain below the least dispatch": made_run(("64x64x16", "64x64x160")),
     "below the least dispatch": made_run(("64x64x16",), speeds={"fp16": 30, "w8a8": 30}),
+    "a rate that falls": long_run([18.6] * 60 + [16.4] * 60),
+    "a rate that rises": long_run([18.6 + 0.01 * number for number in range(120)]),
+    "a short run": long_run([18.6] * 120, every_s=0.2),
+    "fallbacks": in_forms(made_run(ORIGINAL[2:4]), "standard/1.0", "original/1.3"),
+    "no fallback": in_forms(made_run(settings=Settings(form="standard/1.0")), "standard/1.0"),
+    "no check": made_run(settings=Settings(verify=0)),
+    "the first result that was published": made_run(("64x8x2", *ORIGINAL[2:]),
+                                                    system={"chip": "Apple M2 Max"}),
+    "a chip without such a result": made_run(ORIGINAL, system={"chip": "Apple M4 Ultra"}),
+    "a configuration without such a result": made_run(("512x32x128",)),
 }
 
 
 class AnswerTest(unittest.TestCase):
-    """A sentence says what was found, made only of what is right and can be what it says."""
+    """A sentence says what was found, made only of what is right and can be what it says; notes say
+    what else is to be known."""
 
     maxDiff = None
 
-    def test_it_stands_below_the_table_and_in_markdown(self) -> None:
+    def test_what_stands_below_the_table_and_in_markdown(self) -> None:
         text = ""
         for name, run in ANSWERS.items():
+            text += f"{name}:\n{textwrap.indent(Table(run).end(), '  ')}\n"
             said = ane_bench.answers(run)
-            text += "\n  ".join([f"{name}:", *said]) + "\n"
+            items = [f"- {ane_bench.markdown_escaped(line)}\n" for line in said]
+            report = ane_bench.report(run, "markdown")
             with self.subTest(name):
                 self.assertIn("\n\n" + "\n".join(said) + "\n", run.table())
-                items = [f"- {ane_bench.markdown_escaped(line)}\n" for line in said]
-                report = ane_bench.report(run, "markdown").partition("\n\n")[2]
-                self.assertTrue(report.startswith("".join([*items, "\n"])), report[:300])
-        self.assertEqual(*runs.golden("sentences.txt", text))
+                self.assertTrue(report.partition("\n\n")[2].startswith("".join([*items, "\n"])))
+                for line in (*ane_bench.layer_notes(run), *ane_bench.sustained_lines(run),
+                             *ane_bench.footnotes(run)):
+                    self.assertIn(f"\n- {ane_bench.markdown_escaped(line)}\n", report)
+        self.assertEqual(*runs.golden("answers.txt", text))
 
-    def test_the_original_has_none(self) -> None:
-        run = made_run(settings=AS_ORIGINAL)
+    def test_the_original_has_none_but_notes(self) -> None:
+        run = made_run(ORIGINAL, settings=AS_ORIGINAL)
         self.assertEqual(ane_bench.answers(run), [])
         self.assertNotIn("INT8 (", run.table() + ane_bench.report(run, "markdown"))
-
-
-class NotesTest(unittest.TestCase):
-    """Fallbacks, missing checks, what is published of this chip, and warnings."""
-
-    def test_fallbacks(self) -> None:
-        run = made_run(ORIGINAL[2:4], engine="stand-in")
-        for cell in run.cells:
-            cell.note(form="standard/1.0" if cell.variant == "fp16" else "original/1.3")
         self.assertEqual(ane_bench.footnotes(run), [
-            "Fallback: FP16, refused as standard/1.3, measured as standard/1.0.",
-            "Fallback: W8A8, refused as standard/1.3, measured as original/1.3."])
-        run = made_run(settings=Settings(form="standard/1.0"), engine="stand-in")
-        for cell in run.cells:
-            cell.note(form="standard/1.0")
-        self.assertEqual(ane_bench.footnotes(run), [])
-
-    def test_no_check(self) -> None:
-        self.assertIn("No output was checked.", lines_of(made_run(settings=Settings(verify=0))))
-        self.assertIn("No output was checked.",
-                      ane_bench.footnotes(made_run(settings=AS_ORIGINAL)))
-
-    def test_the_published_result_of_the_first_configuration_that_has_one(self) -> None:
-        for run in (made_run(ORIGINAL), made_run(ORIGINAL, settings=AS_ORIGINAL)):
-            self.assertEqual(ane_bench.footnotes(run)[-1], (
-                "Published for M4 at 512x64x128: FP16 18.6 and W8A8 35.1 TOPS, measured as "
-                "--original measures (maderix/ANE README, macOS not stated)."))
-        run = made_run(("64x8x2", *ORIGINAL[2:]), system={"chip": "Apple M2 Max"})
-        self.assertRegex(lines_of(run)[-1], "^Published for M2 Max at 256x64x256: FP16 13.4 and ")
-
-    def test_nothing_published(self) -> None:
-        for run in (
-                *(made_run(ORIGINAL, system={"chip": chip})
-                  for chip in ("Apple M9", "Stand-in", "", "Apple M4 Ultra", "Apple M5 Pro")),
-                made_run(("512x32x128",)), made_run(system={}), made_run(engine="stand-in")):
-            self.assertNotIn("Published", run.table())
+            "No output was checked.", "Published for M4 at 512x64x128: FP16 18.6 and W8A8 35.1 "
+            "TOPS, measured as --original measures (maderix/ANE README, macOS not stated)."])
 
     def test_warnings_are_grouped_and_name_cells_in_few_words(self) -> None:
         run = made_run(ORIGINAL)
