@@ -219,8 +219,8 @@ def lanes_of(run: Run, machine: Optional[str]) -> Iterator[Lane]:
                    "" if told else "has no time that can be told")
 
 
-class ChartCase(unittest.TestCase):
-    """What holds for every chart."""
+class ChartTest(unittest.TestCase):
+    """What holds for every chart, what single ones say, and README's pictures."""
 
     def check_form(self, text: str) -> Picture:
         """Check that a chart is SVG that refers to nothing and does nothing, on its own ground, and
@@ -314,10 +314,6 @@ class ChartCase(unittest.TestCase):
             variant.spoken for name, variant in VARIANTS.items()
             if any(name in run.variants for run in runs)])
 
-
-class EveryChartTest(ChartCase):
-    """Charts of all kinds of runs."""
-
     def test_each(self) -> None:
         for name, made in cases().items():
             with self.subTest(name):
@@ -334,10 +330,6 @@ class EveryChartTest(ChartCase):
                 run.engine, run.system["chip"] = "ane", f"Apple M{number}"
             with self.subTest(seed=seed):
                 self.check(made)
-
-
-class ContentTest(ChartCase):
-    """What single charts say, and README's pictures."""
 
     def test_lines_hold_what_fits(self) -> None:
         for letter, width in ADVANCES.items():

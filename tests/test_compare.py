@@ -196,8 +196,9 @@ def now(ms: Optional[Mapping[str, float]] = None, **options: Any) -> Run:
 GATE: Sequence[Gated] = (
     # What passes.
     Gated("the same figures", 0, base=was(), new=now(), options=BOTH),
-    Gated("noisy ones", 0, "FP16 64x8x2: undecided: its speed may be 0.818x", was(spread=0.2),
-          now(spread=0.21)),
+    Gated("noisy ones", 0, "FP16 64x8x2: undecided: its speed may be 0.818x that of BASE; the "
+          "limit is 0.952x, and more --seconds in both records tell more\nane_bench: W8A8 64x8x2: ",
+          was(spread=0.2), now(spread=0.21)),
     Gated("faster", 0, base=was(), new=now({"fp16": 1.0, "w8a8": 0.5}), options=BOTH),
     Gated("slower within the limit", 0, base=was(), new=now({"fp16": 2.08, "w8a8": 1.04})),
     Gated("both slower, the ratio stays", 0, base=was(), new=now({"fp16": 4.0, "w8a8": 2.0}),
@@ -317,16 +318,6 @@ class GateTest(support.DirectoryCase):
             self.assertLessEqual({line.split(":")[0] for line in failed}, set(slower))
             failures += len(failed)
         self.assertGreater(failures, 10)
-
-    def test_what_stays_undecided_says_how_much_slower_it_could_be(self) -> None:
-        base, new = was(spread=0.06), now({"fp16": 2.04, "w8a8": 1.02}, spread=0.05)
-        failed, notes = ane_bench.gate(base, new, 2.5, None)
-        self.assertEqual((failed, len(notes)), ([], 2))
-        for item, line in zip(ane_bench.compare(base, new), notes):
-            assert item.ci95
-            self.assertEqual(line, f"{item.base.name}: undecided: its speed may be "
-                             f"{item.ci95[0] ** 2 / item.speed:.3f}x that of BASE; the limit is "
-                             "0.976x, and more --seconds in both records tell more")
 
 
 if __name__ == "__main__":

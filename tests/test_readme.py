@@ -73,9 +73,6 @@ class CommandsTest(support.StandinCase):
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.directory)
 
-    def test_the_first_command_is_the_bare_one(self) -> None:
-        self.assertIn("\n    python3 ane_bench.py\n", TEXT[:400])
-
     def test_the_sample_is_what_is_printed(self) -> None:
         pattern = r"(```console\n\$ python3 ane_bench\.py(.*)\n)((?:.*\n)*?)```"
         ((command, arguments, shown),) = re.findall(pattern, TEXT)
@@ -140,10 +137,9 @@ class CommandsTest(support.StandinCase):
 class TextTest(unittest.TestCase):
     """README for someone who sees it first."""
 
-    def test_its_length(self) -> None:
+    def test_it_is_short_begins_with_the_bare_command_and_links_what_exists(self) -> None:
         self.assertLessEqual(len(TEXT.splitlines()), 150)
-
-    def test_its_files_exist(self) -> None:
+        self.assertIn("\n    python3 ane_bench.py\n", TEXT[:400])
         linked = re.findall(r"\]\(([^):]+)\)", TEXT)
         self.assertGreaterEqual(len(linked), 4)
         for name in (*linked, *re.findall(r"`(tests/[\w.]+)`", TEXT)):
@@ -186,13 +182,10 @@ class ManualTest(unittest.TestCase):
             self.assertIn("Exit codes", part)
             self.assertLess(len(part), len(MANUAL) / 1.5)
 
-    def test_options_are_those_of_the_command(self) -> None:
-        for verb in VERBS:
-            self.assertEqual(set(described(verb)), {*options_of(verb)} - {"--help"}, verb)
-
-    def test_choices_and_defaults_are_those_of_the_code(self) -> None:
+    def test_options_choices_and_defaults_are_those_of_the_code(self) -> None:
         told = 0
         for verb in VERBS:
+            self.assertEqual(set(described(verb)), {*options_of(verb)} - {"--help"}, verb)
             for name, text in described(verb).items():
                 action = options_of(verb)[name]
                 if action.choices:

@@ -78,33 +78,6 @@ def without_records(text: str) -> str:
     return re.sub(r"(```ane-bench-record\n)[^`]*", r"\1…\n", text)
 
 
-class GoldenTest(unittest.TestCase):
-    """Whole reports, as they stand in golden/."""
-
-    maxDiff = None
-
-    def test_a_run_in_every_format(self) -> None:
-        run = scattered(made_run([*ORIGINAL[:2], *RESNET[:4]], fixed_ms=0.1, failed=[(1, "w8a8")],
-                                 wrong=[(3, "w8a8")]))
-        run.version = "0.2.0"
-        run.warn("noise", f"{run.cells[0].name}: times scatter by 4 %; close other programs")
-        for form, name in (("table", "run.txt"), ("markdown", "run.md"), ("csv", "run.csv")):
-            text = without_records(ane_bench.report(run, form))
-            if form == "csv":  # the last digits of logarithms differ from machine to machine
-                text = re.sub(r"[0-9]+\.[0-9]{8,}", lambda found: f"{float(found[0]):.8g}", text)
-            self.assertEqual(*runs.golden(name, text))
-
-    def test_the_original_layers_and_ten_macs(self) -> None:
-        original = made_run(("512x64x128", "256x64x8"), settings=AS_ORIGINAL, engine="stand-in")
-        layers, macs = scattered(made_run(RESNET, fixed_ms=0.1), 0.0002), ten_macs()
-        layers.version = "0.2.0"
-        for name, text in (("original.txt", original.table()), ("layers.txt", layers.table()),
-                           ("ten-macs.txt", ane_bench.show(macs, "table", 80)),
-                           ("ten-macs-60.txt", ane_bench.show(macs, "table", 60)),
-                           ("ten-macs.md", ane_bench.show(macs, "markdown"))):
-            self.assertEqual(*runs.golden(name, without_records(text)))
-
-
 class TableTest(unittest.TestCase):
     """The original's columns, then the module's own, in 80 columns or fewer."""
 
@@ -167,17 +140,8 @@ class TableTest(unittest.TestCase):
             self.assertEqual(ane_bench.half_width({"value": 2.0, "ci95": [low, high]}), shown)
         self.assertEqual(ane_bench.half_width({"value": 2.0}), "")
 
-    def test_titles(self) -> None:
-        nothing = "reference engine in plain Python, which says nothing about a Neural Engine"
-        for run, title in (
-                (made_run(system={}), "unknown chip"),
-                (made_run(engine="stand-in"), "stand-in library, M4, Mac16,1, macOS 26.4"),
-                (made_run(engine="reference", system={}), nothing),
-                (made_run(system={"chip": "M" * 999, "model": "X"}), "M" * 40 + ", X")):
-            self.assertEqual(lines_of(run)[0], f"=== ane_bench {run.version} ({title}) ===")
 
-
-# A run by a name; golden/answers.txt has what stands below its table.
+# A run by a name; golden/answers.txt has its machine and what stands below its table.
 ANSWERS: dict[str, Run] = {
     "the default run": with_ratios([1.88, 1.88, 1.92, 1.84, 1.88]),
     "one configuration, an exact ratio": with_ratios([2.0]),
@@ -238,21 +202,44 @@ ANSWERS: dict[str, Run] = {
     "no check": made_run(settings=Settings(verify=0)),
     "the first result that was published": made_run(("64x8x2", *ORIGINAL[2:]),
                                                     system={"chip": "Apple M2 Max"}),
+    "names that are too long": made_run(system=dict.fromkeys(("chip", "model", "macos"), "M" * 99)),
     "a chip without such a result": made_run(ORIGINAL, system={"chip": "Apple M4 Ultra"}),
     "a configuration without such a result": made_run(("512x32x128",)),
 }
 
 
-class AnswerTest(unittest.TestCase):
-    """A sentence says what was found, made only of what is right and can be what it says; notes say
-    what else is to be known."""
+class GoldenTest(unittest.TestCase):
+    """Whole reports, as they stand in golden/; below the table a sentence, made only of what is
+    right and can be what it says."""
 
     maxDiff = None
+
+    def test_a_run_in_every_format(self) -> None:
+        run = scattered(made_run([*ORIGINAL[:2], *RESNET[:4]], fixed_ms=0.1, failed=[(1, "w8a8")],
+                                 wrong=[(3, "w8a8")]))
+        run.version = "0.2.0"
+        run.warn("noise", f"{run.cells[0].name}: times scatter by 4 %; close other programs")
+        for form, name in (("table", "run.txt"), ("markdown", "run.md"), ("csv", "run.csv")):
+            text = without_records(ane_bench.report(run, form))
+            if form == "csv":  # the last digits of logarithms differ from machine to machine
+                text = re.sub(r"[0-9]+\.[0-9]{8,}", lambda found: f"{float(found[0]):.8g}", text)
+            self.assertEqual(*runs.golden(name, text))
+
+    def test_the_original_layers_and_ten_macs(self) -> None:
+        original = made_run(("512x64x128", "256x64x8"), settings=AS_ORIGINAL, engine="stand-in")
+        layers, macs = scattered(made_run(RESNET, fixed_ms=0.1), 0.0002), ten_macs()
+        layers.version = "0.2.0"
+        for name, text in (("original.txt", original.table()), ("layers.txt", layers.table()),
+                           ("ten-macs.txt", ane_bench.show(macs, "table", 80)),
+                           ("ten-macs-60.txt", ane_bench.show(macs, "table", 60)),
+                           ("ten-macs.md", ane_bench.show(macs, "markdown"))):
+            self.assertEqual(*runs.golden(name, without_records(text)))
 
     def test_what_stands_below_the_table_and_in_markdown(self) -> None:
         text = ""
         for name, run in ANSWERS.items():
-            text += f"{name}:\n{textwrap.indent(Table(run).end(), '  ')}\n"
+            end = textwrap.indent(Table(run).end(), "  ")
+            text += f"{name} ({ane_bench.machine_name(run)}):\n{end}\n"
             said = ane_bench.answers(run)
             items = [f"- {ane_bench.markdown_escaped(line)}\n" for line in said]
             report = ane_bench.report(run, "markdown")
