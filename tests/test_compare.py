@@ -318,7 +318,3 @@ class GateTest(support.DirectoryCase):
             self.assertLessEqual({line.split(":")[0] for line in failed}, set(slower))
             failures += len(failed)
         self.assertGreater(failures, 10)
-
-
-if __name__ == "__main__":
-    unittest.main()

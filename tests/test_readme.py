@@ -217,7 +217,3 @@ class ManualTest(unittest.TestCase):
         for code in code_blocks():
             for name in re.findall(r"ane_bench\.([A-Za-z_]+)", code):
                 self.assertIn(name, ane_bench.__all__)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -123,7 +123,7 @@ class TableTest(unittest.TestCase):
         columns = [("Cell", 9), ("Speed", 6), ("BASE Ratio", 12), ("NEW Ratio", 12)]
         self.assertEqual([width for _, width in ane_bench.fitting(columns, 30)], [9, 6, 0, 0])
 
-    def test_three_digits_where_a_figure_would_read_zero(self) -> None:
+    def test_figures_and_half_widths_have_the_digits_that_tell_something(self) -> None:
         for tops, shown in ((18.6, "18.60"), (0.123456, "0.12"), (0.00765, "0.01"),
                             (0.00312, "0.00312"), (3.1234e-5, "3.12e-5"), (1234.5, "1234.50")):
             run = made_run(("512x64x8",), ("fp16",), speeds={"fp16": tops}, spread=0)
@@ -133,8 +133,6 @@ class TableTest(unittest.TestCase):
                                    ("16x4x1", "5e-4", "8.2e-6")):
             row = lines_of(made_run((name,), ("fp16",)))[4]
             self.assertEqual(row.split()[2:4], [weights, gop])
-
-    def test_half_widths(self) -> None:
         for low, high, shown in ((1.99, 2.01, "±0.5%"), (1.9, 2.1, "±5.0%"),
                                  (1.8, 2.2, "±10%"), (0.0, 50, "±>10x")):
             self.assertEqual(ane_bench.half_width({"value": 2.0, "ci95": [low, high]}), shown)
@@ -431,9 +429,7 @@ class SentTest(support.DirectoryCase):
             self.assertEqual((cell.condensed, cell.ms["ci95"]), (True, whole.ms["ci95"]))
             self.assertEqual(cell.samples_ns,
                              [[statistics.median(samples)] for samples in whole.samples_ns])
-
-    def test_the_originals_means_stay_when_condensed(self) -> None:
-        run = made_run(settings=AS_ORIGINAL)
+        run = made_run(settings=AS_ORIGINAL)  # of which the means stay
         run.cells[0].samples_ns = [[1e6] * 49 + [51e6]]
         self.assertAlmostEqual(ane_bench.condensed(run).cells[0].milliseconds or 0, 2.0)
 
@@ -493,25 +489,17 @@ class ShowTest(support.DirectoryCase):
             self.assertIn(words, "\n".join(found))
             self.assertEqual([len(group) for _, group in ane_bench.groups_of([other, other])], [2])
 
-    def test_machines_are_sorted_by_chip_then_by_date(self) -> None:
+    def test_machines_are_sorted_by_chip_then_by_date_and_named_by_it_if_need_be(self) -> None:
         made = []
-        for chip, started in (("M10", "2026-01"), ("M2 Max", "2026-03"), ("M2", "2026-02"),
-                              ("M2 Max", "2026-01"), ("M1", "2026-09"), ("\u0663", "2026-01")):
-            made.append(made_run(variants=("fp16",), system={"chip": f"Apple {chip}"}))
-            made[-1].started = f"{started}-01T00:00:00+00:00"
+        for chip, started in (("M10", "2026-01-01T03"), ("M2 Max", "2026-03-01T03"),
+                              ("M2", "2026-02-01T03"), ("M2 Max", "2026-01-01T09"),
+                              ("M2 Max", "2026-01-01T03"), ("\u0663", "2026-01-01T03")):
+            made.append(made_run(system={"chip": f"Apple {chip}"}))
+            made[-1].started = f"{started}:04:05+00:00"
         ((_, group),) = ane_bench.groups_of(made)
-        self.assertEqual([(ane_bench.chip_name(run), run.started[:7]) for run in group], [
-            ("\u0663", "2026-01"), ("M1", "2026-09"), ("M2", "2026-02"), ("M2 Max", "2026-01"),
-            ("M2 Max", "2026-03"), ("M10", "2026-01")])
-
-    def test_machine_names(self) -> None:
-        made = [made_run() for _ in range(4)]
-        made[1].started, made[3].started = "2026-01-02T09:00:00+00:00", "2026-01-03T09:00:00+00:00"
-        made[2].system["model"] = "Mac16,12"
-        self.assertEqual(ane_bench.machine_names(made), [
-            "M4, Mac16,1, macOS 26.4, 2026-01-02T03:04:05",
-            "M4, Mac16,1, macOS 26.4, 2026-01-02T09:00:00", "M4, Mac16,12, macOS 26.4",
-            "M4, Mac16,1, macOS 26.4, 2026-01-03"])
+        self.assertEqual(ane_bench.machine_names(group), [
+            "\u0663", "M2", "M2 Max, 2026-01-01T03:04:05", "M2 Max, 2026-01-01T09:04:05",
+            "M2 Max, 2026-03-01", "M10"])
 
     def test_a_name_too_long_for_a_terminal(self) -> None:
         made = [*ten_macs(), made_run(ORIGINAL[:1], ALL)]
@@ -536,7 +524,3 @@ class ShowTest(support.DirectoryCase):
         done = command("show", written(self.directory / "run.json", run))
         self.assertEqual((done.output, done.errors),
                          (run.table(), "ane_bench: warning (busy) other programs\n"))
-
-
-if __name__ == "__main__":
-    unittest.main()
