@@ -5,7 +5,6 @@ import json
 import math
 import random
 import re
-import unittest
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
