@@ -200,9 +200,9 @@ ANSWERS: dict[str, Run] = {
     "no check": made_run(settings=Settings(verify=0)),
     "the first result that was published": made_run(("64x8x2", *ORIGINAL[2:]),
                                                     system={"chip": "Apple M2 Max"}),
-    "names that are too long": made_run(system=dict.fromkeys(("chip", "model", "macos"), "M" * 99)),
     "a chip without such a result": made_run(ORIGINAL, system={"chip": "Apple M4 Ultra"}),
     "a configuration without such a result": made_run(("512x32x128",)),
+    "names that are too long": made_run(system=dict.fromkeys(("chip", "model", "macos"), "M" * 99)),
 }
 
 
