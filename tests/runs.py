@@ -24,6 +24,15 @@ ALL = ("fp16", "w8a16", "w8a8")
 SPEEDS = {"fp16": 18.6, "w8a16": 18.6, "w8a8": 35.1}
 M4 = {"chip": "Apple M4", "model": "Mac16,1", "ane_subtype": "h16g", "macos": "26.4",
       "python": "3.12.1"}
+# Ten Macs, of which two are one on two days: chip, model, macOS, TOPS in FP16 and W8A8.
+MACS = (("M10", "Mac30,1", "31.0", 40.0, 41.0), ("M1", "MacBookPro17,1", "15.7.3", 10.88, 10.66),
+        ("M2 Max", "Mac14,6", "26.4", 16.31, 16.36), ("M3", "Mac15,3", "26.3.1", 18.59, 18.6),
+        ("M4", "Mac16,12", "26.4", 18.26, 34.56), ("M4", "Mac16,1", "26.4", 18.6, 35.1),
+        ("M4 Pro", "Mac16,11", "26.2", 18.51, 34.9), ("M5", "Mac17,2", "26.4", 18.22, 34.22),
+        ("M5 Max", "Mac17,7", "26.4.1", 19.27, 35.61), ("M4", "Mac16,1", "26.4", 18.5, 34.0))
+# ResNet-50's four 3x3 stages, each at two depths, as `--config 64x56k3` and so on ask for them.
+RESNET = ("64x56x64k3", "64x56x192k3", "128x28x32k3", "128x28x96k3", "256x14x16k3",
+          "256x14x48k3", "512x7x16k3", "512x7x48k3")
 SETTINGS = Settings()
 AS_ORIGINAL = ane_bench.ORIGINAL_SETTINGS
 ERROR = "com.apple.appleneuralengine 9: no; com.apple 1: a reason"
@@ -70,6 +79,29 @@ def made_run(configs: Sequence[Union[Config, str]] = ORIGINAL[:1], variants: Seq
         run.add(cells)
     run.broken_off = measured is not None and measured < len(chains)
     return run
+
+
+def scattered(run: Run, share: float = 0.002, seed: int = 0) -> Run:
+    """Return the run after its rounds and its evaluates scattered by a share of their times."""
+    draw = random.Random(seed)
+    for cell in run.cells:
+        cell.samples_ns = [[slow * draw.lognormvariate(0, share) * sample for sample in samples]
+                           for samples in cell.samples_ns
+                           for slow in [draw.lognormvariate(0, share)]]
+    return run
+
+
+def of_macs(configs: Sequence[Union[Config, str]] = ORIGINAL, count: int = 10,
+            **options: Any) -> list[Run]:
+    """Return a run of each of the first Macs, on one day after the other."""
+    made = []
+    for place, (chip, model, macos, *rates) in enumerate(MACS[:count]):
+        system = {**M4, "chip": f"Apple {chip}", "model": model, "macos": macos}
+        speeds = dict(zip(PAIR, rates))
+        made.append(scattered(made_run(configs, system=system, speeds=speeds, **options),
+                              seed=place))
+        made[-1].started = f"2026-03-{place + 1:02d}T03:04:05+00:00"
+    return made
 
 
 def random_run(draw: random.Random) -> Run:

@@ -1,15 +1,12 @@
 """Section 16: the chart. Its texts and marks are read back from the SVG: where they stand is
 compared with the cells and layers of the runs, and no text may meet another, by the widths of a
-real font and in Chromium. `python3 -m tests.test_chart` makes README's pictures anew."""
+real font. `python3 -m tests.test_chart` makes README's pictures anew."""
 
 import functools
-import html
 import itertools
-import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,21 +18,10 @@ from typing import Any, NamedTuple, Optional
 
 import ane_bench
 from ane_bench import VARIANTS, Config, Run
-from tests.runs import ALL, AS_ORIGINAL, ORIGINAL, PAIR, made_run, random_run
+from tests import runs, support
+from tests.runs import ALL, AS_ORIGINAL, ORIGINAL, PAIR, RESNET, made_run, scattered
 from tests.standin import build
 
-ROOT = Path(__file__).resolve().parent.parent
-LONG = os.environ.get("ANE_BENCH_TESTS") == "all"
-
-# Machines as there may be, by chip: chip, model, macOS, and the speed as a part of an M4's.
-MACHINES = (
-    ("M1", "Macmini9,1", "15.6", 0.6), ("M1 Pro", "MacBookPro18,3", "15.1", 0.6),
-    ("M2", "Mac14,2", "26.0", 0.85), ("M2 Max", "Mac14,6", "26.4", 0.86),
-    ("M3", "Mac15,3", "26.1", 0.95), ("M4", "Mac16,1", "26.0", 1.0),
-    ("M4", "Mac16,12", "26.1", 1.0), ("M4 Pro", "Mac16,11", "26.1", 1.0),
-    ("M5", "Mac17,2", "26.3", 1.0), ("M10 Max", "Mac27,6", "26.4.1", 1.1))
-STAGES = [f"{shape}x{depth}k3" for shape, depth in (("64x56", 64), ("128x28", 16), ("256x14", 16),
-                                                    ("512x7", 16)) for depth in (depth, 3 * depth)]
 SWEEP = [Config(*shape) for shape in itertools.product((64, 128, 256, 512), (16, 32, 64), (32, 128),
                                                        (1, 3))]
 SMALL = ("32x8x4", "64x8x4", "64x8x12")
@@ -46,50 +32,29 @@ HOSTILE = ("</title><script>alert(1)</script>\x00\x1b[31m\ud800\ufffe\u202e\"'&<
            "href=javascript:alert(1) 漢字🦀 " + "W" * 1000)
 
 
-def scattered(run: Run, share: float = 0.02, seed: int = 0) -> Run:
-    """Return a run after its times were scattered by a share of them."""
-    draw = random.Random(seed)
-    for _, cells in run.results:
-        pace = draw.uniform(1, 1.05)
-        for cell in cells:
-            cell.note(samples_ns=[[pace * draw.uniform(1 - share, 1 + share) * sample
-                                   for sample in samples] for samples in cell.samples_ns])
-    return run
-
-
-def machines(configs: Sequence[Any] = ORIGINAL, count: int = 10, **facts: Any) -> list[Run]:
-    """Return a run for each of the last machines, in an order that is not theirs."""
-    runs = [scattered(made_run(
-        configs, system={"chip": f"Apple {chip}", "model": model, "macos": macos}, **facts,
-        speeds={"fp16": 18.6 * speed, "w8a8": (19 if speed < 1 else 35.1) * speed}), seed=seed)
-        for seed, (chip, model, macos, speed) in enumerate(MACHINES)][-count:]
-    return random.Random(1).sample(runs, count)
+def machines(configs: Sequence[Any] = ORIGINAL, count: int = 10, **options: Any) -> list[Run]:
+    """Return a run of each of some machines, in an order that is not theirs."""
+    return random.Random(1).sample(runs.of_macs(configs, count, **options), count)
 
 
 @functools.cache
 def cases() -> dict[str, list[Run]]:
     """Return runs by what is special about them."""
     some = [(1, "fp16"), (2, "w8a8"), (3, "fp16"), (3, "w8a16"), (3, "w8a8")]
-    every = [*itertools.product(range(5), PAIR)]
     hostile = {"chip": HOSTILE, "model": HOSTILE, "macos": HOSTILE, "ane_subtype": HOSTILE}
     return {
-        "one": [made_run()],
-        "five": [scattered(made_run(ORIGINAL))],
-        "five in three variants": [scattered(made_run(ORIGINAL, ALL), 0.2)],
-        "one variant": [made_run(ORIGINAL, ("w8a8",))],
-        "another baseline": [made_run(ORIGINAL, ("w8a8", "fp16", "w8a16"))],
-        "forty-eight": [scattered(made_run(SWEEP))],
-        "layers": [made_run(STAGES, fixed_ms=0.1)],
-        "layers that cannot be told": [scattered(made_run(STAGES, ALL, fixed_ms=1e3), 0.5)],
+        "five": [scattered(made_run(ORIGINAL), 0.02)],
+        "another baseline": [scattered(made_run(ORIGINAL, ("w8a8", "fp16", "w8a16")), 0.2)],
+        "forty-eight": [scattered(made_run(SWEEP), 0.02)],
+        "layers": [made_run(RESNET, fixed_ms=0.1)],
+        "layers that cannot be told": [scattered(made_run(RESNET, ALL, fixed_ms=1e3), 0.5)],
         "ten machines": machines(),
-        "ten machines in three variants": machines(variants=ALL),
-        "layers of three machines": machines(STAGES, 3, fixed_ms=0.1),
         "machines with failures": machines(count=4, failed=some[:2], wrong=[(0, "w8a8")]),
-        "machines with other configurations": [*machines(ORIGINAL[:2], 2), *machines(STAGES, 3)],
+        "machines with other configurations": [
+            *machines(ORIGINAL[:2], 2), *machines(RESNET, 3, variants=ALL, fixed_ms=0.1)],
         "failures": [scattered(made_run(ORIGINAL, ALL, failed=some,
-                                        wrong=[(0, "w8a8"), (4, "fp16")]))],
-        "only failures": [made_run(ORIGINAL, failed=every)],
-        "no baseline": [made_run(ORIGINAL, failed=every[::2])],
+                                        wrong=[(0, "w8a8"), (4, "fp16")]), 0.02)],
+        "only failures": [made_run(ORIGINAL, failed=[*itertools.product(range(5), PAIR)])],
         "broken off": [made_run(ORIGINAL, measured=2)],
         "broken off among others": [made_run(ORIGINAL, measured=2), *machines(count=2)],
         "nothing": [made_run(ORIGINAL, measured=0)],
@@ -109,6 +74,7 @@ def cases() -> dict[str, list[Run]]:
     }
 
 
+PICTURES = ("chart.svg", "machines.svg")  # of README
 SVG = "{http://www.w3.org/2000/svg}"
 # Advance widths of DejaVu Sans 2.37 in thousandths of the font size, rounded up, by the font's
 # tables hmtx and cmap; a letter that is none of these is taken to be a Chinese one or an emoji.
@@ -189,7 +155,6 @@ class Picture:
 
     def __init__(self, text: str) -> None:
         self.root = xml.etree.ElementTree.fromstring(text.encode())
-        self.height = float(self.root.attrib["height"])
         self.texts = [text_of(element) for element in self.root.iter(f"{SVG}text")]
         found = [marks_of(group) for group in self.root.iter(f"{SVG}g") if group.attrib]
         spoken = [variant.spoken for variant in VARIANTS.values()]
@@ -254,39 +219,38 @@ def lanes_of(run: Run, machine: Optional[str]) -> Iterator[Lane]:
                    "" if told else "has no time that can be told")
 
 
-class ChartCase(unittest.TestCase):
-    """What holds for every chart."""
+class ChartTest(unittest.TestCase):
+    """What holds for every chart, what single ones say, and README's pictures."""
 
-    def check_form(self, text: str) -> None:
-        """Check that it is SVG that refers to nothing and does nothing, on its own ground."""
+    def check_form(self, text: str) -> Picture:
+        """Check that a chart is SVG that refers to nothing and does nothing, on its own ground, and
+        that no text meets another text, a mark or the edge; return the picture."""
         self.assertLess(len(text), 150_000)
         self.assertNotRegex(text, "[^\n\x20-\x7e\xa0-\U0010ffff]|[\ud800-\udfff\ufffe]")
-        root = xml.etree.ElementTree.fromstring(text.encode())
+        drawing = Picture(text)
+        root = drawing.root
         self.assertLessEqual({element.tag.replace(SVG, "") for element in root.iter()}, {
             "svg", "title", "rect", "text", "path", "polygon", "g"})
-        names = {name for element in root.iter() for name in element.attrib}
-        self.assertLessEqual(names, {
+        self.assertLessEqual({name for element in root.iter() for name in element.attrib}, {
             "width", "height", "viewBox", "role", "font-family", "font-size", "text-anchor", "fill",
             "stroke", "stroke-width", "x", "y", "d", "points"})
-        for _, ground, words in (group for group in root.iter(f"{SVG}g") if not group.attrib):
-            wide = float(ground.attrib["width"])
-            self.assertLess(text_of(words).right, text_of(words).left + wide)
         for element in root.iter():
             self.assertRegex(" ".join(element.attrib.values()), r"^[\w .,#-]*$")
         width, height = root.attrib["width"], root.attrib["height"]
         self.assertEqual((width, root.attrib["viewBox"]), ("800", f"0 0 800 {height}"))
         self.assertEqual((root.attrib["role"], root[0].tag), ("img", f"{SVG}title"))
         self.assertEqual(root[1].attrib, {"width": "800", "height": height, "fill": "#ffffff"})
-
-    def check_texts(self, drawing: Picture, texts: Sequence[Box]) -> None:
-        """Check that no text meets another text or a mark, and that nothing leaves the drawing."""
+        for _, ground, words in (group for group in root.iter(f"{SVG}g") if not group.attrib):
+            box = text_of(words)
+            self.assertLess(box.right, box.left + float(ground.attrib["width"]))
         marks = [box for marks in [*drawing.signs, *drawing.marks] for box in marks.boxes]
-        for number, box in enumerate(texts):
-            met = [other for other in [*texts[number + 1:], *marks] if box.meets(other)]
+        for number, box in enumerate(drawing.texts):
+            met = [other for other in [*drawing.texts[number + 1:], *marks] if box.meets(other)]
             self.assertEqual(met, [], box)
-        for box in [*texts, *marks]:
+        for box in [*drawing.texts, *marks]:
             self.assertTrue(box.left >= 0 and box.right <= 800, box)
-            self.assertTrue(box.top >= 0 and box.bottom <= drawing.height, box)
+            self.assertTrue(box.top > 10 and box.bottom < float(height) - 10, box)
+        return drawing
 
     def check_lane(self, drawing: Picture, lane: Lane, axes: Sequence[Any]) -> None:
         """Check that a lane is drawn at its figures, or that its failure is said in its row."""
@@ -323,11 +287,8 @@ class ChartCase(unittest.TestCase):
                 top, bottom) for text in drawing.texts), lane)
 
     def check(self, runs: Sequence[Run]) -> None:
-        """Check form, texts, the order of rows, and each figure."""
-        text = ane_bench.chart(runs)
-        self.check_form(text)
-        drawing = Picture(text)
-        self.check_texts(drawing, drawing.texts)
+        """Check the form, the order of rows, and each figure."""
+        drawing = self.check_form(ane_bench.chart(runs))
         self.assertTrue(all(bottom - top >= 16 for *_, top, bottom in drawing.rows))
         rates, ratios = drawing.axes("TOPS"), drawing.axes("Ratio")
         rows: dict[tuple[str, str], None] = {}
@@ -353,31 +314,22 @@ class ChartCase(unittest.TestCase):
             variant.spoken for name, variant in VARIANTS.items()
             if any(name in run.variants for run in runs)])
 
-
-class EveryChartTest(ChartCase):
-    """Charts of all kinds of runs."""
-
     def test_each(self) -> None:
-        for name, runs in cases().items():
+        for name, made in cases().items():
             with self.subTest(name):
                 if "hostile" in name or "long" in name:  # their names are cut
-                    self.check_form(ane_bench.chart(runs))
-                    self.check_texts(picture(name), picture(name).texts)
+                    self.check_form(ane_bench.chart(made))
                 else:
-                    self.check(runs)
+                    self.check(made)
 
     def test_at_random(self) -> None:
-        for seed in range(1000 if LONG else 60):
+        for seed in range(support.reduced(1000, 60, "random charts")):
             draw = random.Random(seed)
-            runs = [random_run(draw) for _ in range(draw.choice((1, 1, 2, 5)))]
-            for number, run in enumerate(runs[1:]):  # whose names differ
+            made = [runs.random_run(draw) for _ in range(draw.choice((1, 1, 2, 5)))]
+            for number, run in enumerate(made[1:]):  # whose names differ
                 run.engine, run.system["chip"] = "ane", f"Apple M{number}"
             with self.subTest(seed=seed):
-                self.check(runs)
-
-
-class ContentTest(unittest.TestCase):
-    """What single charts say."""
+                self.check(made)
 
     def test_lines_hold_what_fits(self) -> None:
         for letter, width in ADVANCES.items():
@@ -401,21 +353,11 @@ class ContentTest(unittest.TestCase):
         self.assertEqual([sum(line.startswith(words[:60]) for line in said)
                           for words, _ in groups], [1] * 4)
 
-    def test_machines_stand_by_chip_and_records_of_one_by_date(self) -> None:
-        rows = [name for heading, name, *_ in picture("ten machines").rows
-                if heading == "512x64x128"]
-        self.assertEqual(rows, [f"{chip}, {model}, macOS {macos}"
-                                for chip, model, macos, _ in MACHINES])
-        twice = [made_run(), made_run()]
-        twice[0].started = "2026-02-03T04:05:06+00:00"
-        self.assertEqual([row[1].split()[-1] for row in Picture(ane_bench.chart(twice)).rows],
-                         ["2026-01-02", "2026-02-03"])
-
     def test_what_was_measured_is_said_and_ticks_stand_below_many_rows(self) -> None:
         for name in ("broken off", "broken off among others"):
-            said = " ".join(text.name for text in picture(name).texts)
-            self.assertIn("M4, Mac16,1, macOS 26.4: 2 of 5 configurations", said)
-        self.assertNotIn("configurations", " ".join(t.name for t in picture("five").texts))
+            self.assertIn("M4, Mac16,1, macOS 26.4: 2 of 5 configurations",
+                          " ".join(text.name for text in picture(name).texts))
+        self.assertNotIn("configurations", str(picture("five").texts))
         for name, count in (("five", 1), ("forty-eight", 2)):
             self.assertEqual(sum(text.name == "40" for text in picture(name).texts), count)
 
@@ -426,50 +368,10 @@ class ContentTest(unittest.TestCase):
                         for start, weight in ((1, 0.2126), (3, 0.7152), (5, 0.0722)))
             self.assertGreater(1.05 / (light + 0.05), 4)  # the contrast with white, of WCAG 2
 
-
-# Writes down where each text of each chart stands, from the edge of its chart.
-MEASURE = """<pre id="found"></pre><script>
-document.getElementById("found").textContent = JSON.stringify([...document.querySelectorAll("svg")]
-  .map(svg => [...svg.querySelectorAll("text")].map(text => {
-    const a = text.getBoundingClientRect(), b = svg.getBoundingClientRect();
-    return [text.textContent, a.left - b.left, a.top - b.top + 2,
-            a.right - b.left, a.bottom - b.top - 2];
-  })));
-</script>"""
-FAMILIES = ("Helvetica, Arial, sans-serif", "DejaVu Sans, Verdana, sans-serif")
-PICTURES = ("chart.svg", "machines.svg")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-
-
-class PicturesTest(ChartCase):
-    """Charts as Chromium lays them out, and README's pictures."""
-
-    @unittest.skipUnless(BROWSER, "no Chromium is installed")
-    def test_no_text_meets_another_in_chromium(self) -> None:
-        """Its boxes of texts have room above and below the letters, of which MEASURE takes some."""
-        charts = [ane_bench.chart(runs).replace(FAMILIES[0], family) for family in FAMILIES
-                  for runs in cases().values()]
-        with tempfile.TemporaryDirectory() as directory:
-            page = Path(directory) / "charts.html"
-            page.write_text(f'<!DOCTYPE html><meta charset="utf-8">{"<hr>".join(charts)}{MEASURE}',
-                            encoding="utf-8")
-            done = subprocess.run(
-                [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                 "--disable-sync", "--disable-background-networking", "--disable-component-update",
-                 f"--user-data-dir={directory}/profile", "--dump-dom", page.as_uri()],
-                capture_output=True, encoding="utf-8", timeout=120, check=False)
-        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-        assert found, f"{BROWSER} ended with {done.returncode}: {done.stderr[-2000:]}"
-        measured = json.loads(html.unescape(found[1]))
-        self.assertEqual(len(measured), len(charts))
-        for chart, texts in zip(charts, measured):
-            self.check_texts(Picture(chart), [Box(*text) for text in texts])
-
     def test_readme_shows_pictures_of_the_standin(self) -> None:
         for name in PICTURES:
-            text = (ROOT / ".github" / name).read_text(encoding="utf-8")
+            text = (support.ROOT / ".github" / name).read_text(encoding="utf-8")
             self.check_form(text)
-            self.check_texts(Picture(text), Picture(text).texts)
             self.assertLess(len(text.encode()), 30_000)
             self.assertIn("stand-in library", text)
 
@@ -479,20 +381,20 @@ def make_pictures() -> None:
     with tempfile.TemporaryDirectory() as directory:
         library = build.build(Path(directory))
         records: list[str] = []
-        for chip, model, macos, speed in [MACHINES[5], *MACHINES[1:9:2]]:
-            rates = f"fp16:100+{18.6 * speed:.1f},w8a8:100+{(36 if speed >= 1 else 19) * speed:.1f}"
+        for chip, model, macos, fp16, w8a8 in [runs.MACS[5], *runs.MACS[1:8:2]]:
+            rates = f"fp16:100+{fp16:.1f},w8a8:100+{w8a8:.1f}"
             system = f"brand_string=Apple {chip};hw.model={model};kern.osproductversion={macos}"
             records.append(f"{directory}/{len(records)}.json")
             configs = ["--config", "512x64x64,128"] if records[1:] else []
             subprocess.run(
                 [sys.executable, "ane_bench.py", "--quiet", "--save", records[-1], *configs],
-                cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env={
+                cwd=support.ROOT, check=True, stdout=subprocess.DEVNULL, env={
                     **os.environ, ane_bench.STANDIN_VARIABLE: str(library),
                     "STANDIN_CLOCK": "virtual", "STANDIN_NOISE": "random:0.004",
                     "STANDIN_SPEED": rates, "STANDIN_SYSCTL": f"machdep.cpu.{system}"})
         for name, drawn in zip(PICTURES, (records[:1], records[1:])):
             subprocess.run([sys.executable, "ane_bench.py", "chart", *drawn, "-o",
-                            f".github/{name}"], cwd=ROOT, check=True)
+                            f".github/{name}"], cwd=support.ROOT, check=True)
 
 
 if __name__ == "__main__":

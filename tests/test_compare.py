@@ -5,12 +5,11 @@ import json
 import math
 import random
 import re
-import unittest
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 import ane_bench
-from ane_bench import Config, Run, Settings, UsageError
+from ane_bench import Config, Run, Settings
 from tests import support
 from tests.runs import ALL, AS_ORIGINAL, M4, ORIGINAL, command, golden, made_run, written
 from tests.support import Finished
@@ -40,70 +39,62 @@ def noisy(draw: random.Random, noise: float, ms: float = 1.0, started: str = LAT
     return run
 
 
-class CompareCase(support.DirectoryCase):
-    """A test that saves runs and compares them by the command line."""
-
-    def compare(self, *records: Any, options: Sequence[str] = ()) -> Finished:
-        """Compare runs, records or texts."""
-        paths = [written(self.directory / f"{number}.json", record)
-                 for number, record in enumerate(records)]
-        done = command("compare", *paths, *options)
-        self.assertNotIn("Traceback", done.errors)
-        return done
-
-    def verdicts(self, base: Run, new: Run) -> dict[str, tuple[str, str]]:
-        """Return speed and verdict of each variant of two runs of one configuration, as the table
-        says them."""
-        lines = re.findall("^(?:FP16|W8A16|W8A8) .*", self.compare(base, new).output, re.MULTILINE)
-        found = [re.match(r"(\w+) .*? ([0-9.]+)x +(?:±\S+ +)?([a-z]+)", line) for line in lines]
-        return {match[1]: (match[2], match[3]) for match in found if match}
+def verdicts(base: Run, new: Run) -> list[tuple[str, str]]:
+    """Return speed and verdict of each cell of two runs."""
+    return [(f"{item.speed:.2f}", item.verdict) for item in ane_bench.compare(base, new)]
 
 
-class CompareTest(CompareCase):
+class CompareTest(support.DirectoryCase):
     """Two records: times, speeds, verdicts and ratios, and first what differs."""
+
+    def compare(self, base: Run, new: Run, *options: str) -> Finished:
+        """Save two runs and compare them by the command line."""
+        paths = [written(self.directory / name, run) for name, run in (("a", base), ("b", new))]
+        return command("compare", *paths, *options)
 
     def test_faster_slower_same(self) -> None:
         base = timed(dict.fromkeys(ALL, 1.0))
         new = timed({"fp16": 0.75, "w8a16": 1.2, "w8a8": 1.0})
-        self.assertEqual(self.verdicts(base, new), {
-            "FP16": ("1.33", "faster"), "W8A16": ("0.83", "slower"), "W8A8": ("1.00", "same")})
-        self.assertEqual(self.verdicts(new, base), {
-            "FP16": ("0.75", "slower"), "W8A16": ("1.20", "faster"), "W8A8": ("1.00", "same")})
+        for one, other, found in (
+                (base, new, [("1.33", "faster"), ("0.83", "slower"), ("1.00", "same")]),
+                (new, base, [("0.75", "slower"), ("1.20", "faster"), ("1.00", "same")])):
+            self.assertEqual(verdicts(one, other), found)
 
-    def test_the_whole_table(self) -> None:
+    def test_the_whole_comparison(self) -> None:
         base = timed({"fp16": 2.0, "w8a8": 1.0}, configs=ORIGINAL[:2], spread=0.002)
         new = timed({"fp16": 2.0, "w8a8": 0.9}, configs=[*ORIGINAL[:2], *SMALL], started=LATER,
                     failed=[(1, "fp16")], system={**M4, "macos": "26.5", "load_average": 3.0})
         new.warn("busy", "other programs")
+        new.cells[3].note(samples_ns=[[9e5]] * 4, rounds_s=[])  # too few for an interval
         base.other_settings, new.other_settings = {"warp": 9}, {"warp": 9, "spin": "up"}
-        done = self.compare(base, new)
-        self.assertEqual((done.code, done.errors), (0, ""))
-        self.assertEqual(*golden("compare.txt", done.output))
-        markdown = self.compare(base, new, options=("--format", "markdown")).output
-        self.assertEqual(*golden("compare.md", markdown))
+        for form, name in (("table", "compare.txt"), ("markdown", "compare.md"),
+                           ("json", "compare.json")):
+            done = self.compare(base, new, "--format", form)
+            self.assertEqual((done.code, done.errors), (0, ""))
+            text = done.output
+            if form == "json":  # the last digits of logarithms differ from machine to machine
+                text = re.sub(r"[0-9]+\.[0-9]+", lambda found: f"{float(found[0]):.8g}", text)
+            self.assertEqual(*golden(name, text))
 
     def test_undecided(self) -> None:
         base = timed({"fp16": 2.0, "w8a16": 1.0, "w8a8": 1.0})
         wide = timed({"fp16": 2.0, "w8a16": 1.0, "w8a8": 0.3}, spread=0.2)
-        found = {name: verdict for name, (_, verdict) in self.verdicts(base, wide).items()}
-        self.assertEqual(found, {"FP16": "undecided", "W8A16": "undecided", "W8A8": "faster"})
-        self.assertEqual(set(self.verdicts(wide, wide).values()), {("1.00", "undecided")})
+        self.assertEqual([verdict for _, verdict in verdicts(base, wide)],
+                         ["undecided", "undecided", "faster"])
+        self.assertEqual(verdicts(wide, wide), [("1.00", "undecided")] * 3)
 
     def test_what_has_no_interval_decides_nothing(self) -> None:
-        enough, fast = timed({"fp16": 2.0, "w8a8": 1.0}), {"fp16": 0.2, "w8a8": 1.0}
-        few, original = timed(fast, rounds=4), timed(fast, settings=AS_ORIGINAL)
-        nothing = {"FP16": ("10.00", "undecided"), "W8A8": ("1.00", "undecided")}
-        for new in (few, original):
-            self.assertEqual({name: (f"{float(speed):.2f}", verdict) for name, (speed, verdict)
-                              in self.verdicts(enough, new).items()}, nothing)
-            self.assertEqual(set(self.verdicts(new, new).values()), {("1.00", "undecided")})
-            self.assertIsNone(ane_bench.compare(enough, new)[0].ci95)
+        base, fast = timed({"fp16": 2.0, "w8a8": 1.0}), {"fp16": 0.2, "w8a8": 1.0}
+        for new in (timed(fast, rounds=4), timed(fast, settings=AS_ORIGINAL)):
+            self.assertEqual(verdicts(base, new), [("10.00", "undecided"), ("1.00", "undecided")])
+            self.assertEqual(verdicts(new, new), [("1.00", "undecided")] * 2)
+            self.assertIsNone(ane_bench.compare(base, new)[0].ci95)
 
     def test_the_originals_means_are_compared(self) -> None:
         base, new = (made_run(settings=AS_ORIGINAL) for _ in range(2))
         new.cells[0].samples_ns[0][0] *= 51
-        self.assertEqual(self.verdicts(base, new)["FP16"], ("0.50", "undecided"))
-        self.assertEqual(self.verdicts(made_run(spread=0), new)["FP16"], ("0.50", "undecided"))
+        for other in (base, made_run(spread=0)):
+            self.assertEqual(verdicts(other, new)[0], ("0.50", "undecided"))
 
     def test_a_verdict_needs_twice_the_interval(self) -> None:
         for low, high, verdict in (
@@ -119,12 +110,17 @@ class CompareTest(CompareCase):
             self.assertEqual(item.verdict, verdict, (low, high))
 
     def test_false_verdicts_of_equal_runs_are_rare(self) -> None:
-        draw, false, told, count = random.Random(3), 0, 0, support.reduced(4000, 400, "comparisons")
+        draw, false, failed, told = random.Random(3), 0, 0, 0
+        count = support.reduced(4000, 400, "comparisons")
         for _ in range(count):
-            items = ane_bench.compare(noisy(draw, 0.1), noisy(draw, 0.1))
+            base = noisy(draw, 0.1, started="2026-01-01T00:00:00+00:00")
+            new = noisy(draw, 0.1)
+            items = ane_bench.compare(base, new)
             false += any(item.verdict in ("faster", "slower") for item in items)
             told += sum(item.ci95[0] < 1 < item.ci95[1] for item in items if item.ci95)
-        self.assertLess(false / count, 0.01 + 2 * math.sqrt(0.01 * 0.99 / count))
+            failed += bool(ane_bench.gate(base, new, 0.1, 0.1)[0])
+        for hits, share in ((false, 0.01), (failed, 0.02)):
+            self.assertLess(hits / count, share + 2 * math.sqrt(share * (1 - share) / count))
         self.assertGreater(told / 2 / count, 0.925)
 
     def test_differing_machines_and_protocols_are_named_first(self) -> None:
@@ -139,44 +135,19 @@ class CompareTest(CompareCase):
             f"data: {base.data} / 1", "baseline: fp16 / w8a8", "chip: Apple M4 / Apple M5 Max",
             "model: Mac16,1 / unknown", "macos: 26.4 / unknown", "seconds: 1.0 / 2", "qos: 21 / 9",
             "verify: 8 / 0"])
-        self.assertEqual(set(self.verdicts(base, new).values()), {("1.00", "same")})
+        self.assertEqual(verdicts(base, new), [("1.00", "same")] * 2)
 
-    def test_json(self) -> None:
-        base, new = timed({"fp16": 2.0, "w8a8": 1.0}), timed({"fp16": 2.0, "w8a8": 1.5})
-        done = self.compare(base, new, options=("--format", "json", "--fail-if-slower", "5"))
+    def test_json_holds_what_the_gate_found(self) -> None:
+        done = self.compare(was(), was({"w8a8": 1.5}), "--format=json", "--fail-if-slower=5")
         found = json.loads(done.output)
-        self.assertEqual(list(found), ["schema", "head", "cells", "notes", "failed", "undecided"])
-        self.assertEqual(found["schema"], "ane-bench-compare/1")
-        self.assertEqual([[cell[name] for name in ("config", "variant", "verdict")]
-                          for cell in found["cells"]],
-                         [["64x8x2", "fp16", "same"], ["64x8x2", "w8a8", "slower"]])
-        cell = found["cells"][1]
-        self.assertAlmostEqual(cell["speed"], 1 / 1.5)
-        self.assertTrue(cell["ci95"][0] <= cell["speed"] <= cell["ci95"][1])
-        self.assertEqual([[round(cell[side][name]["value"], 3) for name in ("ms", "ratio")]
-                          for side in ("base", "new")], [[1.0, 2.0], [1.5, 1.333]])
-        self.assertIn("Intervals are those within a run", found["notes"][-1])
         self.assertEqual((done.code, found["undecided"], found["failed"]), (1, [], [
             "W8A8 64x8x2: its speed is 0.667x that of BASE; the limit is 0.952x"]))
         self.assertEqual(done.errors, f"ane_bench: {found['failed'][0]}\n")
 
-    def test_no_cell_is_right_in_both(self) -> None:
-        for base, new, words in (
-                (was(), was(configs=TWO[1:]), "no cell is right in both BASE and NEW; "),
-                (was(), was(failed=NOTHING_RIGHT), "every cell of NEW failed: FP16"),
-                (was(wrong=NOTHING_RIGHT, error="no"), was(failed=NOTHING_RIGHT),
-                 "every cell of BASE failed: FP16 64x8x2 failed in stage verify: no;")):
-            with self.assertRaisesRegex(UsageError, words):
-                ane_bench.compare(base, new)
-            done = self.compare(base, new)
-            self.assertEqual((done.code, done.output), (2, ""))
-            self.assertIn(words, done.errors)
-
     def test_no_row_is_wider_than_a_terminal(self) -> None:
         base = made_run(["8x16384x16384", "8x8x2k3"], ALL, speeds={"w8a8": 1.0}, spread=3)
-        texts = {room: ane_bench.comparison(base, base, "table", room=room)
-                 for room in (200, 80, 60)}
-        for room, text in texts.items():
+        for room in (200, 80, 60):
+            text = ane_bench.comparison(base, base, "table", room=room)
             rows = text.split("\n\n")[1].splitlines()
             self.assertEqual(len(rows), 8)
             self.assertLessEqual(max(map(len, rows)), room)
@@ -199,7 +170,6 @@ class Gated(NamedTuple):
 
 RATIO = ("--fail-if-ratio-drops", "3")
 BOTH = ("--fail-if-slower", "5", *RATIO)
-USUAL: Mapping[str, float] = {"fp16": 2.0, "w8a8": 1.0}
 TWO = (Config(64, 8, 2), Config(32, 8, 2))
 NOTHING_RIGHT = [(0, "fp16"), (0, "w8a8")]
 UNVERIFIED = Settings(verify=0)
@@ -210,7 +180,7 @@ FAST: Mapping[str, Any] = {"configs": [Config(512, 64, 64)], "ms": {"fp16": 1.6,
 def was(ms: Optional[Mapping[str, float]] = None, change: Optional[Callable[[Run], Any]] = None,
         **options: Any) -> Run:
     """Return a run that is usual but for some times, options, or a change to it."""
-    run = timed({**USUAL, **(ms or {})}, **options)
+    run = timed({"fp16": 2.0, "w8a8": 1.0, **(ms or {})}, **options)
     if change:
         change(run)
     return run
@@ -225,12 +195,11 @@ def now(ms: Optional[Mapping[str, float]] = None, **options: Any) -> Run:
 GATE: Sequence[Gated] = (
     # What passes.
     Gated("the same figures", 0, base=was(), new=now(), options=BOTH),
-    Gated("noisy ones", 0, "FP16 64x8x2: undecided: its speed may be 0.818x", was(spread=0.2),
-          now(spread=0.21)),
+    Gated("noisy ones", 0, "FP16 64x8x2: undecided: its speed may be 0.818x that of BASE; the "
+          "limit is 0.952x, and more --seconds in both records tell more\nane_bench: W8A8 64x8x2: ",
+          was(spread=0.2), now(spread=0.21)),
     Gated("faster", 0, base=was(), new=now({"fp16": 1.0, "w8a8": 0.5}), options=BOTH),
     Gated("slower within the limit", 0, base=was(), new=now({"fp16": 2.08, "w8a8": 1.04})),
-    Gated("slower within a wider limit", 0, base=was(), new=now({"w8a8": 1.4}),
-          options=("--fail-if-slower", "50")),
     Gated("both slower, the ratio stays", 0, base=was(), new=now({"fp16": 4.0, "w8a8": 2.0}),
           options=RATIO),
     Gated("a cell that failed before, too", 0, base=was(failed=[(0, "w8a8")]),
@@ -272,18 +241,11 @@ GATE: Sequence[Gated] = (
           now(change=lambda run: run.cells[1].verified.clear())),
     Gated("a variant is missing", 1, "W8A8 64x8x2: missing from NEW", was(),
           timed({"fp16": 2.0}, started=LATER)),
-    Gated("a variant is missing, for the ratio", 1, "missing from NEW", was(),
-          timed({"fp16": 2.0}, started=LATER), RATIO),
-    Gated("a configuration is missing", 1, "W8A8 32x8x2: missing from NEW", was(configs=TWO),
-          now()),
-    Gated("all configurations are missing", 1, "missing from NEW", was(), now(configs=TWO[1:]),
-          BOTH),
-    Gated("NEW broken off", 1, "missing from NEW", was(configs=TWO), now(configs=TWO, measured=1)),
+    Gated("NEW broken off", 1, "W8A8 32x8x2: missing from NEW", was(configs=TWO),
+          now(configs=TWO, measured=1)),
     Gated("impossible before, and fails now", 1, "failed in stage compile", was(**FAST),
           now(**{**FAST, "failed": [(0, "fp16")]})),
     # What allows no verdict.
-    Gated("no such file", 2, "cannot be read", was(), "/nowhere/at/all.json"),
-    Gated("not a record", 2, "expected a record", was(), "{}"),
     Gated("the same record", 2, "BASE and NEW are the same record", was(), was()),
     Gated("NEW is older", 2,
           f"NEW (2026-01-02T03:04:05+00:00) is older than BASE ({LATER}): swapped?", now(), was()),
@@ -306,11 +268,16 @@ GATE: Sequence[Gated] = (
           now(settings=AS_ORIGINAL)),
     Gated("BASE broken off", 2, "BASE is not whole (", was(configs=TWO, measured=1),
           now(configs=TWO)),
+    Gated("no cell is right in both", 2, "no cell is right in both BASE and NEW; ", was(),
+          was(configs=TWO[1:]), ()),
+    Gated("nothing is right in NEW", 2, "every cell of NEW failed: FP16", was(),
+          was(failed=NOTHING_RIGHT), ()),
+    Gated("nothing is right, and BASE comes first", 2,
+          "every cell of BASE failed: FP16 64x8x2 failed in stage verify: no;",
+          was(wrong=NOTHING_RIGHT, error="no"), was(failed=NOTHING_RIGHT), ()),
     Gated("nothing is right in BASE", 2,
           "every cell of BASE failed: FP16 64x8x2 failed in stage compile",
           was(failed=NOTHING_RIGHT), now()),
-    Gated("nothing is right in either", 2, "every cell of BASE failed", was(failed=NOTHING_RIGHT),
-          now(failed=NOTHING_RIGHT)),
     Gated("nothing that is possible", 2, "nothing is left to compare: FP16 512x64x64: left out: 85",
           was(**{**FAST, "failed": [(0, "w8a8")]}), now(**FAST)),
     Gated("an impossible rate, in half of a ratio", 2, "--fail-if-ratio-drops has nothing",
@@ -321,15 +288,14 @@ GATE: Sequence[Gated] = (
           was(failed=[(0, "fp16")]), now(), RATIO))
 
 
-class GateTest(CompareCase):
+class GateTest(support.DirectoryCase):
     """The gate: 1 means slower, failed or missing, 2 that nothing can be told, and 0 that all was
-    compared."""
+    compared. Without a limit any two are compared, unless no cell is right in both."""
 
     def test_every_way(self) -> None:
         for way in GATE:
             with self.subTest(way.what):
-                paths = [record if isinstance(record, str) and record.startswith("/")
-                         else written(self.directory / f"{number}.json", record)
+                paths = [written(self.directory / f"{number}.json", record)
                          for number, record in enumerate((way.base, way.new)) if record is not None]
                 for form in ("table", "json", "markdown"):
                     done = command("compare", *paths, *way.options, "--format", form)
@@ -338,15 +304,8 @@ class GateTest(CompareCase):
                     self.assertEqual(bool(done.output), way.code != 2)
                     self.assertTrue(way.words or not done.errors, done.errors)
                     self.assertRegex(done.errors, r"\A(ane_bench: [^\n]+\n)*\Z")
-
-    def test_without_a_limit_any_two_are_compared(self) -> None:
-        for way in GATE:
-            if isinstance(way.new, Run) and any(cell.ok for cell in way.new.cells):
-                try:
-                    ane_bench.compare(way.base, way.new)
-                except UsageError:
-                    continue
-                self.assertEqual(self.compare(way.base, way.new).code, 0, way.what)
+                done = command("compare", *paths)
+                self.assertTrue(done.code == 0 or " cell " in done.errors, done.errors)
 
     def test_it_fails_nothing_whose_verdict_is_undecided(self) -> None:
         draw, failures = random.Random(11), 0
@@ -358,24 +317,3 @@ class GateTest(CompareCase):
             self.assertLessEqual({line.split(":")[0] for line in failed}, set(slower))
             failures += len(failed)
         self.assertGreater(failures, 10)
-
-    def test_what_stays_undecided_says_how_much_slower_it_could_be(self) -> None:
-        base, new = was(spread=0.06), now({"fp16": 2.04, "w8a8": 1.02}, spread=0.05)
-        failed, notes = ane_bench.gate(base, new, 2.5, None)
-        self.assertEqual((failed, len(notes)), ([], 2))
-        for item, line in zip(ane_bench.compare(base, new), notes):
-            assert item.ci95
-            self.assertEqual(line, f"{item.base.name}: undecided: its speed may be "
-                             f"{item.ci95[0] ** 2 / item.speed:.3f}x that of BASE; the limit is "
-                             "0.976x, and more --seconds in both records tell more")
-
-    def test_equal_runs_fail_rarely(self) -> None:
-        draw, false, count = random.Random(5), 0, support.reduced(2000, 300, "gates of equal runs")
-        for _ in range(count):
-            base, new = noisy(draw, 0.05, started="2026-01-01T00:00:00+00:00"), noisy(draw, 0.05)
-            false += bool(ane_bench.gate(base, new, 0.1, 0.1)[0])
-        self.assertLess(false / count, 0.02 + 2 * math.sqrt(0.02 * 0.98 / count))
-
-
-if __name__ == "__main__":
-    unittest.main()

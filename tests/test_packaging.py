@@ -16,9 +16,6 @@ from pathlib import Path
 import ane_bench
 from tests import support
 
-HARD_NAME = "ein Pfad mit Lücken ✓"
-OK_ROWS = r"(?m)^(?:64x8x2)? +(?:FP16|W8A8)\b.* ok\*?$"
-VERSIONS = Path(os.path.expanduser("~/.pyenv/versions"))
 UNFIT = (r"ane_bench needs Python 3\.9 or later, with ctypes \(%s\); use another Python, such as "
          r"/usr/bin/python3 of Xcode's command line tools, or python\.org's\n")
 NO_FILE = r"ane_bench: .*: save it as ane_bench\.py, and run python3 ane_bench\.py, or import it\n"
@@ -43,16 +40,17 @@ class FormsTest(support.StandinCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.place = self.directory / HARD_NAME
+        self.place = self.directory / "ein Pfad mit Lücken ✓"
 
     def assert_runs(self, command: Sequence[str], **variables: str) -> None:
         """Check a whole run, workers included, that leaves nothing behind."""
-        whole = [*command, *support.SMALL, "--quiet"]
-        run = support.Started(whole, {**self.environment(), **variables}, cwd=self.directory)
+        run = support.Started([*command, *support.SMALL, "--quiet"],
+                              {**self.environment(), **variables}, cwd=self.directory)
         self.addCleanup(run.end)
         done = run.finish(120)
         self.assertEqual((done.code, done.errors), (0, ""))
-        self.assertEqual(len(re.findall(OK_ROWS, done.output)), 2, done.output)
+        rows = re.findall(r"(?m)^(?:64x8x2)? +(?:FP16|W8A8)\b.* ok\*?$", done.output)
+        self.assertEqual(len(rows), 2, done.output)
         self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_copied(self) -> None:
@@ -67,10 +65,8 @@ class FormsTest(support.StandinCase):
         self.assert_runs([sys.executable, str(copy)])
         self.assertEqual(sorted(self.place.iterdir()), sorted([copy, *beside]))
 
-    def test_as_a_module(self) -> None:
+    def test_as_a_module_and_isolated(self) -> None:
         self.assert_runs([sys.executable, "-m", "ane_bench"], PYTHONPATH=str(support.ROOT))
-
-    def test_isolated(self) -> None:
         self.assert_runs([sys.executable, "-I", str(support.MODULE)])
 
     def test_vendored(self) -> None:
@@ -88,17 +84,17 @@ class FormsTest(support.StandinCase):
         with tarfile.open(built("sdist")) as archive:
             archive.extractall(self.place)
         root, = self.place.iterdir()
-        self.assertTrue((root / "tests" / "standin" / "standin.m").is_file())
-        self.assertTrue((root / "tests" / "__init__.py").is_file())
+        for name in ("standin/standin.m", "__init__.py"):
+            self.assertTrue((root / "tests" / name).is_file(), name)
         self.assert_runs([sys.executable, str(root / "ane_bench.py")])
 
     def test_wheel(self) -> None:
+        about = f"ane_bench-{ane_bench.__version__}.dist-info/METADATA"
         with zipfile.ZipFile(built("wheel")) as archive:
             names = [name for name in archive.namelist() if "dist-info" not in name]
             self.assertEqual(names, ["ane_bench.py"])
-            archive.extractall(self.place)
-            about = f"ane_bench-{ane_bench.__version__}.dist-info/METADATA"
             metadata = archive.read(about).decode()
+            archive.extractall(self.place)
         self.assertIn("Requires-Python: >=3.9", metadata)
         self.assertNotIn("Requires-Dist", metadata)
         self.assert_runs([sys.executable, "-m", "ane_bench"], PYTHONPATH=str(self.place))
@@ -110,17 +106,6 @@ class FormsTest(support.StandinCase):
         subprocess.run([sys.executable, "-m", "pip", *options, "install", "-q", "--no-index",
                         str(built("wheel"))], check=True, capture_output=True)
         self.assert_runs([str(self.place / "bin" / "ane-bench")])
-
-    @support.long_test
-    def test_pipx(self) -> None:
-        support.need("pipx")
-        homes = {"PIPX_HOME": str(self.directory / "pipx"),
-                 "XDG_CACHE_HOME": str(self.directory / "cache")}
-        command = [sys.executable, "-m", "pipx", "run", "--spec", str(support.ROOT), "ane-bench"]
-        # The first time it also tells what it installs.
-        subprocess.run([*command, "--version"], env={**os.environ, **homes}, check=True,
-                       capture_output=True)
-        self.assert_runs(command, **homes)
 
 
 class UnfitPlacesTest(unittest.TestCase):
@@ -134,19 +119,23 @@ class UnfitPlacesTest(unittest.TestCase):
                               check=False)
         return support.Finished(done.returncode, done.stdout, done.stderr)
 
+    def assert_refused(self, code: int, told: str, *arguments: str, **options: str) -> None:
+        """Check that a command says this and nothing else."""
+        done = self.python(*arguments, **options)
+        self.assertEqual((done.code, done.output), (code, ""))
+        self.assertRegex(done.errors, rf"\A{told}\Z")
+
     def test_old_versions_can_parse_it(self) -> None:
         ast.parse(support.MODULE.read_text(encoding="utf-8"), feature_version=(3, 6))
 
     def test_old_versions(self) -> None:
         """Each says it before anything else, as a script and as an import."""
-        found = sorted(VERSIONS.glob("3.[678].*/bin/python"))
+        found = sorted(Path("~/.pyenv/versions").expanduser().glob("3.[678].*/bin/python"))
         if not found:
-            raise unittest.SkipTest("no Python 3.6, 3.7 or 3.8 is installed")
+            self.skipTest("no Python 3.6, 3.7 or 3.8 is installed")
         for path in found:
             told = UNFIT % f"this is 3.{path.parts[-3].split('.')[1]}"
-            done = self.python(str(support.MODULE), "--version", python=str(path))
-            self.assertEqual((done.code, done.output), (3, ""))
-            self.assertRegex(done.errors, rf"\A{told}\Z")
+            self.assert_refused(3, told, str(support.MODULE), "--version", python=str(path))
             done = self.python("-c", "import ane_bench", python=str(path))
             self.assertRegex(done.errors, rf"\nImportError: {told}\Z")
 
@@ -154,20 +143,16 @@ class UnfitPlacesTest(unittest.TestCase):
         poison = "import runpy, sys; sys.modules['ctypes'] = None; "
         told = UNFIT % "import of ctypes halted; None in sys.modules"
         path = str(support.MODULE)
-        done = self.python("-c", f"{poison}runpy.run_path({path!r}, None, '__main__')")
-        self.assertEqual((done.code, done.output), (3, ""))
-        self.assertRegex(done.errors, rf"\A{told}\Z")
+        self.assert_refused(3, told, "-c", f"{poison}runpy.run_path({path!r}, None, '__main__')")
         done = self.python("-c", f"{poison}import ane_bench")
         self.assertRegex(done.errors, rf"\nImportError: {told}\Z")
 
     def test_without_a_file(self) -> None:
-        execute = f"source = open({str(support.MODULE)!r}, encoding='utf-8').read(); "
-        for command in ("sys.argv[1:] = ['--engine', 'reference']; exec(source)",
-                        "sys.argv[1:] = ['doctor']; exec(source)"):
-            done = self.python("-c", f"import sys; {execute}{command}")
-            self.assertEqual((done.code, done.output), (2, ""))
-            self.assertRegex(done.errors, rf"\A{NO_FILE}\Z")
-        done = self.python("-c", f"import sys; {execute}sys.argv[1:] = ['--version']; exec(source)")
+        execute = f"import sys; source = open({str(support.MODULE)!r}, encoding='utf-8').read(); "
+        for arguments in (["--engine", "reference"], ["doctor"]):
+            self.assert_refused(2, NO_FILE, "-c",
+                                f"{execute}sys.argv[1:] = {arguments}; exec(source)")
+        done = self.python("-c", f"{execute}sys.argv[1:] = ['--version']; exec(source)")
         self.assertEqual((done.code, done.errors), (0, ""))
         # A prompt goes on after it, whatever its own arguments are.
         done = self.python("-i", "-q", "-", "-f", "kernel.json",
@@ -177,26 +162,8 @@ class UnfitPlacesTest(unittest.TestCase):
         self.assertNotIn("Traceback", done.errors)
 
     def test_without_an_executable(self) -> None:
-        done = self.python("-c", "import sys, ane_bench; sys.executable = ''; "
-                                 "sys.exit(ane_bench.main(['--engine', 'reference']))")
-        self.assertEqual((done.code, done.output), (2, ""))
-        self.assertRegex(done.errors, rf"\A{NO_FILE}\Z")
-
-
-class TestsTest(unittest.TestCase):
-    """`python3 -m unittest` says in the end what it left out, and why."""
-
-    def test_without_a_compiler_and_without_the_long_tests(self) -> None:
-        environment = {**os.environ, "PATH": "/nowhere", "ANE_BENCH_TESTS": ""}
-        chosen = ["-k", "FormsTest", "-k", "test_the_version"]
-        done = subprocess.run([sys.executable, "-m", "unittest", *chosen], cwd=support.ROOT,
-                              env=environment, capture_output=True, encoding="utf-8", check=False)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        results, told = done.stderr.split("Left out:\n")
-        self.assertRegex(results, r"\nRan 13 tests in .*\n\nOK \(skipped=8\)\n$")
-        self.assertIn("  1 test: long; ANE_BENCH_TESTS=all runs it (FormsTest.test_pipx)\n", told)
-        compiler = "the command line tools" if sys.platform == "darwin" else "gcc"
-        self.assertRegex(told, f"  7 tests: there is no .* install .*{compiler}.*\\(FormsTest")
+        self.assert_refused(2, NO_FILE, "-c", "import sys, ane_bench; sys.executable = ''; "
+                                              "sys.exit(ane_bench.main(['--engine=reference']))")
 
 
 class ImportTest(unittest.TestCase):
