@@ -2709,10 +2709,10 @@ class Cell:
     @functools.cached_property
     def sustained(self) -> Facts:
         """Return what the machine sustained over rounds of 30 s or more, {} if they took less or
-        paused for a tenth of that: `seconds`; `tops` of each tenth of the time; `change`, by which
-        part the rate of the last tenth of the rounds, 5 or more, differs from that of the first;
-        `half` the width of its 95 % interval, from the usual step between tenths; whether it is
-        `throttled`."""
+        none began in a tenth of that: `seconds`; `tops` of each tenth of the time; `change`, by
+        which part the rate of the last tenth of the rounds, 5 or more, differs from that of the
+        first; `half` the width of its 95 % interval, from the usual step between tenths; whether
+        it is `throttled`."""
         medians, starts, count = self.medians_ns, self.rounds_s, len(self.rounds_s)
         seconds = starts[-1] * count / (count - 1) if count > 1 else 0
         ends = [sum(start < seconds * tenth / 10 for start in starts) for tenth in range(11)]

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -97,13 +98,13 @@ class RefusedTest(support.DirectoryCase):
             self.assertEqual(command("chart", *arguments)[:2], (0, f"{path}\n"))
             self.assertTrue(Path(path).read_text().startswith("<svg "))
 
-    def test_a_damaged_record_is_shown_without_and_not_compared(self) -> None:
+    def test_a_damaged_record_is_left_out_and_named(self) -> None:
         good = ane_bench.report(runs.made_run(), "markdown")
-        Path("thread.md").write_text("\n".join([good, "```ane-bench-record\n```", good]))
-        for verb, code in (("show", 0), ("compare", 2)):
-            done = command(verb, "thread.md")
-            self.assertEqual((done.code, bool(done.output)), (code, verb == "show"))
-            self.assertRegex(done.errors, r"\Aane_bench: thread.md: block 2 of 3 is damaged")
+        Path("thread.md").write_text("\n".join([good, "```ane-bench-record\n```"]))
+        for arguments, code in ((("show",), 0), (("compare",), 2), (("compare", "m4.json"), 0)):
+            done = command(*arguments, "thread.md")
+            self.assertEqual((done.code, bool(done.output)), (code, code == 0), done.errors)
+            self.assertRegex(done.errors, r"\Aane_bench: thread.md: block 2 of 2 is damaged")
 
     def test_compare_exits_with_1_for_its_verdict_alone(self) -> None:
         errors = io.StringIO()
@@ -162,6 +163,13 @@ class RunTest(support.DirectoryCase):
             if save:
                 self.assertFalse(read_record(path).complete)
 
+    def test_interrupted_while_the_first_rows_are_printed(self) -> None:
+        """The record that was just saved is the run's own."""
+        heads = [KeyboardInterrupt, ""]
+        with unittest.mock.patch.object(ane_bench.Table, "head", side_effect=heads):
+            self.assertEqual(self.measure(*self.save).code, 130)
+        self.assertEqual([path.name for path in self.directory.iterdir()], [self.path.name])
+
     def test_interrupted_while_it_saves(self) -> None:
         save, paths = Run.save, []
 
@@ -187,7 +195,7 @@ class RunTest(support.DirectoryCase):
                 code = ane_bench.main(["--quiet", "--config=512x64x128,64",
                                        *(["--save", str(path)] if save else [])])
             self.assertEqual((code, begun), (1, [1, 2] if save else [1]))
-            goes_on = "; the run goes on" if save else ""
+            goes_on = "; the record is still written" if save else ""
             self.assertRegex(errors.getvalue(), r"\Aane_bench: standard output: cannot be written: "
                                                 rf"[^;]*{goes_on}\n\Z")
             self.assertEqual(path.exists() and len(read_record(path).results), save and 2)
@@ -285,6 +293,17 @@ class PlainMachineTest(unittest.TestCase):
                                    "--format", "json", "--quiet")
         self.assertEqual((done.code, done.errors), (0, ""))
         self.assertEqual(json.loads(done.output)["layers"][0]["depths"], [2, 4])
+
+    def test_a_closed_stream_is_no_file_of_a_worker(self) -> None:
+        for streams in (">&-", "<&-", ">&- 2>&- <&-"):
+            with self.subTest(streams), tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / "run.json"
+                command = [sys.executable, "ane_bench.py", "--engine", "reference", "--config",
+                           "2x2x2", "--seconds", "0", "--quiet", "--save", str(path)]
+                code = subprocess.run(["/bin/sh", "-c", f'exec "$@" {streams}', "sh", *command],
+                                      cwd=support.ROOT, check=False, stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.DEVNULL).returncode
+                self.assertEqual((code, read_record(path).ok), (int(">" in streams), True))
 
     def test_the_version(self) -> None:
         done = support.run_command("--version")

@@ -29,8 +29,9 @@ def before(config: Config = CONFIG, chip: str = "Apple M4", free: int = 1 << 40)
         return dict(ane_bench.warnings_before(config, ("fp16", "w8a8"), {"chip": chip}))
 
 
-def cell(rounds: Sequence[Sequence[float]] = ((15.0,) * 5,) * 12, *, chip: str = "Apple M4", config: Config = CONFIG, variant: str = "fp16",
-         settings: Settings = USUAL, **facts: Any) -> Texts:
+def cell(rounds: Sequence[Sequence[float]] = ((15.0,) * 5,) * 12, *, chip: str = "Apple M4",
+         config: Config = CONFIG, variant: str = "fp16", settings: Settings = USUAL,
+         **facts: Any) -> Texts:
     """Return the warnings about a cell whose rounds took these times in ms."""
     samples = [[time * 1e6 for time in times] for times in rounds]
     made = Cell(config, variant, settings, samples_ns=samples, **facts)
@@ -192,7 +193,7 @@ class DoctorTest(support.StandinCase):
         self.assertEqual(done.code, WELL)
         self.assertRegex(done.errors, r"\Aane_bench: measuring two small programs, [^\n]+\n\Z")
         self.assertLessEqual(done.output.count("\n"), 25)
-        for name in ("platform", "machine: Apple M4, Mac16,1, macOS 26.0", "libraries",
+        for name in ("platform", "machine: chip Apple M4, model Mac16,1, macos 26.0", "libraries",
                      "virtual machine", "Foundation: 8 classes, ", "_ANEInMemoryModel: 11 methods",
                      "_ANEModel: 1 method", "_ANERequest: 1 method", "Neural Engine: present, ",
                      "temporary directory"):
@@ -221,7 +222,7 @@ class DoctorTest(support.StandinCase):
         for name, value, advice in (
                 ("conditions", "Battery Power, thermal state serious, load ",
                  "connect it to power; low-power mode .*; the machine's .* let it cool"),
-                ("machine", "unknown: build, memory_bytes", "goes without"),
+                ("machine", "build unknown, memory_bytes unknown", "goes without"),
                 ("Neural Engine", "does not say whether there is one", "a run will show it")):
             self.assertEqual(found[name].state, "note")
             self.assertIn(value, found[name].value)

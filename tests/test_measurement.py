@@ -56,6 +56,7 @@ class FakeEngine:
         self.latency, self.refuse = latency, refuse.split()
         self.fail_from, self.unreadable = fail_from, unreadable
         self.ns, self.count = 0.0, 0
+        self.reasons: dict[str, str] = {}  # by form
         self.log: list[str] = []
         self.now: Callable[[], int] = lambda: int(self.ns)
 
@@ -69,7 +70,8 @@ class FakeEngine:
         name = f"{program.variant.name}:{program.form}"
         self.log.append(f"load {name}")
         if any(word in name for word in self.refuse):
-            raise StageError("compile", f"refused {name}: err=(InvalidMILProgram)")
+            reason = self.reasons.get(program.form, "err=(InvalidMILProgram)")
+            raise StageError("compile", f"refused {name}: {reason}")
         return FakeExecutable(self, program.variant.name)
 
 
@@ -187,6 +189,15 @@ class RoundsTest(unittest.TestCase):
         self.assertEqual([(cell.ok, cell.form, cell.compile_ms, cell.first_ms, cell.condensed)
                           for cell in (fp16, w8a8)],
                          [(True, "standard/1.3", 1.5, ms, None) for ms in (2.0, 1.0)])
+
+    def test_the_first_round_begins_at_0_however_late_its_clock_is_read(self) -> None:
+        engine = FakeEngine()
+
+        def late() -> int:
+            engine.ns += 2e5
+            return int(engine.ns)
+        engine.now = late
+        self.assertEqual(measured(engine, seconds=0)[0].rounds_s[0], 0)
 
     def test_a_turn_has_5_to_500_evaluates_and_takes_25_ms(self) -> None:
         for ms, count in ((0.01, 500), (0.05, 500), (0.1, 250), (0.3, 84), (5, 5), (200, 5)):
@@ -389,6 +400,17 @@ class FormsTest(unittest.TestCase):
             self.assertEqual(engine.log, [f"load fp16:{tried}" for tried in forms])
             for text in (*forms, advice):
                 self.assertIn(text, cell.error or "")
+
+    def test_no_other_form_makes_room(self) -> None:
+        """Nor is it said that none is accepted: two were not tried."""
+        for reason in ("(0x50004)", "no ANE resources"):
+            engine = FakeEngine(refuse="fp16")
+            engine.reasons["standard/1.3-early"] = reason
+            cell, = measured(engine, ("fp16",), seconds=0)
+            self.assertEqual([entry[-len("1.3-early"):] for entry in engine.log],
+                             ["ndard/1.3", "1.3-early"])
+            self.assertRegex(cell.error or "", "InvalidMILProgram.*; close other programs that use "
+                                               "the Neural Engine$")
 
     def test_the_original_has_one(self) -> None:
         cell, = measured(FakeEngine(refuse="fp16"), ("fp16",), settings=ane_bench.ORIGINAL_SETTINGS)

@@ -206,6 +206,7 @@ class StridesTest(unittest.TestCase):
         self.assertTrue(right.possible)
         for wrong in (right._replace(row=12), right._replace(row=65), right._replace(plane=446),
                       right._replace(plane=449, batch=1796), right._replace(batch=1791),
+                      right._replace(batch=1793),
                       right._replace(batch=(1 << 32) + 2), right._replace(row=0)):
             self.assertFalse(wrong.possible, wrong)
 
@@ -386,6 +387,7 @@ class ErrorTest(EngineCase):
                 ("err=(CompilationFailure)", "try a smaller program or another --seed"),
                 ("Program load failure (0x20004)", "try fewer channels or layers"),
                 ("load failure (0x50004)", "close other programs that use the Neural Engine"),
+                ("54: no ANE resources", "close other programs that use the Neural Engine"),
                 ("Failed with status=0x1d : statusType=0x9",
                  "a surface is smaller than the engine's layout: send the output of doctor"),
                 ("InvalidMILProgram; InvalidMILProgram", "try another --form"),
@@ -619,6 +621,13 @@ class RunTest(support.StandinCase):
                 if store == "fp16" or variant == "w8a8":
                     words = {"even": "halves to even", "away": "halves away"}[rounding]
                     self.assertIn(words, verified["arithmetic"])
+
+    def test_int8_is_exact_on_an_m4_however_wide(self) -> None:
+        """Its products are rounded to multiples of 2**-16: the input's steps follow the weights."""
+        record = self.run_record("--config", "520,768,2048x2x2", "--variants", "w8a8", *SMALL[2:])
+        self.assertEqual([result["variants"]["w8a8"]["verified"]["equal"]
+                          for result in record["results"]], [1, 1, 1])
+        self.assertNotIn("unknown-rounding", [given["code"] for given in record["warnings"]])
 
     def test_wrong_outputs_are_failed_cells(self) -> None:
         for output, words in (

@@ -127,7 +127,7 @@ class UnroundedTest(unittest.TestCase):
     """The shortcut through 3x3 chains, without rounding between layers."""
 
     def test_equals_exact_sums(self) -> None:
-        for name in ("3x4x3k3", "2x3x5k3", "5x1x2k3"):
+        for name in ("3x4x3k3", "2x3x5k3", "5x1x2k3", "2x9x2k3"):
             config = Config.parse(name)
             values = [list(map(Fraction, pixel)) for pixel in image_of(config, 2)]
             for weights in weights_of(build_program(config, "w8a8", seed=2)):

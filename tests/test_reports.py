@@ -176,6 +176,8 @@ ANSWERS: dict[str, Run] = {
     "1x1 layers that cannot be told": scattered(made_run(("64x64x1", "64x64x64"), fixed_ms=100),
                                                 0.2),
     "no fixed cost": made_run(RESNET[:2], spread=0.01),
+    "layers as deep as they get": scattered(made_run(("4x4x4096", "4x4x12288"), fixed_ms=9), 0.2),
+    "a layer beside a short chain": made_run([*RESNET[:2], "256x8x2"], fixed_ms=0.1),
     "a shape without a partner beside layers": made_run([*RESNET[:2], "128x28x32k3"], fixed_ms=0.1),
     "a layer faster than the chip": made_run(("512x64x64", "512x64x66"), fixed_ms=5, spread=0,
                                              speeds={"fp16": 61, "w8a8": 122}),
@@ -187,7 +189,7 @@ ANSWERS: dict[str, Run] = {
     "W8A8 of one layer among others": made_run(("512x64x1", "512x32x64"), fixed_ms=0.3),
     "nothing but W8A8 of one layer": made_run(("512x64x1",), ("w8a8",), fixed_ms=0.3),
     "85.9 TOPS on a chip of 38": made_run(speeds={"w8a8": 85.9}),
-    "85.9 TOPS of the reference engine": made_run(("32x8x4",), engine="reference",
+    "85.9 TOPS of the reference engine": made_run(("32x8x4",), engine="reference", system={},
                                                   speeds={"w8a8": 85.9}),
     "a baseline above what the chip can": made_run(speeds={"fp16": 85.9, "w8a8": 30.0}),
     "a layer with a chain below the least dispatch": made_run(("64x64x16", "64x64x160")),
@@ -310,7 +312,8 @@ class MarkdownTest(unittest.TestCase):
                 ("-[_ANEInMemoryModel loadWithQoS:options:error:] has type B36@0:8I16@20^@28; ok",
                  r"`-[_ANEInMemoryModel loadWithQoS:options:error:]` has type "
                  r"`B36@0:8I16@20^@28;` ok"),
-                ("8 methods, 3-4 [x]", r"8 methods, 3-4 \[x\]"), ("see #12.", "see `#12.`")):
+                ("8 methods, 3-4 [x]", r"8 methods, 3-4 \[x\]"), ("see #12.", "see `#12.`"),
+                ("+[a]@b", "`+[a]@b`")):
             self.assertEqual(ane_bench.markdown_escaped(text), shown)
         for text in ("x" * 300_000, "-[" * 300_000):  # in a moment
             self.assertEqual(ane_bench.markdown_escaped(text).replace("\\", ""), text)
@@ -429,6 +432,8 @@ class SentTest(support.DirectoryCase):
             self.assertEqual((cell.condensed, cell.ms["ci95"]), (True, whole.ms["ci95"]))
             self.assertEqual(cell.samples_ns,
                              [[statistics.median(samples)] for samples in whole.samples_ns])
+        longer = ane_bench.report(scattered(made_run(ORIGINAL, rounds=2000)), "markdown")
+        self.assertTrue(longer.endswith("**Too long for a comment: attach this as a file.**\n"))
         run = made_run(settings=AS_ORIGINAL)  # of which the means stay
         run.cells[0].samples_ns = [[1e6] * 49 + [51e6]]
         self.assertAlmostEqual(ane_bench.condensed(run).cells[0].milliseconds or 0, 2.0)

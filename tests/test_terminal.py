@@ -212,6 +212,12 @@ class ProgressTest(unittest.TestCase):
             self.columns = columns
             self.assertEqual(self.tell(0, "tick"), line)
 
+    def test_ctrl_c_is_answered(self) -> None:
+        self.begin(80)
+        self.configuration(1)
+        self.assertIn("512x64x128, ends after this round; Ctrl-C again loses it, 0:01",
+                      self.tell(1, "tick", stopping=True))
+
     def test_plain_lines(self) -> None:
         self.begin(sys.maxsize)
         self.assertEqual(self.configuration(1), "[1/2] 512x64x128, start, 0:00, about 0:14 left\n")
@@ -237,7 +243,7 @@ class RecordedTest(unittest.TestCase):
         stream = unittest.mock.Mock(write=lambda text: screen.feed(text.replace("\n", "\r\n")),
                                     encoding="utf-8")
         with unittest.mock.patch.multiple(
-                ane_bench, measured=going, terminal_columns=lambda _: columns,
+                ane_bench, perform_run=going, terminal_columns=lambda _: columns,
                 Progress=lambda run, stream: progress(run, stream, lambda: going.now)), \
                 unittest.mock.patch.multiple("sys", stdout=stream, stderr=stream):
             self.assertEqual(ane_bench.main(arguments), 0)
