@@ -1156,9 +1156,9 @@ class ReferenceExecutable:
 # ==================================================================================================
 
 # Limits are 1.15 times what right engines of any arithmetic reach in the simulations of
-# tests/test_verification.py, or more (1.08 with other seeds). By whether activations are quantized, and by kernel: the
-# relative L2, and the distance of the slope from 1, per square root of the depth, with as many
-# channels. Sums in fp16 lose more if they have more terms.
+# tests/test_verification.py, or more (1.08 with other seeds). By whether activations are quantized,
+# and by kernel: the relative L2, and the distance of the slope from 1, per square root of the
+# depth, with as many channels. Sums in fp16 lose more if they have more terms.
 LIMITS = {(False, 1): (0.0055, 0.0012, 512), (True, 1): (0.020, 0.0085, 512),
           (False, 3): (0.0095, 0.0040, 128), (True, 3): (0.021, 0.009, 512)}
 MAX_RELATIVE_L2 = 1.2
