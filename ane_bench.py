@@ -2225,7 +2225,7 @@ class LoadedModel:
                 f"the original's surface holds {packed.batch} bytes, and the engine reads "
                 f"{rule.batch}, since rows take a multiple of {ROW_GRANULE} bytes; choose a side "
                 "that is a multiple of 32, or measure without --original"))
-        self.facts["strides"] = dict(lies[0].facts)
+        self.facts["strides"] = lies[0].facts
         if lies[1] != lies[0]:
             self.facts["strides"]["output"] = lies[1].facts
         return lies
@@ -2997,7 +2997,7 @@ def chip_of(system: Facts) -> Chip:
 def describe_machine(engine: Engine) -> Facts:
     """Return the record's facts of this machine, each absent if unknown."""
     facts: Facts = {"python": ".".join(map(str, sys.version_info[:3])), "cpus": os.cpu_count()}
-    with suppress(OSError, AttributeError):
+    with suppress(OSError):
         facts["load_average"] = os.getloadavg()[0]
     if isinstance(engine, NeuralEngine):
         libraries = engine.runtime.libraries
@@ -3477,7 +3477,7 @@ class Run:
     def cell(self, config: Union[Config, str], variant: str) -> Cell:
         """Return the cell of a configuration, such as "512x64x128", in a variant. Raise KeyError
         if there is none."""
-        name = config if isinstance(config, str) else config.name
+        name = getattr(config, "name", config)
         for cell in self.cells:
             if (cell.config.name, cell.variant) == (name, variant):
                 return cell
@@ -4131,11 +4131,7 @@ class Worker:
         """Yield the messages that came; note what the worker does, and what it may leave behind."""
         while b"\n" in self._sent:
             end = self._sent.index(b"\n") + 1
-            try:
-                message: Facts = json.loads(self._sent[:end])
-            except ValueError:
-                self.problem = f"the worker sent an invalid message: {bytes(self._sent[:60])!r}"
-                return
+            message = json.loads(self._sent[:end])
             del self._sent[:end]
             if message["kind"] == "stage":
                 self.stage = message["stage"]
@@ -4792,9 +4788,11 @@ def answer(run: Run) -> str:
     else:
         text = f"{VARIANTS[fastest].label} reaches {most} {where}"
     used = [cell for cell in said if not ratios or cell.config.name in ratios]
+    sentence = f"A layer in {text}." if layers else f"{text}{fixed_cost_hint(run, used)}."
     left = [cell.name for cell in run.cells if cell not in said]
-    return (f"A layer in {text}." if layers else f"{text}{fixed_cost_hint(run, used)}.") + (
-        f" Left out, as rows or warnings tell: {few_of(left)}." if left else "")
+    throttled = any(cell.sustained.get("throttled") for cell in run.cells)
+    return (sentence + f" Left out, as rows or warnings tell: {few_of(left)}." * bool(left)
+            + " Throttled: see what it sustained." * throttled)
 
 
 def unsaid(run: Run, cell: Cell) -> str:
@@ -5403,7 +5401,7 @@ class Chart:
 
     def __init__(self) -> None:
         self.elements: list[str] = []
-        self.y = float(MARGIN - SPACE)
+        self.y: float = MARGIN - SPACE
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", size: int = FONT,
              color: str = INK) -> None:
@@ -5675,7 +5673,7 @@ class Progress:
         self._live = terminal_columns(stream) < sys.maxsize and os.environ.get("TERM") != "dumb"
         self._printed, self._began, self._config_began = -math.inf, 0.0, 0.0
         self._number, self._step = 0, "start"
-        self._paces: Mapping[str, Sequence[float]] = {}
+        self._paces: dict[str, Sequence[float]] = {}
 
     def __call__(self, event: Facts) -> None:
         now = self._clock()
@@ -5706,7 +5704,7 @@ class Progress:
         if self._run.settings.seconds >= SUSTAINED_S:
             parts += [f"{name.upper()} {figure(1e6 * config.gop / last, 1)} TOPS, first "
                       f"{figure(1e6 * config.gop / first, 1)}"
-                      for name, (first, last) in reversed(list(self._paces.items()))]
+                      for name, (first, last) in reversed(self._paces.items())]
         while len(", ".join(parts)) >= terminal_columns(self._stream):
             parts.pop()
         return ", ".join(parts)
