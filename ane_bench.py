@@ -139,8 +139,9 @@ try:
         raise ImportError(f"this is {sys.version_info[0]}.{sys.version_info[1]}")
     import ctypes
 except (ImportError, MemoryError) as problem:  # ctypes may lack memory that can be executed
-    unfit = (f"ane_bench needs Python 3.9 or later, with ctypes ({problem}); use another Python, "
-             "such as /usr/bin/python3 of Xcode's command line tools, or python.org's")
+    unfit = (f"ane_bench needs Python 3.9 or later, with ctypes ({str(problem) or 'no memory'}); "
+             "use another Python, such as /usr/bin/python3 of Xcode's command line tools, or "
+             "python.org's")
     if __name__ != "__main__":
         raise ImportError(unfit) from None
     sys.stderr.write(f"{unfit}\n")
@@ -1063,15 +1064,14 @@ class Reference:
         int8 between layers. Of a 3x3 chain it is the same whatever is chosen: without any
         rounding."""
         chosen = (arithmetic, quantizes) if self.config.kernel == 1 else None
-        computed = self._outputs.setdefault(chosen, {})
-        missing = [pixel for pixel in pixels if pixel not in computed]
+        ready = self._outputs.setdefault(chosen, {})
+        missing = [pixel for pixel in pixels if pixel not in ready]
         if missing and chosen:
             image = [pixel_of(self._data, self.config, pixel) for pixel in missing]
-            outputs = chain_outputs(self._weights, image, arithmetic, quantizes)
-            computed.update(zip(missing, outputs))
+            ready.update(zip(missing, chain_outputs(self._weights, image, arithmetic, quantizes)))
         elif missing:
-            computed.update(zip(missing, self._unrounded(missing)))
-        return [computed[pixel] for pixel in pixels]
+            ready.update(zip(missing, self._unrounded(missing)))
+        return [ready[pixel] for pixel in pixels]
 
     def _unrounded(self, pixels: Sequence[int]) -> list[Vector]:
         """Return the outputs of a 3x3 chain: the patterns mix the pixels of each channel, then the
@@ -2701,10 +2701,9 @@ class Cell:
         if (base is None or base is self or not (base.ok and self.ok)
                 or not (base.estimate and self.estimate)):
             return {}
-        quotient = (base.estimate.over(self.estimate) if self.apart
-                    else paired_ratio(base.medians_ns, self.medians_ns))
-        interval = quotient.interval
-        return {"value": quotient.value, **({"ci95": interval} if interval else {})}
+        ratio = (base.estimate.over(self.estimate) if self.apart
+                 else paired_ratio(base.medians_ns, self.medians_ns))
+        return {"value": ratio.value, **({"ci95": ratio.interval} if ratio.interval else {})}
 
     @functools.cached_property
     def sustained(self) -> Facts:
@@ -3153,7 +3152,7 @@ def implausible(cell: Cell, system: Facts,
     its layer; None if it can.
 
     The code is `floor` for a time below the chip's least, `rate` for one above its rating. Unknown
-    chips have the least floor.
+    chips have the least floor; without a name of the chip nothing is known to be impossible.
     """
     chip, settings, tops = chip_of(system), cell.settings, layer_tops or cell.tops
     if not (tops and cell.milliseconds and "chip" in system):  # the reference has no chip
@@ -3219,16 +3218,16 @@ APPLE_SILICON = "use a Mac with Apple silicon"
 
 def checks() -> list[Check]:
     """Return all checks, in the order in which they build on one another."""
-    classes = list(dict.fromkeys(method.class_name for method in METHODS))
-    foundation = [name for name in classes if name.startswith("NS")]
-    private = [name for name in classes if name not in foundation]
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(method.class_name for method in METHODS):
+        groups.setdefault("Foundation" if name.startswith("NS") else name, []).append(name)
     return [
         Check("platform", check_platform, needed=True, first=True),
         Check("machine", check_machine),
         Check("libraries", check_libraries, needed=True, first=True),
         Check("virtual machine", check_virtual_machine, needed=True),
-        *(Check(name, functools.partial(check_classes, name, members), needed=True)
-          for name, members in [("Foundation", foundation), *((name, [name]) for name in private)]),
+        *(Check(name, functools.partial(check_classes, name, classes), needed=True)
+          for name, classes in groups.items()),
         Check("Neural Engine", check_engine, needed=True),
         Check("temporary directory", check_temporary_directory),
         Check("conditions", check_conditions),
@@ -3284,6 +3283,7 @@ def check_machine(probe: Probe) -> Iterator[Finding]:
     """Look up what the record says of the machine. It is there before any framework is."""
     facts = {name: probe.libraries.system_value(*value) for name, value in SYSTEM_VALUES.items()}
     values = [f"{name} {'unknown' if value is None else value}" for name, value in facts.items()]
+    values.append(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
     state, advice = ("note", "the record goes without") if None in facts.values() else ("ok", "")
     yield Finding("machine", state, ", ".join(values), advice)
 
@@ -3346,9 +3346,9 @@ def spoken_kinds(codes: Sequence[str]) -> str:
 def check_engine(probe: Probe) -> Iterator[Finding]:
     """Check that the framework reports an engine, and look up what it says of it."""
     present = reported(probe.engine, "_ANEDeviceInfo", "hasANE")
-    values = {name: reported(probe.engine, "_ANEDeviceInfo", selector)
-              for name, selector in DEVICE_VALUES.items()}
-    facts = [f"{name.replace('ane_', '')} {value}" for name, value in values.items() if value]
+    values = ((name, reported(probe.engine, "_ANEDeviceInfo", selector))
+              for name, selector in DEVICE_VALUES.items())
+    facts = [f"{name.replace('ane_', '')} {value}" for name, value in values if value]
     if present is None:
         yield Finding("Neural Engine", "note", ", ".join([
             "the framework does not say whether there is one", *facts]), "a run will show it")
@@ -3368,7 +3368,8 @@ def check_temporary_directory(probe: Probe) -> Iterator[Finding]:
         os.rmdir(aside)
         free = shutil.disk_usage(path).free
     except OSError as error:
-        yield Finding(name, "FAIL", f"{path}: {error.strerror}", "check its permissions")
+        yield Finding(name, "FAIL", f"{path}: {error.strerror}",
+                      "check its permissions, and whether that disk is full")
         return
     yield Finding(name, "ok", f"{path}, {amount(free)} free")
 
@@ -3852,7 +3853,7 @@ def work() -> int:
 
 def standin_library() -> Optional[str]:
     """Return the library that takes the place of Apple's, if the environment names one."""
-    return os.environ.get(STANDIN_VARIABLE) or None
+    return os.environ.get(STANDIN_VARIABLE)
 
 
 def measure_job(link: Link, job: Job) -> None:
@@ -4107,7 +4108,7 @@ class Worker:
             spent += min(time.monotonic() - began, step)
             for message in self._read():
                 limit, spent = self._timeout + message.get("limit", 0.0), 0.0
-                yield message
+                yield {**message, "stopping": self.stopping}
             if spent >= limit:
                 self.hung = self.stage in ("compile", "load")
                 self.problem = (f"no progress for {limit:.0f} s, so the worker was killed; if this "
@@ -4157,9 +4158,10 @@ class Worker:
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
         said = self._said.decode(errors="replace").splitlines()
-        lines = ["it wrote nothing to standard error", *filter(str.strip, said)]
+        lines = ["it wrote nothing to standard error; try again, and if it stays so, send the "
+                 "output of doctor", *filter(str.strip, said)]
         reasons = [line for line in lines if "reason:" in line]
-        return printable(f"the worker {how}: {(reasons or lines)[-1].strip()}; try another --form")
+        return printable(f"the worker {how}: {(reasons or lines)[-1].strip()}")
 
 
 def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = "ane",
@@ -4177,8 +4179,8 @@ def run(configs: Any = None, variants: Any = DEFAULT_VARIANTS, *, engine: str = 
     engine was found), `directory` ("path"), `stage` ("stage", "variant", "limit" in seconds beyond
     the timeout, in rounds "number" and "paces"), `refused` (a compile was), `warning` ("code",
     "message"), `cell` ("variant", "cell": the facts of the record, as known by then), `tick` (half
-    a second without another event; "stopping": whether Ctrl-C asked for an end after the round),
-    `unavailable` ("reason").
+    a second without another event), `unavailable` ("reason"). Those of a worker say whether Ctrl-C
+    asked it to end after its round ("stopping").
 
     A configuration that fails gives failed cells. Raise UsageError for an invalid request and
     Unavailable if there is no usable Neural Engine.
@@ -4391,7 +4393,7 @@ def run_checks(tell: Callable[[Finding], None], seconds: float) -> bool:
                 ready = ready and not (message["needed"] and finding.state == "FAIL")
                 tell(finding)
     if worker.problem:
-        tell(Finding(worker.stage, "FAIL", without_options(worker.problem), REPORT_ADVICE))
+        tell(Finding(worker.stage, "FAIL", worker.problem, REPORT_ADVICE))
     if worker.problem or not ready:
         tell(Finding("not reached", "skip",
                      "programs, and what is not named above: a check above must pass first"))
@@ -4414,23 +4416,18 @@ def check_programs(tell: Callable[[Finding], None], seconds: float) -> None:
             tell(Finding(warning["code"], "note", warning["message"]))
 
 
-def without_options(text: str) -> str:
-    """Return a text without advice on options, which doctor does not have."""
-    return re.sub("; try [^;]*", "", text)
-
-
 def program_finding(cells: Sequence[Cell]) -> Finding:
     """Return what doctor says of a program: its times, form and strides, or why it failed."""
     name = f"program {cells[0].config.name}"
-    failures = [f"{VARIANTS[cell.variant].label} {without_options(cell.failure)}"
+    # Without advice on options that doctor does not have.
+    failures = [f"{VARIANTS[cell.variant].label} {re.sub('; try [^;]*', '', cell.failure)}"
                 for cell in cells if not cell.ok]
     if failures:
         return Finding(name, "FAIL", "; ".join(failures), REPORT_ADVICE)
     times = [f"{VARIANTS[cell.variant].label} {cell.milliseconds:.2f} ms" for cell in cells]
-    facts = dict.fromkeys(f"{cell.form}, rows of {cell.strides['row']}, planes of "
-                          f"{cell.strides['plane']} bytes" + (
-                              f", in the output {cell.strides['output']}"
-                              if "output" in cell.strides else "") for cell in cells)
+    facts = dict.fromkeys(f"{cell.form}, " + ", in the output ".join(
+        f"rows of {lies['row']}, planes of {lies['plane']} bytes"
+        for lies in (cell.strides, cell.strides.get("output")) if lies) for cell in cells)
     return Finding(name, "ok", ", ".join([*times, "verified", *facts]))
 
 
@@ -4462,7 +4459,7 @@ def figure(value: Optional[float], decimals: int, room: int = 9) -> str:
 def half_width(figures: Facts) -> str:
     """Return half of the 95 % interval as a share of its value, such as ±0.4%; empty if there is
     none."""
-    if "ci95" not in figures:
+    if not figures.get("ci95"):
         return ""
     share = (figures["ci95"][1] - figures["ci95"][0]) / 2 / figures["value"]
     return f"±{share:.{0 if share >= 0.0995 else 1}%}" if share < 9.995 else "±>10x"
@@ -5062,7 +5059,7 @@ def side_by_side(runs: Sequence[Run]) -> Iterator[Part]:
                    [[name, *texts] for name, run in zip(names, group)
                     for own, *texts in layer_rows(run) if own == shape])
         said: dict[str, list[str]] = {}
-        for told in (answers, failures, grouped_warnings):
+        for told in (answers, failures, sustained_lines, grouped_warnings):
             for name, run in zip(names, group):
                 for text in told(run):
                     said.setdefault(text, []).append(name)
@@ -5167,7 +5164,7 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
     head += [f"{name}: {values}" for name, values in differing(base, new).items()]
     verdicts = [item.verdict for item in changes]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
-    head.append(f"Speed of NEW, in {len(changes)} cells: {', '.join(counts)}.")
+    head += [f"Speed of NEW, by cells: {', '.join(counts)}."] * bool(changes)
     notes.append("Intervals are those within a run; two runs of one machine may differ by more, so "
                  "verdicts take them twice as wide.")
     if form == "json":
@@ -5180,7 +5177,7 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
     headings = ["Cell", "BASE ms", "NEW ms", "Speed", "±95%", "Verdict", "BASE Ratio", "NEW Ratio"]
     rows = [[item.base.name, figure(item.base.milliseconds, 3), figure(item.new.milliseconds, 3),
              f"{figure(item.speed, 2, 4)}x",
-             half_width({"value": item.speed, "ci95": item.ci95} if item.ci95 else {}),
+             half_width({"value": item.speed, "ci95": item.ci95}),
              item.verdict, ratio_text(item.base.ratio), ratio_text(item.new.ratio)]
             for item in changes]
     return rendered([head, (headings, rows), notes], form, room)
@@ -5217,6 +5214,7 @@ def gate(base: Run, new: Run, slower: Optional[float],
     """
     check_gate(base, new)
     failed, notes, pairs = gated_pairs(base, new)
+    reasons = [*notes, *failures(base)]
     if not failed and not pairs:
         compare(base, new)  # says so if all of BASE failed
         raise UsageError(f"nothing is left to compare: {notes[0]}")
@@ -5228,8 +5226,8 @@ def gate(base: Run, new: Run, slower: Optional[float],
         if not limit:
             continue
         if not failed and not changes:
-            reasons = "; ".join([*notes, *failures(base)]) or "record both with a second variant"
-            raise UsageError(f"--fail-if-ratio-drops has nothing to compare; {reasons}")
+            text = "; ".join(reasons) or "record both with a second variant"
+            raise UsageError(f"--fail-if-ratio-drops has nothing to compare; {text}")
         for item in changes:
             least, most = item.widened
             if most < limit:
@@ -5672,11 +5670,11 @@ class Progress:
         self._run, self._stream, self._clock = run, stream, clock
         self._live = terminal_columns(stream) < sys.maxsize and os.environ.get("TERM") != "dumb"
         self._printed, self._began, self._config_began = -math.inf, 0.0, 0.0
-        self._number, self._step = 0, "start"
+        self._number, self._step, self._stopping = 0, "start", False
         self._paces: dict[str, Sequence[float]] = {}
 
     def __call__(self, event: Facts) -> None:
-        now = self._clock()
+        now, self._stopping = self._clock(), event.get("stopping", False)
         if event["kind"] == "wait":
             print_error("waiting for another run on this machine to end (it holds the lock on "
                         f"{event['path']})")
@@ -5687,8 +5685,6 @@ class Progress:
             self._step = (f"round {event['number']}" if "number" in event
                           else f"{event['variant'].upper()} {event['stage']}".strip())
             self._paces = event.get("paces", {})
-        elif event.get("stopping"):
-            self._step = "ends after this round; Ctrl-C again loses it"
         if self._run.system and (self._live or now - self._printed >= PLAIN_S):
             self._printed = now
             with suppress(Exception):
@@ -5699,7 +5695,7 @@ class Progress:
         """Return the line: as many of its parts, from the first, as the terminal has room for."""
         config, left = self._run.configs[self._number - 1], self._left(now)
         parts = [f"[{self._number}/{len(self._run.configs)}] {config.name}", self._step,
-                 clock_time(now - self._began)]
+                 clock_time(now - self._began)] + ["Ctrl-C again loses it"] * self._stopping
         parts += [f"about {clock_time(left)} left"] if left >= 1 else []
         if self._run.settings.seconds >= SUSTAINED_S:
             parts += [f"{name.upper()} {figure(1e6 * config.gop / last, 1)} TOPS, first "
@@ -5772,8 +5768,8 @@ class Output:
             if self.path is None:
                 raise
             self.closed = True
-            print_error(f"{str(error) or 'nobody reads the output any more'}; the record is still "
-                        "written")
+            print_error(f"{str(error) or 'nobody reads the output any more'}; nothing more is "
+                        "printed")
 
 
 def run_verb(options: argparse.Namespace) -> int:

@@ -195,7 +195,7 @@ class RunTest(support.DirectoryCase):
                 code = ane_bench.main(["--quiet", "--config=512x64x128,64",
                                        *(["--save", str(path)] if save else [])])
             self.assertEqual((code, begun), (1, [1, 2] if save else [1]))
-            goes_on = "; the record is still written" if save else ""
+            goes_on = "; nothing more is printed" if save else ""
             self.assertRegex(errors.getvalue(), r"\Aane_bench: standard output: cannot be written: "
                                                 rf"[^;]*{goes_on}\n\Z")
             self.assertEqual(path.exists() and len(read_record(path).results), save and 2)

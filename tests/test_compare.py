@@ -143,6 +143,8 @@ class CompareTest(support.DirectoryCase):
         self.assertEqual((done.code, found["undecided"], found["failed"]), (1, [], [
             "W8A8 64x8x2: its speed is 0.667x that of BASE; the limit is 0.952x"]))
         self.assertEqual(done.errors, f"ane_bench: {found['failed'][0]}\n")
+        self.assertNotIn("Speed of NEW", ane_bench.comparison(
+            was(), was(failed=NOTHING_RIGHT), "table", (["all failed"], [])))
 
     def test_no_row_is_wider_than_a_terminal(self) -> None:
         base = made_run(["8x16384x16384", "8x8x2k3"], ALL, speeds={"w8a8": 1.0}, spread=3)
@@ -287,6 +289,8 @@ GATE: Sequence[Gated] = (
           was(**{**FAST, "ms": {"fp16": 8.0, "w8a8": 8.0}}), now(**FAST), RATIO),
     Gated("one variant has no ratio", 2, "nothing to compare; record both with a second variant",
           timed({"fp16": 2.0}), timed({"fp16": 2.0}, started=LATER), BOTH),
+    Gated("one variant has no ratio, and is noisy", 2, "; record both with a second variant",
+          timed({"fp16": 2.0}, spread=0.2), timed({"fp16": 2.0}, spread=0.2, started=LATER), BOTH),
     Gated("no ratio was right in BASE", 2, "has nothing to compare; FP16 64x8x2 failed in stage",
           was(failed=[(0, "fp16")]), now(), RATIO))
 

@@ -467,20 +467,19 @@ class DoctorTest(support.StandinCase):
 
 
 # Where and why both cells fail if all workers write this to output and error, and exit with that.
-CURE = "; try another --form$"
 WORDS: dict[str, tuple[Any, ...]] = {
     "half a message": ("start", WITHOUT_RESULT, b'{"kind": "stage", "stage": "co'),
-    "nothing": ("start", f"{WITHOUT_RESULT}it wrote nothing to standard error{CURE}"),
+    "nothing": ("start", f"{WITHOUT_RESULT}it wrote nothing to standard error; try again"),
     "a stage that does not end": (
         "compile", WITHOUT_RESULT,
         b'{"kind": "stage", "stage": "compile", "variant": "fp16,w8a8", "limit": 1e299}\n'),
     "another's directory": ("start", WITHOUT_RESULT, b'{"kind": "directory", "path": "/etc"}\n'),
-    "an exit code": ("start", f"^the worker exited with code 5: last words{CURE}", b"",
+    "an exit code": ("start", "^the worker exited with code 5: last words$", b"",
                      b"first words\nlast words\n\n", 5),
-    "much on standard error": ("start", f"^the worker exited with code 1: the end{CURE}", b"",
+    "much on standard error": ("start", "^the worker exited with code 1: the end$", b"",
                                b"x" * 10_000_000 + b"\nthe end", 1),
     "a Mac's exception": (
-        "start", f"code 1: reason: 'no such method'{CURE}", b"",
+        "start", "code 1: reason: 'no such method'$", b"",
         b"*** Terminating app\nreason: 'no such method'\n0 CoreFoundation\n1 libobjc\n", 1),
 }
 
@@ -545,11 +544,18 @@ class LibraryTest(support.StandinCase):
         """It is raised when the cells are in the run, and the handlers are as they were."""
         run = ane_bench.plan_run("64,32x8x2", "fp16,w8a8", "ane", {"seconds": 15})
         yielded: list[str] = []
+        told: list[bool] = []
         interrupt = once("evaluate", lambda _: signal.raise_signal(signal.SIGINT), ROUNDS + 1)
+
+        def listen(event: dict[str, Any]) -> None:
+            told.append(event.get("stopping", False))
+            interrupt(event)
         self.handle(signal.default_int_handler)
         with self.here(**REAL), self.assertRaises(KeyboardInterrupt):
-            for cells in ane_bench.perform_run(run, interrupt):
+            for cells in ane_bench.perform_run(run, listen):
                 yielded.append(cells[0].config.name)
+        self.assertEqual(told, sorted(told), "all that comes after the interrupt says so")
+        self.assertTrue(told[-1])
         self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
         self.assertEqual(yielded, ["64x8x2"])
         self.assertEqual((run.broken_off, run.complete, run.ok), (True, False, True))

@@ -468,6 +468,11 @@ class ShowTest(support.DirectoryCase):
         command("chart", one, two, one, "-o", str(drawing))
         self.assertEqual(drawing.read_text(), ane_bench.chart([run, other]))
 
+    def test_what_several_sustained_is_told_of_each(self) -> None:
+        text = ane_bench.show([long_run([18.6] * 60 + [16.4] * 60), long_run([12.0] * 60)], "table")
+        self.assertRegex(text, "M4.*: FP16 reaches .* Throttled: see what it sustained.\n")
+        self.assertEqual(text.count(": FP16 512x64x128 over "), 2)
+
     def test_what_is_measured_in_other_ways_stands_apart(self) -> None:
         def titles(*made: Run) -> dict[str, None]:
             return dict.fromkeys(re.findall(r"(?m)^[0-9]+x\S+, (.*, TOPS, Ratio to .*)$",

@@ -215,8 +215,10 @@ class ProgressTest(unittest.TestCase):
     def test_ctrl_c_is_answered(self) -> None:
         self.begin(80)
         self.configuration(1)
-        self.assertIn("512x64x128, ends after this round; Ctrl-C again loses it, 0:01",
-                      self.tell(1, "tick", stopping=True))
+        self.assertEqual(self.tell(1, "stage", stage="verify", variant="fp16", stopping=True),
+                         "[1/2] 512x64x128, FP16 verify, 0:01, Ctrl-C again loses it, about 0:13 "
+                         "left")
+        self.assertNotIn("Ctrl-C", self.tell(0, "tick", stopping=False))
 
     def test_plain_lines(self) -> None:
         self.begin(sys.maxsize)
