@@ -3403,7 +3403,8 @@ class Layer(NamedTuple):
 
     `variants` holds by name {"us", "tops", "fixed_ms"}, the last the cost of an evaluate whatever
     it computes, and beside each its 95 % interval: "ci95", "tops_ci95", "fixed_ci95". A variant
-    is absent if its deeper chain is not surely slower. `ratio` holds {"value", "ci95"} by name.
+    is absent if its deeper chain is not surely slower, and by half of what it seems to be. `ratio`
+    holds {"value", "ci95"} by name.
     """
 
     shape: str
@@ -3423,7 +3424,7 @@ def layer_of(one: Config, chains: Mapping[int, Mapping[str, Estimate]], baseline
         long = chains[deep].get(name, short)  # without a deeper chain it is not slower
         time = combined([(1e-3 / step, long), (-1e-3 / step, short)])
         fixed = combined([(1e-6 * deep / step, short), (-1e-6 * shallow / step, long)])
-        if time.interval and time.interval[0] > 0:
+        if time.interval and time.interval[0] > time.value / 2:
             layer.variants[name] = {
                 "us": time.value, "ci95": time.interval, "tops": gop / time.value,
                 "tops_ci95": [gop / end for end in time.interval[::-1]],

@@ -191,12 +191,8 @@ class RoundsTest(unittest.TestCase):
                          [(True, "standard/1.3", 1.5, ms, None) for ms in (2.0, 1.0)])
 
     def test_the_first_round_begins_at_0_however_late_its_clock_is_read(self) -> None:
-        engine = FakeEngine()
-
-        def late() -> int:
-            engine.ns += 2e5
-            return int(engine.ns)
-        engine.now = late
+        engine, late = FakeEngine(), itertools.count(0, 200_000)
+        engine.now = lambda: int(engine.ns) + next(late)
         self.assertEqual(measured(engine, seconds=0)[0].rounds_s[0], 0)
 
     def test_a_turn_has_5_to_500_evaluates_and_takes_25_ms(self) -> None:

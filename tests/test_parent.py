@@ -543,8 +543,7 @@ class LibraryTest(support.StandinCase):
     def test_ctrl_c_in_the_rounds(self) -> None:
         """It is raised when the cells are in the run, and the handlers are as they were."""
         run = ane_bench.plan_run("64,32x8x2", "fp16,w8a8", "ane", {"seconds": 15})
-        yielded: list[str] = []
-        told: list[bool] = []
+        yielded, told = list[str](), list[bool]()
         interrupt = once("evaluate", lambda _: signal.raise_signal(signal.SIGINT), ROUNDS + 1)
 
         def listen(event: dict[str, Any]) -> None:
