@@ -3403,7 +3403,7 @@ class Layer(NamedTuple):
 
     `variants` holds by name {"us", "tops", "fixed_ms"}, the last the cost of an evaluate whatever
     it computes, and beside each its 95 % interval: "ci95", "tops_ci95", "fixed_ci95". A variant
-    is absent if its deeper chain is not surely slower, and by half of what it seems to be. `ratio`
+    is absent if its deeper chain is not surely slower, by four fifths of what it seems. `ratio`
     holds {"value", "ci95"} by name.
     """
 
@@ -3424,7 +3424,7 @@ def layer_of(one: Config, chains: Mapping[int, Mapping[str, Estimate]], baseline
         long = chains[deep].get(name, short)  # without a deeper chain it is not slower
         time = combined([(1e-3 / step, long), (-1e-3 / step, short)])
         fixed = combined([(1e-6 * deep / step, short), (-1e-6 * shallow / step, long)])
-        if time.interval and time.interval[0] > time.value / 2:
+        if time.interval and time.interval[0] > 0.8 * time.value:
             layer.variants[name] = {
                 "us": time.value, "ci95": time.interval, "tops": gop / time.value,
                 "tops_ci95": [gop / end for end in time.interval[::-1]],
@@ -4788,9 +4788,11 @@ def answer(run: Run) -> str:
     used = [cell for cell in said if not ratios or cell.config.name in ratios]
     sentence = f"A layer in {text}." if layers else f"{text}{fixed_cost_hint(run, used)}."
     left = [cell.name for cell in run.cells if cell not in said]
-    throttled = any(cell.sustained.get("throttled") for cell in run.cells)
+    fell = [f"{cell.name} from {figure(cell.sustained['tops'][0], 1)} to "
+            f"{figure(cell.sustained['tops'][-1], 1)} TOPS"
+            for cell in run.cells if cell.sustained.get("throttled")]
     return (sentence + f" Left out, as rows or warnings tell: {few_of(left)}." * bool(left)
-            + " Throttled: see what it sustained." * throttled)
+            + f" Throttled: {few_of(fell)}." * bool(fell))
 
 
 def unsaid(run: Run, cell: Cell) -> str:
@@ -5163,11 +5165,11 @@ def comparison(base: Run, new: Run, form: str, gated: Sequence[Sequence[str]] = 
         notes += [f"{side}: {line}"
                   for line in (*alone, *failures(own), *remarks(own), *grouped_warnings(own))]
     head += [f"{name}: {values}" for name, values in differing(base, new).items()]
-    verdicts = [item.verdict for item in changes]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
-    head += [f"Speed of NEW, by cells: {', '.join(counts)}."] * bool(changes)
     notes.append("Intervals are those within a run; two runs of one machine may differ by more, so "
                  "verdicts take them twice as wide.")
+    verdicts = [item.verdict for item in changes]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
+    notes += [f"Speed of NEW, by cells: {', '.join(counts)}."] * bool(changes)
     if form == "json":
         cells = [{"config": item.base.config.name, "variant": item.base.variant, **item._asdict(),
                   "verdict": item.verdict, "base": {"ms": item.base.ms, "ratio": item.base.ratio},
