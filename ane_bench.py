@@ -1693,7 +1693,7 @@ def _pointers(items: Sequence[Pointer]) -> Any:
 # ==================================================================================================
 # 8. Neural Engine
 #
-# Used below: Method, METHODS, advice_for, foundation_directory, remove_model_directory,
+# Used below: NO_ROOM, Method, METHODS, advice_for, foundation_directory, remove_model_directory,
 # NeuralEngine, LoadedModel.
 # ==================================================================================================
 
@@ -1723,12 +1723,14 @@ IDENTIFIER = re.compile(r"[0-9A-Za-z_-]{1,255}")
 # (qwen-ane, rvllm).
 MODEL_FILES = {MIL_FILE, os.path.dirname(WEIGHT_FILE), WEIGHT_FILE, "data", "net.plist"}
 
+NO_ROOM = "(0x50004|no ANE resources)"  # others hold the engine: another form does not help
+
 # Reasons in a chain of NSErrors (reported from hardware), and what helps.
 ADVICE = {
     "InvalidMILProgram": "try another --form",
     "CompilationFailure": "try a smaller program or another --seed",
     "0x20004": "try fewer channels or layers",
-    "(0x50004|no ANE resources)": "close other programs that use the Neural Engine",
+    NO_ROOM: "close other programs that use the Neural Engine",
     "status=0x1d": "a surface is smaller than the engine's layout: send the output of doctor",
 }
 
@@ -2806,7 +2808,7 @@ def load_program(engine: Engine, trial: Trial, forms: Sequence[str], events: Eve
             refused.append(without_paths(f"{form}: {error}"))
             if error.stage == "compile":
                 events.refused()
-            full = re.search("0x50004|no ANE resources", refused[-1])  # no form makes room
+            full = re.search(NO_ROOM, refused[-1])
             if error.stage in REFUSALS and len(refused) < len(forms) and not full:
                 continue
             cell.note(refused=refused[:-1])
@@ -3550,10 +3552,12 @@ def record_text(run: Run) -> str:
 
 
 def condensed(run: Run) -> Run:
-    """Return a copy of a run whose samples are the medians of its rounds. The original's stay: it
-    shows their mean."""
+    """Return a run with the medians of its rounds as samples: itself if it holds no others, and if
+    it is the original's, which shows their mean."""
+    if run.settings.original or all(cell.condensed for cell in run.cells):
+        return run
     record = run.to_dict()
-    for result in record["results"] if not run.settings.original else ():
+    for result in record["results"]:
         for cell in result["variants"].values():
             if "samples_ns" in cell:
                 medians = [[statistics.median(samples)] for samples in cell["samples_ns"]]
@@ -3915,8 +3919,8 @@ def measure_group(engine: Engine, job: Job, variants: Sequence[str], known: bool
 
 def verify_trials(trials: Sequence[Trial], pixels: Sequence[int], known: bool, link: Link) -> None:
     """Compare pixels of each output with the reference; fail the cells whose outputs differ."""
-    config, settings = trials[0].cell.config, trials[0].cell.settings
-    reference = Reference(config, settings.seed)
+    first = trials[0].cell
+    config, reference = first.config, Reference(first.config, first.settings.seed)
     limit = SECONDS_PER_WEIGHT * (config.weights + config.pixels * config.depth) * len(pixels)
     for trial in trials:
         if not trial.cell.ok:
@@ -4406,6 +4410,7 @@ def check_programs(tell: Callable[[Finding], None], seconds: float) -> None:
     run = plan_run(TEST_CONFIGS, DEFAULT_VARIANTS, "ane", {"seconds": 0, "timeout": seconds})
 
     def listen(message: Facts) -> None:
+        """Tell that another run is waited for."""
         if message["kind"] == "wait":
             tell(Finding("lock", "note", f"another run holds {message['path']}",
                          "waiting for it to end"))
@@ -4992,12 +4997,11 @@ def record_block(run: Run) -> str:
 def with_records(text: str, runs: Sequence[Run]) -> str:
     """Return markdown, and below it the records of runs, with their samples condensed if they do
     not fit into a comment."""
-    whole = "\n".join([text, *map(record_block, runs)])
-    if len(whole) <= LONGEST_COMMENT:
-        return whole
-    whole = "\n".join([text, *(record_block(condensed(run)) for run in runs)])
-    return whole + "\n**Too long for a comment: attach this as a file.**\n" * (
-        len(whole) > LONGEST_COMMENT)
+    for kept in (runs, map(condensed, runs)):
+        whole = "\n".join([text, *map(record_block, kept)])
+        if len(whole) <= LONGEST_COMMENT:
+            return whole
+    return f"{whole}\n**Too long for a comment: attach this as a file.**\n"
 
 
 def read_records(path: str, complain: Callable[[str], None]) -> list[Run]:
@@ -5217,7 +5221,7 @@ def gate(base: Run, new: Run, slower: Optional[float],
     """
     check_gate(base, new)
     failed, notes, pairs = gated_pairs(base, new)
-    reasons = [*notes, *failures(base)]
+    missing_ratios = "; ".join([*notes, *failures(base)]) or "record both with a second variant"
     if not failed and not pairs:
         compare(base, new)  # says so if all of BASE failed
         raise UsageError(f"nothing is left to compare: {notes[0]}")
@@ -5229,8 +5233,7 @@ def gate(base: Run, new: Run, slower: Optional[float],
         if not limit:
             continue
         if not failed and not changes:
-            text = "; ".join(reasons) or "record both with a second variant"
-            raise UsageError(f"--fail-if-ratio-drops has nothing to compare; {text}")
+            raise UsageError(f"--fail-if-ratio-drops has nothing to compare; {missing_ratios}")
         for item in changes:
             least, most = item.widened
             if most < limit:
@@ -5589,6 +5592,7 @@ def build_parser() -> argparse.ArgumentParser:
     parsers = {verb: subparsers.add_parser(verb, allow_abbrev=False) for verb in VERBS}
 
     def add(verbs: str, *names: str, **settings: Any) -> None:
+        """Add arguments, all with the same settings, to some verbs."""
         for verb in verbs.split():
             for name in names:
                 parsers[verb].add_argument(name, **settings)
@@ -5848,6 +5852,7 @@ def doctor_verb(options: argparse.Namespace) -> int:
     seconds = Settings(timeout=options.timeout).check().timeout
 
     def tell(finding: Finding) -> None:
+        """Keep a result, and print it at once if it is to be read, not sent."""
         if options.format == "table":
             write_stdout(doctor_line(finding))
         else:  # made to be sent
